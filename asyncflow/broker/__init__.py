@@ -1,0 +1,1 @@
+"""Doorbells: how consumers learn that steps are ready."""

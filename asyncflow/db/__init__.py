@@ -1,0 +1,1 @@
+"""The database seam: a private list of operations, one transaction each."""

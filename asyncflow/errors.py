@@ -1,0 +1,375 @@
+"""Everything asyncflow raises on purpose.
+
+Rules
+-----
+- A class states a fact; its docstring's first line is that fact in plain words.
+- `code` is stable and documented; a client may compare it, never the text.
+- `fault` says whose it is: "client", "file" or "server". Only "server" is an alert.
+- The HTTP status of a code lives in `asyncflow.web.errors`, nowhere else.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+Fault = Literal["client", "file", "server"]
+
+
+class AsyncflowError(Exception):
+    """Something went wrong inside asyncflow."""
+
+    code: ClassVar[str] = "internal"
+    fault: ClassVar[Fault] = "server"
+    #: seconds after which the same request may succeed; None: no such promise
+    retry_after_s: float | None = None
+
+    @property
+    def detail(self) -> str:
+        """The sentence shown to the person who caused or met the error."""
+        return str(self) or (type(self).__doc__ or "").strip().splitlines()[0]
+
+    def extra(self) -> Mapping[str, object]:
+        """Typed facts for programs; become members of the problem document."""
+        return {}
+
+
+# ----- the client's requests
+
+
+class ClientError(AsyncflowError):
+    """The request cannot be honoured as it is."""
+
+    code = "bad_request"
+    fault = "client"
+
+
+class InvalidHeader(ClientError):
+    """A header is missing or malformed."""
+
+    code = "invalid_header"
+
+    def __init__(self, name: str, value: str | None, *, accepted: str) -> None:
+        shown = "is missing" if value is None else f"is {value[:80]!r}"
+        super().__init__(f"{name} {shown}; accepted: {accepted}")
+        self.name, self.accepted = name, accepted
+
+    def extra(self) -> Mapping[str, object]:
+        """Name the header and what it may hold."""
+        return {"header": self.name, "accepted": self.accepted}
+
+
+class InvalidParameter(ClientError):
+    """A query parameter or field is missing or malformed."""
+
+    code = "invalid_parameter"
+
+    def __init__(self, name: str, value: str | None, *, accepted: str) -> None:
+        shown = "is missing" if value is None else f"is {value[:80]!r}"
+        super().__init__(f"{name} {shown}; accepted: {accepted}")
+        self.name, self.accepted = name, accepted
+
+    def extra(self) -> Mapping[str, object]:
+        """Name the parameter and what it may hold."""
+        return {"parameter": self.name, "accepted": self.accepted}
+
+
+class InvalidMultipart(ClientError):
+    """The multipart body is malformed."""
+
+    code = "invalid_multipart"
+
+
+class MissingFile(ClientError):
+    """The multipart body has no part named `file` with a file name."""
+
+    code = "missing_file"
+
+
+class EmptyFile(ClientError):
+    """The file has no bytes."""
+
+    code = "empty_file"
+
+
+class TruncatedBody(ClientError):
+    """The body ended before the announced length; what arrived is kept."""
+
+    code = "truncated_body"
+
+
+class UnsupportedContentType(ClientError):
+    """The Content-Type of the request is not accepted here."""
+
+    code = "unsupported_content_type"
+
+
+class UnsupportedContentEncoding(ClientError):
+    """Uploads are taken as they are: send no Content-Encoding."""
+
+    code = "unsupported_content_encoding"
+
+
+class UnsupportedTusVersion(ClientError):
+    """Tus-Resumable must be 1.0.0."""
+
+    code = "unsupported_tus_version"
+
+
+class TypeNotAllowed(ClientError):
+    """This server does not take files of this type."""
+
+    code = "type_not_allowed"
+
+
+class TypeMismatch(ClientError):
+    """The content is not of the kind that its name or type declares."""
+
+    code = "type_mismatch"
+
+
+class UploadTooLarge(ClientError):
+    """The file is larger than this server takes."""
+
+    code = "upload_too_large"
+
+    def __init__(self, *, length: int | None, max_bytes: int) -> None:
+        shown = "the file" if length is None else f"a file of {length} bytes"
+        super().__init__(f"{shown} is larger than the limit of {max_bytes} bytes")
+        self.max_bytes = max_bytes
+
+    def extra(self) -> Mapping[str, object]:
+        """Give the limit."""
+        return {"maxBytes": self.max_bytes}
+
+
+class PastUploadLength(ClientError):
+    """The body reaches beyond the upload's length."""
+
+    code = "past_upload_length"
+
+
+class OffsetMismatch(ClientError):
+    """The client's offset is not the server's."""
+
+    code = "offset_mismatch"
+
+    def __init__(self, *, expected: int, received: int) -> None:
+        super().__init__(f"the upload is at offset {expected}, not {received}")
+        self.expected, self.received = expected, received
+
+    def extra(self) -> Mapping[str, object]:
+        """Give both offsets."""
+        return {"expected-offset": self.expected, "provided-offset": self.received}
+
+
+class UploadPreempted(ClientError):
+    """A newer request on the same upload took over; ask for the offset."""
+
+    code = "upload_preempted"
+
+
+class UploadComplete(ClientError):
+    """The upload is complete and takes no more bytes."""
+
+    code = "upload_complete"
+
+
+class NotFound(ClientError):
+    """Nothing is here."""
+
+    code = "not_found"
+
+
+class MethodNotAllowed(ClientError):
+    """This resource does not know that method."""
+
+    code = "method_not_allowed"
+
+
+class UploadNotFound(ClientError):
+    """No upload has this id."""
+
+    code = "upload_not_found"
+
+
+class UploadGone(ClientError):
+    """The upload was ended or has expired."""
+
+    code = "upload_gone"
+
+
+class JobNotFound(ClientError):
+    """No job has this id."""
+
+    code = "job_not_found"
+
+
+class FileNotAvailable(ClientError):
+    """The job has no file of this name to download."""
+
+    code = "file_not_available"
+
+
+class JobNotRetryable(ClientError):
+    """The job has nothing that could be retried."""
+
+    code = "job_not_retryable"
+
+
+class Unauthorized(ClientError):
+    """This needs the server's token."""
+
+    code = "unauthorized"
+
+
+class ForeignOrigin(ClientError):
+    """A page of another site may not do this."""
+
+    code = "foreign_origin"
+
+
+class MisdirectedHost(ClientError):
+    """The Host header names a server that this one is not."""
+
+    code = "misdirected_host"
+
+
+class TooManyConnections(ClientError):
+    """This server has as many open sockets as it takes."""
+
+    code = "too_many_connections"
+    retry_after_s = 5.0
+
+
+# ----- refusals because of the state of this server
+
+
+class ServerBusy(AsyncflowError):
+    """The server cannot take this now."""
+
+    code = "busy"
+    fault = "server"
+    retry_after_s = 5.0
+
+
+class BacklogFull(ServerBusy):
+    """Too much work is waiting already."""
+
+    code = "backlog_full"
+
+
+class ShuttingDown(ServerBusy):
+    """The server is stopping; another start will take this."""
+
+    code = "shutting_down"
+
+
+class UploadBusy(ServerBusy):
+    """The disk still holds the upload's last write."""
+
+    code = "upload_busy"
+
+
+class DiskFull(ServerBusy):
+    """The disk has no room for this; what arrived is kept."""
+
+    code = "disk_full"
+    retry_after_s = 60.0
+
+
+class DatabaseUnavailable(ServerBusy):
+    """The database cannot write now."""
+
+    code = "database_unavailable"
+
+
+class OutcomeUnknown(DatabaseUnavailable):
+    """A commit failed half-way: the change may or may not have been stored."""
+
+    code = "outcome_unknown"
+
+
+# ----- what stops a server from starting
+
+
+class StartError(AsyncflowError):
+    """The server cannot start like this."""
+
+    code = "cannot_start"
+
+
+class BadSettings(StartError):
+    """Some settings have values that asyncflow cannot run with."""
+
+    code = "bad_settings"
+
+
+class DataDirInUse(StartError):
+    """Another server uses this data folder."""
+
+    code = "data_dir_in_use"
+
+
+class DatabaseTooNew(StartError):
+    """The database was written by a newer asyncflow."""
+
+    code = "database_too_new"
+
+
+# ----- stores
+
+
+class StoreError(AsyncflowError):
+    """The store cannot do this."""
+
+    code = "store"
+
+
+class BlobNotFound(StoreError):
+    """The store holds no blob under this key."""
+
+    code = "blob_not_found"
+
+
+class BlobExists(StoreError):
+    """The store already holds a blob under this key."""
+
+    code = "blob_exists"
+
+
+# ----- what a processor says about its file
+
+
+class ProcessorError(AsyncflowError):
+    """A processor could not do its work."""
+
+    code = "processor"
+
+
+class BadFile(ProcessorError):
+    """The file itself is at fault: trying again cannot help.
+
+    `reason` is one of `asyncflow.jobs.REASONS` or a code of the processor's own.
+    """
+
+    code = "bad_file"
+    fault = "file"
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class TryLater(ProcessorError):
+    """Something outside is not ready; the attempt is not charged."""
+
+    code = "try_later"
+
+    def __init__(self, after_s: float, detail: str) -> None:
+        super().__init__(detail)
+        self.after_s = after_s
+
+
+class Skip(ProcessorError):
+    """A tool is missing: the step ends as skipped, with the reason."""
+
+    code = "skip"

@@ -1,0 +1,286 @@
+"""Jobs and steps: their states, and the rules that move them.
+
+Pure: no I/O, no clock, no randomness. The database operations call these rules inside
+their transactions, so that the rows they decide on are the true ones.
+
+Theory of operation
+-------------------
+A job is the set of steps caused by its events. An event written into the log creates,
+in the same transaction, one step per plan entry that subscribes to it; `open` counts
+the steps of the current run that are not final. The step that brings `open` to zero
+decides how the run ends. Gates come first: only `file.uploaded` creates them, and the
+last yes writes `file.accepted`, which creates the others.
+"""
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+
+UPLOADED = "file.uploaded"
+ACCEPTED = "file.accepted"
+
+
+class JobState(enum.StrEnum):
+    """Where a job is."""
+
+    UPLOADING = "UPLOADING"
+    PENDING = "PENDING"
+    PROCESSING = "PROCESSING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    REJECTED = "REJECTED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def is_final(self) -> bool:
+        """Tell whether the run is over."""
+        return self in FINAL_JOB
+
+
+class StepState(enum.StrEnum):
+    """Where a step is. `waiting` is planned only: it has no row yet."""
+
+    WAITING = "waiting"
+    READY = "ready"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    DONE = "done"
+    SKIPPED = "skipped"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """Tell whether the step is over for this run."""
+        return self in FINAL_STEP
+
+
+FINAL_JOB = frozenset(
+    {JobState.COMPLETED, JobState.FAILED, JobState.REJECTED, JobState.CANCELLED}
+)
+FINAL_STEP = frozenset(
+    {StepState.DONE, StepState.SKIPPED, StepState.DEAD, StepState.CANCELLED}
+)
+
+#: state -> {what happens: state}; docs/explanation/state-machines.md is drawn from it
+JOB_TRANSITIONS: Mapping[JobState, Mapping[str, JobState]] = {
+    JobState.UPLOADING: {
+        "last byte stored": JobState.PENDING,
+        "refused while uploading": JobState.REJECTED,
+        "terminated or expired": JobState.CANCELLED,
+    },
+    JobState.PENDING: {
+        "first step claimed": JobState.PROCESSING,
+        "cancelled": JobState.CANCELLED,
+    },
+    JobState.PROCESSING: {
+        "last step over, no required step dead": JobState.COMPLETED,
+        "last step over, a required step dead": JobState.FAILED,
+        "a gate said no": JobState.REJECTED,
+        "cancelled": JobState.CANCELLED,
+    },
+    JobState.COMPLETED: {"dead step retried": JobState.PROCESSING},
+    JobState.FAILED: {"dead step retried": JobState.PROCESSING},
+    JobState.REJECTED: {"gate retried": JobState.PROCESSING},
+    JobState.CANCELLED: {"retried": JobState.PROCESSING},
+}
+
+STEP_TRANSITIONS: Mapping[StepState, Mapping[str, StepState]] = {
+    StepState.WAITING: {"its event written": StepState.READY},
+    StepState.READY: {
+        "claimed": StepState.RUNNING,
+        "job closed": StepState.CANCELLED,
+    },
+    StepState.RUNNING: {
+        "succeeded": StepState.DONE,
+        "tool missing": StepState.SKIPPED,
+        "failed, attempts left": StepState.RETRYING,
+        "failed for good": StepState.DEAD,
+        "lease lost or server stopped": StepState.READY,
+        "job closed": StepState.CANCELLED,
+    },
+    StepState.RETRYING: {
+        "back-off over": StepState.READY,
+        "job closed": StepState.CANCELLED,
+    },
+    StepState.DONE: {},
+    StepState.SKIPPED: {"retried": StepState.READY},
+    StepState.DEAD: {"retried": StepState.READY},
+    StepState.CANCELLED: {"retried": StepState.READY},
+}
+
+#: final job state -> the event that says so
+TERMINAL_EVENTS: Mapping[JobState, str] = {
+    JobState.COMPLETED: "job.completed",
+    JobState.FAILED: "job.failed",
+    JobState.REJECTED: "job.rejected",
+    JobState.CANCELLED: "job.cancelled",
+}
+
+#: why a step or job ended badly: code -> plain words; documented in errors.md
+REASONS: Mapping[str, str] = {
+    "unsupported_type": "files of this type are refused",
+    "type_mismatch": "the content is not of the declared kind",
+    "empty_file": "the file has no bytes",
+    "too_many_pixels": "the picture has more pixels than allowed",
+    "too_many_pages": "the document has more pages than allowed",
+    "too_complex": "the document unpacks to more than allowed",
+    "encrypted": "the file needs a password",
+    "truncated": "the file ends too early",
+    "damaged": "the file cannot be read",
+    "timeout": "the step ran longer than allowed",
+    "out_of_memory": "the step needed more memory than allowed",
+    "crashed": "the worker process died",
+    "interrupted": "the server stopped too often while this step ran",
+    "error": "the processor failed",
+    "bad_output": "the processor made a file that it may not make",
+    "try_later": "something outside was not ready",
+    "missing_tool": "a tool that this step needs is not installed",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanEntry:
+    """One consumer of a job's resolved plan."""
+
+    consumer: str
+    on: str
+    gate: bool = False
+    required: bool = True
+    priority: int = 0
+    max_attempts: int = 3
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How often a step may fail for each kind of reason before it is dead."""
+
+    attempts: int = 3
+    lost: int = 3
+    interrupted: int = 10
+
+
+class Charge(enum.StrEnum):
+    """Which of a step's counters an ended attempt raises."""
+
+    NONE = "none"
+    ATTEMPT = "attempt"
+    LOST = "lost"
+    INTERRUPTED = "interrupted"
+
+
+class Verdict(enum.StrEnum):
+    """How an attempt ended, before the rules decide what that means."""
+
+    DONE = "done"
+    SKIPPED = "skipped"
+    BAD_FILE = "bad_file"
+    TRY_LATER = "try_later"
+    ERROR = "error"
+    LOST = "lost"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failures:
+    """How often a step has failed in this run, by kind."""
+
+    attempts: int
+    lost: int
+    interrupted: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Next:
+    """What becomes of a step after an attempt."""
+
+    state: StepState
+    failures: Failures
+    delay_s: float = 0.0
+
+
+CHARGES: Mapping[Verdict, Charge] = {
+    Verdict.DONE: Charge.NONE,
+    Verdict.SKIPPED: Charge.NONE,
+    Verdict.BAD_FILE: Charge.ATTEMPT,
+    Verdict.TRY_LATER: Charge.NONE,
+    Verdict.ERROR: Charge.ATTEMPT,
+    Verdict.LOST: Charge.LOST,
+    Verdict.INTERRUPTED: Charge.INTERRUPTED,
+}
+
+
+def backoff_s(failures: int, spread: float) -> float:
+    """Return the pause after the *failures*-th failure: full jitter under 2^n seconds.
+
+    *spread* is a random number in [0, 1); an hour is the ceiling.
+    """
+    return spread * min(3600.0, float(2**failures))
+
+
+def after_attempt(
+    verdict: Verdict,
+    before: Failures,
+    limits: Limits,
+    *,
+    spread: float,
+    after_s: float = 0.0,
+) -> Next:
+    """Decide what becomes of a step whose attempt ended with *verdict*.
+
+    *after_s* is the pause that a `TRY_LATER` asked for.
+    """
+    charge = CHARGES[verdict]
+    now = Failures(
+        attempts=before.attempts + (charge is Charge.ATTEMPT),
+        lost=before.lost + (charge is Charge.LOST),
+        interrupted=before.interrupted + (charge is Charge.INTERRUPTED),
+    )
+    match verdict:
+        case Verdict.DONE:
+            return Next(state=StepState.DONE, failures=now)
+        case Verdict.SKIPPED:
+            return Next(state=StepState.SKIPPED, failures=now)
+        case Verdict.BAD_FILE:
+            return Next(state=StepState.DEAD, failures=now)
+        case Verdict.TRY_LATER:
+            return Next(state=StepState.RETRYING, failures=now, delay_s=after_s)
+        case Verdict.INTERRUPTED:
+            spent = now.interrupted >= limits.interrupted
+            return Next(state=_dead_or(StepState.READY, spent), failures=now)
+        case Verdict.ERROR | Verdict.LOST:
+            spent = now.attempts >= limits.attempts or now.lost >= limits.lost
+            pause = backoff_s(now.attempts + now.lost, spread)
+            state = _dead_or(StepState.RETRYING, spent)
+            return Next(state=state, failures=now, delay_s=0.0 if spent else pause)
+
+
+def _dead_or(state: StepState, spent: bool) -> StepState:  # noqa: FBT001 -- private
+    return StepState.DEAD if spent else state
+
+
+def ends_as(*, dead_required: int) -> JobState:
+    """Decide how a run ends whose last step is over."""
+    return JobState.FAILED if dead_required else JobState.COMPLETED
+
+
+def plan_for(
+    media_type: str, consumers: Iterable["Subscription"]
+) -> tuple[PlanEntry, ...]:
+    """Return the plan of a file of *media_type*: who takes it, in priority order."""
+    taken = [c.entry for c in consumers if c.wants(media_type)]
+    return tuple(sorted(taken, key=lambda e: (not e.gate, e.priority, e.consumer)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscription:
+    """A consumer as the registry knows it: its plan entry and what it takes."""
+
+    entry: PlanEntry
+    accepts: tuple[str, ...]
+
+    def wants(self, media_type: str) -> bool:
+        """Tell whether this consumer takes files of *media_type*."""
+        return any(fnmatch(media_type, pattern) for pattern in self.accepts)

@@ -1,0 +1,114 @@
+"""The store contract: where blobs live. Small, with optional capabilities.
+
+Rules
+-----
+- Keys are made by asyncflow (`uploads.raw_key`, `uploads.derivative_key`): segments of
+  `[A-Za-z0-9._-]` joined by `/`, never `.` or `..`. A store refuses any other.
+- A blob grows in place under its final key; a row of the database makes it real.
+- What `sync` or `put` returned for survives a power cut.
+- A failed write keeps what was written before it; `Writer.offset` tells how much.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """Bytes of the medium under a store."""
+
+    total_bytes: int
+    free_bytes: int
+
+
+class Writer(Protocol):
+    """One caller's place at the end of a blob."""
+
+    @property
+    def offset(self) -> int:
+        """How many bytes the blob holds, a partly written buffer included."""
+        ...
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append all of *data*. Raise DiskFull when the medium has no room."""
+        ...
+
+    async def sync(self) -> None:
+        """Return once every byte up to `offset` is on stable storage."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the blob; closing twice is not an error."""
+        ...
+
+
+class Store(Protocol):
+    """Holds blobs by key."""
+
+    async def create(self, key: str, *, length: int | None) -> None:
+        """Create an empty blob and reserve *length* bytes (None: unknown).
+
+        The blob's existence is durable on return.
+        Raise BlobExists if the key is taken, DiskFull if there is no room.
+        """
+        ...
+
+    async def append(self, key: str, offset: int) -> Writer:
+        """Return a writer at *offset*, cutting off anything behind it.
+
+        Raise BlobNotFound if absent, ValueError if *offset* is past the end.
+        """
+        ...
+
+    async def size(self, key: str) -> int:
+        """Return the blob's length in bytes. Raise BlobNotFound if absent."""
+        ...
+
+    def read(
+        self, key: str, start: int = 0, end: int | None = None
+    ) -> AsyncIterator[bytes]:
+        """Yield the bytes from *start* up to *end* (exclusive; None: the end).
+
+        Raise BlobNotFound if absent, at the latest when iteration begins.
+        """
+        ...
+
+    async def put(self, key: str, source_fd: int) -> int:
+        """Store the whole file behind *source_fd*; return its length in bytes.
+
+        Durable on return. Raise BlobExists if the key is taken, DiskFull if there is
+        no room; then nothing is left under the key. The descriptor stays the caller's.
+        """
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Forget the blob; deleting twice is not an error."""
+        ...
+
+    async def delete_prefix(self, prefix: str) -> None:
+        """Forget every blob whose key starts with the whole segments *prefix*."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of threads and descriptors."""
+        ...
+
+
+@runtime_checkable
+class HasLocalPath(Protocol):
+    """A store whose blobs are ordinary local files."""
+
+    def path(self, key: str) -> Path:
+        """Return where the blob lies (whether or not it exists)."""
+        ...
+
+
+@runtime_checkable
+class HasSpace(Protocol):
+    """A store on a medium that can fill up."""
+
+    async def space(self) -> Space:
+        """Return the medium's size and what is free for us."""
+        ...

@@ -1,0 +1,1 @@
+"""Conformance suites and helpers for people who extend asyncflow."""
