@@ -181,6 +181,7 @@ class Verdict(enum.StrEnum):
     ERROR = "error"
     LOST = "lost"
     INTERRUPTED = "interrupted"
+    RELEASED = "released"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +210,7 @@ CHARGES: Mapping[Verdict, Charge] = {
     Verdict.ERROR: Charge.ATTEMPT,
     Verdict.LOST: Charge.LOST,
     Verdict.INTERRUPTED: Charge.INTERRUPTED,
+    Verdict.RELEASED: Charge.NONE,
 }
 
 
@@ -247,6 +249,8 @@ def after_attempt(
             return Next(state=StepState.DEAD, failures=now)
         case Verdict.TRY_LATER:
             return Next(state=StepState.RETRYING, failures=now, delay_s=after_s)
+        case Verdict.RELEASED:
+            return Next(state=StepState.READY, failures=now)
         case Verdict.INTERRUPTED:
             spent = now.interrupted >= limits.interrupted
             return Next(state=_dead_or(StepState.READY, spent), failures=now)

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
-ACCEPTED = "file.accepted"
-UPLOADED = "file.uploaded"
+from asyncflow.jobs import ACCEPTED
+
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
