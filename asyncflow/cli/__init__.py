@@ -1,1 +1,3 @@
-"""The command line."""
+"""The command line: `asyncflow …`."""
+
+from asyncflow.cli.app import main as main

@@ -1,0 +1,118 @@
+"""The root of the command line: names the commands, loads one only when it is used.
+
+Rules
+-----
+- This module imports click and nothing heavier: `asyncflow --help` must feel instant.
+- Exit codes: 0 done, 1 it failed, 2 the command or a setting is wrong, 130 Ctrl-C.
+- Nobody sees a traceback for a failure that could be foreseen.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+import click
+
+import asyncflow
+from asyncflow.cli.terminal import clean
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """Where a command lives, and its line in the root help."""
+
+    module: str
+    attribute: str
+    help: str
+
+
+COMMANDS = {
+    "demo": Entry(
+        module="asyncflow.cli.demo",
+        attribute="demo",
+        help="Start a server, upload a picture and watch it being processed.",
+    ),
+    "doctor": Entry(
+        module="asyncflow.cli.doctor",
+        attribute="doctor",
+        help="Check this machine and say what to fix.",
+    ),
+    "jobs": Entry(
+        module="asyncflow.cli.jobs",
+        attribute="jobs",
+        help="List jobs, newest first.",
+    ),
+    "retry": Entry(
+        module="asyncflow.cli.jobs",
+        attribute="retry",
+        help="Run the failed steps of jobs again.",
+    ),
+    "serve": Entry(
+        module="asyncflow.cli.serve",
+        attribute="serve",
+        help="Start the server.",
+    ),
+    "settings": Entry(
+        module="asyncflow.cli.settings",
+        attribute="settings",
+        help="Show every setting, its value and where that comes from.",
+    ),
+    "status": Entry(
+        module="asyncflow.cli.status",
+        attribute="status",
+        help="Show one job.",
+    ),
+    "upload": Entry(
+        module="asyncflow.cli.upload",
+        attribute="upload",
+        help="Upload files; an interrupted upload continues.",
+    ),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's
+        """Name every command."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 -- click's
+        """Import the command called *cmd_name*."""
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        command: click.Command = getattr(import_module(entry.module), entry.attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 -- click's
+        """Write the list of commands without importing any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name].help) for name in sorted(COMMANDS)])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(asyncflow.__version__, prog_name="asyncflow")
+def app() -> None:
+    """Take in large files resumably and process them in the background.
+
+    Start with: asyncflow demo
+    """
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line on *argv* (default: the process's) and return the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        outcome = app.main(arguments, prog_name="asyncflow", standalone_mode=False)
+    except click.ClickException as error:
+        error.message = clean(error.message)
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        click.echo("Interrupted.", err=True)
+        return INTERRUPTED
+    return outcome if isinstance(outcome, int) else 0

@@ -1,0 +1,26 @@
+"""The settings as command-line flags, derived from where they are declared."""
+
+from collections.abc import Mapping
+
+import click
+
+from asyncflow.config import declared
+
+
+def setting_flags() -> list[click.Parameter]:
+    """Return one flag per setting; values stay text, the settings judge them."""
+    return [
+        click.Option(
+            [setting.flag, setting.name],
+            is_flag=setting.type == "bool",
+            default=None,
+            metavar=setting.type,
+            help=f"{setting.help} [{setting.default}]",
+        )
+        for setting in declared()
+    ]
+
+
+def given(values: Mapping[str, object]) -> dict[str, object]:
+    """Return the flags that were really given."""
+    return {name: value for name, value in values.items() if value is not None}
