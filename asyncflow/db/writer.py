@@ -1,0 +1,261 @@
+"""The one connection that writes: many callers, one transaction, one sync.
+
+Theory of operation
+-------------------
+Callers queue operations; one thread takes whatever has queued while the last batch
+was being committed and runs it as one transaction with a savepoint for each item. An
+item that fails rolls back to its savepoint and harms nobody. There is no timer: an
+idle writer commits a lone item at once, a busy one commits hundreds together.
+
+Rules
+-----
+- A queued item is never cancelled; the caller may stop waiting, the item still runs.
+- What follows a commit (`after`) belongs to the item: it runs on the loop in commit
+  order, before anybody who waits is told.
+- If an error has rolled the whole transaction back (a full disk does), earlier items
+  of the batch fail too: their work is gone.
+- If COMMIT itself fails the outcome is not known: every item gets OutcomeUnknown, the
+  connection is reopened, `on_doubt` is called. The writer never dies.
+- At most one bulk item joins a batch, behind the interactive ones.
+"""
+
+import asyncio
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import structlog
+
+from asyncflow.errors import (
+    AsyncflowError,
+    DatabaseUnavailable,
+    DiskFull,
+    OutcomeUnknown,
+)
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+Operation = Callable[[sqlite3.Connection], T]
+
+MAX_BATCH = 256
+MAX_QUEUED = 20_000
+
+
+@dataclass(slots=True, kw_only=True)
+class _Item:
+    operation: Operation[Any]
+    after: Callable[[Any], None] | None
+    future: asyncio.Future[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Failure:
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What a finished batch cost; `seconds` includes the sync."""
+
+    items: int
+    seconds: float
+    committed: bool
+
+
+def translate(error: Exception) -> Exception:
+    """Return *error* as one of ours; a bug stays what it is."""
+    if isinstance(error, AsyncflowError) or not isinstance(error, sqlite3.Error):
+        return error
+    if isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError)):
+        return error
+    name = getattr(error, "sqlite_errorname", None) or type(error).__name__
+    if name == "SQLITE_FULL":
+        return DiskFull("the disk has no room for the database")
+    return DatabaseUnavailable(f"the database cannot write now ({name})")
+
+
+class GroupWriter:
+    """Runs write operations in batches on one thread and one connection."""
+
+    def __init__(
+        self,
+        connect: Callable[[], sqlite3.Connection],
+        *,
+        on_batch: Callable[[Batch], None] = lambda _batch: None,
+        on_doubt: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._connect = connect
+        self._on_batch = on_batch
+        self._on_doubt = on_doubt
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="db-writer")
+        self._connection: sqlite3.Connection | None = None
+        self._queue: deque[_Item] = deque()
+        self._bulk: deque[_Item] = deque()
+        self._running: asyncio.Task[None] | None = None
+        self._closed = False
+        #: why writing does not work just now; None: it does
+        self.trouble: str | None = None
+
+    async def write(
+        self,
+        operation: Operation[T],
+        *,
+        after: Callable[[T], None] | None = None,
+        bulk: bool = False,
+    ) -> T:
+        """Run *operation* in the next batch; return its result once it is committed.
+
+        Raises:
+            DatabaseUnavailable: too many writes are waiting, or writing fails.
+            OutcomeUnknown: the commit failed half-way.
+        """
+        if self._closed:
+            raise DatabaseUnavailable("the database is closed")
+        if len(self._queue) >= MAX_QUEUED:
+            raise DatabaseUnavailable("too many writes are waiting")
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        item = _Item(operation=operation, after=after, future=future)
+        (self._bulk if bulk else self._queue).append(item)
+        if self._running is None:
+            self._running = asyncio.create_task(self._drain(), name="db-writer")
+        return await asyncio.shield(future)
+
+    async def _drain(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while self._queue or self._bulk:
+                batch = self._take()
+                began = time.perf_counter()
+                results, trouble = await loop.run_in_executor(
+                    self._thread, self._commit, [item.operation for item in batch]
+                )
+                self._tell(batch, results, trouble, time.perf_counter() - began)
+        finally:
+            self._running = None
+
+    def _take(self) -> list[_Item]:
+        count = min(len(self._queue), MAX_BATCH)
+        batch = [self._queue.popleft() for _ in range(count)]
+        if self._bulk:
+            batch.append(self._bulk.popleft())
+        return batch
+
+    def _tell(
+        self,
+        batch: Sequence[_Item],
+        results: Sequence[Any],
+        trouble: str | None,
+        seconds: float,
+    ) -> None:
+        self.trouble = trouble
+        self._on_batch(
+            Batch(items=len(batch), seconds=seconds, committed=trouble is None)
+        )
+        if results and isinstance(getattr(results[0], "error", None), OutcomeUnknown):
+            self._on_doubt()
+        for item, result in zip(batch, results, strict=True):
+            if isinstance(result, _Failure):
+                if not item.future.done():
+                    item.future.set_exception(result.error)
+                    # Somebody who stopped waiting is not a leak worth a warning.
+                    item.future.exception()
+                continue
+            if item.after is not None:
+                self._run_after(item.after, result)
+            if not item.future.done():
+                item.future.set_result(result)
+
+    @staticmethod
+    def _run_after(after: Callable[[Any], None], result: object) -> None:
+        try:
+            after(result)
+        except Exception:  # a listener's bug must not stop the writer
+            log.exception("db.after_commit_failed")
+
+    # ----- on the writer's thread
+
+    def _commit(
+        self, operations: Sequence[Operation[Any]]
+    ) -> tuple[list[Any], str | None]:
+        try:
+            if self._connection is None:
+                self._connection = self._connect()
+            self._connection.execute("BEGIN IMMEDIATE")
+        except (sqlite3.Error, AsyncflowError) as error:
+            return self._all_failed(operations, translate(error))
+        results: list[Any] = []
+        for operation in operations:
+            try:
+                results.append(self._run_item(self._connection, operation))
+            except _BatchLost as lost:
+                return self._all_failed(operations, lost.error)
+        try:
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            why = translate(error)
+            doubt = OutcomeUnknown(f"the commit failed half-way: {why}")
+            return self._all_failed(operations, doubt)
+        return results, None
+
+    def _run_item(
+        self, connection: sqlite3.Connection, operation: Operation[Any]
+    ) -> object:
+        try:
+            connection.execute("SAVEPOINT item")
+            result = operation(connection)
+            connection.execute("RELEASE item")
+        except Exception as error:  # every item answers for itself
+            ours = translate(error)
+            if not connection.in_transaction:
+                raise _BatchLost(ours) from error
+            try:
+                connection.execute("ROLLBACK TO item")
+                connection.execute("RELEASE item")
+            except sqlite3.Error as worse:
+                raise _BatchLost(translate(worse)) from worse
+            return _Failure(error=ours)
+        return result
+
+    def _all_failed(
+        self, operations: Sequence[Operation[Any]], error: Exception
+    ) -> tuple[list[Any], str | None]:
+        if self._connection is not None:
+            try:
+                self._connection.close()
+            except sqlite3.Error as closing:
+                log.warning("db.close_failed", error=str(closing))
+            self._connection = None
+        return [_Failure(error=error) for _ in operations], str(error)
+
+    async def close(self) -> None:
+        """Commit what is queued, checkpoint, close the connection."""
+        self._closed = True
+        while self._running is not None:
+            await asyncio.wait([self._running])
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._close)
+        self._thread.shutdown()
+
+    def _close(self) -> None:
+        if self._connection is None:
+            return
+        try:
+            self._connection.execute("PRAGMA optimize")
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._connection.close()
+        except sqlite3.Error as error:
+            log.warning("db.close_failed", error=str(error))
+        self._connection = None
+
+
+class _BatchLost(Exception):  # noqa: N818 -- never leaves this module
+    """The whole transaction is gone, with what earlier items did."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error

@@ -1,0 +1,105 @@
+"""What people and programs see of a job: the shapes of the JSON we send.
+
+Pure. Names are camelCase on the wire, progress runs from 0 to 100, times are seconds,
+timestamps ISO 8601 UTC. A field without a value is `null`, never absent.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import msgspec
+
+from asyncflow.jobs import FINAL_STEP, JobState, PlanEntry, StepState
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Base of everything that is sent."""
+
+
+class ErrorView(View, frozen=True, kw_only=True):
+    """Why something ended badly. `step` names the consumer, if one is to blame."""
+
+    code: str
+    detail: str
+    step: str | None = None
+
+
+class StepView(View, frozen=True, kw_only=True):
+    """One consumer's share of a job."""
+
+    name: str
+    status: StepState
+    progress: float = 0.0
+    attempts: int = 0
+    required: bool = True
+    error: ErrorView | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+    next_retry: str | None = None
+
+
+class FileView(View, frozen=True, kw_only=True):
+    """A derivative: its key in the store and what is known about it."""
+
+    name: str
+    step: str
+    key: str
+    media_type: str
+    size: int
+    facts: Mapping[str, object] = {}
+
+
+class JobView(View, frozen=True, kw_only=True):
+    """A job, as `GET /status/{jobId}` answers."""
+
+    job_id: str
+    status: JobState
+    file_name: str
+    file_size: int | None
+    uploaded_bytes: int | None = None
+    media_type: str | None = None
+    processing_type: str | None = None
+    metadata: Mapping[str, str] = {}
+    created_at: str
+    started_at: str | None = None
+    completed_at: str | None = None
+    failed_at: str | None = None
+    progress: float = 0.0
+    estimated_time_remaining: float | None = None
+    run: int = 1
+    retry_count: int = 0
+    next_retry: str | None = None
+    steps: tuple[StepView, ...] = ()
+    files: tuple[FileView, ...] = ()
+    processed_files: Mapping[str, Mapping[str, str]] = {}
+    download_urls: Mapping[str, str] = {}
+    facts: Mapping[str, Mapping[str, object]] = {}
+    error: ErrorView | None = None
+    version: int
+
+
+def timestamp(ms: int | None) -> str | None:
+    """Return milliseconds since 1970 as ISO 8601 UTC with milliseconds."""
+    if ms is None:
+        return None
+    at = datetime.fromtimestamp(ms / 1000, UTC)
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def waiting(plan: tuple[PlanEntry, ...], known: set[str]) -> tuple[StepView, ...]:
+    """Return the steps of *plan* that have no row yet."""
+    return tuple(
+        StepView(
+            name=entry.consumer, status=StepState.WAITING, required=entry.required
+        )
+        for entry in plan
+        if entry.consumer not in known
+    )
+
+
+def share_done(steps: tuple[StepView, ...]) -> float:
+    """Return the mean progress of *steps*, 0 to 100; a step that is over counts whole."""
+    if not steps:
+        return 0.0
+    total = sum(100.0 if s.status in FINAL_STEP else s.progress for s in steps)
+    return round(total / len(steps), 1)
