@@ -1,0 +1,437 @@
+"""The settings: each declared once, read from flags, environment, `.env` and toml.
+
+Rules
+-----
+- A flag beats an `ASYNCFLOW_*` variable, which beats `.env`, then `asyncflow.toml`,
+  then the default.
+- All bad values are reported at once, each with its name, value and what is accepted.
+- A secret is never shown; `ASYNCFLOW_TOKEN_FILE` names a file that holds it.
+- Only the edge of the program loads settings; everything else takes plain values.
+"""
+
+import difflib
+import ipaddress
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+)
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from asyncflow.errors import BadSettings
+from asyncflow.notation import (
+    DAY,
+    GIB,
+    HOST,
+    KIB,
+    MEDIA_TYPE,
+    TOKEN,
+    all_match,
+    check_base_url,
+    check_host,
+    check_origins,
+    check_path,
+    parse_bytes,
+    parse_seconds,
+    shown_bytes,
+    shown_seconds,
+    split_words,
+)
+
+PREFIX = "ASYNCFLOW_"
+TOML = "asyncflow.toml"
+DOTENV = ".env"
+DEFAULT = "default"
+SECRETS = frozenset({"token"})
+
+Bytes = Annotated[int, BeforeValidator(parse_bytes)]
+Seconds = Annotated[float, BeforeValidator(parse_seconds)]
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_words)]
+Hosts = Annotated[Words, AfterValidator(all_match(HOST))]
+Origins = Annotated[Words, AfterValidator(check_origins)]
+MediaTypes = Annotated[Words, AfterValidator(all_match(MEDIA_TYPE))]
+
+
+def _check_token(value: SecretStr) -> SecretStr:
+    if not TOKEN.fullmatch(value.get_secret_value()):
+        raise ValueError("not a token")
+    return value
+
+
+SIZE = "bytes, such as 5GiB, 200MB or 4096"
+SPAN = "a duration above 0, such as 24h, 1h30m, 90s or 90 (seconds)"
+
+
+def _setting(default: object, kind: str, meaning: str, accepts: str, **at: Any) -> Any:
+    return Field(
+        default,
+        description=meaning,
+        json_schema_extra={"kind": kind, "accepts": accepts},
+        **at,
+    )
+
+
+def _number(default: int, meaning: str, least: int, most: int) -> Any:
+    accepts = f"a whole number from {least} to {most}"
+    return _setting(default, "number", meaning, accepts, ge=least, le=most)
+
+
+def _bytes(default: int, meaning: str, least: int = 0) -> Any:
+    accepts = f"{SIZE}, at least {least}"
+    return _setting(default, "size", meaning, accepts, ge=least)
+
+
+def _span(default: float, meaning: str) -> Any:
+    return _setting(default, "duration", meaning, SPAN, gt=0, allow_inf_nan=False)
+
+
+def _choice(default: str, meaning: str, *others: str) -> Any:
+    return _setting(default, "choice", meaning, "one of " + ", ".join(others))
+
+
+class Settings(BaseSettings):
+    """All settings, immutable. Constructing one reads nothing; `load` does."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True
+    )
+    _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
+
+    host: Annotated[str, AfterValidator(check_host)] = _setting(
+        "127.0.0.1", "text", "address to listen on", "an address or a host name"
+    )
+    port: int = _number(8080, "TCP port to listen on; 0 picks a free one", 0, 65535)
+    data_dir: Annotated[Path, BeforeValidator(check_path)] = _setting(
+        Path("data"), "path", "folder for everything the server keeps", "a path"
+    )
+    workers: int = _number(0, "processes that work on files; 0: one per core", 0, 1024)
+    token: Annotated[SecretStr, AfterValidator(_check_token)] | None = _setting(
+        None,
+        "secret",
+        "secret that every request must carry; unset: only listing and admin need the"
+        " one in <data-dir>/token",
+        "8 or more visible ASCII characters",
+    )
+    public_url: Annotated[str, AfterValidator(check_base_url)] | None = _setting(
+        None,
+        "text",
+        "address under which clients reach the server; unset: links are relative",
+        "an http or https address without a query, such as https://files.example.org",
+    )
+    allowed_hosts: Hosts = _setting(
+        (),
+        "list",
+        "further names that a Host header may hold",
+        "host names without a port, separated by commas",
+    )
+    allowed_origins: Origins = _setting(
+        (),
+        "list",
+        "origins of web pages that may use the server from a browser (CORS)",
+        "origins such as https://app.example.org, separated by commas",
+    )
+    allow_public: bool = _setting(
+        False,  # noqa: FBT003 -- the default of a switch
+        "switch",
+        "listen where others can reach the server although no token is set",
+        "true or false",
+    )
+    max_upload_bytes: Bytes = _bytes(5 * GIB, "size of the largest file taken", 1)
+    allowed_types: MediaTypes = _setting(
+        (),
+        "list",
+        "media types taken, * and ? as wildcards; empty: all",
+        "media types such as image/*, separated by commas",
+    )
+    max_pixels: int = _number(
+        100_000_000, "pixels of a picture, all frames together", 1, 10**12
+    )
+    max_pages: int = _number(2000, "pages of a document", 1, 10**6)
+    backlog_limit: int = _number(
+        10_000, "waiting steps above which new files are refused", 1, 10**9
+    )
+    fill_level: int = _number(
+        90, "percent of the disk in use above which new files are refused", 1, 100
+    )
+    upload_expiry: Seconds = _span(DAY, "after this an unfinished upload is removed")
+    attempts: int = _number(3, "tries at a step before it is dead", 1, 100)
+    lease: Seconds = _span(30.0, "time a step stays claimed without a heartbeat")
+    wall_image: Seconds = _span(60.0, "longest time for one picture")
+    slot_memory_bytes: Bytes = _bytes(
+        0, "memory of one worker process; 0: its share of the machine"
+    )
+    header_timeout: Seconds = _span(10.0, "longest time for the head of a request")
+    idle_timeout: Seconds = _span(75.0, "after this an idle connection is closed")
+    body_min_rate: Bytes = _bytes(
+        KIB, "bytes a second that a body must bring, over 30 s; 0: any"
+    )
+    grace: Seconds = _span(30.0, "time for running work when the server is stopped")
+    max_connections: int = _number(10_000, "connections open at once", 1, 10**6)
+    max_sockets: int = _number(10_000, "WebSockets open at once", 1, 10**6)
+    log_level: Literal["debug", "info", "warning", "error"] = _choice(
+        "info", "least severity that is logged", "debug", "info", "warning", "error"
+    )
+    log_format: Literal["console", "json"] = _choice(
+        "console", "form of the log", "console", "json"
+    )
+    loop: Literal["uvloop", "asyncio"] = _choice(
+        "uvloop", "event loop to run on", "uvloop", "asyncio"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take only what is passed in: `load` reads the sources and notes origins."""
+        return (init_settings,)
+
+    @property
+    def is_public(self) -> bool:
+        """Whether others than this machine can reach the address listened on."""
+        if self.host == "localhost":
+            return False
+        try:
+            return not ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return True
+
+    def show(self) -> tuple["Shown", ...]:
+        """Return every setting with its value as text and where it came from."""
+        return tuple(
+            Shown(
+                name=one.name,
+                value=_text(one.name, one.kind, getattr(self, one.name)),
+                origin=self._origins.get(one.name, DEFAULT),
+            )
+            for one in declared()
+        )
+
+
+# ----- what is declared, for the command line and the documentation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declared:
+    """One setting as it is declared; `default` is text as a person would write it.
+
+    `kind` is one of number, size, duration, list, path, secret, switch, text, choice.
+    """
+
+    name: str
+    env: str
+    flag: str
+    kind: str
+    default: str
+    accepts: str
+    help: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """One setting as it is in force; `origin` is a flag, variable, file or default."""
+
+    name: str
+    value: str
+    origin: str
+
+
+def declared() -> Iterator[Declared]:
+    """Yield every setting, in the order of the documentation."""
+    for name, field in Settings.model_fields.items():
+        facts = field.json_schema_extra
+        assert isinstance(facts, dict)  # noqa: S101 -- _setting made it
+        yield Declared(
+            name=name,
+            env=PREFIX + name.upper(),
+            flag="--" + name.replace("_", "-"),
+            kind=str(facts["kind"]),
+            default=_text(name, str(facts["kind"]), field.default),
+            accepts=str(facts["accepts"]),
+            help=field.description or "",
+        )
+
+
+def _text(name: str, kind: str, value: Any) -> str:
+    if value is None or value == ():
+        return ""
+    if name in SECRETS:
+        return "(hidden)"
+    match kind:
+        case "size":
+            return shown_bytes(value)
+        case "duration":
+            return shown_seconds(value)
+        case "list":
+            return ",".join(value)
+        case "switch":
+            return "true" if value else "false"
+        case _:
+            return str(value)
+
+
+# ----- reading the sources
+
+
+def load(
+    flags: Mapping[str, object] | None = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Settings:
+    """Read all sources and return the settings in force.
+
+    *flags* maps names to values (None: not given); *env* is `os.environ` and *cwd* the
+    current folder unless given. A relative `data_dir` is taken from *cwd*.
+
+    Raises:
+        BadSettings: with one line for each thing that is wrong.
+    """
+    here = Path.cwd() if cwd is None else cwd
+    given = _Given()
+    given.add_files(here)
+    given.add_variables(os.environ if env is None else env, here)
+    given.add_flags(flags or {})
+    problems = given.problems
+    folder = given.values.setdefault("data_dir", "data")
+    if folder and isinstance(folder, str | Path) and "\0" not in str(folder):
+        given.values["data_dir"] = here / Path(folder).expanduser()
+    try:
+        settings = Settings(**given.values)
+    except ValidationError as bad:
+        problems += [_sentence(error, given.origins) for error in bad.errors()]
+    else:
+        settings._origins = given.origins  # noqa: SLF001 -- filled once, right here
+        problems += _conflicts(settings)
+        if not problems:
+            return settings
+    raise BadSettings("\n".join(problems))
+
+
+class _Given:
+    """What the sources said so far; a source added later wins."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.origins: dict[str, str] = {}
+        self.problems: list[str] = []
+
+    def add_files(self, here: Path) -> None:
+        """Take `asyncflow.toml`, then `.env`, from the folder *here*."""
+        try:
+            toml = TomlConfigSettingsSource(Settings, here / TOML)()
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as bad:
+            self.problems.append(f"{TOML} cannot be read: {bad}")
+            toml = {}
+        known = Settings.model_fields.keys()
+        self.problems += [_unknown(key, TOML) for key in toml.keys() - known]
+        self._take({k: v for k, v in toml.items() if k in known}, TOML)
+        try:
+            dotenv = DotEnvSettingsSource(Settings, env_file=here / DOTENV)
+        except (OSError, UnicodeDecodeError) as bad:
+            self.problems.append(f"{DOTENV} cannot be read: {bad}")
+        else:
+            names = {k.upper(): v for k, v in dotenv.env_vars.items() if v}
+            self._take_variables(names, here, DOTENV)
+
+    def add_variables(self, env: Mapping[str, str], here: Path) -> None:
+        """Take the `ASYNCFLOW_*` variables; an empty one counts as not given."""
+        named = {k.upper(): v for k, v in env.items() if v}
+        self._take_variables(named, here, "")
+
+    def add_flags(self, flags: Mapping[str, object]) -> None:
+        """Take the flags; None and an empty list count as not given."""
+        for name, value in flags.items():
+            if value is not None and value != ():
+                self.values[name] = value
+                self.origins[name] = "--" + name.replace("_", "-")
+
+    def _take(self, values: Mapping[str, object], origin: str) -> None:
+        self.values |= values
+        for name in values:
+            self.origins[name] = origin or PREFIX + name.upper()
+
+    def _take_variables(self, env: Mapping[str, str], here: Path, origin: str) -> None:
+        source = EnvSettingsSource(Settings)
+        source.env_vars = {name.lower(): value for name, value in env.items()}
+        self._take(source(), origin)
+        self._take_secret_files(env, here)
+        for name in env:
+            near = _near(name.removeprefix(PREFIX).lower())
+            known = name.removesuffix("_FILE").removeprefix(PREFIX).lower()
+            if name.startswith(PREFIX) and near and known not in Settings.model_fields:
+                where = origin or "the environment"
+                self.problems.append(_unknown(name, where))
+
+    def _take_secret_files(self, env: Mapping[str, str], here: Path) -> None:
+        for name in SECRETS:
+            twin = f"{PREFIX}{name.upper()}_FILE"
+            if twin not in env:
+                continue
+            if PREFIX + name.upper() in env:
+                self.problems.append(f"{name} and {twin} are both given; accepted: one")
+                continue
+            try:
+                secret = (here / env[twin]).read_text(encoding="utf-8").strip()
+            except (OSError, ValueError) as bad:
+                self.problems.append(f"{twin} names a file that cannot be read: {bad}")
+            else:
+                self.values[name], self.origins[name] = secret, twin
+
+
+def _near(key: str) -> str | None:
+    close = difflib.get_close_matches(
+        key.replace("-", "_"), Settings.model_fields, n=1, cutoff=0.75
+    )
+    return close[0] if close else None
+
+
+def _unknown(key: str, where: str) -> str:
+    bare = key.removeprefix(PREFIX).lower()
+    near = _near(bare)
+    if near and key.startswith(PREFIX):
+        near = PREFIX + near.upper()
+    hint = f"; did you mean {near}?" if near else "; see `asyncflow settings`"
+    return f"{key} in {where} is no setting{hint}"
+
+
+def _sentence(error: Any, origins: Mapping[str, str]) -> str:
+    name = str(error["loc"][0])
+    field = Settings.model_fields.get(name)
+    if field is None:
+        return _unknown(name, origins.get(name, "the flags"))
+    facts = field.json_schema_extra
+    accepts = facts["accepts"] if isinstance(facts, dict) else ""
+    value = "(hidden)" if name in SECRETS else repr(error["input"])
+    where = origins.get(name, DEFAULT)
+    return f"{name} is {value} (from {where}); accepted: {accepts}"
+
+
+def _conflicts(settings: Settings) -> Iterator[str]:
+    if settings.is_public and settings.token is None and not settings.allow_public:
+        yield (
+            f"host is {settings.host!r}, which others can reach, and no token is set;"
+            f" accepted: with {PREFIX}TOKEN, or with --allow-public"
+        )
