@@ -96,6 +96,56 @@ class TruncatedBody(ClientError):
     code = "truncated_body"
 
 
+class SlowBody(ClientError):
+    """The body came more slowly than this server waits for; what arrived is kept."""
+
+    code = "slow_body"
+
+
+class SlowHead(ClientError):
+    """The request's head did not arrive in time."""
+
+    code = "slow_head"
+
+
+class HeadTooLarge(ClientError):
+    """The request line or the headers are larger than this server takes."""
+
+    code = "head_too_large"
+
+
+class MalformedRequest(ClientError):
+    """This is not a valid HTTP request."""
+
+    code = "malformed_request"
+
+
+class BodyTooLarge(ClientError):
+    """The body is larger than this resource takes."""
+
+    code = "body_too_large"
+
+
+class PreconditionFailed(ClientError):
+    """The file is no longer the one that If-Match or If-Unmodified-Since names."""
+
+    code = "precondition_failed"
+
+
+class RangeNotSatisfiable(ClientError):
+    """The file has no bytes in the range asked for."""
+
+    code = "range_not_satisfiable"
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"the file has {size} bytes: none in the range asked for")
+        self.size = size
+
+    def extra(self) -> Mapping[str, object]:
+        """Give the file's size in bytes."""
+        return {"size": self.size}
+
+
 class UnsupportedContentType(ClientError):
     """The Content-Type of the request is not accepted here."""
 
@@ -373,3 +423,9 @@ class Skip(ProcessorError):
     """A tool is missing: the step ends as skipped, with the reason."""
 
     code = "skip"
+
+
+class NameTaken(ProcessorError):
+    """Another step of the job already made a file of this name."""
+
+    code = "bad_output"
