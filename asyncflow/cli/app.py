@@ -76,11 +76,18 @@ COMMANDS = {
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are asked for."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's
+    def list_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002 -- click's signature
+    ) -> list[str]:
         """Name every command."""
         return sorted(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 -- click's
+    def get_command(
+        self,
+        ctx: click.Context,  # noqa: ARG002 -- click's signature
+        cmd_name: str,
+    ) -> click.Command | None:
         """Import the command called *cmd_name*."""
         entry = COMMANDS.get(cmd_name)
         if entry is None:
@@ -88,10 +95,15 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(import_module(entry.module), entry.attribute)
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 -- click's
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002 -- click's signature
+        formatter: click.HelpFormatter,
+    ) -> None:
         """Write the list of commands without importing any of them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, COMMANDS[name].help) for name in sorted(COMMANDS)])
+            lines = [(name, COMMANDS[name].help) for name in sorted(COMMANDS)]
+            formatter.write_dl(lines)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -104,7 +116,7 @@ def app() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line on *argv* (default: the process's) and return the exit code."""
+    """Run the command line on *argv* (default: our own); return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         outcome = app.main(arguments, prog_name="asyncflow", standalone_mode=False)

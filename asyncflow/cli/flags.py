@@ -12,10 +12,10 @@ def setting_flags() -> list[click.Parameter]:
     return [
         click.Option(
             [setting.flag, setting.name],
-            is_flag=setting.type == "bool",
+            is_flag=setting.kind == "switch",
             default=None,
-            metavar=setting.type,
-            help=f"{setting.help} [{setting.default}]",
+            metavar=None if setting.kind == "switch" else setting.kind,
+            help=setting.help + (f" [{setting.default}]" if setting.default else ""),
         )
         for setting in declared()
     ]

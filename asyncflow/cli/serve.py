@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
+from asyncflow import server
 from asyncflow.cli.flags import given, setting_flags
+from asyncflow.config import load
 from asyncflow.errors import BadSettings, StartError
 
 
@@ -18,9 +20,6 @@ def serve(**values: object) -> int:
     `asyncflow.toml`; see `asyncflow settings`. Stop it with Ctrl-C: it finishes what
     it can within the grace period, and the next start continues the rest.
     """
-    from asyncflow import server
-    from asyncflow.config import load
-
     try:
         settings = load(given(values), env=os.environ, cwd=Path.cwd())
         return server.run(settings)

@@ -1,0 +1,169 @@
+"""The client: everything a program can ask of an asyncflow server."""
+
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote
+
+from asyncflow.client.downloading import Download
+from asyncflow.client.messages import Job, Page, Update
+from asyncflow.client.session import Patience, Session
+from asyncflow.client.sources import Memory, OpenFile, keep_stream, open_path
+from asyncflow.client.unfinished import Unfinished, state_folder
+from asyncflow.client.uploading import (
+    CHUNK_BYTES,
+    Progress,
+    Upload,
+    memo_for,
+)
+from asyncflow.client.watching import Watch
+
+
+def _ignore_progress(_progress: Progress) -> None:
+    """Tell nobody."""
+
+
+def _ignore_update(_update: Update) -> None:
+    """Tell nobody."""
+
+
+class Client:
+    """A connection to the server at *url*; use it with `async with`.
+
+    *token* is sent to that server only. *state_dir* is where unfinished uploads are
+    remembered (default: the user's state folder). Every method raises RequestFailed
+    or one of its kinds.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        patience: Patience | None = None,
+        state_dir: Path | None = None,
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> None:
+        self._session = Session(url, token, patience or Patience())
+        self._unfinished = Unfinished(state_dir or state_folder(os.environ))
+        self._chunk_bytes = chunk_bytes
+
+    async def __aenter__(self) -> Self:
+        await self._session.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        await self._session.close()
+
+    async def upload(
+        self,
+        source: Path | bytes | AsyncIterator[bytes],
+        *,
+        name: str | None = None,
+        media_type: str | None = None,
+        on_progress: Callable[[Progress], None] = _ignore_progress,
+        resume: bool = True,
+    ) -> str:
+        """Upload *source* and return the job's id once the server holds all of it.
+
+        A path is resumable: after a crash or Ctrl-C, the same call in a later process
+        continues it (unless *resume* is false). A stream is first kept in a temporary
+        file. *name* defaults to the path's own.
+
+        Raises:
+            OSError: the file cannot be read.
+            SourceChanged: the file changed meanwhile.
+        """
+        if isinstance(source, bytes):
+            return await self._send(Memory(source), name, media_type, on_progress)
+        if not isinstance(source, Path):
+            kept = await keep_stream(source)
+            return await self._send(kept, name, media_type, on_progress)
+        opened = await open_path(source)
+        return await self._send(
+            opened,
+            name or source.name,
+            media_type,
+            on_progress,
+            remember_as=source if resume else None,
+        )
+
+    async def _send(
+        self,
+        source: Memory | OpenFile,
+        name: str | None,
+        media_type: str | None,
+        on_progress: Callable[[Progress], None],
+        *,
+        remember_as: Path | None = None,
+    ) -> str:
+        memo = None
+        if remember_as is not None and isinstance(source, OpenFile):
+            memo = memo_for(self._session, self._unfinished, remember_as, source)
+        try:
+            return await Upload(
+                session=self._session,
+                source=source,
+                name=name or "unnamed",
+                media_type=media_type,
+                memo=memo,
+                on_progress=on_progress,
+                chunk_bytes=self._chunk_bytes,
+            ).run()
+        finally:
+            source.close()
+
+    async def status(self, job_id: str) -> Job:
+        """Return the job as it is now."""
+        reference = f"status/{quote(job_id, safe='')}"
+        return await self._session.fetch("GET", reference, Job)
+
+    async def jobs(self, *, state: str | None = None) -> AsyncIterator[Job]:
+        """Yield jobs, newest first, in *state* or in any; fetches page by page."""
+        query = {"state": state} if state else {}
+        while True:
+            page = await self._session.fetch("GET", "jobs", Page, params=query)
+            for job in page.jobs:
+                yield job
+            if page.next is None:
+                return
+            query["after"] = page.next
+
+    def watch(self, job_id: str) -> AsyncIterator[Update]:
+        """Yield a snapshot of the job, then every change until it ends."""
+        return Watch(session=self._session, job_id=job_id).updates()
+
+    async def wait(
+        self, job_id: str, on_update: Callable[[Update], None] = _ignore_update
+    ) -> Job:
+        """Return the job when it has ended, however it ended."""
+        async for update in self.watch(job_id):
+            on_update(update)
+            if update.job.is_final:
+                return update.job
+        raise AssertionError("a watch ends with a final update")
+
+    async def retry(self, job_id: str) -> Job:
+        """Run the dead steps of a job again and return the job."""
+        reference = f"jobs/{quote(job_id, safe='')}/retry"
+        # not repeated on a broken connection by itself: twice is two runs
+        async with self._session.request("POST", reference):
+            pass
+        return await self.status(job_id)
+
+    async def download(self, job_id: str, name: str, to: Path) -> Path:
+        """Fetch the file called *name* (`original`, `thumbnail`, …) into *to*.
+
+        *to* appears only when it is whole. A broken download continues.
+        """
+        folder = f"jobs/{quote(job_id, safe='')}/files/"
+        return await Download(
+            session=self._session, reference=folder + quote(name, safe=""), target=to
+        ).run()

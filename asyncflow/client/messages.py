@@ -1,0 +1,109 @@
+"""What the server sends, as typed values; members that are not known are ignored."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+FINAL = frozenset({"COMPLETED", "FAILED", "REJECTED", "CANCELLED"})
+
+
+class _Message(
+    msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True
+):
+    """How every message is spelled: camelCase outside, snake_case here."""
+
+
+class Problem(_Message, frozen=True):
+    """Why something failed; `step` names the guilty step where there is one."""
+
+    code: str
+    detail: str = ""
+    step: str | None = None
+
+
+class Step(_Message, frozen=True):
+    """One consumer's share of a job; `progress` counts from 0 to 100."""
+
+    name: str
+    status: str
+    progress: float = 0.0
+    attempts: int = 0
+    required: bool = True
+    error: Problem | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+    next_retry: str | None = None
+
+
+class Job(_Message, frozen=True):
+    """Everything that happens to one file. Timestamps are ISO 8601, sizes bytes."""
+
+    job_id: str
+    status: str
+    file_name: str = ""
+    file_size: int | None = None
+    uploaded_bytes: int | None = None
+    media_type: str | None = None
+    created_at: str | None = None
+    started_at: str | None = None
+    completed_at: str | None = None
+    failed_at: str | None = None
+    progress: float = 0.0
+    estimated_time_remaining: float | None = None
+    retry_count: int = 0
+    steps: tuple[Step, ...] = ()
+    download_urls: Mapping[str, str] = {}
+    facts: Mapping[str, Any] = {}
+    error: Problem | None = None
+    version: int = 0
+
+    @property
+    def is_final(self) -> bool:
+        """Tell whether nothing more happens by itself."""
+        return self.status in FINAL
+
+
+class Page(_Message, frozen=True):
+    """One page of the list of jobs; `next` asks for the following one."""
+
+    jobs: tuple[Job, ...]
+    next: str | None = None
+
+
+class ProblemDocument(_Message, frozen=True):
+    """An RFC 9457 answer."""
+
+    code: str | None = None
+    title: str = ""
+    detail: str = ""
+
+
+class Frame(_Message, frozen=True):
+    """One message of the WebSocket; which members it has depends on `type`."""
+
+    type: str
+    job_id: str | None = None
+    seq: int | None = None
+    job: Job | None = None
+    step: Step | str | None = None
+    progress: float | None = None
+    offset: int | None = None
+
+
+class Update(_Message, frozen=True):
+    """Something happened to a job: what (`type`), and the job as it is now.
+
+    `type` is `snapshot`, `step`, `progress`, or how it ended: `job.completed`,
+    `job.failed`, `job.rejected`, `job.cancelled`. `offset` counts the bytes received
+    while the job is still UPLOADING.
+    """
+
+    type: str
+    job: Job
+    offset: int | None = None
+
+
+def ending(job: Job) -> str:
+    """Return the type of the update that says how *job* ended."""
+    return f"job.{job.status.lower()}"

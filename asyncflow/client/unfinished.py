@@ -1,0 +1,75 @@
+"""Remembers unfinished uploads, so that a later process can continue them.
+
+One small file per upload in `$XDG_STATE_HOME/asyncflow/uploads` (by default
+`~/.local/state/asyncflow/uploads`), named by a fingerprint of the server's address and
+of the file's path, size and time of change. It holds an address that is as good as a
+password for that upload, so only its owner may read it.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+
+class Remembered(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Where an unfinished upload goes on."""
+
+    upload_url: str
+    path: str
+
+
+def state_folder(environment: Mapping[str, str]) -> Path:
+    """Return the folder of this user's unfinished uploads."""
+    home = environment.get("XDG_STATE_HOME", "")
+    # the specification says that a relative path is to be ignored
+    root = Path(home) if home.startswith("/") else Path.home() / ".local" / "state"
+    return root / "asyncflow" / "uploads"
+
+
+def fingerprint(server: str, path: Path, size: int, mtime_ns: int) -> str:
+    """Return the name under which this file's upload to this server is remembered."""
+    parts = (server, os.fspath(path.absolute()), str(size), str(mtime_ns))
+    text = "\0".join(parts).encode("utf-8", "surrogateescape")
+    return hashlib.sha256(text).hexdigest()
+
+
+class Unfinished:
+    """The remembered uploads in one folder.
+
+    Remembering is a convenience: a folder that cannot be written costs the ability to
+    resume in a later process, never the upload.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def find(self, key: str) -> Remembered | None:
+        """Return what is remembered under *key*, if that is readable."""
+        try:
+            return msgspec.json.decode(self._file(key).read_bytes(), type=Remembered)
+        except (OSError, msgspec.MsgspecError):
+            return None
+
+    def remember(self, key: str, upload_url: str, path: Path) -> None:
+        """Write down where the upload under *key* goes on."""
+        shown = os.fspath(path).encode("utf-8", "replace").decode()
+        text = msgspec.json.encode(Remembered(upload_url=upload_url, path=shown))
+        with suppress(OSError):
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # NamedTemporaryFile makes files of mode 0600
+            with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as draft:
+                draft.write(text)
+            Path(draft.name).replace(self._file(key))
+
+    def forget(self, key: str) -> None:
+        """Forget the upload under *key*; forgetting twice is not an error."""
+        with suppress(OSError):
+            self._file(key).unlink(missing_ok=True)
+
+    def _file(self, key: str) -> Path:
+        return self._folder / f"{key}.json"
