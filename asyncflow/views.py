@@ -66,6 +66,7 @@ class JobView(View, frozen=True, kw_only=True):
     failed_at: str | None = None
     progress: float = 0.0
     estimated_time_remaining: float | None = None
+    accepted: bool = False
     run: int = 1
     retry_count: int = 0
     next_retry: str | None = None

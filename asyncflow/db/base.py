@@ -48,6 +48,7 @@ class NewUpload:
 class UploadRow:
     """An upload as stored. `state` is receiving, complete or ended."""
 
+    seq: int
     id: str
     key: str
     owner: str
@@ -140,6 +141,8 @@ class StoredFile:
     file_name: str
     job_state: JobState
     is_original: bool
+    #: every gate has said yes
+    accepted: bool
     at: int
 
 
@@ -206,6 +209,10 @@ class Database(Protocol):
 
         Its bytes go to the trash. A complete upload is left alone. Raise UploadNotFound.
         """
+        ...
+
+    async def extend_upload(self, upload_id: str, expires: int) -> None:
+        """Move the end of an unfinished upload's time."""
         ...
 
     async def expired_uploads(self, now: int, limit: int) -> Sequence[str]:

@@ -21,6 +21,7 @@ CREATE TABLE job(
   error TEXT,                                  -- JSON {code, detail, step}
   created INTEGER NOT NULL,
   uploaded INTEGER,
+  accepted INTEGER,                            -- when the last gate said yes
   started INTEGER,
   finished INTEGER
 ) STRICT;

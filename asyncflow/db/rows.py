@@ -1,0 +1,154 @@
+"""Turn rows into what the program speaks of."""
+
+import sqlite3
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from asyncflow import views
+from asyncflow.db.base import StoredFile, UploadRow
+from asyncflow.jobs import JobState, PlanEntry, StepState
+from asyncflow.views import ErrorView, FileView, JobView, StepView
+
+_plan = msgspec.json.Decoder(list[PlanEntry])
+
+
+def plan_of(job: sqlite3.Row) -> list[PlanEntry]:
+    """Return the job's resolved plan."""
+    return _plan.decode(job["plan"])
+
+
+def _error(text: str | None) -> ErrorView | None:
+    return None if text is None else msgspec.json.decode(text, type=ErrorView)
+
+
+def step_view(  # noqa: PLR0913, PLR0917 -- the columns of a row, in its order
+    consumer: str,
+    state: str,
+    failures: int,
+    required: int,
+    error: str | None,
+    started: int | None,
+    finished: int | None,
+    run_at: int,
+) -> StepView:
+    """Return a step as people see it."""
+    now = StepState(state)
+    return StepView(
+        name=consumer,
+        status=now,
+        progress=100.0 if now is StepState.DONE else 0.0,
+        attempts=failures + (now in {StepState.RUNNING, StepState.DONE}),
+        required=bool(required),
+        error=_error(error),
+        started_at=views.timestamp(started),
+        finished_at=views.timestamp(finished),
+        next_retry=views.timestamp(run_at) if now is StepState.RETRYING else None,
+    )
+
+
+def upload_row(row: sqlite3.Row) -> UploadRow:
+    """Return an upload."""
+    return UploadRow(
+        seq=row["id"],
+        id=row["pid"],
+        key=row["key"],
+        owner=row["owner"],
+        file_name=row["file_name"],
+        declared_type=row["declared_type"],
+        length=row["length"],
+        raw_metadata=row["metadata"],
+        state=row["state"],
+        expires=row["expires"],
+        job_state=JobState(row["job_state"]),
+        version=row["version"],
+    )
+
+
+def job_summary(row: sqlite3.Row) -> JobView:
+    """Return a job without its steps and files, as lists show it."""
+    return JobView(**_job_fields(row))
+
+
+def job_view(row: sqlite3.Row) -> JobView:
+    """Return a job with all that GET /status shows and the database knows."""
+    rows = msgspec.json.decode(row["steps"])
+    known = {name for name, *_rest in rows}
+    steps = tuple(step_view(*one) for one in rows)
+    steps += views.waiting(tuple(plan_of(row)), known)
+    files = tuple(
+        FileView(name=name, step=step, key=key, media_type=kind, size=size, facts=facts)
+        for name, step, key, kind, size, facts in msgspec.json.decode(row["files"])
+    )
+    fields = _job_fields(row)
+    if JobState(row["state"]) is not JobState.UPLOADING:
+        fields["progress"] = views.share_done(steps)
+    retries = [s.next_retry for s in steps if s.next_retry is not None]
+    return JobView(
+        **fields,
+        steps=steps,
+        files=files,
+        next_retry=min(retries, default=None),
+        facts=msgspec.json.decode(row["facts"]),
+    )
+
+
+def _job_fields(row: sqlite3.Row) -> dict[str, Any]:
+    state = JobState(row["state"])
+    finished = views.timestamp(row["finished"])
+    ended_well = state is JobState.COMPLETED
+    media_type = row["media_type"]
+    metadata: Mapping[str, str] = msgspec.json.decode(row["metadata"])
+    return {
+        "job_id": row["pid"],
+        "status": state,
+        "file_name": row["file_name"],
+        "file_size": row["size"],
+        "uploaded_bytes": row["size"] if row["uploaded"] is not None else None,
+        "media_type": media_type or row["declared_type"],
+        "processing_type": media_type.split("/")[0] if media_type else None,
+        "metadata": metadata,
+        "created_at": views.timestamp(row["created"]),
+        "started_at": views.timestamp(row["started"]),
+        "completed_at": finished if ended_well else None,
+        "failed_at": finished if not ended_well else None,
+        "progress": 100.0 if ended_well else 0.0,
+        "accepted": row["accepted"] is not None,
+        "run": row["run"],
+        "retry_count": row["run"] - 1,
+        "error": _error(row["error"]),
+        "version": row["version"],
+    }
+
+
+def original(row: sqlite3.Row) -> StoredFile:
+    """Return the uploaded file itself."""
+    return StoredFile(
+        job_id=row["pid"],
+        name="original",
+        key=row["key"],
+        media_type=row["media_type"],
+        size=row["size"],
+        file_name=row["file_name"],
+        job_state=JobState(row["state"]),
+        is_original=True,
+        accepted=row["accepted"] is not None,
+        at=row["at"],
+    )
+
+
+def derived(row: sqlite3.Row) -> StoredFile:
+    """Return a derivative."""
+    return StoredFile(
+        job_id=row["pid"],
+        name=row["name"],
+        key=row["key"],
+        media_type=row["media_type"],
+        size=row["size"],
+        file_name=row["file_name"],
+        job_state=JobState(row["state"]),
+        is_original=False,
+        accepted=row["accepted"] is not None,
+        at=row["at"],
+    )

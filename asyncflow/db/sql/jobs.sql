@@ -1,0 +1,64 @@
+-- name: job_by_pid
+SELECT id, pid, state, run, open, gates, version, plan FROM job WHERE pid = :pid;
+
+-- name: job_by_id
+SELECT id, pid, state, run, open, gates, version, plan FROM job WHERE id = :job;
+
+-- name: add_open
+UPDATE job SET open = open + :open, gates = gates + :gates WHERE id = :job
+RETURNING open, gates;
+
+-- name: touch_job
+UPDATE job SET version = version + 1 WHERE id = :job RETURNING version, state;
+
+-- name: job_facts
+UPDATE job SET facts = :facts, media_type = coalesce(:media_type, media_type),
+  plan = coalesce(:plan, plan) WHERE id = :job;
+
+-- name: job_accepted
+UPDATE job SET accepted = :now WHERE id = :job;
+
+-- name: close_job
+UPDATE job SET state = :state, open = 0, gates = 0, finished = :now, error = :error,
+  version = version + 1 WHERE id = :job RETURNING version;
+
+-- name: reopen_job
+UPDATE job SET state = 'PROCESSING', run = run + 1, finished = NULL, error = NULL,
+  open = 0, gates = 0, version = version + 1 WHERE id = :job RETURNING run, version;
+
+-- name: delete_job
+DELETE FROM job WHERE id = :job;
+
+-- name: running_of_job
+SELECT id, token FROM step WHERE job_id = :job AND state = 'running';
+
+-- name: job_view
+-- Everything GET /status shows, in one statement: a reader makes one trip.
+SELECT j.*, u.state AS upload_state, u.length AS upload_length,
+  (SELECT json_group_array(json_array(s.consumer, s.state, s.attempts + s.lost,
+      s.required, s.error, s.started, s.finished, s.run_at))
+    FROM (SELECT * FROM step WHERE job_id = j.id ORDER BY event_seq, priority, id) s)
+    AS steps,
+  (SELECT json_group_array(json_array(d.name, d.consumer, d.key, d.media_type, d.size,
+      json(d.facts)))
+    FROM (SELECT * FROM derivative WHERE job_id = j.id ORDER BY id) d) AS files
+FROM job j LEFT JOIN upload u ON u.job_id = j.id WHERE j.pid = :pid;
+
+-- name: jobs_page
+SELECT * FROM job WHERE id < :before ORDER BY id DESC LIMIT :limit;
+
+-- name: jobs_page_of_state
+SELECT * FROM job WHERE state = :state AND id < :before ORDER BY id DESC LIMIT :limit;
+
+-- name: original_file
+SELECT j.pid, j.state, j.file_name, coalesce(j.media_type, 'application/octet-stream')
+  AS media_type, j.size, j.uploaded AS at, j.accepted, u.key, u.state AS upload_state
+FROM job j JOIN upload u ON u.job_id = j.id WHERE j.pid = :pid;
+
+-- name: derived_file
+SELECT j.pid, j.state, j.file_name, d.name, d.key, d.media_type, d.size, d.at,
+  j.accepted
+FROM derivative d JOIN job j ON j.id = d.job_id WHERE j.pid = :pid AND d.name = :name;
+
+-- name: pulse
+UPDATE pulse SET at = :now WHERE id = 1;

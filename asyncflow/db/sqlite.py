@@ -1,0 +1,368 @@
+"""The SQLite database: one connection writes, a few only read.
+
+WAL, `synchronous=FULL`: what was answered for survives a power cut. Pool processes
+never open the file; a second server on the same folder is kept out by a lock that is
+taken before this is opened.
+"""
+
+import asyncio
+import shutil
+import sqlite3
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import aiosqlite
+import msgspec
+import structlog
+
+from asyncflow.db import intake, rows, work
+from asyncflow.db.base import (
+    Change,
+    Claimed,
+    Ended,
+    NewUpload,
+    Page,
+    Published,
+    StoredFile,
+    Trash,
+    UploadRow,
+)
+from asyncflow.db.queries import load, migrations
+from asyncflow.db.writer import Batch, GroupWriter, Operation, translate
+from asyncflow.errors import (
+    DatabaseTooNew,
+    FileNotAvailable,
+    JobNotFound,
+    UploadNotFound,
+)
+from asyncflow.jobs import JobState, Limits, PlanEntry, StepState, Subscription
+from asyncflow.views import JobView
+
+log = structlog.get_logger(__name__)
+
+SQL = load("uploads.sql", "steps.sql", "jobs.sql")
+READERS = 2
+READ_TIMEOUT_S = 30.0
+
+_WRITER_PRAGMAS = """
+PRAGMA journal_mode=WAL;
+PRAGMA synchronous=FULL;
+PRAGMA foreign_keys=ON;
+PRAGMA busy_timeout=5000;
+PRAGMA temp_store=MEMORY;
+PRAGMA cache_size=-16384;
+PRAGMA journal_size_limit=67108864;
+PRAGMA wal_autocheckpoint=1000;
+PRAGMA mmap_size=0;
+"""
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Return a writing connection to *path*, created if absent."""
+    connection = sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, cached_statements=256
+    )
+    connection.row_factory = sqlite3.Row
+    connection.executescript(_WRITER_PRAGMAS)
+    return connection
+
+
+def migrate(path: Path) -> None:
+    """Bring the schema of *path* up to date, after a copy of the file.
+
+    Raises:
+        DatabaseTooNew: a newer asyncflow wrote it; nothing is changed.
+    """
+    scripts = migrations()
+    connection = connect(path)
+    try:
+        at: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        if at > len(scripts):
+            raise DatabaseTooNew(
+                f"{path} has schema {at}, this asyncflow knows {len(scripts)}: "
+                "install the version that wrote it, or a newer one"
+            )
+        if 0 < at < len(scripts):
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            shutil.copyfile(path, path.with_name(f"{path.name}.before-{at + 1}"))
+        for number, script in enumerate(scripts[at:], start=at + 1):
+            connection.executescript(
+                f"BEGIN IMMEDIATE; {script}; PRAGMA user_version={number}; COMMIT;"
+            )
+    finally:
+        connection.close()
+
+
+class SqliteDatabase:
+    """Implements `asyncflow.db.base.Database` on one file."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        on_change: Callable[[Change], None] = lambda _change: None,
+        on_doubt: Callable[[], None] = lambda: None,
+        on_batch: Callable[[Batch], None] = lambda _batch: None,
+    ) -> None:
+        self.path = path
+        self._on_change = on_change
+        self._writer = GroupWriter(
+            partial(connect, path), on_batch=on_batch, on_doubt=on_doubt
+        )
+        self._readers: list[aiosqlite.Connection] = []
+        self._turn = 0
+
+    async def start(self) -> None:
+        """Migrate and open."""
+        await asyncio.to_thread(migrate, self.path)
+        await self._writer.write(lambda _db: None)
+        uri = f"{self.path.absolute().as_uri()}?mode=ro"
+        for _ in range(READERS):
+            reader = await aiosqlite.connect(uri, uri=True, isolation_level=None)
+            reader.row_factory = sqlite3.Row
+            await reader.execute("PRAGMA query_only=1")
+            self._readers.append(reader)
+
+    async def close(self) -> None:
+        """Finish what is queued and let go."""
+        for reader in self._readers:
+            await reader.close()
+        await self._writer.close()
+
+    @property
+    def trouble(self) -> str | None:
+        """Say why writing does not work just now; None: it does."""
+        return self._writer.trouble
+
+    def wal_bytes(self) -> int:
+        """Return the size of the write-ahead log."""
+        try:
+            return self.path.with_name(f"{self.path.name}-wal").stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    async def probe(self, now: int) -> None:
+        """Write one durable row."""
+        await self._writer.write(lambda db: db.execute(SQL["pulse"], {"now": now}))
+
+    # ----- how operations reach the writer and what follows a commit
+
+    def _tell(self, changes: Change | Sequence[Change] | None) -> None:
+        if changes is None:
+            return
+        for change in [changes] if isinstance(changes, Change) else changes:
+            self._on_change(change)
+
+    async def _change(self, operation: Operation[Change | None]) -> Change | None:
+        return await self._writer.write(operation, after=self._tell)
+
+    async def _rows(self, name: str, args: Mapping[str, object]) -> list[sqlite3.Row]:
+        self._turn = (self._turn + 1) % len(self._readers)
+        reader = self._readers[self._turn]
+        try:
+            async with asyncio.timeout(READ_TIMEOUT_S):
+                return list(await reader.execute_fetchall(SQL[name], args))
+        except sqlite3.Error as error:
+            raise translate(error) from error
+
+    # ----- uploads
+
+    async def create_upload(self, new: NewUpload) -> None:
+        """Store the upload and its job."""
+        await self._change(lambda db: intake.create(db, new))
+
+    async def find_upload(self, upload_id: str) -> UploadRow:
+        """Return the upload."""
+        found = await self._rows("find_upload", {"pid": upload_id})
+        if not found:
+            raise UploadNotFound
+        return rows.upload_row(found[0])
+
+    async def accept(
+        self, upload_id: str, *, size: int, gates: Sequence[PlanEntry], now: int
+    ) -> None:
+        """Make the upload complete and start its job."""
+        await self._change(lambda db: intake.accept(db, upload_id, size, gates, now))
+
+    async def end_upload(
+        self, upload_id: str, *, state: JobState, code: str, detail: str, now: int
+    ) -> bool:
+        """End an unfinished upload; tell whether it was open."""
+        ended = await self._change(
+            lambda db: intake.end(db, upload_id, state, code, detail, now)
+        )
+        return ended is not None
+
+    async def extend_upload(self, upload_id: str, expires: int) -> None:
+        """Move the end of an unfinished upload's time."""
+        args = {"pid": upload_id, "expires": expires}
+        await self._writer.write(lambda db: db.execute(SQL["extend_upload"], args) and None)
+
+    async def expired_uploads(self, now: int, limit: int) -> Sequence[str]:
+        """Return ids of unfinished uploads whose time is over."""
+        args = {"now": now, "limit": limit}
+        return [row["pid"] for row in await self._rows("expired_uploads", args)]
+
+    async def unfinished_uploads(self, after: int, limit: int) -> Sequence[UploadRow]:
+        """Return a page of unfinished uploads, oldest first."""
+        args = {"after": after, "limit": limit}
+        return [rows.upload_row(r) for r in await self._rows("unfinished_uploads", args)]
+
+    # ----- steps
+
+    async def register(self, consumers: Sequence[Subscription], now: int) -> None:
+        """Put consumers into the registry."""
+
+        def put(db: sqlite3.Connection) -> None:
+            for one in consumers:
+                text = msgspec.json.encode(one).decode()
+                args = {"name": one.entry.consumer, "definition": text, "now": now}
+                db.execute(SQL["put_consumer"], args)
+
+        await self._writer.write(put)
+
+    async def consumers(self) -> Sequence[Subscription]:
+        """Return every registered consumer."""
+        found = await self._rows("consumers", {})
+        return [
+            msgspec.json.decode(row["definition"], type=Subscription) for row in found
+        ]
+
+    async def claim(
+        self,
+        consumers: Sequence[str],
+        limit: int,
+        *,
+        worker: str,
+        lease_until: int,
+        now: int,
+    ) -> Sequence[Claimed]:
+        """Take up to *limit* ready steps, most urgent first."""
+
+        def take(db: sqlite3.Connection) -> tuple[list[Claimed], list[Change]]:
+            return work.claim(
+                db, consumers, limit, worker=worker, lease_until=lease_until, now=now
+            )
+
+        claimed, _ = await self._writer.write(take, after=lambda r: self._tell(r[1]))
+        return claimed
+
+    async def beat(
+        self,
+        running: Sequence[tuple[int, int]],
+        *,
+        lease_until: int,
+        mono: int,
+        now: int,
+        limits: Limits,
+    ) -> Sequence[tuple[int, int]]:
+        """Renew the leases of *running*, then free those that are over."""
+
+        def renew(
+            db: sqlite3.Connection,
+        ) -> tuple[list[tuple[int, int]], list[Change]]:
+            return work.beat(
+                db, running, lease_until=lease_until, mono=mono, now=now, limits=limits
+            )
+
+        lost, _ = await self._writer.write(renew, after=lambda r: self._tell(r[1]))
+        return lost
+
+    async def publish(
+        self, step_id: int, token: int, made: Published, now: int
+    ) -> bool:
+        """Make a derivative visible; False: the token is stale."""
+        change = await self._change(
+            lambda db: work.publish(db, step_id, token, made, now)
+        )
+        return change is not None
+
+    async def settle(
+        self, step_id: int, token: int, ended: Ended, *, limits: Limits, now: int
+    ) -> StepState | None:
+        """Store how an attempt ended and all that follows; None: stale token."""
+
+        def end(db: sqlite3.Connection) -> tuple[StepState, Change] | None:
+            return work.settle(db, step_id, token, ended, limits=limits, now=now)
+
+        settled = await self._writer.write(
+            end, after=lambda r: self._tell(None if r is None else r[1])
+        )
+        return None if settled is None else settled[0]
+
+    async def recover(self, *, limits: Limits, now: int) -> int:
+        """Free every lease; return how many there were."""
+        freed = await self._writer.write(
+            lambda db: work.recover(db, limits=limits, now=now), after=self._tell
+        )
+        return len(freed)
+
+    # ----- jobs
+
+    async def retry(self, job_id: str, now: int) -> int:
+        """Start a new run of what did not succeed; return its number."""
+        run, _ = await self._writer.write(
+            lambda db: work.retry(db, job_id, now), after=lambda r: self._tell(r[1])
+        )
+        return run
+
+    async def cancel(self, job_id: str, now: int) -> bool:
+        """Close the job as CANCELLED; False: it was over already."""
+        change = await self._change(lambda db: work.cancel(db, job_id, now))
+        return change is not None
+
+    async def delete(self, job_id: str) -> None:
+        """Forget the job; its bytes go to the trash."""
+        await self._change(lambda db: work.delete(db, job_id))
+
+    async def job(self, job_id: str) -> JobView:
+        """Return the job with its steps and files."""
+        found = await self._rows("job_view", {"pid": job_id})
+        if not found:
+            raise JobNotFound
+        return rows.job_view(found[0])
+
+    async def jobs(
+        self, *, state: JobState | None, before: int | None, limit: int
+    ) -> Page:
+        """Return a page of jobs without their steps, newest first."""
+        name = "jobs_page" if state is None else "jobs_page_of_state"
+        args = {"before": before or sys.maxsize, "limit": limit + 1}
+        found = await self._rows(name, args if state is None else {**args, "state": state})
+        following = found[limit - 1]["id"] if len(found) > limit else None
+        shown = tuple(rows.job_summary(row) for row in found[:limit])
+        return Page(jobs=shown, next=following)
+
+    async def file(self, job_id: str, name: str) -> StoredFile:
+        """Return one file of a job."""
+        whole = await self._rows("original_file", {"pid": job_id})
+        if not whole:
+            raise JobNotFound
+        if name == "original":
+            if whole[0]["upload_state"] != "complete":
+                raise FileNotAvailable("the upload is not complete")
+            return rows.original(whole[0])
+        made = await self._rows("derived_file", {"pid": job_id, "name": name})
+        if not made:
+            raise FileNotAvailable
+        return rows.derived(made[0])
+
+    async def tallies(self) -> Mapping[tuple[str, str], int]:
+        """Return how many steps each consumer has in each state."""
+        found = await self._rows("tallies", {})
+        return {(row["consumer"], row["state"]): row["n"] for row in found}
+
+    async def trash(self, limit: int) -> Sequence[Trash]:
+        """Return bytes to remove."""
+        found = await self._rows("trash", {"limit": limit})
+        return [Trash(key=r["key"], is_prefix=bool(r["is_prefix"])) for r in found]
+
+    async def drop_trash(self, removed: Sequence[str]) -> None:
+        """Forget trash whose bytes are gone."""
+
+        def drop(db: sqlite3.Connection) -> None:
+            db.executemany(SQL["drop_trash"], [{"key": key} for key in removed])
+
+        await self._writer.write(drop, bulk=True)

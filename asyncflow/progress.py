@@ -1,0 +1,292 @@
+"""What watchers of a job are told, and the snapshot that pollers share.
+
+Theory of operation
+-------------------
+Every committed change passes through `Hub.changed` in commit order. It drops the job's
+cached snapshot, then hands one message per moved step to the listeners of that job;
+the body is encoded once however many listen. Percentages and byte counts are not
+stored: they live here, the newest wins, and at most ten a second go out per job.
+A listener that joins reads a snapshot and ignores messages that it already contains
+(`seq` not above the snapshot's version), so nothing is missed and nothing is doubled.
+
+`Hub` belongs to one event loop; none of it is thread-safe.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from asyncflow import views
+from asyncflow.db.base import Change
+from asyncflow.errors import AsyncflowError
+from asyncflow.jobs import JobState, StepState
+from asyncflow.views import JobView
+
+log = structlog.get_logger(__name__)
+
+#: at most ten progress messages a second per job
+PROGRESS_EVERY_S = 0.1
+SNAPSHOTS_KEPT = 4096
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """Something a watcher is told; `seq` is the job's version, if it is numbered."""
+
+    type: str
+    job_id: str
+    seq: int | None
+    text: str
+    is_last: bool = False
+
+
+class Listener(Protocol):
+    """Somebody who watches jobs."""
+
+    def hear(self, message: Message) -> None:
+        """Take *message*; must neither block nor raise."""
+        ...
+
+
+def encode(kind: str, job_id: str, seq: int | None, **body: object) -> str:
+    """Return the JSON text of a message."""
+    message: dict[str, object] = {"type": kind, "jobId": job_id}
+    if seq is not None:
+        message["seq"] = seq
+    return _encode({**message, **body}).decode()
+
+
+class Live:
+    """What is known of a job that no row holds: bytes received, percent per step."""
+
+    __slots__ = ("percent", "uploaded")
+
+    def __init__(self) -> None:
+        self.uploaded: int | None = None
+        self.percent: dict[str, float] = {}
+
+
+class Hub:
+    """Listeners, live values and shared snapshots of jobs.
+
+    *load* reads a job's row; *url_prefix* is put before `/jobs/…` in download URLs.
+    """
+
+    def __init__(
+        self, load: Callable[[str], Awaitable[JobView]], *, url_prefix: str = ""
+    ) -> None:
+        self._load = load
+        self._prefix = url_prefix
+        self._listeners: dict[str, set[Listener]] = {}
+        self._live: dict[str, Live] = {}
+        self._pending: dict[str, asyncio.TimerHandle] = {}
+        self._views: OrderedDict[str, JobView] = OrderedDict()
+        self._versions: OrderedDict[str, int] = OrderedDict()
+        self._loading: dict[str, asyncio.Task[JobView]] = {}
+        self._telling: set[asyncio.Task[None]] = set()
+
+    # ----- listeners
+
+    def join(self, job_id: str, listener: Listener) -> None:
+        """Tell *listener* about *job_id* from now on."""
+        self._listeners.setdefault(job_id, set()).add(listener)
+
+    def leave(self, job_id: str, listener: Listener) -> None:
+        """Stop telling *listener*; leaving twice is not an error."""
+        heard = self._listeners.get(job_id)
+        if heard is not None:
+            heard.discard(listener)
+            if not heard:
+                del self._listeners[job_id]
+
+    def _tell(self, message: Message) -> None:
+        for listener in tuple(self._listeners.get(message.job_id, ())):
+            listener.hear(message)
+
+    # ----- what happens
+
+    def changed(self, change: Change) -> None:
+        """Take a committed change; called in commit order."""
+        job = change.job_id
+        self._forget(job, change.version)
+        for step in change.steps:
+            if step.status is not StepState.RUNNING and job in self._live:
+                self._live[job].percent.pop(step.name, None)
+        if change.state is not JobState.UPLOADING and job in self._live:
+            self._live[job].uploaded = None
+        if change.terminal is not None or change.gone:
+            self._live.pop(job, None)
+        if job not in self._listeners:
+            return
+        for step in change.steps:
+            text = encode(
+                "step", job, change.version, status=change.state, step=step
+            )
+            self._tell(Message(type="step", job_id=job, seq=change.version, text=text))
+        if change.gone:
+            text = encode("job.deleted", job, change.version)
+            self._tell(
+                Message(
+                    type="job.deleted",
+                    job_id=job,
+                    seq=change.version,
+                    text=text,
+                    is_last=True,
+                )
+            )
+        elif change.terminal is not None:
+            task = asyncio.create_task(self._tell_end(job, change.terminal))
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+
+    async def _tell_end(self, job: str, kind: str) -> None:
+        try:
+            view = await self.snapshot(job)
+        except AsyncflowError as error:
+            # The watcher's next reconnect reads the same snapshot.
+            log.warning("progress.end_not_told", job=job, error=str(error))
+            return
+        text = encode(kind, job, view.version, job=view)
+        self._tell(
+            Message(type=kind, job_id=job, seq=view.version, text=text, is_last=True)
+        )
+
+    def doubt(self) -> None:
+        """Drop every snapshot: a commit's outcome is not known."""
+        self._views.clear()
+        self._versions.clear()
+        self._loading.clear()
+
+    def _forget(self, job: str, version: int) -> None:
+        self._views.pop(job, None)
+        self._loading.pop(job, None)
+        self._versions[job] = version
+        self._versions.move_to_end(job)
+        if len(self._versions) > 4 * SNAPSHOTS_KEPT:
+            self._versions.popitem(last=False)
+
+    # ----- live values
+
+    def uploading(self, job: str, offset: int) -> None:
+        """Note how many bytes of an upload have arrived."""
+        self._live.setdefault(job, Live()).uploaded = offset
+        self._soon(job)
+
+    def upload_idle(self, job: str) -> None:
+        """Forget an upload that no request is filling; its blob knows its size."""
+        self._drop_live(job)
+
+    def running(self, job: str, step: str, percent: float) -> None:
+        """Note how far a running step is, 0 to 100; it never goes back."""
+        known = self._live.setdefault(job, Live()).percent
+        known[step] = max(known.get(step, 0.0), min(100.0, round(percent, 1)))
+        self._soon(job)
+
+    def _drop_live(self, job: str) -> None:
+        live = self._live.get(job)
+        if live is not None:
+            live.uploaded = None
+            if not live.percent:
+                del self._live[job]
+
+    def _soon(self, job: str) -> None:
+        if job in self._pending or job not in self._listeners:
+            return
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(PROGRESS_EVERY_S, self._tell_live, job)
+        self._pending[job] = timer
+
+    def _tell_live(self, job: str) -> None:
+        self._pending.pop(job, None)
+        live = self._live.get(job)
+        if live is None or job not in self._listeners:
+            return
+        text = encode(
+            "progress", job, None, uploadedBytes=live.uploaded, steps=live.percent
+        )
+        self._tell(Message(type="progress", job_id=job, seq=None, text=text))
+
+    # ----- snapshots
+
+    async def snapshot(self, job: str) -> JobView:
+        """Return the job as it is now; concurrent callers share one read.
+
+        Raises:
+            JobNotFound: no job has this id.
+        """
+        view = self._views.get(job)
+        if view is None:
+            view = await self._read(job)
+        return self._with_live(view)
+
+    async def _read(self, job: str) -> JobView:
+        task = self._loading.get(job)
+        if task is None:
+            task = asyncio.create_task(self._fetch(job))
+            self._loading[job] = task
+            task.add_done_callback(lambda t: self._fetched(job, t))
+        return await asyncio.shield(task)
+
+    async def _fetch(self, job: str) -> JobView:
+        return self._with_urls(await self._load(job))
+
+    def _fetched(self, job: str, task: asyncio.Task[JobView]) -> None:
+        if self._loading.get(job) is task:
+            del self._loading[job]
+        if task.cancelled() or task.exception() is not None:
+            return
+        view = task.result()
+        # A change may have overtaken the read: an older view is not kept.
+        if view.version >= self._versions.get(job, 0):
+            self._views[job] = view
+            if len(self._views) > SNAPSHOTS_KEPT:
+                self._views.popitem(last=False)
+
+    def _with_urls(self, view: JobView) -> JobView:
+        if not view.accepted:
+            return view
+        base = f"{self._prefix}/jobs/{view.job_id}/files"
+        names = ["original", *(made.name for made in view.files)]
+        keys: dict[str, dict[str, str]] = {}
+        for made in view.files:
+            keys.setdefault(made.step, {})[made.name] = made.key
+        return msgspec.structs.replace(
+            view,
+            download_urls={name: f"{base}/{name}" for name in names},
+            processed_files=keys,
+        )
+
+    def _with_live(self, view: JobView) -> JobView:
+        live = self._live.get(view.job_id)
+        if live is None:
+            return view
+        if view.status is JobState.UPLOADING:
+            done, size = live.uploaded, view.file_size
+            share = 100.0 * done / size if done is not None and size else 0.0
+            return msgspec.structs.replace(
+                view, uploaded_bytes=done, progress=round(share, 1)
+            )
+        steps = tuple(
+            msgspec.structs.replace(s, progress=live.percent.get(s.name, s.progress))
+            if s.status is StepState.RUNNING
+            else s
+            for s in view.steps
+        )
+        return msgspec.structs.replace(
+            view, steps=steps, progress=views.share_done(steps)
+        )
+
+    async def close(self) -> None:
+        """Stop timers and tell what is still to be told."""
+        for timer in self._pending.values():
+            timer.cancel()
+        self._pending.clear()
+        if self._telling:
+            await asyncio.wait(self._telling, timeout=1.0)
