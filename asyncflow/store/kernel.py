@@ -1,0 +1,137 @@
+"""What the local store asks of the kernel beyond the `os` module.
+
+Everything here blocks and runs on the store's threads. Where a system or a file system
+lacks a call, the work goes on without it.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+import sys
+from collections.abc import Callable
+
+_KEEP_SIZE = 1
+_RANGE_WRITE = 2
+_FICLONE = 0x40049409
+_COPY_BYTES = 8 << 20
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NOT_HERE = frozenset(
+    {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.ENOTTY}
+    # how some file systems answer a call that they do not know
+    | {errno.EBADF, errno.EPERM}
+)
+
+
+def _from_libc(name: str, *kinds: type) -> Callable[..., int] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    function = getattr(ctypes.CDLL(None, use_errno=True), name, None)
+    if function is not None:
+        function.argtypes, function.restype = kinds, ctypes.c_int
+    return function
+
+
+_int, _off = ctypes.c_int, ctypes.c_int64
+_fallocate = _from_libc("fallocate64", _int, _int, _off, _off) or _from_libc(
+    "fallocate", _int, _int, _off, _off
+)
+_sync_file_range = _from_libc("sync_file_range", _int, _off, _off, ctypes.c_uint)
+
+
+def is_no_room(error: OSError) -> bool:
+    """Tell whether *error* says that the medium, or our share of it, is full."""
+    return error.errno in _NO_ROOM
+
+
+def reserve(fd: int, start: int, end: int) -> None:
+    """Set aside the bytes from *start* to *end* without changing the file's length.
+
+    `os.posix_fallocate` would make the file longer, and its length is our offset.
+
+    Raises:
+        OSError: there is no room.
+    """
+    if _fallocate is None or end <= start:
+        return
+    if _fallocate(fd, _KEEP_SIZE, start, end - start) != 0:
+        code = ctypes.get_errno()
+        if code in _NO_ROOM:
+            raise OSError(code, os.strerror(code))
+
+
+def start_writeback(fd: int, start: int, length: int) -> None:
+    """Ask for these bytes to go to the disk now, and do not wait for them."""
+    if _sync_file_range is not None:
+        # its errors come again from fdatasync, which is what we promise by
+        _sync_file_range(fd, start, length, _RANGE_WRITE)
+
+
+def sync_data(fd: int) -> None:
+    """Return once the file's bytes and length are on stable storage."""
+    if sys.platform == "darwin":
+        import fcntl  # noqa: PLC0415 -- not on every platform
+
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+    else:
+        os.fdatasync(fd)
+
+
+def copy_whole(source: int, target: int) -> int:
+    """Copy the file behind *source* into the empty one behind *target*.
+
+    By sharing blocks where the file system can, else inside the kernel, else through
+    memory. Positions of *source* are left alone. Return the length in bytes.
+    """
+    if _clone(source, target):
+        return os.fstat(target).st_size
+    done = 0
+    with contextlib.suppress(_Unsupported):
+        done = _copy_in_kernel(source, target)
+    while data := os.pread(source, _COPY_BYTES, done):
+        done += write_all(target, data, done)
+    return done
+
+
+def write_all(fd: int, data: bytes | memoryview, at: int) -> int:
+    """Write all of *data* at *at* and return its length; OSError keeps what got in."""
+    view = memoryview(data)
+    done = 0
+    while done < len(view):
+        done += os.pwrite(fd, view[done:], at + done)
+    return done
+
+
+class _Unsupported(Exception):
+    pass
+
+
+def _clone(source: int, target: int) -> bool:
+    if not sys.platform.startswith("linux"):
+        return False
+    import fcntl  # noqa: PLC0415 -- not on every platform
+
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError as error:
+        if error.errno not in _NOT_HERE:
+            raise
+        return False
+    return True
+
+
+def _copy_in_kernel(source: int, target: int) -> int:
+    if not sys.platform.startswith("linux"):
+        raise _Unsupported
+    done = 0
+    while True:
+        try:
+            count = os.copy_file_range(source, target, _COPY_BYTES, done, done)
+        except OSError as error:
+            if done or error.errno not in _NOT_HERE:
+                raise
+            raise _Unsupported from error
+        if count == 0:
+            return done
+        done += count

@@ -1,0 +1,374 @@
+"""The local store: blobs are files below one folder.
+
+Rules
+-----
+- `raw/<id>` lies at `raw/<last two of id>/<id>`, and likewise for longer keys, so that
+  no folder grows without bound.
+- Folders are 0700, files 0600; no symbolic link below the root is ever followed.
+- Everything that blocks runs on the store's own threads, never on the event loop. A
+  cancelled caller waits until its thread is done: no byte is written late.
+- A failed `sync` breaks its writer: the kernel reports lost pages only once, so a
+  second try would lie.
+
+Theory of operation
+-------------------
+A file's length is the upload's offset, so space is reserved without changing the
+length, and bytes grow in place. Writing asks for writeback every few megabytes, which
+leaves little for the `fdatasync` before an offset is told. A new name is durable once
+its folder was synced, and a new folder once its parent was; the folders known to be
+durable are remembered, since two requests may create the same one at once.
+"""
+
+import asyncio
+import contextlib
+import os
+import stat
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import aiofiles
+
+from asyncflow.errors import BlobExists, BlobNotFound, DiskFull, StoreError
+from asyncflow.store import kernel
+from asyncflow.store.base import Space
+from asyncflow.store.keys import segments
+
+T = TypeVar("T")
+
+WRITEBACK_BYTES = 8 << 20
+READ_BYTES = 256 << 10
+#: how much less urgent than the event loop the threads are
+NICE = 5
+#: durable folders remembered; beyond that they are synced once more
+REMEMBERED = 10_000
+
+_SAFE = os.O_CLOEXEC | os.O_NOFOLLOW
+_FOLDER = _SAFE | os.O_DIRECTORY | os.O_RDONLY
+
+
+class LocalStore:
+    """Keeps blobs as files below *root*, on *threads* threads of its own.
+
+    `fsync=False` gives up durability, for measurements and tests of other things.
+    """
+
+    def __init__(self, root: Path, *, threads: int = 16, fsync: bool = True) -> None:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._root = root.resolve()
+        self._fsync = fsync
+        self._writers = ThreadPoolExecutor(threads, "store-write", _be_nice)
+        self._readers = ThreadPoolExecutor(threads, "store-read")
+        self._durable: set[tuple[str, ...]] = set()
+        self._durable_lock = threading.Lock()
+
+    def path(self, key: str) -> Path:
+        """Return where the blob lies (whether or not it exists)."""
+        return self._root.joinpath(*_places(key))
+
+    async def space(self) -> Space:
+        """Return the medium's size and what is free for us."""
+        return await _on(self._readers, self._space)
+
+    async def create(self, key: str, *, length: int | None) -> None:
+        """Create an empty file and reserve *length* bytes (None: unknown)."""
+        await _on(self._writers, self._create, key, length)
+
+    async def append(self, key: str, offset: int) -> "LocalWriter":
+        """Return a writer at *offset*, cutting off anything behind it."""
+        fd = await _on(self._writers, self._open_at, key, offset, undo=os.close)
+        return LocalWriter(fd, offset, self._writers, fsync=self._fsync)
+
+    async def size(self, key: str) -> int:
+        """Return the file's length in bytes."""
+        return await _on(self._readers, self._size, key)
+
+    async def read(
+        self, key: str, start: int = 0, end: int | None = None
+    ) -> AsyncIterator[bytes]:
+        """Yield the bytes from *start* up to *end*."""
+        fd = await _on(self._readers, self._open_to_read, key, undo=os.close)
+        async with aiofiles.open(fd, "rb", buffering=0, executor=self._readers) as file:
+            await file.seek(start)
+            left = None if end is None else end - start
+            while left is None or left > 0:
+                want = READ_BYTES if left is None else min(READ_BYTES, left)
+                with _explained(key):
+                    data = await file.read(want)
+                if not data:
+                    return
+                if left is not None:
+                    left -= len(data)
+                yield data
+
+    async def put(self, key: str, source_fd: int) -> int:
+        """Store the whole file behind *source_fd*; return its length in bytes."""
+        return await _on(self._writers, self._put, key, source_fd)
+
+    async def delete(self, key: str) -> None:
+        """Forget the blob."""
+        await _on(self._writers, self._delete, key)
+
+    async def delete_prefix(self, prefix: str) -> None:
+        """Forget every blob whose key starts with the whole segments *prefix*."""
+        await _on(self._writers, self._delete_prefix, prefix)
+
+    async def close(self) -> None:
+        """Let go of the threads, after what they still do."""
+        for threads in (self._writers, self._readers):
+            await asyncio.to_thread(threads.shutdown)
+
+    # ----- what runs on the threads
+
+    def _space(self) -> Space:
+        with _explained("the store"):
+            found = os.statvfs(self._root)
+        return Space(
+            total_bytes=found.f_blocks * found.f_frsize,
+            free_bytes=found.f_bavail * found.f_frsize,
+        )
+
+    def _create(self, key: str, length: int | None) -> None:
+        with self._new_file(key) as fd:
+            kernel.reserve(fd, 0, length or 0)
+
+    def _put(self, key: str, source_fd: int) -> int:
+        with self._new_file(key) as fd:
+            if not stat.S_ISREG(os.fstat(source_fd).st_mode):
+                raise StoreError(f"what is to be stored as {key} is no file")
+            count = kernel.copy_whole(source_fd, fd)
+            if self._fsync:
+                kernel.sync_data(fd)
+        return count
+
+    @contextlib.contextmanager
+    def _new_file(self, key: str) -> Iterator[int]:
+        """Give a new file, durable by name at the end; after an error, none."""
+        with _explained(key), self._folder(key, make=True) as (folder, name):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE
+            fd = os.open(name, flags, 0o600, dir_fd=folder)
+            try:
+                yield fd
+                self._sync_folder(folder)
+            except BaseException:
+                os.unlink(name, dir_fd=folder)
+                raise
+            finally:
+                os.close(fd)
+
+    def _open(self, key: str, access: int) -> int:
+        with self._folder(key) as (folder, name):
+            # a pipe planted under the name must not hold the thread
+            fd = os.open(name, access | os.O_NONBLOCK | _SAFE, dir_fd=folder)
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return fd
+        os.close(fd)
+        raise BlobNotFound(f"{key} is no file")
+
+    def _open_to_read(self, key: str) -> int:
+        with _explained(key):
+            return self._open(key, os.O_RDONLY)
+
+    def _open_at(self, key: str, offset: int) -> int:
+        with _explained(key):
+            fd = self._open(key, os.O_WRONLY)
+            try:
+                _cut(fd, offset)
+            except BaseException:
+                os.close(fd)
+                raise
+            return fd
+
+    def _size(self, key: str) -> int:
+        with _explained(key), self._folder(key) as (folder, name):
+            found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if not stat.S_ISREG(found.st_mode):
+            raise BlobNotFound(f"{key} is no file")
+        return found.st_size
+
+    def _delete(self, key: str) -> None:
+        gone = contextlib.suppress(BlobNotFound)
+        with gone, _explained(key), self._folder(key) as (folder, name):
+            os.unlink(name, dir_fd=folder)
+
+    def _delete_prefix(self, prefix: str) -> None:
+        gone = contextlib.suppress(BlobNotFound)
+        with gone, _explained(prefix), self._folder(prefix) as (folder, name):
+            _remove(folder, name)
+        with self._durable_lock:
+            self._durable.clear()
+
+    @contextlib.contextmanager
+    def _folder(self, key: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+        """Open the folder of *key* step by step; give it and the name in it."""
+        *folders, name = _places(key)
+        fd = os.open(self._root, _FOLDER)
+        try:
+            for depth, step in enumerate(folders, 1):
+                if make:
+                    self._make(fd, step, tuple(folders[:depth]))
+                inner = os.open(step, _FOLDER, dir_fd=fd)
+                os.close(fd)
+                fd = inner
+            yield fd, name
+        finally:
+            os.close(fd)
+
+    def _make(self, parent: int, name: str, place: tuple[str, ...]) -> None:
+        with self._durable_lock:
+            if place in self._durable:
+                return
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=parent)
+        self._sync_folder(parent)
+        with self._durable_lock:
+            if len(self._durable) >= REMEMBERED:
+                self._durable.clear()
+            self._durable.add(place)
+
+    def _sync_folder(self, fd: int) -> None:
+        if self._fsync:
+            os.fsync(fd)
+
+
+class LocalWriter:
+    """A place at the end of a local file."""
+
+    def __init__(
+        self, fd: int, offset: int, threads: ThreadPoolExecutor, *, fsync: bool
+    ) -> None:
+        self._fd: int | None = fd
+        self._offset = offset
+        self._asked = offset
+        self._threads = threads
+        self._fsync = fsync
+        self._broken = False
+
+    @property
+    def offset(self) -> int:
+        """How many bytes the file holds, a partly written buffer included."""
+        return self._offset
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append all of *data*."""
+        await _on(self._threads, self._write, self._usable(), memoryview(data))
+
+    async def sync(self) -> None:
+        """Return once every byte up to `offset` is on stable storage."""
+        fd = self._usable()
+        if self._fsync:
+            await _on(self._threads, self._sync, fd)
+
+    async def close(self) -> None:
+        """Close the file."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            await _on(self._threads, os.close, fd)
+
+    def _usable(self) -> int:
+        if self._fd is None:
+            raise StoreError("the writer is closed")
+        if self._broken:
+            raise StoreError("the disk lost bytes of this blob; open it again")
+        return self._fd
+
+    def _write(self, fd: int, data: memoryview) -> None:
+        left = data.cast("B") if data.nbytes else data
+        with _explained("the blob"):
+            while left.nbytes:
+                count = os.pwrite(fd, left, self._offset)
+                self._offset += count
+                left = left[count:]
+        if self._offset - self._asked >= WRITEBACK_BYTES:
+            kernel.start_writeback(fd, self._asked, self._offset - self._asked)
+            self._asked = self._offset
+
+    def _sync(self, fd: int) -> None:
+        with _explained("the blob"):
+            try:
+                kernel.sync_data(fd)
+            except OSError:
+                self._broken = True
+                raise
+
+
+def _places(key: str) -> tuple[str, ...]:
+    first, *rest = segments(key)
+    if not rest:
+        return (first,)
+    # the last two characters of an id vary most; ".." must not become a folder
+    return (first, rest[0][-2:].replace(".", "_"), *rest)
+
+
+def _cut(fd: int, offset: int) -> None:
+    found = os.fstat(fd)
+    if not 0 <= offset <= found.st_size:
+        raise ValueError(f"offset {offset} is not within {found.st_size} bytes")
+    if offset < found.st_size:
+        reserved = found.st_blocks * 512
+        os.ftruncate(fd, offset)
+        # cutting a file gives back the blocks that were set aside behind its end
+        if reserved > found.st_size:
+            kernel.reserve(fd, offset, reserved)
+
+
+def _remove(folder: int, name: str) -> None:
+    """Remove a file, a link as such, or a folder with all that is in it."""
+    try:
+        os.unlink(name, dir_fd=folder)
+    except (IsADirectoryError, PermissionError):
+        # macOS says "not permitted" of a folder
+        fd = os.open(name, _FOLDER, dir_fd=folder)
+        try:
+            for entry in os.listdir(fd):  # noqa: PTH208 -- a descriptor is no path
+                _remove(fd, entry)
+        finally:
+            os.close(fd)
+        os.rmdir(name, dir_fd=folder)
+
+
+@contextlib.contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turn what the system says into what a store says."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise BlobNotFound(f"{what} is not in the store") from error
+    except FileExistsError as error:
+        raise BlobExists(f"{what} is in the store already") from error
+    except IsADirectoryError as error:
+        raise BlobNotFound(f"{what} is a folder of the store") from error
+    except OSError as error:
+        if kernel.is_no_room(error):
+            raise DiskFull from error
+        raise StoreError(f"{what}: {error.strerror}") from error
+
+
+def _be_nice() -> None:
+    # only Linux gives each thread a niceness of its own
+    if sys.platform.startswith("linux"):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+
+
+async def _on(
+    threads: ThreadPoolExecutor,
+    work: Callable[..., T],
+    *args: object,
+    undo: Callable[[T], None] | None = None,
+) -> T:
+    """Run *work* on *threads*; when cancelled, wait for its end, then *undo* it."""
+    future = asyncio.get_running_loop().run_in_executor(threads, work, *args)
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as asked:
+            cancelled = asked
+    if cancelled is None:
+        return future.result()
+    if future.exception() is None and undo is not None:
+        undo(future.result())
+    raise cancelled
