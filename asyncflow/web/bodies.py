@@ -1,0 +1,162 @@
+"""Request bodies, read so that nobody waits for ever and nothing received is lost.
+
+Rules
+-----
+- `100 Continue` goes out with the first read: a route that refuses before it reads
+  answers instead of the body, not after it. Routes that take bodies are added with
+  `expect_handler=continue_later`.
+- A body brings `min_rate` bytes a second over `window_s` seconds of our waiting for it,
+  or ends as SlowBody; time in which nobody reads does not count.
+- What arrived before a body broke off is handed out first, then the reason is raised.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final
+
+from aiohttp import hdrs, web
+from aiohttp.http import HttpVersion11
+from aiohttp.web_protocol import RequestPayloadError
+
+from asyncflow.errors import BodyTooLarge, MalformedRequest, SlowBody, TruncatedBody
+
+KIB: Final = 1024
+
+
+async def continue_later(request: web.Request) -> None:
+    """Send nothing yet: `BodyReader` says `100 Continue` when somebody reads."""
+
+
+class BodyReader:
+    """One request's body, in large pieces.
+
+    `read` raises TruncatedBody if the client ended the body too early (it can still be
+    answered), ConnectionResetError if the client has gone, SlowBody if it is too slow,
+    MalformedRequest if the chunked coding is broken.
+    """
+
+    def __init__(
+        self,
+        request: web.BaseRequest,
+        *,
+        piece_bytes: int = 256 * KIB,
+        min_rate: int = KIB,
+        window_s: float = 30.0,
+    ) -> None:
+        self._request = request
+        self._content = request.content
+        self._piece_bytes = piece_bytes
+        self._window_bytes = max(1, round(min_rate * window_s))
+        self._window_s = window_s
+        self._waited_s = 0.0
+        self._in_window = 0
+        self._started = False
+        self._broken: Exception | None = None
+        #: bytes handed out so far
+        self.received = 0
+
+    def stop(self, error: Exception) -> None:
+        """Make the read that waits, and each one after it, raise *error*."""
+        self._broken = error
+        self._content.set_exception(error)
+
+    async def read(self) -> bytes:
+        """Return the next piece, as soon as there is one; b"" at the body's end.
+
+        A piece holds what has arrived: several buffers of the socket, but it is never
+        waited for more.
+        """
+        if self._broken is not None:
+            raise self._broken
+        if not self._started:
+            await self._start()
+        try:
+            piece = await self._gather()
+        except (TruncatedBody, MalformedRequest, ConnectionError) as error:
+            piece = self._salvage(error)
+        except (RequestPayloadError, RuntimeError) as error:
+            # aiohttp raises RuntimeError for a read on a connection that is closed
+            gone = not self._request.protocol.connected
+            reason = ConnectionResetError("the client has gone")
+            piece = self._salvage(reason if gone else MalformedRequest(), error)
+        if not piece:
+            self._check_length()
+        self.received += len(piece)
+        self._in_window += len(piece)
+        if self._in_window >= self._window_bytes:
+            self._waited_s, self._in_window = 0.0, 0
+        return piece
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield the pieces up to the body's end."""
+        while piece := await self.read():
+            yield piece
+
+    async def _start(self) -> None:
+        self._started = True
+        request = self._request
+        expected = request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
+        if expected and request.version >= HttpVersion11 and not self._content.at_eof():
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            # an interim answer does not count: the real one can still be chosen
+            request.writer.output_size = 0
+
+    async def _gather(self) -> bytes:
+        first = self._content.read_nowait() or await self._wait()
+        if len(first) >= self._piece_bytes or self._content.is_eof():
+            return first
+        pieces, size = [first], len(first)
+        while size < self._piece_bytes:
+            # one turn of the loop lets the socket hand over what it already has
+            await asyncio.sleep(0)
+            if self._content.exception() is not None:
+                break  # the next read tells; these bytes come first
+            if not (more := self._content.read_nowait()):
+                break
+            pieces.append(more)
+            size += len(more)
+        return b"".join(pieces)
+
+    async def _wait(self) -> bytes:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            async with asyncio.timeout(self._window_s - self._waited_s):
+                data = await self._content.readany()
+        except TimeoutError:
+            self._broken = SlowBody()
+            raise self._broken from None
+        self._waited_s += loop.time() - began
+        return data
+
+    def _salvage(self, error: Exception, cause: Exception | None = None) -> bytes:
+        """Return what still lies in aiohttp's buffer; *error* is for the next read."""
+        self._broken = error
+        # `read_nowait` would raise instead: the bytes are there, but out of reach
+        rest = self._content._read_nowait(-1) if self._content._buffer else b""  # noqa: SLF001 -- see `site.check_aiohttp`
+        if not rest:
+            raise error from cause
+        return rest
+
+    def _check_length(self) -> None:
+        length = self._request.content_length
+        if length is not None and self.received < length:
+            self._broken = TruncatedBody()
+            raise self._broken
+
+
+async def read_whole(
+    request: web.BaseRequest, *, max_bytes: int, min_rate: int = KIB
+) -> bytes:
+    """Return a whole small body. Raise BodyTooLarge, before reading when it says so."""
+    length = request.content_length
+    if length is not None and length > max_bytes:
+        raise BodyTooLarge(f"the body is larger than the limit of {max_bytes} bytes")
+    body = bytearray()
+    async for piece in BodyReader(request, min_rate=min_rate):
+        body += piece
+        if len(body) > max_bytes:
+            raise BodyTooLarge(
+                f"the body is larger than the limit of {max_bytes} bytes"
+            )
+    return bytes(body)

@@ -1,0 +1,262 @@
+"""Errors as HTTP: one table of statuses, and one shape for every refusal.
+
+Rules
+-----
+- A refusal is RFC 9457 `application/problem+json` with `code` and `requestId`.
+- `STATUS` is the only place that maps an error class to a status; a subclass that
+  somebody else wrote takes the status of its nearest ancestor in the table.
+- What nobody raised on purpose is 500 `internal`: the log has it, the answer does not.
+- A client that went away is no error.
+"""
+
+import json
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Final
+
+import structlog
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler, Middleware
+
+from asyncflow import errors
+from asyncflow.errors import AsyncflowError
+
+PROBLEM: Final = "application/problem+json"
+REQUEST_ID: Final = "X-Request-Id"
+
+#: the id of a request, as logs, problem documents and `X-Request-Id` show it
+request_id_key: Final = web.RequestKey("request_id", str)
+
+#: nobody reads this answer: the client has gone (nginx's number, for metrics and logs)
+CLIENT_CLOSED: Final = 499
+
+#: error class -> HTTP status
+STATUS: Mapping[type[AsyncflowError], int] = {
+    AsyncflowError: 500,
+    errors.ClientError: 400,
+    errors.InvalidHeader: 400,
+    errors.InvalidParameter: 400,
+    errors.InvalidMultipart: 400,
+    errors.MissingFile: 400,
+    errors.EmptyFile: 400,
+    errors.TruncatedBody: 400,
+    errors.MalformedRequest: 400,
+    errors.Unauthorized: 401,
+    errors.ForeignOrigin: 403,
+    # the tus specification wants 403 for a PATCH on what takes no more bytes
+    errors.UploadComplete: 403,
+    errors.NotFound: 404,
+    errors.UploadNotFound: 404,
+    errors.JobNotFound: 404,
+    errors.FileNotAvailable: 404,
+    errors.MethodNotAllowed: 405,
+    errors.SlowBody: 408,
+    errors.SlowHead: 408,
+    errors.OffsetMismatch: 409,
+    errors.UploadPreempted: 409,
+    errors.JobNotRetryable: 409,
+    errors.UploadGone: 410,
+    errors.UnsupportedTusVersion: 412,
+    errors.PreconditionFailed: 412,
+    errors.UploadTooLarge: 413,
+    errors.PastUploadLength: 413,
+    errors.BodyTooLarge: 413,
+    errors.UnsupportedContentType: 415,
+    errors.UnsupportedContentEncoding: 415,
+    errors.TypeNotAllowed: 415,
+    errors.RangeNotSatisfiable: 416,
+    errors.MisdirectedHost: 421,
+    errors.TypeMismatch: 422,
+    errors.HeadTooLarge: 431,
+    errors.TooManyConnections: 503,
+    errors.ServerBusy: 503,
+    errors.BacklogFull: 503,
+    errors.ShuttingDown: 503,
+    errors.UploadBusy: 503,
+    errors.DatabaseUnavailable: 503,
+    errors.OutcomeUnknown: 503,
+    errors.DiskFull: 507,
+    errors.StoreError: 500,
+    errors.BlobExists: 500,
+    # the file was deleted between the row that names it and the store
+    errors.BlobNotFound: 404,
+}
+
+#: classes (with all below them) that end before or beside HTTP and never become answers
+NOT_HTTP: Final = (errors.StartError, errors.ProcessorError)
+
+#: what aiohttp itself refuses, by status; any other keeps its own reason phrase
+_OF_AIOHTTP: Mapping[int, type[AsyncflowError]] = {
+    400: errors.MalformedRequest,
+    404: errors.NotFound,
+    405: errors.MethodNotAllowed,
+    413: errors.BodyTooLarge,
+}
+
+_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+def status_of(error: type[AsyncflowError]) -> int:
+    """Return the HTTP status of an error class."""
+    return next(STATUS[kind] for kind in error.__mro__ if kind in STATUS)
+
+
+def headers_of(error: AsyncflowError) -> dict[str, str]:
+    """Return the headers that HTTP wants beside this error."""
+    headers: dict[str, str] = {}
+    if error.retry_after_s is not None:
+        headers[hdrs.RETRY_AFTER] = str(max(1, round(error.retry_after_s)))
+    match error:
+        case errors.Unauthorized():
+            headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="asyncflow"'
+        case errors.RangeNotSatisfiable(size=size):
+            headers[hdrs.CONTENT_RANGE] = f"bytes */{size}"
+        case _:
+            pass
+    return headers
+
+
+def document(
+    *,
+    status: int,
+    code: str,
+    detail: str,
+    request_id: str | None,
+    extra: Mapping[str, object] | None = None,
+) -> bytes:
+    """Return the JSON of a problem; *extra* cannot replace the members of RFC 9457.
+
+    `type` is `about:blank`, so `title` is the status's phrase (RFC 9457, 4.2.1);
+    `code` is what programs compare.
+    """
+    members: dict[str, object] = {
+        **(extra or {}),
+        "type": "about:blank",
+        "title": _phrase(status),
+        "status": status,
+        "detail": detail,
+        "code": code,
+    }
+    if request_id is not None:
+        members["requestId"] = request_id
+    return json.dumps(members, ensure_ascii=False, default=str).encode(errors="replace")
+
+
+def problem(
+    request: web.BaseRequest,
+    error: AsyncflowError,
+    *,
+    headers: Mapping[str, str] | None = None,
+) -> web.Response:
+    """Return the answer that tells *error*; *headers* come on top of its own."""
+    status = status_of(type(error))
+    return web.Response(
+        status=status,
+        content_type=PROBLEM,
+        headers={**headers_of(error), **(headers or {})},
+        body=document(
+            status=status,
+            code=error.code,
+            detail=error.detail,
+            request_id=request.get(request_id_key),
+            extra=error.extra(),
+        ),
+    )
+
+
+def problems(new_id: Callable[[], str] = lambda: secrets.token_hex(8)) -> Middleware:
+    """Return the middleware that gives each request an id and each error its answer.
+
+    It belongs outside of every middleware that may raise.
+    """
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        asked = request.headers.get(REQUEST_ID, "")
+        request_id = asked if _SANE_ID.fullmatch(asked) else new_id()
+        request[request_id_key] = request_id
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        try:
+            return await handler(request)
+        except web.HTTPException as refusal:
+            return _of_aiohttp(request, refusal)
+        except AsyncflowError as error:
+            return _expected(request, error)
+        except ConnectionError as error:
+            if _gone(request):
+                return web.Response(status=CLIENT_CLOSED)
+            return _unexpected(request, error)
+        except Exception as error:  # noqa: BLE001 -- the last one that can answer
+            return _unexpected(request, error)
+
+    return middleware
+
+
+def _expected(request: web.Request, error: AsyncflowError) -> web.Response:
+    if error.fault == "server" and status_of(type(error)) == HTTPStatus(500):
+        return _unexpected(request, error)
+    if _begun(request):
+        return _cut(request)
+    return problem(request, error)
+
+
+def _unexpected(request: web.Request, error: Exception) -> web.Response:
+    log.error("http.unexpected", method=request.method, exc_info=error)
+    if _begun(request):
+        return _cut(request)
+    code = error.code if isinstance(error, AsyncflowError) else AsyncflowError.code
+    body = document(
+        status=500,
+        code=code,
+        detail="Something went wrong here; the log of the server has the request id.",
+        request_id=request.get(request_id_key),
+    )
+    return web.Response(status=500, content_type=PROBLEM, body=body)
+
+
+def _of_aiohttp(request: web.Request, refusal: web.HTTPException) -> web.StreamResponse:
+    if refusal.status < HTTPStatus.BAD_REQUEST:
+        raise refusal
+    kind = _OF_AIOHTTP.get(refusal.status)
+    headers: dict[str, str] = {}
+    if hdrs.ALLOW in refusal.headers:
+        headers[hdrs.ALLOW] = refusal.headers[hdrs.ALLOW]
+    if kind is not None:
+        return problem(request, kind(), headers=headers)
+    phrase = _phrase(refusal.status)
+    body = document(
+        status=refusal.status,
+        code=phrase.lower().replace(" ", "_").replace("-", "_"),
+        detail=f"{phrase}.",
+        request_id=request.get(request_id_key),
+    )
+    return web.Response(
+        status=refusal.status, content_type=PROBLEM, headers=headers, body=body
+    )
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Error"
+
+
+def _gone(request: web.BaseRequest) -> bool:
+    return request.transport is None or request.transport.is_closing()
+
+
+def _begun(request: web.BaseRequest) -> bool:
+    """Tell whether bytes of an answer have left: then no other answer can follow."""
+    return request.writer.output_size > 0
+
+
+def _cut(request: web.BaseRequest) -> web.Response:
+    """Break the connection, so that half an answer cannot pass for a whole one."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response(status=CLIENT_CLOSED)

@@ -1,0 +1,358 @@
+"""Limits on connections: what aiohttp leaves open for ever, closed in time.
+
+Rules
+-----
+- A request's head is complete `head_timeout_s` after its first byte (a new connection:
+  after it was accepted), and holds at most `max_head_bytes`.
+- An idle connection is closed after `idle_timeout_s`.
+- Request bodies are handed on as they came: nothing is inflated.
+- Over `max_connections` a client is told 503 and let go.
+- An answer reaches the client even while it is still sending: see `_linger`.
+- aiohttp's private names are used in this module and in `bodies`, nowhere else;
+  `site.check_aiohttp` refuses to start when a release no longer has them.
+
+Theory of operation
+-------------------
+`GuardedHandler` is aiohttp's protocol with four additions: a timer for the head, a seat
+in the `Seats` of the server, problem documents for what the parser refuses, and a
+closing sequence. The closing sequence matters because a TCP stack that closes a socket
+with unread bytes sends a reset, and a reset may overtake the answer: so the answer goes
+out, the sending side is shut down, and what still arrives is thrown away until the
+client has read the answer and closes, or `linger_s` is over.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final, cast
+
+import structlog
+from aiohttp import web
+from aiohttp.http import RawRequestMessage
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_response import StreamResponse
+
+from asyncflow.errors import (
+    AsyncflowError,
+    HeadTooLarge,
+    MalformedRequest,
+    SlowHead,
+    TooManyConnections,
+    TruncatedBody,
+)
+from asyncflow.web.errors import PROBLEM, document, headers_of, status_of
+
+KIB: Final = 1024
+
+#: an unread body that ends within this much costs no connection: it is read and
+#: forgotten, and the connection stays
+DRAIN_BYTES: Final = 256 * KIB
+DRAIN_S: Final = 1.0
+
+#: refused connections that may wait for their client to read the refusal
+MAX_REFUSED: Final = 64
+REFUSED_S: Final = 2.0
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionLimits:
+    """How long and how many connections may be open, and how large a head may be."""
+
+    head_timeout_s: float = 10.0
+    idle_timeout_s: float = 75.0
+    #: how long an answer waits for a client that is still sending
+    linger_s: float = 5.0
+    max_connections: int = 10_000
+    max_line_bytes: int = 8 * KIB
+    #: large enough for Upload-Metadata and for Upload-Concat with some hundred parts
+    max_field_bytes: int = 32 * KIB
+    max_fields: int = 100
+    max_head_bytes: int = 64 * KIB
+
+
+class Seats:
+    """Counts the open connections of one server."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.taken = 0
+        self.refused = 0
+
+    def take(self) -> bool:
+        """Take a seat; tell whether one was free."""
+        if self.taken >= self.limit:
+            return False
+        self.taken += 1
+        return True
+
+    def leave(self) -> None:
+        """Give a seat back."""
+        self.taken -= 1
+
+
+class GuardedHandler(RequestHandler):
+    """aiohttp's connection, with limits."""
+
+    __slots__ = (
+        "_discarding",
+        "_gone",
+        "_half_closed",
+        "_head_bytes",
+        "_head_timer",
+        "_limits",
+        "_refused",
+        "_seated",
+        "_seats",
+    )
+
+    def __init__(
+        self, server: web.Server, *, limits: ConnectionLimits, seats: Seats, **kw: Any
+    ) -> None:
+        super().__init__(server, **kw)
+        self._limits = limits
+        self._seats = seats
+        self._seated = False
+        self._refused = False
+        self._discarding = False
+        self._half_closed = False
+        self._head_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._gone: asyncio.Event | None = None
+
+    # ----- the life of the connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a seat and start the clock, or refuse."""
+        self._seated = self._seats.take()
+        if self._seated:
+            super().connection_made(transport)
+            self._arm()
+        else:
+            self._turn_away(cast("asyncio.Transport", transport))
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Give the seat back."""
+        self._disarm()
+        if self._gone is not None:
+            self._gone.set()
+        if self._seated:
+            self._seats.leave()
+            super().connection_lost(exc)
+        elif self._refused:
+            self._seats.refused -= 1
+            self._refused = False
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came; watch the head that it may belong to."""
+        if self._discarding:
+            return
+        before = self._request_count
+        super().data_received(data)
+        if self._request_count != before:
+            self._disarm()
+            self._end_broken_body()
+        elif data and self._is_between_requests:
+            self._head_bytes += len(data)
+            self._arm()
+            if self._head_bytes > self._limits.max_head_bytes:
+                self._refuse_head(HeadTooLarge())
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]  # as asyncio's
+        """Keep the way back open when a body ends too early, to say so."""
+        body = self._unfinished_body()
+        if self._discarding or body is None or self.ssl_context is not None:
+            return None
+        self._half_closed = True
+        body.set_exception(TruncatedBody())
+        return True
+
+    # ----- the head of a request
+
+    @property
+    def _is_between_requests(self) -> bool:
+        # `_waiter` is what the connection's task waits on for its next request; before
+        # its first step there is no waiter, and no request either
+        if self._upgraded or self._messages or self._current_request is not None:
+            return False
+        waiting = self._waiter is not None and not self._waiter.done()
+        return waiting or self._request_count == 0
+
+    def _arm(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self._loop.call_later(
+                self._limits.head_timeout_s, self._head_is_late
+            )
+
+    def _disarm(self) -> None:
+        self._head_bytes = 0
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if self._head_bytes:
+            self._refuse_head(SlowHead())
+        else:
+            # browsers open connections on suspicion: to say 408 there would show up as
+            # the answer to a request that the browser sends just then
+            self.force_close()
+
+    def _refuse_head(self, error: AsyncflowError) -> None:
+        transport = self.transport
+        self._disarm()
+        if transport is not None:
+            self._discarding = True
+            transport.write(_raw_answer(error))
+            _shut_down_writing(transport)
+            self._loop.call_later(DRAIN_S, transport.close)
+
+    # ----- what the parser refuses
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 -- may quote the client's bytes
+    ) -> StreamResponse:
+        """Answer what reached no middleware: a bad head, or a fault of ours."""
+        if isinstance(exc, ConnectionError) or request.writer.output_size > 0:
+            raise ConnectionError("nobody can be answered any more") from exc
+        if status >= 500:  # noqa: PLR2004 -- the class of statuses that are our fault
+            log.error("http.unhandled", exc_info=exc)
+            error: AsyncflowError = AsyncflowError("Something went wrong here.")
+        else:
+            log.debug("http.malformed", remote=request.remote, reason=repr(exc)[:200])
+            too_long = isinstance(exc, LineTooLong)
+            error = HeadTooLarge() if too_long else MalformedRequest()
+        answer = web.Response(
+            status=status_of(type(error)),
+            content_type=PROBLEM,
+            body=_problem(error),
+            headers=_BARE_HEADERS,
+        )
+        answer.force_close()
+        return answer
+
+    def _end_broken_body(self) -> None:
+        # The parser reports a malformed chunk as one more request and forgets the body,
+        # whose reader would wait until it counts as slow.
+        message, _ = self._messages[-1] if self._messages else (None, None)
+        if message is None or isinstance(message, RawRequestMessage):
+            return
+        running = self._current_request
+        if running is not None and not running.content.is_eof():
+            running.content.set_exception(MalformedRequest())
+
+    def _unfinished_body(self) -> Any:
+        running = self._current_request
+        if running is not None and not running.content.is_eof():
+            return running.content
+        if self._messages and not self._messages[-1][1].is_eof():
+            return self._messages[-1][1]
+        return None
+
+    # ----- the end of a request
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: StreamResponse, start_time: float | None
+    ) -> tuple[StreamResponse, bool]:
+        """Send the answer; see to it that it arrives though the body is unread."""
+        unread = not request.content.is_eof()
+        keeps = unread and self._may_drain(request)
+        if self._half_closed or (unread and not keeps):
+            resp.force_close()
+        answer, reset = await super().finish_response(request, resp, start_time)
+        if unread and not reset and not (keeps and await _drained(request)):
+            await self._linger()
+        return answer, reset
+
+    def _may_drain(self, request: web.BaseRequest) -> bool:
+        length = request.content_length
+        if self._half_closed or length is None or request.headers.get("Expect"):
+            return False
+        return length - request.content.total_bytes <= DRAIN_BYTES
+
+    async def _linger(self) -> None:
+        """Close so that the answer is not overtaken by a reset."""
+        self._discarding = True
+        transport = self.transport
+        if transport is None or self._half_closed:
+            return
+        self._gone = asyncio.Event()
+        _shut_down_writing(transport)
+        _keep_reading(transport)
+        try:
+            async with asyncio.timeout(self._limits.linger_s):
+                await self._gone.wait()
+        except TimeoutError:
+            self.force_close()
+
+    def _turn_away(self, transport: asyncio.Transport) -> None:
+        self._discarding = True
+        if self._seats.refused >= MAX_REFUSED:
+            transport.abort()
+            return
+        self._refused = True
+        self._seats.refused += 1
+        transport.write(_raw_answer(TooManyConnections()))
+        _shut_down_writing(transport)
+        self._loop.call_later(REFUSED_S, transport.close)
+
+
+async def _drained(request: web.BaseRequest) -> bool:
+    """Read the rest of a small body; tell whether it ended in time."""
+    try:
+        async with asyncio.timeout(DRAIN_S):
+            while await request.content.readany():
+                pass
+    except (TimeoutError, ConnectionError, AsyncflowError):
+        return False
+    return request.content.is_eof()
+
+
+def _shut_down_writing(transport: asyncio.Transport) -> None:
+    if transport.can_write_eof() and not transport.is_closing():
+        transport.write_eof()
+
+
+def _keep_reading(transport: asyncio.Transport) -> None:
+    if not transport.is_closing() and not transport.is_reading():
+        transport.resume_reading()
+
+
+#: for answers that no application has touched
+_BARE_HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+def _problem(error: AsyncflowError) -> bytes:
+    return document(
+        status=status_of(type(error)),
+        code=error.code,
+        detail=error.detail,
+        request_id=None,
+        extra=error.extra(),
+    )
+
+
+def _raw_answer(error: AsyncflowError) -> bytes:
+    """Return a whole answer, for where no request is there to be answered."""
+    body = _problem(error)
+    status = status_of(type(error))
+    headers = {
+        **headers_of(error),
+        **_BARE_HEADERS,
+        "Content-Type": PROBLEM,
+        "Content-Length": str(len(body)),
+        "Connection": "close",
+    }
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode("ascii") + body
