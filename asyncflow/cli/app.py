@@ -121,10 +121,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         outcome = app.main(arguments, prog_name="asyncflow", standalone_mode=False)
     except click.ClickException as error:
-        error.message = clean(error.message)
-        error.show()
+        _complain(error)
         return error.exit_code
     except click.Abort:
         click.echo("Interrupted.", err=True)
         return INTERRUPTED
     return outcome if isinstance(outcome, int) else 0
+
+
+def _complain(error: click.ClickException) -> None:
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        click.echo(error.ctx.get_usage(), err=True)
+        click.echo(f"Try '{error.ctx.command_path} --help' for help.\n", err=True)
+    click.echo(f"Error: {clean(error.format_message())}", err=True)

@@ -24,3 +24,9 @@ def setting_flags() -> list[click.Parameter]:
 def given(values: Mapping[str, object]) -> dict[str, object]:
     """Return the flags that were really given."""
     return {name: value for name, value in values.items() if value is not None}
+
+
+class SettingsRefused(click.ClickException):
+    """The settings are wrong: ends a command with the exit code of wrong usage."""
+
+    exit_code = 2

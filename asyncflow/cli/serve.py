@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from asyncflow import server
-from asyncflow.cli.flags import given, setting_flags
+from asyncflow.cli.flags import SettingsRefused, given, setting_flags
 from asyncflow.config import load
 from asyncflow.errors import BadSettings, StartError
 
@@ -24,17 +24,11 @@ def serve(**values: object) -> int:
         settings = load(given(values), env=os.environ, cwd=Path.cwd())
         return server.run(settings)
     except BadSettings as error:
-        raise _refusal(error.detail, exit_code=2) from error
+        raise SettingsRefused(error.detail) from error
     except StartError as error:
-        raise _refusal(error.detail) from error
+        raise click.ClickException(error.detail) from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             detail = "the address is in use: choose another with --port"
-            raise _refusal(detail) from error
-        raise _refusal(str(error)) from error
-
-
-def _refusal(detail: str, *, exit_code: int = 1) -> click.ClickException:
-    refusal = click.ClickException(detail)
-    refusal.exit_code = exit_code
-    return refusal
+            raise click.ClickException(detail) from error
+        raise click.ClickException(str(error)) from error

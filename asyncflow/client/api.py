@@ -62,6 +62,15 @@ class Client:
     ) -> None:
         await self._session.close()
 
+    async def reach(self) -> None:
+        """Return if a server answers now, without patience; else ServerUnreachable."""
+        async with self._session.request("GET", "livez"):
+            pass
+
+    def address_of(self, reference: str) -> str:
+        """Return the whole address of a reference that the server gave."""
+        return str(self._session.resolve(reference))
+
     async def upload(
         self,
         source: Path | bytes | AsyncIterator[bytes],
@@ -125,16 +134,18 @@ class Client:
         reference = f"status/{quote(job_id, safe='')}"
         return await self._session.fetch("GET", reference, Job)
 
-    async def jobs(self, *, state: str | None = None) -> AsyncIterator[Job]:
-        """Yield jobs, newest first, in *state* or in any; fetches page by page."""
-        query = {"state": state} if state else {}
+    async def jobs(
+        self, *, state: str | None = None, page: int = 100
+    ) -> AsyncIterator[Job]:
+        """Yield jobs, newest first, in *state* or in any; fetches *page* at a time."""
+        query = {"limit": str(page)} | ({"state": state} if state else {})
         while True:
-            page = await self._session.fetch("GET", "jobs", Page, params=query)
-            for job in page.jobs:
+            found = await self._session.fetch("GET", "jobs", Page, params=query)
+            for job in found.jobs:
                 yield job
-            if page.next is None:
+            if found.next is None:
                 return
-            query["after"] = page.next
+            query["after"] = found.next
 
     def watch(self, job_id: str) -> AsyncIterator[Update]:
         """Yield a snapshot of the job, then every change until it ends."""

@@ -1,0 +1,103 @@
+"""`asyncflow jobs` and `asyncflow retry`: the list of jobs, and another try."""
+
+import sys
+
+import click
+import msgspec
+
+from asyncflow.cli.connection import (
+    Server,
+    converse,
+    in_words,
+    server_at,
+    server_options,
+)
+from asyncflow.cli.terminal import clean, columns, name_of, shorten, size_text
+from asyncflow.client import Job, RequestFailed, ServerUnreachable
+
+STATES = (
+    "UPLOADING",
+    "PENDING",
+    "PROCESSING",
+    "COMPLETED",
+    "FAILED",
+    "REJECTED",
+    "CANCELLED",
+)
+
+
+@click.command()
+@click.option(
+    "--state",
+    type=click.Choice(STATES, case_sensitive=False),
+    help="Only jobs in this state.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="At most so many.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON line per job.")
+@server_options
+def jobs(
+    *, state: str | None, limit: int, as_json: bool, url: str, token: str | None
+) -> int:
+    """List jobs, newest first."""
+    server = server_at(url, token)
+    found = converse(lambda: _collect(server, state, limit))
+    for job in found:
+        click.echo(msgspec.json.encode(job).decode() if as_json else _line(job))
+    if not found and not as_json:
+        click.echo("No jobs." if state is None else f"No jobs are {state}.", err=True)
+    return 0
+
+
+async def _collect(server: Server, state: str | None, limit: int) -> list[Job]:
+    found: list[Job] = []
+    async with server.client() as client:
+        async for job in client.jobs(state=state, page=min(limit, 100)):
+            found.append(job)
+            if len(found) == limit:
+                break
+    return found
+
+
+def _line(job: Job) -> str:
+    size = "" if job.file_size is None else size_text(job.file_size)
+    when = (job.created_at or "")[:19].replace("T", " ")
+    start = f"{job.job_id}  {job.status:10}  {clean(when):19}  {size:>10}  "
+    name = name_of(job.file_name)
+    if sys.stdout.isatty():
+        name = shorten(name, max(12, columns() - len(start)))
+    return start + name
+
+
+@click.command()
+@click.argument("job_ids", nargs=-1, required=True, metavar="ID…")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON line per job.")
+@server_options
+def retry(
+    job_ids: tuple[str, ...], *, as_json: bool, url: str, token: str | None
+) -> int:
+    """Run the failed steps of jobs again."""
+    server = server_at(url, token)
+    return converse(lambda: _retry_all(server, job_ids, as_json=as_json))
+
+
+async def _retry_all(server: Server, job_ids: tuple[str, ...], *, as_json: bool) -> int:
+    failed = 0
+    async with server.client() as client:
+        for job_id in job_ids:
+            try:
+                job = await client.retry(job_id)
+            except ServerUnreachable:
+                raise
+            except RequestFailed as error:
+                failed += 1
+                click.echo(f"{name_of(job_id)}: {clean(in_words(error))}", err=True)
+                continue
+            text = f"{job.job_id}  {job.status}"
+            click.echo(msgspec.json.encode(job).decode() if as_json else text)
+    return 1 if failed else 0

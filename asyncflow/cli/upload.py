@@ -1,0 +1,240 @@
+"""`asyncflow upload`: files to a server, with bars, resumed after an interruption."""
+
+import asyncio
+import mimetypes
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import msgspec
+
+from asyncflow.cli.app import INTERRUPTED
+from asyncflow.cli.connection import (
+    Server,
+    converse,
+    in_words,
+    server_at,
+    server_options,
+)
+from asyncflow.cli.progress import Reporter, percent, reporter
+from asyncflow.cli.terminal import clean, name_of, size_text, time_text
+from asyncflow.client import (
+    Client,
+    Job,
+    Progress,
+    RequestFailed,
+    ServerRefused,
+    ServerUnreachable,
+)
+
+# three uploads fill any line; more only take it from each other
+_UPLOADS_AT_ONCE = 3
+# files being uploaded or waited for: each waits on a socket of its own
+_FILES_AT_ONCE = 16
+_UNAUTHORIZED = 401
+
+
+class Outcome(
+    msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True
+):
+    """What became of one file; a line of `--json`."""
+
+    file: str
+    job_id: str | None = None
+    status: str | None = None
+    status_url: str | None = None
+    error: str | None = None
+    job: Job | None = None
+
+    @property
+    def is_good(self) -> bool:
+        """Tell whether the file arrived and nothing went wrong with it since."""
+        return self.error is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What the person asked for."""
+
+    server: Server
+    name: str | None
+    wait: bool
+    as_json: bool
+    quiet: bool
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE…")
+@click.option("--wait", is_flag=True, help="Wait until the files are processed.")
+@click.option("-r", "--recursive", is_flag=True, help="Upload the files of folders.")
+@click.option("--name", help="The name to give the file, if it is only one.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON line per file.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only the jobs' ids.")
+@server_options
+def upload(
+    files: tuple[str, ...],
+    *,
+    wait: bool,
+    recursive: bool,
+    name: str | None,
+    as_json: bool,
+    quiet: bool,
+    url: str,
+    token: str | None,
+) -> int:
+    """Upload files; an interrupted upload continues.
+
+    Ends with 0 if the server took every file; with --wait, if every job ended as
+    COMPLETED.
+    """
+    paths = list(_found(files, recursive=recursive))
+    if name is not None and len(paths) != 1:
+        raise click.UsageError(f"--name names one file, and these are {len(paths)}")
+    order = Order(
+        server=server_at(url, token),
+        name=name,
+        wait=wait,
+        as_json=as_json,
+        quiet=quiet,
+    )
+    try:
+        outcomes = converse(lambda: _upload_all(order, paths))
+    except KeyboardInterrupt:
+        click.echo(
+            "Interrupted. Run the same command again: it continues where it stopped.",
+            err=True,
+        )
+        return INTERRUPTED
+    return 0 if all(outcome.is_good for outcome in outcomes) else 1
+
+
+def _found(files: tuple[str, ...], *, recursive: bool) -> Iterator[Path]:
+    for file in files:
+        path = Path(file)
+        if path.is_dir():
+            if not recursive:
+                raise click.UsageError(
+                    f"{file} is a folder: add -r to upload its files"
+                )
+            yield from sorted(p for p in path.rglob("*") if p.is_file())
+        elif path.exists():
+            yield path
+        else:
+            raise click.UsageError(f"{file} does not exist")
+
+
+async def _upload_all(order: Order, paths: list[Path]) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    queue = iter(paths)
+    with reporter(quiet=order.quiet) as report:
+        async with order.server.client(patient=True) as client:
+            # says at once that nobody is there, instead of after all the patience
+            await client.reach()
+            batch = _Batch(order=order, client=client, report=report)
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(_FILES_AT_ONCE, len(paths))):
+                    group.create_task(batch.work(queue, outcomes))
+    return outcomes
+
+
+class _Batch:
+    """The files of one command on their way."""
+
+    def __init__(self, *, order: Order, client: Client, report: Reporter) -> None:
+        self._order, self._client, self._report = order, client, report
+        self._uploads = asyncio.Semaphore(_UPLOADS_AT_ONCE)
+        self._resumed: set[str] = set()
+
+    async def work(self, queue: Iterator[Path], outcomes: list[Outcome]) -> None:
+        """Take files until there are no more."""
+        for path in queue:
+            async with self._shown(str(path)):
+                outcome = await self._carry(path)
+            self._tell(outcome)
+            outcomes.append(outcome)
+
+    @asynccontextmanager
+    async def _shown(self, label: str) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            self._report.done(label)
+
+    async def _carry(self, path: Path) -> Outcome:
+        label = str(path)
+        clock = asyncio.get_running_loop().time
+        try:
+            async with self._uploads:
+                began = clock()
+                job_id = await self._client.upload(
+                    path,
+                    name=self._order.name,
+                    media_type=mimetypes.guess_type(path.name)[0],
+                    on_progress=lambda progress: self._sending(label, progress),
+                )
+                took = clock() - began
+            if not self._order.wait:
+                return self._accepted(label, job_id, took)
+            job = await self._client.wait(
+                job_id, lambda update: self._report.working(label, update.job)
+            )
+        except ServerUnreachable:
+            raise  # the other files would not fare better
+        except (RequestFailed, OSError) as error:
+            if isinstance(error, ServerRefused) and error.status == _UNAUTHORIZED:
+                raise
+            return Outcome(file=label, error=in_words(error))
+        return self._ended(label, job)
+
+    def _sending(self, label: str, progress: Progress) -> None:
+        if progress.resumed_at and label not in self._resumed:
+            self._resumed.add(label)
+            done = percent(progress)
+            self._report.note(f"{name_of(label)}: continues at {done:.0f} %")
+        self._report.sending(label, progress)
+
+    def _accepted(self, label: str, job_id: str, took: float) -> Outcome:
+        if not self._order.quiet:
+            self._report.note(f"{name_of(label)}: uploaded in {time_text(took)}")
+        url = self._client.address_of(f"status/{job_id}")
+        return Outcome(file=label, job_id=job_id, status="ACCEPTED", status_url=url)
+
+    def _ended(self, label: str, job: Job) -> Outcome:
+        error = None
+        if job.status != "COMPLETED":
+            error = job.status
+            if job.error is not None:
+                error = f"{job.error.detail} ({job.error.code})"
+        return Outcome(
+            file=label,
+            job_id=job.job_id,
+            status=job.status,
+            status_url=self._client.address_of(f"status/{job.job_id}"),
+            error=error,
+            job=job,
+        )
+
+    def _tell(self, outcome: Outcome) -> None:
+        if self._order.as_json:
+            self._report.result(msgspec.json.encode(outcome).decode())
+        elif self._order.quiet:
+            if outcome.job_id is not None:
+                self._report.result(name_of(outcome.job_id))
+            if outcome.error is not None:
+                click.echo(f"{name_of(outcome.file)}: {clean(outcome.error)}", err=True)
+        else:
+            self._report.result(_sentence(outcome))
+
+
+def _sentence(outcome: Outcome) -> str:
+    name = name_of(outcome.file)
+    if outcome.job_id is None:
+        return f"✗ {name}: {clean(outcome.error or '')}"
+    if outcome.error is not None:
+        why = clean(outcome.error)
+        return f"✗ {name}: {outcome.status}, {why}\n  {outcome.status_url}"
+    size = outcome.job.file_size if outcome.job is not None else None
+    shown = f"{outcome.status}, {size_text(size)}" if size else outcome.status
+    return f"✓ {name}: {shown}\n  {outcome.status_url}"
