@@ -102,7 +102,7 @@ def _factory(
         limits=limits,
         seats=seats,
         loop=loop,
-        access_log=None,  # type: ignore[arg-type]  # None: no lines
+        access_log=None,
         keepalive_timeout=limits.idle_timeout_s,
         # the closing sequence is ours, see `_linger`
         lingering_time=0.0,

@@ -1,0 +1,220 @@
+"""Who is asking: one seam, and the token that opens it.
+
+Rules
+-----
+- Routes ask `require(request, scope)`; only this module looks at tokens.
+- A token comes as `Authorization: Bearer`, as the cookie that visiting a page with
+  `?token=` sets, or, for a WebSocket, as `?token=`.
+- The cookie holds a value derived from the token, not the token, and its name is the
+  server's own: cookies are shared by all ports of a host.
+- No token is ever put into a log line or an error text.
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+import stat
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler, Middleware
+
+from asyncflow.errors import StartError, Unauthorized
+
+UPLOAD: Final = "upload"
+READ: Final = "read"
+ADMIN: Final = "admin"
+EVERYTHING: Final = frozenset({UPLOAD, READ, ADMIN})
+
+TOKEN_FILE: Final = "token"  # noqa: S105 -- the file's name
+#: shorter ones can be guessed; what `ensure_token` writes has 43
+MIN_TOKEN_CHARS: Final = 8
+COOKIE_AGE_S: Final = 30 * 24 * 3600
+
+#: what supervisors ask before anybody has a token
+OPEN_PATHS: Final = frozenset({"/livez", "/readyz"})
+SOCKET_PATH: Final = "/ws"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """Who is asking, and what they may do."""
+
+    owner: str
+    tenant: str
+    scopes: frozenset[str]
+
+
+#: raises Unauthorized when nobody, or nobody known, is asking
+Authenticate = Callable[[web.Request], Awaitable[Principal]]
+
+principal_key: Final = web.RequestKey("principal", Principal)
+
+
+def require(request: web.Request, scope: str) -> Principal:
+    """Return who is asking. Raise Unauthorized unless they have *scope*."""
+    principal: Principal | None = request.get(principal_key)
+    if principal is None or scope not in principal.scopes:
+        raise Unauthorized
+    return principal
+
+
+class TokenAuth:
+    """Knows one token; the owner of everything is `local`.
+
+    With *open_locally* whoever can reach the server may upload and read single jobs,
+    whose ids cannot be guessed; the token adds `admin`. Otherwise nothing goes without
+    the token.
+    """
+
+    def __init__(self, token: str, *, open_locally: bool) -> None:
+        if len(token) < MIN_TOKEN_CHARS:
+            raise ValueError(f"a token has at least {MIN_TOKEN_CHARS} characters")
+        self._token = token.encode()
+        digest = hashlib.sha256(self._token).hexdigest()
+        self.cookie_name = f"asyncflow-{digest[:8]}"
+        self._cookie = hmac.new(self._token, b"cookie", hashlib.sha256).hexdigest()
+        anonymous = frozenset({UPLOAD, READ}) if open_locally else frozenset()
+        self._anonymous = Principal(owner="local", tenant="", scopes=anonymous)
+        self._known = Principal(owner="local", tenant="", scopes=EVERYTHING)
+
+    async def __call__(self, request: web.Request) -> Principal:
+        """Return who is asking. Raise Unauthorized for a wrong token, or none."""
+        shown = _bearer(request)
+        if shown is None and request.path == SOCKET_PATH:
+            shown = request.query.get("token")
+        if shown is not None:
+            if self.accepts(shown):
+                return self._known
+            raise Unauthorized("this is not the server's token")
+        # a stale cookie is the browser's habit, not somebody's claim: it says nothing
+        cookie = request.cookies.get(self.cookie_name, "")
+        if hmac.compare_digest(cookie.encode(errors="replace"), self._cookie.encode()):
+            return self._known
+        if not self._anonymous.scopes:
+            raise Unauthorized
+        return self._anonymous
+
+    def accepts(self, shown: str) -> bool:
+        """Tell whether *shown* is the token; takes as long for any wrong one."""
+        return hmac.compare_digest(shown.encode(errors="replace"), self._token)
+
+    def remember(self, request: web.Request, *, secure: bool) -> web.Response:
+        """Answer a visit with `?token=`: set the cookie, go to the bare address."""
+        if not self.accepts(request.query["token"]):
+            raise Unauthorized("this is not the server's token")
+        bare = request.rel_url.without_query_params("token")
+        # one slash: "//host" would lead to another server
+        target = "/" + str(bare).lstrip("/")
+        answer = web.Response(status=303, headers={hdrs.LOCATION: target})
+        answer.headers[hdrs.CACHE_CONTROL] = "no-store"
+        answer.set_cookie(
+            self.cookie_name,
+            self._cookie,
+            max_age=COOKIE_AGE_S,
+            path="/",
+            httponly=True,
+            secure=secure or request.secure,
+            samesite="Strict",
+        )
+        return answer
+
+
+def authentication(
+    authenticate: Authenticate, *, secure_cookie: bool = False
+) -> Middleware:
+    """Return the middleware that finds out who is asking, before any route runs.
+
+    *secure_cookie*: browsers reach the server by https, whatever we see ourselves.
+    """
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path in OPEN_PATHS:
+            return await handler(request)
+        if isinstance(authenticate, TokenAuth) and _visits_with_token(request):
+            return authenticate.remember(request, secure=secure_cookie)
+        request[principal_key] = await authenticate(request)
+        return await handler(request)
+
+    return middleware
+
+
+def _visits_with_token(request: web.Request) -> bool:
+    return (
+        request.method == hdrs.METH_GET
+        and request.path != SOCKET_PATH
+        and "token" in request.query
+    )
+
+
+def _bearer(request: web.Request) -> str | None:
+    value = request.headers.get(hdrs.AUTHORIZATION)
+    if value is None:
+        return None
+    scheme, _, token = value.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+# ----- the token of a first start
+
+
+def ensure_token(data_dir: Path) -> str:
+    """Return the token kept in *data_dir*, made there on the first start.
+
+    The file is for its owner only, and never half-written: it appears whole, and of two
+    starts at once one wins and both return its token. A folder made here is 0700; one
+    that was there keeps its mode. Raise StartError for a file others could read.
+    """
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = data_dir / TOKEN_FILE
+    try:
+        return _read_token(path)
+    except FileNotFoundError:
+        _write_token(path, secrets.token_urlsafe(32))
+        return _read_token(path)
+
+
+def _read_token(path: Path) -> str:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StartError(f"the token file {path} cannot be read: {error}") from error
+    with open(fd, encoding="ascii", errors="replace") as file:  # noqa: PTH123 -- a descriptor
+        facts = os.fstat(fd)
+        if not stat.S_ISREG(facts.st_mode):
+            raise StartError(f"the token file {path} is not an ordinary file")
+        if facts.st_mode & 0o077:
+            raise StartError(f"others can read {path}: run chmod 600 {path}")
+        token = file.read(4096).strip()
+    if len(token) < MIN_TOKEN_CHARS:
+        raise StartError(f"the token file {path} holds no token: remove it")
+    return token
+
+
+def _write_token(path: Path, token: str) -> None:
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with open(fd, "w", encoding="ascii") as file:  # noqa: PTH123 -- a descriptor
+            file.write(token + "\n")
+            file.flush()
+            os.fsync(fd)
+        # a link, not a rename: it fails when somebody else was first
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            return
+    finally:
+        draft.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
