@@ -133,6 +133,10 @@ class LocalStore:
 
     def _create(self, key: str, length: int | None) -> None:
         with self._new_file(key) as fd:
+            room = os.fstatvfs(fd)
+            # not every file system can reserve, but each says what it has
+            if (length or 0) > room.f_bavail * room.f_frsize:
+                raise DiskFull
             kernel.reserve(fd, 0, length or 0)
 
     def _put(self, key: str, source_fd: int) -> int:
