@@ -1,0 +1,110 @@
+"""Options, markers and fixtures that all tests share.
+
+A test that uses a program outside Python says so: `@pytest.mark.needs("strace")`. Where
+the program is missing the test is left out and counted at the end; with `--all` the
+missing program is a failure instead, and so is every skipped test.
+
+A test that asks for the fixture `corpus` runs where a folder of real files is at hand:
+`ASYNCFLOW_CORPUS`, or `shared/corpus` beside the repository. Others make their own.
+"""
+
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NEEDS = ROOT / "tests" / "needs.txt"
+CORPUS = Path(
+    os.environ.get("ASYNCFLOW_CORPUS") or ROOT.parent / "shared" / "corpus"
+).absolute()
+
+_left_out = pytest.StashKey[Counter[str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--all",
+        action="store_true",
+        help="demand every test: missing programs and skips are failures",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_left_out] = Counter()
+    config.addinivalue_line(
+        "markers", "needs(program): leave out where this program is not installed"
+    )
+
+
+def known_needs() -> frozenset[str]:
+    """Return the programs that tests may need: those `./run test --all` installs."""
+    lines = NEEDS.read_text(encoding="utf-8").splitlines()
+    return frozenset(ln.split()[0] for ln in lines if ln and not ln.startswith("#"))
+
+
+def _needed(item: pytest.Item) -> list[str]:
+    return [str(one) for mark in item.iter_markers("needs") for one in mark.args]
+
+
+def _missing(item: pytest.Item) -> list[str]:
+    return [one for one in _needed(item) if shutil.which(one) is None]
+
+
+def _lacks(item: pytest.Item, *, demand_all: bool) -> list[str]:
+    lacks = [] if demand_all else _missing(item)
+    if "corpus" in getattr(item, "fixturenames", ()) and not CORPUS.is_dir():
+        lacks.append("a corpus folder")
+    return lacks
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    unlisted = {one for item in items for one in _needed(item)} - known_needs()
+    if unlisted:
+        raise pytest.UsageError(f"not in {NEEDS.name}: {', '.join(sorted(unlisted))}")
+    kept: list[pytest.Item] = []
+    gone: list[pytest.Item] = []
+    for item in items:
+        lacks = _lacks(item, demand_all=bool(config.getoption("--all")))
+        config.stash[_left_out].update(lacks)
+        (gone if lacks else kept).append(item)
+    if gone:
+        config.hook.pytest_deselected(items=gone)
+        items[:] = kept
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    missing = _missing(item)
+    if missing:
+        pytest.fail(f"this test needs {', '.join(missing)}", pytrace=False)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.getoption("--all") and _skipped(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _skipped(config: pytest.Config) -> int:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    return len(reporter.stats.get("skipped", ())) if reporter else 0
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    for lacking, count in sorted(config.stash[_left_out].items()):
+        tests = "1 test needs" if count == 1 else f"{count} tests need"
+        terminalreporter.write_line(f"not run here: {tests} {lacking}")
+    if config.getoption("--all") and _skipped(config):
+        terminalreporter.write_line("--all: a skipped test is a failure", red=True)
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Path:
+    """Return the folder of real and hostile files."""
+    return CORPUS
