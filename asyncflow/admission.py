@@ -1,0 +1,92 @@
+"""May this upload start? Asked before a byte of it is read.
+
+A refusal here costs the client nothing but the request; every check that comes later
+is a repetition of one of these on better knowledge.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from asyncflow import uploads
+from asyncflow.errors import (
+    BacklogFull,
+    DiskFull,
+    ShuttingDown,
+    TypeNotAllowed,
+    UploadTooLarge,
+)
+from asyncflow.store.base import Space
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What the operator allows. `fill_level` is a share of the disk, 0 to 100."""
+
+    max_bytes: int
+    allowed_types: tuple[str, ...]
+    backlog_limit: int
+    fill_level: float
+
+
+class Admission:
+    """Decides on uploads that want to start.
+
+    *space* tells the room under the store (None: the store cannot fill up), *backlog*
+    how many steps wait.
+    """
+
+    def __init__(
+        self,
+        rules: Rules,
+        *,
+        space: Callable[[], Awaitable[Space]] | None,
+        backlog: Callable[[], int],
+    ) -> None:
+        self.rules = rules
+        self._space = space
+        self._backlog = backlog
+        #: set while the server stops
+        self.closed = False
+
+    async def check(self, *, length: int | None, declared_type: str) -> None:
+        """Return if an upload like this may start.
+
+        Raises:
+            ShuttingDown, BacklogFull, DiskFull: not now.
+            UploadTooLarge, TypeNotAllowed: never.
+        """
+        if self.closed:
+            raise ShuttingDown
+        rules = self.rules
+        if length is not None and length > rules.max_bytes:
+            raise UploadTooLarge(length=length, max_bytes=rules.max_bytes)
+        self.check_type(declared_type)
+        waiting = self._backlog()
+        if waiting >= rules.backlog_limit:
+            raise BacklogFull(
+                f"{waiting} steps are waiting, the limit is {rules.backlog_limit}"
+            )
+        await self._check_space(length or 0)
+
+    def check_type(self, media_type: str) -> None:
+        """Return if files of *media_type* are taken.
+
+        An unknown type passes for now: the first bytes will tell.
+        """
+        if media_type == "application/octet-stream":
+            return
+        if not uploads.is_allowed(media_type, self.rules.allowed_types):
+            raise TypeNotAllowed(
+                f"this server takes no {media_type}; accepted: "
+                + ", ".join(self.rules.allowed_types)
+            )
+
+    async def _check_space(self, length: int) -> None:
+        if self._space is None:
+            return
+        space = await self._space()
+        used = space.total_bytes - space.free_bytes + length
+        if used > space.total_bytes * self.rules.fill_level / 100:
+            raise DiskFull(
+                f"{length} bytes would fill the disk above {self.rules.fill_level:g} %"
+            )

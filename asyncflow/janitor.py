@@ -1,0 +1,110 @@
+"""Regular chores: bytes nobody wants, uploads nobody finishes, numbers for operators.
+
+Each chore is idempotent and works in small portions; a failed one is tried again at
+the next round.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from asyncflow.chunks import Chunks
+from asyncflow.db.base import Change, Database
+from asyncflow.engine import Engine
+from asyncflow.errors import AsyncflowError
+from asyncflow.store.base import Store
+
+log = structlog.get_logger(__name__)
+
+TRASH_PORTION = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chore:
+    """Something to do every *every_s* seconds."""
+
+    name: str
+    every_s: float
+    do: Callable[[], Awaitable[object]]
+
+
+class Janitor:
+    """Owns one task per chore."""
+
+    def __init__(
+        self, *, db: Database, engine: Engine, store: Store, chunks: Chunks
+    ) -> None:
+        self._db = db
+        self._engine = engine
+        self._store = store
+        self._chunks = chunks
+        self._tasks: list[asyncio.Task[None]] = []
+        self._bin = asyncio.Event()
+        self._bin.set()
+
+    def changed(self, change: Change) -> None:
+        """Hear of bytes that were given up."""
+        if change.trash:
+            self._bin.set()
+
+    async def start(self) -> None:
+        """Begin every chore."""
+        chores: Sequence[Chore] = (
+            Chore(name="tallies", every_s=1.0, do=self._engine.refresh),
+            Chore(name="pending", every_s=1.0, do=self._chunks.finish_pending),
+            Chore(name="expiry", every_s=10.0, do=self._chunks.expire),
+            Chore(name="database", every_s=1.0, do=self._probe),
+        )
+        self._tasks = [
+            asyncio.create_task(self._repeat(chore), name=f"chore-{chore.name}")
+            for chore in chores
+        ]
+        self._tasks.append(asyncio.create_task(self._empty_bin(), name="chore-trash"))
+
+    async def stop(self) -> None:
+        """End every chore."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _repeat(self, chore: Chore) -> None:
+        while True:
+            try:
+                await chore.do()
+            except AsyncflowError as error:
+                log.warning("chore.failed", chore=chore.name, error=error.detail)
+            except Exception:  # a chore's bug must not end the others' rounds
+                log.exception("chore.failed", chore=chore.name)
+            await asyncio.sleep(chore.every_s)
+
+    async def _probe(self) -> None:
+        """While writing fails, try it: the first success says that it works again."""
+        if self._db.trouble is not None:
+            await self._db.probe(self._engine.clock.now())
+
+    async def _empty_bin(self) -> None:
+        while True:
+            await self._bin.wait()
+            self._bin.clear()
+            try:
+                while await self.remove_trash():
+                    pass
+            except (AsyncflowError, OSError) as error:
+                log.warning("chore.failed", chore="trash", error=str(error))
+                await asyncio.sleep(5.0)
+                self._bin.set()
+
+    async def remove_trash(self) -> int:
+        """Remove one portion of given-up bytes; return how many keys."""
+        portion = await self._db.trash(TRASH_PORTION)
+        for one in portion:
+            if one.is_prefix:
+                await self._store.delete_prefix(one.key)
+            else:
+                await self._store.delete(one.key)
+        if portion:
+            await self._db.drop_trash([one.key for one in portion])
+        return len(portion)
