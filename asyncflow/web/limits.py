@@ -226,14 +226,15 @@ class GuardedHandler(RequestHandler):
             log.error("http.unhandled", exc_info=exc)
             error: AsyncflowError = AsyncflowError("Something went wrong here.")
         else:
-            log.debug("http.malformed", remote=request.remote, reason=repr(exc)[:200])
+            # the text of the exception quotes the request, perhaps a token in it
+            log.debug("http.malformed", kind=type(exc).__name__)
             too_long = isinstance(exc, LineTooLong)
             error = HeadTooLarge() if too_long else MalformedRequest()
         answer = web.Response(
             status=status_of(type(error)),
             content_type=PROBLEM,
             body=_problem(error),
-            headers=_BARE_HEADERS,
+            headers={**_BARE_HEADERS, "Connection": "close"},
         )
         answer.force_close()
         return answer

@@ -1,89 +1,28 @@
-"""What the tests of the HTTP edge share: a real server on loopback, and raw sockets."""
+"""What the tests of the HTTP edge share: real servers on loopback, and raw sockets."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import pytest
+import uvloop
 from aiohttp import web
 
 from asyncflow.web.limits import ConnectionLimits
 from asyncflow.web.site import Site, start_site
+from tests.web.wire import Dial, Serve, Wire
 
-Serve = Callable[..., Awaitable[Site]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """One parsed HTTP answer."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-    pairs: tuple[tuple[str, str], ...] = field(default=())
-
-    @property
-    def problem(self) -> dict[str, Any]:
-        """The problem document."""
-        assert self.headers["content-type"].startswith("application/problem+json")
-        value: dict[str, Any] = json.loads(self.body)
-        return value
-
-    @property
-    def code(self) -> str:
-        """The problem's code."""
-        return str(self.problem["code"])
+#: modules whose subject depends on the event loop: they run on both that we support
+ON_BOTH_LOOPS = {"test_limits", "test_bodies", "test_downloads"}
 
 
-class Wire:
-    """A client that says exactly what a test wants it to say."""
-
-    def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        self.reader, self.writer = reader, writer
-
-    async def send(self, data: bytes) -> None:
-        """Send bytes as they are."""
-        self.writer.write(data)
-        await self.writer.drain()
-
-    async def ask(
-        self, head: str, body: bytes = b"", *, host: str = "localhost"
-    ) -> Answer:
-        """Send a request of a head's lines (without Host) and a body."""
-        line, *rest = head.strip().splitlines()
-        lines = [line, f"Host: {host}", *(text.strip() for text in rest), "", ""]
-        await self.send("\r\n".join(lines).encode("latin-1") + body)
-        return await self.answer(has_body=not line.startswith("HEAD"))
-
-    async def answer(self, *, has_body: bool = True) -> Answer:
-        """Read one answer, however long it takes the test's own timeout."""
-        head = await self.reader.readuntil(b"\r\n\r\n")
-        first, *lines = head.decode("latin-1").split("\r\n")[:-2]
-        pairs = tuple(
-            (k.lower(), v.strip()) for k, v in (s.split(":", 1) for s in lines)
-        )
-        status = int(first.split()[1])
-        size = int(dict(pairs).get("content-length", "0"))
-        bare = not has_body or status < 200 or status in {204, 304}
-        body = b"" if bare else await self.reader.readexactly(size)
-        return Answer(status=status, headers=dict(pairs), body=body, pairs=pairs)
-
-    async def rest(self) -> bytes:
-        """Read until the server closes; a reset raises."""
-        return await self.reader.read()
-
-    def end_sending(self) -> None:
-        """Say that nothing more will be sent, and go on listening."""
-        self.writer.write_eof()
-
-    def reset(self) -> None:
-        """Vanish."""
-        self.writer.transport.abort()
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    if item.path.stem not in ON_BOTH_LOOPS:
+        return {"asyncio": asyncio.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture
@@ -104,9 +43,6 @@ async def serve() -> AsyncIterator[Serve]:
         yield start
 
 
-Dial = Callable[[Site], Awaitable[Wire]]
-
-
 @pytest.fixture
 async def dial() -> AsyncIterator[Dial]:
     """Open raw connections that the test's end closes."""
@@ -114,7 +50,13 @@ async def dial() -> AsyncIterator[Dial]:
 
         async def connect(site: Site) -> Wire:
             reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
-            stack.callback(writer.transport.abort)
+            stack.push_async_callback(_let_go, writer)
             return Wire(reader, writer)
 
         yield connect
+
+
+async def _let_go(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+    with suppress(ConnectionError):
+        await writer.wait_closed()
