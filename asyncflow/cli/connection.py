@@ -52,17 +52,20 @@ def server_options(command: F) -> F:
     return url(token(command))
 
 
-def server_at(url: str, token: str | None) -> Server:
-    """Return the server at *url*, with a token from wherever there is one."""
-    return Server(url=url, token=token or _known_token(url))
+def server_at(url: str, token: str | None, *, data_dir: Path | None = None) -> Server:
+    """Return the server at *url*, with a token from wherever there is one.
+
+    *data_dir* is the folder of a server here, if we know better than the settings.
+    """
+    return Server(url=url, token=token or _known_token(url, data_dir))
 
 
-def _known_token(url: str) -> str | None:
+def _known_token(url: str, data_dir: Path | None) -> str | None:
     named = os.environ.get("ASYNCFLOW_TOKEN")
     if named:
         return named
     # what lies in a folder here is the secret of a server here, and of no other
-    return _local_token() if _is_here(url) else None
+    return _local_token(data_dir) if _is_here(url) else None
 
 
 def _is_here(url: str) -> bool:
@@ -73,7 +76,7 @@ def _is_here(url: str) -> bool:
         return False
 
 
-def _local_token() -> str | None:
+def _local_token(data_dir: Path | None) -> str | None:
     folder = Path(os.environ.get("ASYNCFLOW_DATA_DIR") or "data")
     if any(Path(name).exists() for name in (".env", "asyncflow.toml")):
         # imported here because reading settings costs as much as the rest of a command
@@ -86,9 +89,10 @@ def _local_token() -> str | None:
                 return settings.token.get_secret_value()
             folder = settings.data_dir
     try:
-        return (folder / "token").read_text(encoding="utf-8").strip() or None
+        text = ((data_dir or folder) / "token").read_text(encoding="utf-8")
     except (OSError, ValueError):
         return None
+    return text.strip() or None
 
 
 def converse(talk: Callable[[], Awaitable[T]]) -> T:

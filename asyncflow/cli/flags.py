@@ -6,6 +6,8 @@ import click
 
 from asyncflow.config import declared
 
+ADDRESS_IN_USE = "the address is in use: choose another with --port"
+
 
 def setting_flags() -> list[click.Parameter]:
     """Return one flag per setting; values stay text, the settings judge them."""

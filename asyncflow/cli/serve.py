@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from asyncflow import server
-from asyncflow.cli.flags import SettingsRefused, given, setting_flags
+from asyncflow.cli.flags import ADDRESS_IN_USE, SettingsRefused, given, setting_flags
 from asyncflow.config import load
 from asyncflow.errors import BadSettings, StartError
 
@@ -29,6 +29,5 @@ def serve(**values: object) -> int:
         raise click.ClickException(error.detail) from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            detail = "the address is in use: choose another with --port"
-            raise click.ClickException(detail) from error
+            raise click.ClickException(ADDRESS_IN_USE) from error
         raise click.ClickException(str(error)) from error

@@ -63,8 +63,11 @@ def _document(job: Job) -> str:
     return msgspec.json.format(msgspec.json.encode(job), indent=2).decode()
 
 
-def job_text(client: Client, job: Job) -> str:
-    """Say all that a person wants to know of *job*."""
+def job_text(client: Client, job: Job, *, inline: bool = False) -> str:
+    """Say all that a person wants to know of *job*.
+
+    With *inline*, the addresses are those that a browser shows instead of saving.
+    """
     size = "" if job.file_size is None else f"  {size_text(job.file_size)}"
     kind = f"  {clean(job.media_type)}" if job.media_type else ""
     lines = [f"{name_of(job.file_name or job.job_id)}{size}{kind}", _state_line(job)]
@@ -73,8 +76,9 @@ def job_text(client: Client, job: Job) -> str:
     width = max((len(step.name) for step in job.steps), default=0)
     lines += [_step_line(step, width) for step in job.steps]
     width = max((len(name) for name in job.download_urls), default=0)
+    end = "?inline=1" if inline else ""
     lines += [
-        f"  {clean(name):{width}}  {clean(client.address_of(reference))}"
+        f"  {clean(name):{width}}  {clean(client.address_of(reference))}{end}"
         for name, reference in job.download_urls.items()
     ]
     return "\n".join(lines)

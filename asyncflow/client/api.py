@@ -8,6 +8,7 @@ from typing import Self
 from urllib.parse import quote
 
 from asyncflow.client.downloading import Download
+from asyncflow.client.failures import ServerRefused
 from asyncflow.client.messages import Job, Page, Update
 from asyncflow.client.session import Patience, Session
 from asyncflow.client.sources import Memory, OpenFile, keep_stream, open_path
@@ -66,6 +67,14 @@ class Client:
         """Return if a server answers now, without patience; else ServerUnreachable."""
         async with self._session.request("GET", "livez"):
             pass
+
+    async def is_ready(self) -> bool:
+        """Tell whether the server that answers takes work now."""
+        try:
+            async with self._session.request("GET", "readyz"):
+                return True
+        except ServerRefused:
+            return False
 
     def address_of(self, reference: str) -> str:
         """Return the whole address of a reference that the server gave."""

@@ -1,5 +1,6 @@
 """One HTTP session with a server: sends requests, turns bad ends into typed errors."""
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -169,8 +170,8 @@ def as_unreachable(address: str) -> Iterator[None]:
 def _reason(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "it took too long"
-    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.strerror:
-        return error.os_error.strerror
+    if isinstance(error, aiohttp.ClientOSError) and error.errno:
+        return os.strerror(error.errno)
     return str(error) or type(error).__name__
 
 
