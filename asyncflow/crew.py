@@ -1,0 +1,238 @@
+"""One worker process as the server holds it: its folder, its voice, its end.
+
+Theory of operation
+-------------------
+A `Hand` is one process with a folder of its own, from its start to its death; it is
+never repaired, only replaced. An `Attempt` is one run on it. Everything that can end a
+run (the worker's answer, its death, the clock, the memory budget, the pool's closing)
+calls `Attempt.end`; the first one counts. The task that waits for the run sleeps on
+`Attempt.news`, which also wakes it for progress and finished derivatives.
+"""
+
+import asyncio
+import collections
+import contextlib
+import enum
+import os
+import socket
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from asyncflow import parcels, processes, worker
+from asyncflow.nursery import Nursery
+
+_KIND: Final = (
+    socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_DGRAM
+)
+#: messages taken at once; a worker that says more waits until the pause is over
+_MESSAGES: Final = 32
+_PAUSE_S: Final = 0.05
+
+
+class End(enum.Enum):
+    """What ended a run."""
+
+    ANSWERED = "answered"
+    SILENT = "silent"
+    DIED = "died"
+    TIMEOUT = "timeout"
+    MEMORY = "memory"
+    CLOSED = "closed"
+
+
+class Attempt:
+    """One run on one worker, as the waiting task sees it."""
+
+    __slots__ = ("_loop", "_news", "announced", "ended", "percent", "token")
+
+    def __init__(self, token: int, loop: asyncio.AbstractEventLoop) -> None:
+        self.token = token
+        self.percent: float | None = None
+        self.announced: collections.deque[parcels.Listed] = collections.deque()
+        self.ended: End | None = None
+        self._loop = loop
+        self._news: asyncio.Future[None] | None = None
+
+    def hear(self, message: parcels.Message) -> None:
+        """Take in what the worker says."""
+        if message.token != self.token:
+            return
+        if message.percent is not None:
+            self.percent = min(100.0, max(0.0, message.percent))
+        if message.made is not None:
+            self.announced.append(message.made)
+        self._wake()
+
+    def end(self, how: End) -> None:
+        """Say that the run is over; only the first reason counts."""
+        if self.ended is None:
+            self.ended = how
+            self._wake()
+
+    async def news(self) -> None:
+        """Return once there is something new; only one task may wait."""
+        if self.percent is None and not self.announced and self.ended is None:
+            self._news = self._loop.create_future()
+            await self._news
+
+    def _wake(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+
+
+class Hand:
+    """One worker process."""
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        nursery: Nursery,
+        modules: tuple[str, ...],
+        nice: int,
+        max_file_bytes: int,
+        on_death: Callable[[], None],
+    ) -> None:
+        self.folder = folder
+        self._when_dead = on_death
+        self.jobs_done = 0
+        self.attempt: Attempt | None = None
+        self.exitcode: int | None = None
+        self.gone = False
+        self.peak_rss = self.peak_mapped = 0
+        self._loop = asyncio.get_running_loop()
+        self.started_at = self._loop.time()
+        #: True when the worker greets, False when it dies before
+        self.greeted: asyncio.Future[bool] = self._loop.create_future()
+        self.exited = asyncio.Event()
+        self._make_folders()
+        self._ear, voice = socket.socketpair(socket.AF_UNIX, _KIND)
+        self._ear.setblocking(False)
+        with voice:
+            self._executor = self._start(nursery, modules, nice, max_file_bytes, voice)
+        self._loop.add_reader(self._ear, self._listen)
+
+    def _make_folders(self) -> None:
+        for name in ("", "in", "out"):
+            (self.folder / name).mkdir(mode=0o700)
+
+    def _start(  # noqa: PLR0913 -- the constructor's own second half
+        self,
+        nursery: Nursery,
+        modules: tuple[str, ...],
+        nice: int,
+        max_file_bytes: int,
+        voice: socket.socket,
+    ) -> ProcessPoolExecutor:
+        nursery.ensure_running()
+        setup = worker.Setup(
+            folder=str(self.folder),
+            modules=modules,
+            parent_pid=nursery.pid or 0,
+            nice=nice,
+            max_file_bytes=max_file_bytes,
+            voice=voice,
+        )
+        executor, context = nursery.hire(worker.begin, setup)
+        greeting = executor.submit(worker.ready)
+        context.results.drop_writer()
+        context.on_exit(self._tell(self._on_exit))
+        self.pid = context.pid
+        self.pidfd = processes.open_pidfd(self.pid)
+        if self.pidfd is not None:
+            self._loop.add_reader(self.pidfd, self._on_death)
+        greeting.add_done_callback(self._tell(self._on_greeting))
+        return executor
+
+    def _tell(self, call: Callable[..., None]) -> Callable[..., None]:
+        """Wrap *call* so that another thread may make it; after the loop's end: no."""
+
+        def told(*args: object) -> None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(call, *args)
+
+        return told
+
+    def begin(self, attempt: Attempt, *order: object) -> None:
+        """Give the worker an order; its end will be the attempt's."""
+        self.attempt = attempt
+        self.peak_rss = self.peak_mapped = 0
+        try:
+            future = self._executor.submit(worker.attend, attempt.token, *order)
+        except RuntimeError:  # BrokenProcessPool: it died unnoticed
+            attempt.end(End.DIED)
+            return
+        future.add_done_callback(self._tell(self._on_answer))
+
+    def sample(self, extra: list[int]) -> int:
+        """Measure the memory of the worker and its children; *extra* are orphans."""
+        members = processes.tree(self.pid) + extra
+        resident = sum(map(processes.rss_bytes, members))
+        self.peak_rss = max(self.peak_rss, resident)
+        self.peak_mapped = max(self.peak_mapped, processes.mapped_bytes(self.pid))
+        return resident
+
+    def kill(self) -> None:
+        """End the worker and all that it started; calling twice is not an error."""
+        if self.gone:
+            return
+        self.gone = True
+        self._loop.remove_reader(self._ear)
+        self._ear.close()
+        processes.kill_group(self.pid, self.pidfd)
+        if self.pidfd is not None:
+            self._loop.remove_reader(self.pidfd)
+            os.close(self.pidfd)
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        if not self.greeted.done():
+            self.greeted.set_result(False)
+
+    def _listen(self) -> None:
+        for _ in range(_MESSAGES):
+            try:
+                data = self._ear.recv(worker.MAX_MESSAGE_BYTES)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                data = b""
+            if not data:  # the worker closed its end, or is gone
+                self._loop.remove_reader(self._ear)
+                return
+            message = parcels.decode_message(data)
+            if message is not None and self.attempt is not None:
+                self.attempt.hear(message)
+        self._loop.remove_reader(self._ear)
+        self._loop.call_later(_PAUSE_S, self._listen_again)
+
+    def _listen_again(self) -> None:
+        if not self.gone:
+            self._loop.add_reader(self._ear, self._listen)
+
+    def _on_greeting(self, future: Future[int]) -> None:
+        if not self.greeted.done():
+            self.greeted.set_result(not future.cancelled() and not future.exception())
+
+    def _on_answer(self, future: Future[int]) -> None:
+        if self.attempt is None or future.cancelled():
+            return
+        if future.exception() is not None:
+            self.attempt.end(End.DIED)
+            return
+        reported = future.result() == worker.REPORTED
+        self.attempt.end(End.ANSWERED if reported else End.SILENT)
+
+    def _on_death(self) -> None:
+        if self.pidfd is not None:
+            self._loop.remove_reader(self.pidfd)
+        if self.attempt is not None:
+            self.attempt.end(End.DIED)
+        if not self.greeted.done():
+            self.greeted.set_result(False)
+        self._when_dead()
+
+    def _on_exit(self, exitcode: int) -> None:
+        self.exitcode = exitcode
+        self.exited.set()

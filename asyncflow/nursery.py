@@ -1,0 +1,273 @@
+"""A fork server of our own, and executors whose workers it starts.
+
+Theory of operation
+-------------------
+The standard library has one fork server per process, started with whatever environment
+and `__main__` the program has at that moment. Ours is separate, so that neither a host
+application's workers nor ours inherit from each other: it starts with a scrubbed
+environment (no secrets; one thread per library), never sees the program's `__main__`
+(an unguarded script would run again in each worker), and sends workers no `sys.argv`.
+
+A worker that a file has taken over could write anything into the pipe on which its
+executor expects pickled results, and unpickling is code execution. `ResultPipe` lets
+one small int through and calls everything else a broken worker.
+
+Rules
+-----
+- Everything here is called on the main thread: the parent-death signal follows the
+  thread that started the process.
+"""
+
+import contextlib
+import io
+import os
+import pickle
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import _ResultItem
+from multiprocessing import context, forkserver, popen_forkserver, reduction
+from multiprocessing.connection import Connection
+from typing import Any, Final
+
+from asyncflow import forkside
+from asyncflow.errors import StartError
+
+#: larger than any pickled small int, far below what could hurt the server
+_MAX_RESULT_BYTES: Final = 1024
+#: what workers may know of the server's environment
+_KEPT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH")
+_SET: Final = {
+    "VIPS_CONCURRENCY": "1",
+    "VIPS_BLOCK_UNTRUSTED": "1",
+    "MALLOC_ARENA_MAX": "1",
+    "OMP_THREAD_LIMIT": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "PYTHONSAFEPATH": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+
+
+def worker_environment() -> Mapping[str, str]:
+    """Return the whole environment of the fork server and its workers."""
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    path = os.pathsep.join(_search_path())
+    return {**kept, **_SET, "PYTHONPATH": path, forkside.PARENT: str(os.getpid())}
+
+
+def _search_path() -> list[str]:
+    return [os.path.abspath(entry) for entry in sys.path]  # noqa: PTH100 -- strings
+
+
+@contextlib.contextmanager
+def _scrubbed() -> Iterator[None]:
+    """Give processes started inside the block the workers' environment.
+
+    Other threads see it too for that moment; no await happens inside.
+    """
+    before = dict(os.environ)
+    wanted = worker_environment()
+    try:
+        os.environ.clear()
+        os.environ.update(wanted)
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+class _IntReader(Connection):
+    """The server's end of a result pipe."""
+
+    def recv(self) -> _ResultItem:
+        """Return the next result, rebuilt from its two ints. Raise on anything else."""
+        item = _Picky(io.BytesIO(self.recv_bytes(_MAX_RESULT_BYTES))).load()
+        if (
+            type(item) is not _ResultItem
+            or type(item.work_id) is not int
+            or type(item.result) is not int
+            or item.exception is not None
+        ):
+            raise pickle.UnpicklingError("a worker may answer with one int only")
+        return _ResultItem(item.work_id, result=item.result)
+
+
+class _Picky(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == (_ResultItem.__module__, "_ResultItem"):
+            return _ResultItem
+        raise pickle.UnpicklingError("a worker may answer with one int only")
+
+
+class ResultPipe:
+    """What an executor takes for its result queue."""
+
+    def __init__(self) -> None:
+        reader, writer = os.pipe()
+        self._reader: Connection = _IntReader(reader, writable=False)
+        self._writer: Connection = Connection(writer, readable=False)
+
+    def __getstate__(self) -> Connection:
+        """Send a worker the writing end only."""
+        return self._writer
+
+    def __setstate__(self, writer: Connection) -> None:
+        """Arrive in a worker."""
+        self._writer = writer
+
+    def put(self, item: object) -> None:
+        """Send *item* to the server."""
+        self._writer.send(item)
+
+    def drop_writer(self) -> None:
+        """Keep only the reading end, which then sees the end of the worker."""
+        self._writer.close()
+
+    def close(self) -> None:
+        """Let go of both ends."""
+        self._reader.close()
+        self._writer.close()
+
+
+class _Popen(popen_forkserver.Popen):
+    """Starts a process through one given fork server, not the program's own."""
+
+    def __init__(self, process: "_Process", nursery: "Nursery") -> None:
+        self._nursery = nursery
+        super().__init__(process)
+
+    def _launch(self, process_obj: "_Process") -> None:
+        parcel = io.BytesIO()
+        context.set_spawning_popen(self)
+        try:
+            reduction.dump(_preparation(process_obj.name), parcel)
+            reduction.dump(process_obj, parcel)
+        finally:
+            context.set_spawning_popen(None)
+        self.sentinel, entry = self._nursery.connect(self._fds)
+        keep_open = os.dup(entry)
+        self.finalizer = popen_forkserver.util.Finalize(
+            self, popen_forkserver.util.close_fds, (keep_open, self.sentinel)
+        )
+        with open(entry, "wb") as pipe:  # noqa: PTH123 -- a descriptor
+            pipe.write(parcel.getbuffer())
+        self.pid = forkserver.read_signed(self.sentinel)
+
+    def poll(self, flag: int = os.WNOHANG) -> int | None:
+        """Return the exit code, None while running; tell whoever asked to know."""
+        known = self.returncode
+        code: int | None = super().poll(flag)
+        if known is None and code is not None:
+            self._nursery.tell_exit(self.pid, code)
+        return code
+
+
+class _Process(context.ForkServerProcess):
+    def __init__(self, *args: Any, nursery: "Nursery", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._nursery: Nursery | None = nursery
+
+    def _Popen(self, process_obj: "_Process") -> _Popen:  # type: ignore[override]  # noqa: N802 -- the standard library's name
+        assert self._nursery is not None  # noqa: S101 -- only the child lacks it
+        return _Popen(process_obj, self._nursery)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_nursery": None}
+
+
+class _Context(context.ForkServerContext):
+    """What an executor needs to know to start its one worker in a nursery."""
+
+    def __init__(self, nursery: "Nursery") -> None:
+        super().__init__()
+        self._nursery = nursery
+        self.results = ResultPipe()
+        self.process: _Process | None = None
+
+    @property
+    def pid(self) -> int:
+        """The worker's process id, once it has been started."""
+        if self.process is None or self.process.pid is None:
+            raise StartError("no worker process was started")
+        return self.process.pid
+
+    def on_exit(self, tell: Callable[[int], None]) -> None:
+        """Have *tell* called with the worker's exit code, on some other thread."""
+        self._nursery.listen_exit(self.pid, tell)
+
+    def SimpleQueue(self) -> ResultPipe:  # type: ignore[override]  # noqa: N802
+        return self.results
+
+    def Process(self, *args: Any, **kwargs: Any) -> _Process:  # type: ignore[override]  # noqa: N802
+        self.process = _Process(*args, nursery=self._nursery, **kwargs)
+        return self.process
+
+
+def _preparation(name: str) -> dict[str, object]:
+    """Return what a new worker is told before its work: nothing of our `__main__`."""
+    return {
+        "name": name,
+        "sys_path": _search_path(),
+        "sys_argv": ["asyncflow-worker"],
+        "orig_dir": "/",
+        "dir": "/",
+        "authkey": os.urandom(32),
+    }
+
+
+class Nursery:
+    """One fork server; starts workers, each behind an executor of its own."""
+
+    def __init__(self, preload: tuple[str, ...]) -> None:
+        self._server = forkserver.ForkServer()
+        self._server.set_forkserver_preload([forkside.__name__, *preload])
+        self._exits: dict[int, Callable[[int], None]] = {}
+
+    def listen_exit(self, pid: int, tell: Callable[[int], None]) -> None:
+        """Have *tell* called with the exit code of worker *pid*."""
+        self._exits[pid] = tell
+
+    def tell_exit(self, pid: int, code: int) -> None:
+        """Pass on that worker *pid* has ended with *code*; called on any thread."""
+        tell = self._exits.pop(pid, None)
+        if tell is not None:
+            tell(code)
+
+    @property
+    def pid(self) -> int | None:
+        """The fork server's process id; None before the first worker."""
+        return self._server._forkserver_pid  # type: ignore[attr-defined, no-any-return]  # noqa: SLF001
+
+    def ensure_running(self) -> None:
+        """Start the fork server if there is none; blocks for a moment."""
+        if threading.current_thread() is not threading.main_thread():
+            raise StartError("the process pool must be started on the main thread")
+        with _scrubbed():
+            self._server.ensure_running()
+
+    def connect(self, fds: list[int]) -> tuple[int, int]:
+        """Ask the fork server for a process that receives *fds*."""
+        self.ensure_running()
+        return self._server.connect_to_new_process(fds)
+
+    def hire(
+        self, initializer: Callable[..., object], *args: object
+    ) -> tuple[ProcessPoolExecutor, _Context]:
+        """Return an executor for one worker; its first `submit` starts the worker."""
+        own = _Context(self)
+        executor = ProcessPoolExecutor(
+            max_workers=1, mp_context=own, initializer=initializer, initargs=args
+        )
+        return executor, own
+
+    def close(self) -> None:
+        """End the fork server; its workers must have been killed before."""
+        pid = self.pid
+        if pid is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        self._server._stop()  # type: ignore[attr-defined]  # noqa: SLF001 -- reaps it

@@ -1,0 +1,112 @@
+"""What the server sees of its workers through the kernel: memory, children, endings.
+
+Rules
+-----
+- A process is signalled through its pidfd where there is one: a number may already
+  belong to somebody else.
+- Everything a worker starts is in its process group, or, if it left the group and its
+  parent ended, a child of the fork server, which adopts orphans.
+"""
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+from typing import Final
+
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_WHOLE_GROUP: Final = 4  # PIDFD_SIGNAL_PROCESS_GROUP, Linux 6.9
+#: a tree larger than this is a fork bomb: what was counted is enough to know
+_MOST_PROCESSES: Final = 512
+
+
+def open_pidfd(pid: int) -> int | None:
+    """Return a descriptor for process *pid*; None without pidfds or if it is gone."""
+    if not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
+
+
+def kill_group(pid: int, pidfd: int | None) -> None:
+    """Kill process *pid* and the group that it leads, also when it is dead already."""
+    if pidfd is not None:
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL, None, _WHOLE_GROUP)
+        except ProcessLookupError:
+            return
+        except OSError:
+            pass  # an older kernel: by number, the group leader's entry still exists
+        else:
+            return
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+    if pidfd is None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def kill_stray(pid: int) -> None:
+    """Kill one process that has left its group."""
+    pidfd = open_pidfd(pid)
+    if pidfd is None:
+        return
+    try:
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    finally:
+        os.close(pidfd)
+
+
+def children(pid: int) -> list[int]:
+    """Return the process ids of *pid*'s children; none where there is no /proc."""
+    found: list[int] = []
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return found
+    for task in tasks:
+        with contextlib.suppress(OSError):
+            text = Path(f"/proc/{pid}/task/{task}/children").read_bytes()
+            found += map(int, text.split())
+    return found
+
+
+def tree(pid: int) -> list[int]:
+    """Return *pid* and its descendants, up to a bound."""
+    found = [pid]
+    for member in found:
+        if len(found) > _MOST_PROCESSES:
+            break
+        found += children(member)
+    return found
+
+
+def group_of(pid: int) -> int | None:
+    """Return the process group of *pid*; None when it is gone."""
+    try:
+        return os.getpgid(pid)
+    except OSError:
+        return None
+
+
+def rss_bytes(pid: int) -> int:
+    """Return the resident memory of *pid*; 0 when unknown."""
+    return _statm(pid)[1]
+
+
+def mapped_bytes(pid: int) -> int:
+    """Return the address space of *pid*; 0 when unknown."""
+    return _statm(pid)[0]
+
+
+def _statm(pid: int) -> tuple[int, int]:
+    try:
+        mapped, resident = Path(f"/proc/{pid}/statm").read_bytes().split()[:2]
+    except (OSError, ValueError):
+        return (0, 0)
+    return (int(mapped) * _PAGE, int(resident) * _PAGE)

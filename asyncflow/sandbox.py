@@ -1,0 +1,239 @@
+"""What the kernel can take away from a process that reads hostile files.
+
+Theory of operation
+-------------------
+Three walls, each useful without the others. *Landlock* (Linux 5.13 and later) limits
+which paths a process may open and, from ABI 4 on, whether it may use TCP; its rules
+only tighten and pass to every child. *Resource limits* bound address space, file size
+and core dumps. *prctl* ties a process's life to its parent's and forbids others to
+read its memory. Where a wall does not exist, we go on without it and say so.
+
+Sources: Linux Documentation/userspace-api/landlock.rst, prctl(2), getrlimit(2).
+"""
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_DUMPABLE: Final = 4
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_PR_SET_NO_NEW_PRIVS: Final = 38
+
+# the same numbers on every architecture: newer system calls share one table
+_SYS_CREATE_RULESET: Final = 444
+_SYS_ADD_RULE: Final = 445
+_SYS_RESTRICT_SELF: Final = 446
+_CREATE_RULESET_VERSION: Final = 1
+_RULE_PATH_BENEATH: Final = 1
+
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+_REMOVE_DIR, _REMOVE_FILE = 1 << 4, 1 << 5
+_MAKE_DIR, _MAKE_REG, _MAKE_SOCK, _MAKE_FIFO = 1 << 7, 1 << 8, 1 << 9, 1 << 10
+_MAKE_SYM, _REFER, _TRUNCATE, _IOCTL_DEV = 1 << 12, 1 << 13, 1 << 14, 1 << 15
+_ALL_OF_ABI_1: Final = (1 << 13) - 1
+_FILE_RIGHTS: Final = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
+
+_READ: Final = _READ_FILE | _READ_DIR
+_RUN: Final = _READ | _EXECUTE
+_USE: Final = _READ_FILE | _WRITE_FILE | _TRUNCATE
+_OWN: Final = (
+    _READ | _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG
+    | _MAKE_SOCK | _MAKE_FIFO | _MAKE_SYM | _REFER | _TRUNCATE
+)  # fmt: skip
+
+#: the first ABI that can forbid truncation: before it, a hard link could be emptied
+LINKS_ARE_SAFE: Final = 3
+_HAS_NETWORK: Final = 4
+
+_RUNTIME: Final = (
+    "/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/opt",
+)  # fmt: skip
+_READABLE: Final = (
+    "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/localtime",
+    "/etc/fonts", "/etc/magic", "/etc/mime.types", "/etc/alternatives",
+    "/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat",
+    "/proc/filesystems", "/proc/sys/vm/overcommit_memory", "/sys/devices/system/cpu",
+)  # fmt: skip
+_DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/full", "/dev/urandom", "/dev/random")
+
+
+class _Ruleset(ctypes.Structure):
+    _fields_ = (
+        ("handled_access_fs", ctypes.c_uint64),
+        ("handled_access_net", ctypes.c_uint64),
+        ("scoped", ctypes.c_uint64),
+    )
+
+
+class _PathBeneath(ctypes.Structure):
+    _pack_ = 1
+    _layout_ = "ms"
+    _fields_ = (("allowed_access", ctypes.c_uint64), ("parent_fd", ctypes.c_int32))
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc().prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """End this process when its parent, *parent_pid*, ends, however that happens.
+
+    Where the kernel has no parent-death signal, only the present parent is checked.
+    """
+    if sys.platform == "linux":
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # the parent may have died before the line above
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent ends."""
+    if sys.platform == "linux":
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def forbid_inspection() -> None:
+    """Keep other processes of the same user from reading this one's memory.
+
+    The server calls it, since its memory holds secrets and other people's files.
+    """
+    if sys.platform == "linux":
+        _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def limit_resources(*, max_file_bytes: int) -> None:
+    """Forbid core dumps and files above *max_file_bytes*; be the first to be killed."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if hard == resource.RLIM_INFINITY or max_file_bytes < hard:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
+    # without /proc, or in a container that forbids it, the kernel chooses by itself
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("800", encoding="ascii")
+
+
+def limit_memory(max_bytes: int) -> None:
+    """Let this process map at most *max_bytes*; may be raised again later."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard != resource.RLIM_INFINITY:
+        max_bytes = min(max_bytes, hard)
+    # macOS refuses any value below what the process maps already
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (max_bytes, hard))
+
+
+def landlock_abi() -> int:
+    """Return the kernel's Landlock ABI; 0 when it has none."""
+    if sys.platform != "linux":
+        return 0
+    abi = _libc().syscall(_SYS_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION)
+    return max(0, int(abi))
+
+
+def confine(*, source: Path, out: Path, code: Iterable[Path]) -> int:
+    """Leave this process only the runtime, *code*, *source* to read, *out* to write.
+
+    Children inherit it and nothing can undo it. Returns the ABI used; 0 means that the
+    kernel has no Landlock and nothing was forbidden.
+    """
+    abi = landlock_abi()
+    if abi == 0:
+        return 0
+    rules = _rules(source=source, out=out, code=code)
+    handled = _handled(abi)
+    ruleset = _create_ruleset(abi, handled)
+    try:
+        for path, rights in rules:
+            _allow(ruleset, path, rights & handled)
+        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        _check(_libc().syscall(_SYS_RESTRICT_SELF, ruleset, 0))
+    finally:
+        os.close(ruleset)
+    return abi
+
+
+def describe(abi: int) -> str:
+    """Say in plain words what a worker under Landlock *abi* cannot do."""
+    if abi == 0:
+        return (
+            "no Landlock in this kernel: workers are limited in memory, time and "
+            "file size, but can read what the server's user can"
+        )
+    network = ", no TCP" if abi >= _HAS_NETWORK else ", TCP not forbidden"
+    links = "linked" if abi >= LINKS_ARE_SAFE else "copied"
+    return (
+        f"Landlock ABI {abi}: workers read the runtime and one file, write one "
+        f"folder{network}; inputs are {links}"
+    )
+
+
+def _rules(
+    *, source: Path, out: Path, code: Iterable[Path]
+) -> list[tuple[str, int]]:
+    roots = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}
+    rules = [(path, _RUN) for path in (*_RUNTIME, *roots)]
+    rules += [(str(path), _RUN) for path in code]
+    rules += [(path, _READ) for path in _READABLE]
+    rules += [(path, _USE) for path in _DEVICES]
+    rules += [(str(source), _READ), (str(out), _OWN)]
+    # a prefix of "/" would open everything: better a worker that cannot start
+    return [(path, rights) for path, rights in rules if os.path.realpath(path) != "/"]
+
+
+def _handled(abi: int) -> int:
+    handled = _ALL_OF_ABI_1
+    for since, right in ((2, _REFER), (LINKS_ARE_SAFE, _TRUNCATE), (5, _IOCTL_DEV)):
+        if abi >= since:
+            handled |= right
+    return handled
+
+
+def _create_ruleset(abi: int, handled: int) -> int:
+    network = 0b11 if abi >= _HAS_NETWORK else 0  # bind and connect
+    scoped = 0b11 if abi >= 6 else 0  # noqa: PLR2004 -- abstract sockets and signals
+    wanted = _Ruleset(handled, network, scoped)
+    size = 24 if scoped else 16 if network else 8
+    return _check(
+        _libc().syscall(
+            _SYS_CREATE_RULESET, ctypes.byref(wanted), ctypes.c_size_t(size), 0
+        )
+    )
+
+
+def _allow(ruleset: int, path: str, rights: int) -> None:
+    try:
+        beneath = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return  # absent on this system: nothing to allow
+    try:
+        if not os.path.isdir(f"/proc/self/fd/{beneath}"):  # noqa: PTH112 -- hot start path
+            rights &= _FILE_RIGHTS
+        rule = _PathBeneath(rights, beneath)
+        _check(
+            _libc().syscall(
+                _SYS_ADD_RULE, ruleset, _RULE_PATH_BENEATH, ctypes.byref(rule), 0
+            )
+        )
+    finally:
+        os.close(beneath)
+
+
+def _check(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return int(result)

@@ -1,0 +1,280 @@
+"""What runs inside a pool process: one order after another, one file at a time.
+
+Theory of operation
+-------------------
+`begin` is the executor's initializer: it ties the process to its parent, limits it and
+remembers its slot. `ready` loads the processors and locks the door behind it (Landlock).
+`attend` runs one processor. All that a run has to say goes into `out/result.json`; the
+executor carries one small int and no exception ever crosses. Progress and finished
+derivatives are announced on a non-blocking socket; an announcement that does not fit
+is dropped, since `result.json` lists every derivative again.
+
+Rules
+-----
+- No server code is imported here, nor asyncio: a worker stays small and starts fast.
+"""
+
+import contextlib
+import importlib
+import json
+import math
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from asyncflow import sandbox
+from asyncflow.errors import BadFile, Skip, TryLater
+from asyncflow.jobs import REASONS
+from asyncflow.processors import base
+
+BUILTIN: Final = ("asyncflow.processors.identify", "asyncflow.processors.image")
+REPORT: Final = "result.json"
+SOURCE: Final = "source"
+#: what `ready` and `attend` answer
+REPORTED: Final = 0
+SILENT: Final = 1
+#: a report beyond this is the processor's fault
+MAX_REPORT_BYTES: Final = 1 << 20
+MAX_MESSAGE_BYTES: Final = 8 << 10
+_MAX_TRACE: Final = 16_000
+#: at most 20 progress messages a second; the server tells clients less often still
+_PROGRESS_EVERY_S: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What a worker is told once, at its start."""
+
+    folder: str
+    modules: tuple[str, ...]
+    parent_pid: int
+    nice: int
+    max_file_bytes: int
+    voice: socket.socket
+
+
+class _Desk:
+    """This process's place: its folder and its voice."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.source = Path(setup.folder, "in")
+        self.out = Path(setup.folder, "out")
+        self.voice = setup.voice
+        self.memory_bytes = 0
+
+
+_desks: list[_Desk] = []
+
+
+def begin(setup: Setup) -> None:
+    """Become a worker: called once, before anything else."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.setpgid(0, 0)
+    sandbox.die_with_parent(setup.parent_pid)
+    sandbox.limit_resources(max_file_bytes=setup.max_file_bytes)
+    os.nice(setup.nice)
+    setup.voice.setblocking(False)
+    desk = _Desk(setup)
+    # programs that a processor starts find their scratch space here too
+    os.environ["TMPDIR"] = str(desk.out)
+    _desks.append(desk)
+
+
+def ready() -> int:
+    """Load the processors, confine this process, and report what it can do."""
+    (desk,) = _desks
+    try:
+        for module in desk.setup.modules:
+            importlib.import_module(module)
+        abi = sandbox.confine(source=desk.source, out=desk.out, code=_code_folders())
+        report = {"abi": abi, "processors": [_card(p) for p in base.REGISTRY.values()]}
+    except BaseException:  # noqa: BLE001 -- the boundary: nothing may cross but a report
+        report = {"error": traceback.format_exc()[-_MAX_TRACE:]}
+    return _write(desk, report)
+
+
+def attend(  # noqa: PLR0913 -- one order, as plain values
+    token: int,
+    processor: str,
+    file_name: str,
+    media_type: str,
+    options: Mapping[str, object],
+    facts: Mapping[str, object],
+) -> int:
+    """Run *processor* on the file in the slot and report how that ended."""
+    (desk,) = _desks
+    run = _Run(desk, token)
+    try:
+        report = run.go(
+            processor,
+            file_name=file_name,
+            media_type=media_type,
+            options=options,
+            facts=facts,
+        )
+        return _write(desk, report)
+    except BaseException:  # noqa: BLE001 -- the boundary: no exception object may cross
+        return SILENT
+
+
+class _Run:
+    """One attempt: what it has said so far."""
+
+    def __init__(self, desk: _Desk, token: int) -> None:
+        self._desk = desk
+        self._token = token
+        self._made: dict[str, dict[str, object]] = {}
+        self._quiet_until = 0.0
+
+    def go(
+        self,
+        name: str,
+        *,
+        file_name: str,
+        media_type: str,
+        options: Mapping[str, object],
+        facts: Mapping[str, object],
+    ) -> dict[str, object]:
+        """Run the processor called *name*; turn every ending into a report."""
+        work = base.Work(
+            source=self._desk.source / SOURCE,
+            out=self._desk.out,
+            file_name=file_name,
+            media_type=media_type,
+            options=options,
+            facts=facts,
+            progress=self._progress,
+            publish=self._publish,
+        )
+        try:
+            result = self._perform(name, work)
+            for derivative in result.derivatives:
+                self._made[derivative.name] = self._entry(derivative)
+            return self._report("done", facts=dict(result.facts))
+        except BadFile as error:
+            return self._report("bad_file", code=error.reason, detail=error.detail)
+        except TryLater as error:
+            after = {"after_s": float(error.after_s)}
+            return self._report("try_later", "try_later", error.detail, **after)
+        except Skip as error:
+            return self._report("skipped", code="missing_tool", detail=error.detail)
+        except MemoryError:
+            return self._failure("lost", "out_of_memory")
+        except BaseException as error:  # noqa: BLE001 -- SystemExit too is a failure
+            return self._failure("error", "error", f" ({type(error).__name__})")
+
+    def _perform(self, name: str, work: base.Work) -> base.Result:
+        processor = base.REGISTRY.get(name)
+        if processor is None:
+            raise Skip(f"this worker has no processor called {name!r}")
+        missing = processor.ready()
+        if missing is not None:
+            raise Skip(f"{missing} is not installed")
+        if processor.memory_bytes != self._desk.memory_bytes:
+            sandbox.limit_memory(processor.memory_bytes)
+            self._desk.memory_bytes = processor.memory_bytes
+        return processor.run(work)
+
+    def _report(
+        self, verdict: str, code: str = "", detail: str = "", **more: object
+    ) -> dict[str, object]:
+        made = list(self._made.values())
+        report = {"token": self._token, "verdict": verdict, "made": made}
+        return {**report, "code": code, "detail": detail, **more}
+
+    def _failure(self, verdict: str, code: str, more: str = "") -> dict[str, object]:
+        trace = traceback.format_exc()[-_MAX_TRACE:]
+        return self._report(verdict, code, REASONS[code] + more, trace=trace)
+
+    def _entry(self, made: base.Derivative) -> dict[str, object]:
+        inside = made.path.parent == self._desk.out
+        return {
+            "name": made.name,
+            # the server refuses anything that does not lie directly in `out`
+            "file": made.path.name if inside else str(made.path),
+            "media_type": made.media_type,
+            "facts": dict(made.facts),
+        }
+
+    def _publish(self, made: base.Derivative) -> None:
+        self._made[made.name] = entry = self._entry(made)
+        self._say({"token": self._token, "made": entry})
+
+    def _progress(self, percent: float) -> None:
+        now = time.monotonic()
+        if now < self._quiet_until or not math.isfinite(percent):
+            return
+        self._quiet_until = now + _PROGRESS_EVERY_S
+        self._say({"token": self._token, "percent": float(percent)})
+
+    def _say(self, message: Mapping[str, object]) -> None:
+        data = json.dumps(message).encode()
+        if len(data) <= MAX_MESSAGE_BYTES:
+            # a full socket means that the server is busy: it learns it at the end
+            with contextlib.suppress(OSError):
+                self._desk.voice.send(data)
+
+
+def _write(desk: _Desk, report: Mapping[str, object]) -> int:
+    """Write *report*; a processor's facts that are not JSON become a failed attempt."""
+    try:
+        data = json.dumps(report, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        data = _unwritable(report, f"its facts are not JSON: {error}")
+    if len(data) > MAX_REPORT_BYTES:
+        data = _unwritable(report, f"its facts are larger than {MAX_REPORT_BYTES} B")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    path = desk.out / REPORT
+    try:
+        handle = os.open(path, flags, 0o600)
+    except FileExistsError:  # the processor wrote a file of this name
+        path.unlink()
+        handle = os.open(path, flags, 0o600)
+    with open(handle, "wb", buffering=0) as file:  # noqa: PTH123 -- a descriptor
+        file.write(data)
+    return REPORTED
+
+
+def _unwritable(report: Mapping[str, object], why: str) -> bytes:
+    failed = {"token": report.get("token", 0), "verdict": "error", "code": "error"}
+    return json.dumps({**failed, "detail": REASONS["error"], "trace": why}).encode()
+
+
+def _card(known: base.Processor) -> dict[str, object]:
+    return {
+        "name": known.name,
+        "accepts": known.accepts,
+        "on": known.on,
+        "gate": known.gate,
+        "required": known.required,
+        "outputs": known.outputs,
+        "wall_s": known.wall_s,
+        "memory_bytes": known.memory_bytes,
+        "missing": known.ready(),
+    }
+
+
+def _code_folders() -> set[Path]:
+    """Return where the loaded packages live, so that their other modules can load.
+
+    A folder that holds a package is not named itself: in a checkout it may be the
+    folder that holds the server's data as well.
+    """
+    folders = set()
+    runtime = (f"{sys.prefix}/", f"{sys.base_prefix}/")
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if "." in name or file is None or file.startswith(runtime):
+            continue
+        path = Path(file)
+        folders.add(path.parent if hasattr(module, "__path__") else path)
+    return folders
