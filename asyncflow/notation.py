@@ -85,8 +85,8 @@ def shown_seconds(span: float) -> str:
     for size, unit in ((HOUR, "h"), (MINUTE, "m")):
         # below two of a unit the smaller one reads better: 90s, 75s, 60s
         if span > size and span % size == 0:
-            return f"{span / size:g}{unit}"
-    return f"{span:g}s"
+            return f"{int(span / size)}{unit}"
+    return f"{int(span)}s" if span == int(span) else f"{span:.3f}s"
 
 
 def all_match(

@@ -13,6 +13,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,6 +21,10 @@ NEEDS = ROOT / "tests" / "needs.txt"
 CORPUS = Path(
     os.environ.get("ASYNCFLOW_CORPUS") or ROOT.parent / "shared" / "corpus"
 ).absolute()
+
+# a slow moment of a shared machine is no failure
+hypothesis.settings.register_profile("asyncflow", deadline=None)
+hypothesis.settings.load_profile("asyncflow")
 
 _left_out = pytest.StashKey[Counter[str]]()
 
