@@ -61,12 +61,14 @@ class Child:
     process: asyncio.subprocess.Process
     url: str
     log: Path
+    log_start: int
 
     @classmethod
     async def start(cls, *, port: int, data_dir: Path) -> Self:
         """Start a server on this machine that keeps everything in *data_dir*."""
         log = data_dir / "server.log"
         place = await asyncio.to_thread(_open_log, log)
+        log_start = os.fstat(place).st_size
         try:
             process = await asyncio.create_subprocess_exec(
                 *command(),
@@ -80,7 +82,8 @@ class Child:
             )
         finally:
             os.close(place)
-        return cls(process=process, url=f"http://{HOST}:{port}", log=log)
+        url = f"http://{HOST}:{port}"
+        return cls(process=process, url=url, log=log, log_start=log_start)
 
     async def ready(self, client: Client) -> None:
         """Return when the server is ready. Raise ServerDied or NotReady."""
@@ -130,7 +133,7 @@ class Child:
 
     def _tail(self) -> str:
         with suppress(OSError):
-            text = self.log.read_text(encoding="utf-8", errors="replace")
+            text = self.log.read_bytes()[self.log_start :].decode(errors="replace")
             return "\n".join(text.strip().splitlines()[-_TAIL_LINES:])
         return ""
 
