@@ -240,7 +240,7 @@ def test_a_loopback_address_is_not_public(tmp_path: Path, host: str) -> None:
 def test_settings_cannot_be_changed(tmp_path: Path) -> None:
     settings = load(env={}, cwd=tmp_path)
     with pytest.raises(ValueError, match="frozen"):
-        settings.port = 1  # type: ignore[misc] -- mypy says so, too
+        settings.port = 1  # type: ignore[misc]  # and so does mypy
 
 
 def test_every_default_is_accepted_as_it_is_shown(tmp_path: Path) -> None:
