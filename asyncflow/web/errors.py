@@ -25,6 +25,8 @@ from asyncflow.errors import AsyncflowError
 
 PROBLEM: Final = "application/problem+json"
 REQUEST_ID: Final = "X-Request-Id"
+#: what we call ourselves; versions are nobody's business before they are known
+SERVER: Final = "asyncflow"
 
 #: the id of a request, as logs, problem documents and `X-Request-Id` show it
 request_id_key: Final = web.RequestKey("request_id", str)

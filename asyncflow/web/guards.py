@@ -24,7 +24,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from asyncflow.errors import ForeignOrigin, MisdirectedHost
-from asyncflow.web.errors import REQUEST_ID, request_id_key
+from asyncflow.web.errors import REQUEST_ID, SERVER, request_id_key
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 DEFAULT_PORTS: Mapping[str, int] = {"http": 80, "https": 443, "ws": 80, "wss": 443}
@@ -191,6 +191,7 @@ def _add_security(
     request: web.Request, response: web.StreamResponse, guards: Guards
 ) -> None:
     headers = response.headers
+    headers[hdrs.SERVER] = SERVER
     headers.setdefault(hdrs.X_CONTENT_TYPE_OPTIONS, "nosniff")
     headers.setdefault("Referrer-Policy", "no-referrer")
     headers.setdefault("X-Frame-Options", "DENY")

@@ -30,6 +30,7 @@ import structlog
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import LineTooLong
+from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_response import StreamResponse
 
@@ -41,7 +42,7 @@ from asyncflow.errors import (
     TooManyConnections,
     TruncatedBody,
 )
-from asyncflow.web.errors import PROBLEM, document, headers_of, status_of
+from asyncflow.web.errors import PROBLEM, SERVER, document, headers_of, status_of
 
 KIB: Final = 1024
 
@@ -97,6 +98,7 @@ class GuardedHandler(RequestHandler):
     """aiohttp's connection, with limits."""
 
     __slots__ = (
+        "_body",
         "_discarding",
         "_gone",
         "_half_closed",
@@ -118,6 +120,8 @@ class GuardedHandler(RequestHandler):
         self._refused = False
         self._discarding = False
         self._half_closed = False
+        #: of the newest request, until it is answered
+        self._body: StreamReader | None = None
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._gone: asyncio.Event | None = None
@@ -153,7 +157,7 @@ class GuardedHandler(RequestHandler):
         super().data_received(data)
         if self._request_count != before:
             self._disarm()
-            self._end_broken_body()
+            self._take_body()
         elif data and self._is_between_requests:
             self._head_bytes += len(data)
             self._arm()
@@ -162,8 +166,10 @@ class GuardedHandler(RequestHandler):
 
     def eof_received(self) -> bool | None:  # type: ignore[override]  # as asyncio's
         """Keep the way back open when a body ends too early, to say so."""
-        body = self._unfinished_body()
-        if self._discarding or body is None or self.ssl_context is not None:
+        body = self._body
+        if body is None or body.is_eof() or body.exception() is not None:
+            return None
+        if self._discarding or self.ssl_context is not None:
             return None
         self._half_closed = True
         body.set_exception(TruncatedBody())
@@ -175,8 +181,6 @@ class GuardedHandler(RequestHandler):
     def _is_between_requests(self) -> bool:
         # `_waiter` is what the connection's task waits on for its next request; before
         # its first step there is no waiter, and no request either
-        if self._upgraded or self._messages or self._current_request is not None:
-            return False
         waiting = self._waiter is not None and not self._waiter.done()
         return waiting or self._request_count == 0
 
@@ -239,23 +243,14 @@ class GuardedHandler(RequestHandler):
         answer.force_close()
         return answer
 
-    def _end_broken_body(self) -> None:
-        # The parser reports a malformed chunk as one more request and forgets the body,
-        # whose reader would wait until it counts as slow.
-        message, _ = self._messages[-1] if self._messages else (None, None)
-        if message is None or isinstance(message, RawRequestMessage):
-            return
-        running = self._current_request
-        if running is not None and not running.content.is_eof():
-            running.content.set_exception(MalformedRequest())
-
-    def _unfinished_body(self) -> Any:
-        running = self._current_request
-        if running is not None and not running.content.is_eof():
-            return running.content
-        if self._messages and not self._messages[-1][1].is_eof():
-            return self._messages[-1][1]
-        return None
+    def _take_body(self) -> None:
+        message, body = self._messages[-1]
+        if isinstance(message, RawRequestMessage):
+            self._body = body
+        elif self._body is not None and not self._body.is_eof():
+            # The parser reports a malformed chunk as one more request and forgets the
+            # body, whose reader would wait until it counts as slow.
+            self._body.set_exception(MalformedRequest())
 
     # ----- the end of a request
 
@@ -267,6 +262,8 @@ class GuardedHandler(RequestHandler):
         keeps = unread and self._may_drain(request)
         if self._half_closed or (unread and not keeps):
             resp.force_close()
+        if self._body is request.content:
+            self._body = None
         answer, reset = await super().finish_response(request, resp, start_time)
         if unread and not reset and not (keeps and await _drained(request)):
             await self._linger()
@@ -274,7 +271,9 @@ class GuardedHandler(RequestHandler):
 
     def _may_drain(self, request: web.BaseRequest) -> bool:
         length = request.content_length
-        if self._half_closed or length is None or request.headers.get("Expect"):
+        if length is None or request.headers.get("Expect"):
+            return False
+        if request.content.exception() is not None:
             return False
         return length - request.content.total_bytes <= DRAIN_BYTES
 
@@ -328,6 +327,7 @@ def _keep_reading(transport: asyncio.Transport) -> None:
 
 #: for answers that no application has touched
 _BARE_HEADERS: Final = {
+    "Server": SERVER,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }

@@ -114,14 +114,7 @@ def _factory(
 
 
 #: what the limits need of aiohttp beside its public interface
-_PRIVATE_OF_HANDLER: Final = (
-    "_current_request",
-    "_loop",
-    "_messages",
-    "_request_count",
-    "_upgraded",
-    "_waiter",
-)
+_PRIVATE_OF_HANDLER: Final = ("_loop", "_messages", "_request_count", "_waiter")
 _PRIVATE_OF_STREAM: Final = ("_read_nowait", "_buffer")
 
 

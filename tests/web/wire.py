@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import socket
+import struct
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,5 +80,13 @@ class Wire:
         self.writer.write_eof()
 
     def reset(self) -> None:
-        """Vanish."""
+        """Vanish, with a reset instead of a farewell."""
+        sock = self.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Wait for what gives no signal: something that happens inside aiohttp."""
+    while not is_so():  # noqa: ASYNC110 -- see above; the test's timeout bounds it
+        await asyncio.sleep(0.001)
