@@ -1,0 +1,131 @@
+"""What supervisors, scrapers and clients ask before they trust a server."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+
+import structlog
+from aiohttp import hdrs, web
+
+from asyncflow.errors import AsyncflowError
+from asyncflow.metrics import EXPOSITION, Metrics
+
+#: a check that takes longer has failed: a supervisor gives up sooner than a disk
+CHECK_TIMEOUT_S: Final = 2.0
+
+#: returns None if all is well, else the reason in plain words; may raise
+Check = Callable[[], Awaitable[str | None]]
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessorStatus:
+    """One processor, and the tool that it lacks, if it does."""
+
+    name: str
+    accepts: tuple[str, ...]
+    missing_tool: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What this server can do; *limits* are in camelCase, as clients see them."""
+
+    version: str
+    protocols: tuple[str, ...]
+    limits: Mapping[str, int | float | None]
+    types: tuple[str, ...]
+    processors: tuple[ProcessorStatus, ...]
+
+    def shown(self) -> dict[str, object]:
+        """Return the JSON members."""
+        return {
+            "version": self.version,
+            "protocols": self.protocols,
+            "limits": dict(self.limits),
+            "types": self.types,
+            "processors": [
+                {
+                    "name": one.name,
+                    "accepts": one.accepts,
+                    "ready": one.missing_tool is None,
+                    "missingTool": one.missing_tool,
+                }
+                for one in self.processors
+            ],
+        }
+
+
+def add_health(
+    app: web.Application,
+    *,
+    checks: Mapping[str, Check],
+    metrics: Metrics,
+    capabilities: Callable[[], Capabilities],
+) -> None:
+    """Add `/livez`, `/readyz`, `/metrics` and `/capabilities` to *app*."""
+
+    async def livez(_: web.Request) -> web.Response:
+        # answering is the proof: the loop runs
+        return _json({"status": "alive"})
+
+    async def readyz(_: web.Request) -> web.Response:
+        reasons = await failing(checks)
+        shown = {
+            name: {"ok": name not in reasons, "reason": reasons.get(name)}
+            for name in checks
+        }
+        if reasons:
+            return _json(
+                {"status": "not ready", "checks": shown},
+                status=HTTPStatus.SERVICE_UNAVAILABLE,
+            )
+        return _json({"status": "ready", "checks": shown})
+
+    async def show_metrics(_: web.Request) -> web.Response:
+        body = await metrics.render()
+        return web.Response(body=body, headers={hdrs.CONTENT_TYPE: EXPOSITION})
+
+    async def show_capabilities(_: web.Request) -> web.Response:
+        return _json(capabilities().shown())
+
+    app.router.add_get("/livez", livez)
+    app.router.add_get("/readyz", readyz)
+    app.router.add_get("/metrics", show_metrics)
+    app.router.add_get("/capabilities", show_capabilities)
+
+
+async def failing(checks: Mapping[str, Check]) -> dict[str, str]:
+    """Run all *checks* at once; return the reasons of those that failed."""
+    found = await asyncio.gather(*(_run(name, one) for name, one in checks.items()))
+    return {
+        name: why for name, why in zip(checks, found, strict=True) if why is not None
+    }
+
+
+async def _run(name: str, check: Check) -> str | None:
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT_S):
+            return await check()
+    except TimeoutError:
+        return f"no answer within {CHECK_TIMEOUT_S:g} s"
+    except AsyncflowError as error:
+        return error.detail
+    except Exception:  # a broken check is a failed check
+        log.exception("health.check_failed", check=name)
+        return "the check itself failed; the log has the reason"
+
+
+def _json(
+    value: Mapping[str, object], *, status: HTTPStatus = HTTPStatus.OK
+) -> web.Response:
+    return web.Response(
+        status=status,
+        body=json.dumps(value, ensure_ascii=False).encode(),
+        content_type="application/json",
+        headers={hdrs.CACHE_CONTROL: "no-store"},
+    )

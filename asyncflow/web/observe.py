@@ -1,0 +1,77 @@
+"""Each request in the log and in the metrics, without what is nobody's business.
+
+Rules
+-----
+- A route is named by its pattern: paths hold ids and file names, queries hold tokens;
+  neither is logged above debug, the query never.
+- The log line of a success is for debug; refusals are for info, our faults for error.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Final
+
+import structlog
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler, Middleware
+
+from asyncflow.metrics import OTHER, Metrics
+from asyncflow.web.errors import CLIENT_CLOSED
+
+UNMATCHED: Final = "unmatched"
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+def observed(
+    metrics: Metrics, clock: Callable[[], float] = time.monotonic
+) -> Middleware:
+    """Return the middleware that counts, measures and logs; it belongs outermost."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        began = clock()
+        status = HTTPStatus.INTERNAL_SERVER_ERROR.value
+        try:
+            response = await handler(request)
+            status = response.status
+        except web.HTTPException as redirect:
+            status = redirect.status
+            raise
+        except asyncio.CancelledError:
+            status = CLIENT_CLOSED
+            raise
+        finally:
+            _note(request, metrics, status, clock() - began)
+        return response
+
+    return middleware
+
+
+def route_of(request: web.Request) -> str:
+    """Return the pattern of the route that took *request*, such as `/status/{id}`."""
+    resource = request.match_info.route.resource
+    return UNMATCHED if resource is None else resource.canonical
+
+
+def _note(
+    request: web.Request, metrics: Metrics, status: int, duration_s: float
+) -> None:
+    route = route_of(request)
+    method = request.method if request.method in hdrs.METH_ALL else OTHER
+    metrics.http_requests.inc(route, method, f"{status // 100}xx")
+    metrics.http_duration.observe(duration_s, route, method)
+    fields = {
+        "route": route,
+        "method": method,
+        "status": status,
+        "duration_s": round(duration_s, 4),
+    }
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("http.request", **fields)
+    elif status >= HTTPStatus.BAD_REQUEST:
+        log.info("http.request", **fields)
+    else:
+        log.debug("http.request", **fields)
