@@ -1,0 +1,201 @@
+"""Opens pictures: libvips for what its trusted loaders know, Pillow for a few others.
+
+Rules
+-----
+- The caller says which media type the content has; exactly that loader is tried, and a
+  loader of another kind answering means that the file is two things at once.
+- Sizes are those of the upright picture.
+- Every failure is the file's: `BadFile` with the reason, except lack of memory.
+"""
+
+import contextlib
+import importlib.util
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from asyncflow.errors import BadFile
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+#: media type -> the libvips loader that must answer
+VIPS: Final[Mapping[str, str]] = {
+    "image/jpeg": "jpegload",
+    "image/png": "pngload",
+    "image/webp": "webpload",
+    "image/gif": "gifload",
+    "image/tiff": "tiffload",
+    "image/avif": "heifload",
+}
+#: media type -> the Pillow format that must answer
+PILLOW: Final[Mapping[str, str]] = {
+    "image/bmp": "BMP",
+    "image/x-ms-bmp": "BMP",
+    "image/jp2": "JPEG2000",
+    "image/x-portable-bitmap": "PPM",
+    "image/x-portable-greymap": "PPM",
+    "image/x-portable-pixmap": "PPM",
+}
+#: opened when pillow-heif is installed
+HEIC: Final = ("image/heic", "image/heif", "image/heic-sequence", "image/heif-sequence")
+HEIC_EXTRA: Final = "HEIC pictures need the extra asyncflow-server[heic]"
+#: what may be animated, and then keeps moving
+ANIMATED: Final = ("image/gif", "image/webp")
+
+_SIDEWAYS: Final = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+_CUT_OFF: Final = ("premature", "unexpected end", "end of", "truncated", "eof", "too few")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """A picture's upright size and its number of frames."""
+
+    width: int
+    height: int
+    frames: int
+
+    @property
+    def pixels(self) -> int:
+        """All pixels of all frames."""
+        return self.width * self.height * self.frames
+
+
+def has_heic() -> bool:
+    """Tell whether the optional HEIC decoder is installed."""
+    return importlib.util.find_spec("pillow_heif") is not None
+
+
+def is_known(media_type: str) -> bool:
+    """Tell whether a trusted loader opens *media_type* here."""
+    return (
+        media_type in VIPS
+        or media_type in PILLOW
+        or (media_type in HEIC and has_heic())
+    )
+
+
+def measure(path: Path, media_type: str) -> Shape:
+    """Read the size of the picture at *path* from its header."""
+    if media_type not in VIPS:
+        with _pillow(path, media_type, max_pixels=None) as picture:
+            width, height = picture.size
+            if picture.getexif().get(0x0112) in _SIDEWAYS:
+                width, height = height, width
+            return Shape(width=width, height=height, frames=1)
+    with explained():
+        image = _vips().Image.new_from_file(str(path), access="sequential")
+        loader = str(image.get("vips-loader"))
+        shape = _shape(image)
+    if not loader.startswith(VIPS[media_type]):
+        raise BadFile("type_mismatch", f"the content is both {media_type} and another")
+    return shape
+
+
+def shrink(  # noqa: PLR0913 -- a picture, a box, and how much of it
+    path: Path,
+    media_type: str,
+    *,
+    width: int,
+    height: int,
+    frames: int,
+    max_pixels: int,
+) -> Any:
+    """Decode the picture once into memory: upright, sRGB, at most *width* x *height*.
+
+    *frames* 1 takes the first frame only. Returns a libvips image; raises BadFile.
+    """
+    wanted = {"height": height, "size": "down", "export_profile": "srgb"}
+    with explained():
+        if media_type in VIPS:
+            name = f"{path}[n=-1]" if frames > 1 else str(path)
+            small = _vips().Image.thumbnail(name, width, fail_on="error", **wanted)
+        else:
+            small = _from_pillow(path, media_type, max_pixels).thumbnail_image(
+                width, no_rotate=True, **wanted
+            )
+        # decoded once, here: a second reader of a sequential source would fail
+        small = small.copy_memory()
+    small = small.copy()
+    if small.get_typeof("icc-profile-data") != 0:
+        small.remove("icc-profile-data")  # it is sRGB now
+    return small
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Turn libvips errors inside the block into BadFile or MemoryError."""
+    try:
+        yield
+    except _vips().Error as error:
+        text = str(error.detail or error.message).lower()
+        if "out of memory" in text or "unable to allocate" in text:
+            raise MemoryError(text) from None
+        raise _bad(text) from None
+
+
+def _bad(text: str) -> BadFile:
+    if any(word in text for word in _CUT_OFF):
+        return BadFile("truncated", "the picture ends too early")
+    return BadFile("damaged", "the picture cannot be decoded")
+
+
+def _vips() -> Any:
+    """Import libvips when it is first needed: never before a worker has forked."""
+    import pyvips  # noqa: PLC0415 -- see above
+
+    pyvips.cache_set_max(0)
+    return pyvips
+
+
+def _shape(image: Any) -> Shape:
+    frames = 1
+    height = image.height
+    if image.get_typeof("n-pages") != 0:
+        frames = max(1, image.get("n-pages"))
+    width = image.width
+    if image.get_typeof("orientation") != 0 and image.get("orientation") in _SIDEWAYS:
+        width, height = height, width
+    return Shape(width=width, height=height, frames=frames)
+
+
+@contextlib.contextmanager
+def _pillow(
+    path: Path, media_type: str, *, max_pixels: int | None
+) -> Iterator["PIL.Image.Image"]:
+    """Open *path* with the one Pillow format that belongs to *media_type*."""
+    import PIL.Image  # noqa: PLC0415 -- only few files need it
+
+    if media_type in HEIC:
+        import pillow_heif  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415 -- an extra
+
+        pillow_heif.register_heif_opener()
+        kind = "HEIF"
+    else:
+        kind = PILLOW[media_type]
+    # our own limit below replaces Pillow's, which only warns at first
+    PIL.Image.MAX_IMAGE_PIXELS = None
+    try:
+        with PIL.Image.open(path, formats=(kind,)) as picture:
+            if max_pixels is not None and picture.width * picture.height > max_pixels:
+                raise BadFile("too_many_pixels", f"more than {max_pixels} pixels")
+            yield picture
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise _bad(str(error).lower()) from None
+
+
+def _from_pillow(path: Path, media_type: str, max_pixels: int) -> Any:
+    import PIL.ImageOps  # noqa: PLC0415 -- only few files need it
+
+    with _pillow(path, media_type, max_pixels=max_pixels) as picture:
+        profile = picture.info.get("icc_profile")
+        upright = PIL.ImageOps.exif_transpose(picture)
+        alpha = upright.has_transparency_data
+        plain = upright.convert("RGBA" if alpha else "RGB")
+    image = _vips().Image.new_from_memory(
+        plain.tobytes(), plain.width, plain.height, 4 if alpha else 3, "uchar"
+    ).copy(interpretation="srgb")
+    if profile and picture.mode in ("RGB", "RGBA"):
+        image.set_type(_vips().GValue.blob_type, "icc-profile-data", profile)
+    return image
