@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from asyncflow import uploads
 from asyncflow.errors import (
+    AsyncflowError,
     BacklogFull,
     DiskFull,
     ShuttingDown,
@@ -41,8 +42,10 @@ class Admission:
         *,
         space: Callable[[], Awaitable[Space]] | None,
         backlog: Callable[[], int],
+        on_refusal: Callable[[str], None] = lambda _code: None,
     ) -> None:
         self.rules = rules
+        self.on_refusal = on_refusal
         self._space = space
         self._backlog = backlog
         #: set while the server stops
@@ -55,6 +58,13 @@ class Admission:
             ShuttingDown, BacklogFull, DiskFull: not now.
             UploadTooLarge, TypeNotAllowed: never.
         """
+        try:
+            await self._check(length, declared_type)
+        except AsyncflowError as refused:
+            self.on_refusal(refused.code)
+            raise
+
+    async def _check(self, length: int | None, declared_type: str) -> None:
         if self.closed:
             raise ShuttingDown
         rules = self.rules

@@ -22,6 +22,7 @@ and any later request on it try again.
 
 import asyncio
 from collections.abc import Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -328,11 +329,13 @@ class Chunks:
         found = uploads.contradicts(row.declared_type, first)
         if found is not None:
             detail = f"{row.file_name!r} is declared {row.declared_type} but is {found}"
+            self._admission.on_refusal(TypeMismatch.code)
             await self._end(row.id, JobState.REJECTED, TypeMismatch.code, detail)
             raise TypeMismatch(detail)
         try:
             self._admission.check_type(uploads.signature(first) or row.declared_type)
         except TypeNotAllowed as refused:
+            self._admission.on_refusal(refused.code)
             await self._end(row.id, JobState.REJECTED, refused.code, refused.detail)
             raise
 
@@ -432,6 +435,22 @@ class Chunks:
         return await self._engine.end_upload(
             upload_id, state=state, code=code, detail=detail
         )
+
+    async def drain(self, grace_s: float) -> None:
+        """Let running requests end within *grace_s*, then stop them; bytes are kept."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + grace_s
+        while self._turns and loop.time() < end:
+            turn = next(iter(self._turns.values()))
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(end):
+                    await turn.over.wait()
+        for turn in tuple(self._turns.values()):
+            turn.body.stop(ShuttingDown())
+        for turn in tuple(self._turns.values()):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TAKE_OVER_S):
+                    await turn.over.wait()
 
     def changed(self, change: Change) -> None:
         """Stop filling an upload whose job was closed by somebody else."""

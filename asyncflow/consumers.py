@@ -51,8 +51,8 @@ class _StepLost(Exception):  # noqa: N818 -- never leaves this module
 class Consumers:
     """Runs the steps of the consumers that work in the pool.
 
-    *options* are the operator's options by consumer name; *allowed* tells whether files
-    of a media type are taken (identify's answer is held against it).
+    *options* and *wall_s* (the longest attempt, in seconds) are the operator's, by
+    consumer name; *check_type* raises TypeNotAllowed for what identify found.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Consumers:
         store: Store,
         names: frozenset[str],
         options: Mapping[str, Mapping[str, object]],
+        wall_s: Mapping[str, float],
         check_type: Callable[[str], None],
         scratch: Path,
     ) -> None:
@@ -71,6 +72,7 @@ class Consumers:
         self._store = store
         self._names = names
         self._options = options
+        self._wall_s = wall_s
         self._check_type = check_type
         self._scratch = scratch
         self._running: dict[tuple[int, int], asyncio.Task[None]] = {}
@@ -215,6 +217,7 @@ class Consumers:
                     **claimed.options,
                 },
                 facts=claimed.facts,
+                wall_s=self._wall_s.get(claimed.consumer),
             )
             outcome = await self._pool.run(
                 order,

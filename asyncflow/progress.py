@@ -268,11 +268,8 @@ class Hub:
         if live is None:
             return view
         if view.status is JobState.UPLOADING:
-            done, size = live.uploaded, view.file_size
-            share = 100.0 * done / size if done is not None and size else 0.0
-            return msgspec.structs.replace(
-                view, uploaded_bytes=done, progress=round(share, 1)
-            )
+            known = live.uploaded is not None
+            return self.with_uploaded(view, live.uploaded or 0) if known else view
         steps = tuple(
             msgspec.structs.replace(s, progress=live.percent.get(s.name, s.progress))
             if s.status is StepState.RUNNING
@@ -281,6 +278,14 @@ class Hub:
         )
         return msgspec.structs.replace(
             view, steps=steps, progress=views.share_done(steps)
+        )
+
+    @staticmethod
+    def with_uploaded(view: JobView, offset: int) -> JobView:
+        """Return an UPLOADING job with how many bytes have arrived."""
+        share = 100.0 * offset / view.file_size if view.file_size else 0.0
+        return msgspec.structs.replace(
+            view, uploaded_bytes=offset, progress=round(share, 1)
         )
 
     async def close(self) -> None:

@@ -79,6 +79,12 @@ class JobView(View, frozen=True, kw_only=True):
     version: int
 
 
+    def with_estimate(self, seconds: float | None) -> "JobView":
+        """Return the job with how long it should still take."""
+        rounded = None if seconds is None else round(seconds, 3)
+        return msgspec.structs.replace(self, estimated_time_remaining=rounded)
+
+
 def timestamp(ms: int | None) -> str | None:
     """Return milliseconds since 1970 as ISO 8601 UTC with milliseconds."""
     if ms is None:

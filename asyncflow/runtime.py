@@ -1,0 +1,291 @@
+"""Builds the parts and ties them together: the only place that picks a backend.
+
+`await runtime.start()` gives a working engine room without any HTTP; `server` puts the
+routes in front of it.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from asyncflow.admission import Admission, Rules
+from asyncflow.broker.memory import LocalDoorbell
+from asyncflow.chunks import Chunks
+from asyncflow.config import Settings
+from asyncflow.consumers import Consumers
+from asyncflow.db.base import Change, Claimed
+from asyncflow.db.sqlite import SqliteDatabase
+from asyncflow.db.writer import Batch
+from asyncflow.engine import Clock, Engine
+from asyncflow.errors import DataDirInUse
+from asyncflow.janitor import Janitor
+from asyncflow.jobs import JobState, Limits, PlanEntry, Subscription, Verdict
+from asyncflow.metrics import Metrics
+from asyncflow.pool import Pool, default_size
+from asyncflow.progress import Hub
+from asyncflow.store.base import HasSpace, Store
+from asyncflow.store.local import LocalStore
+from asyncflow.views import JobView
+
+log = structlog.get_logger(__name__)
+
+DATABASE = "asyncflow.db"
+LOCK = "lock"
+#: gates come before anything else that waits
+GATE_PRIORITY = -10
+LAG_EVERY_S = 0.5
+
+
+class FolderLock:
+    """Keeps a second server off a data folder; the kernel drops it with the process."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LOCK
+        self._fd: int | None = None
+
+    def take(self) -> None:
+        """Take the lock. Raise DataDirInUse if somebody holds it."""
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(fd)
+            raise DataDirInUse(
+                f"another asyncflow (process {owner}) uses {self._path.parent}: stop it,"
+                " or choose another folder with --data-dir"
+            ) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        self._fd = fd
+
+    def release(self) -> None:
+        """Give the lock back; doing it twice is not an error."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+class Runtime:
+    """One server's parts, started and stopped in the right order.
+
+    *url_prefix* stands before every path that goes to clients.
+    """
+
+    def __init__(
+        self, settings: Settings, *, url_prefix: str = "", clock: Clock | None = None
+    ) -> None:
+        self.settings = settings
+        self.url_prefix = url_prefix
+        self.metrics = Metrics()
+        self.draining = False
+        #: open WebSockets
+        self.sockets: set[web.WebSocketResponse] = set()
+        folder = settings.data_dir
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = FolderLock(folder)
+        self._limits = Limits(attempts=settings.attempts)
+        self.engine = Engine(
+            doorbell=LocalDoorbell(),
+            clock=clock or Clock(),
+            limits=self._limits,
+            worker=f"{socket.gethostname()}:{os.getpid()}",
+            lease_s=settings.lease,
+        )
+        self.db = SqliteDatabase(
+            folder / DATABASE,
+            on_change=self.engine.changed,
+            on_doubt=self.engine.doubt,
+            on_batch=self._count_batch,
+        )
+        self.hub = Hub(self.db.job, url_prefix=url_prefix)
+        self.engine.attach(self.db, self.hub)
+        self.store: Store = LocalStore(folder / "store")
+        self.pool = Pool(
+            size=settings.workers or default_size(),
+            folder=folder / "slots",
+            slot_memory_bytes=settings.slot_memory_bytes or None,
+        )
+        self.admission = Admission(
+            self._rules(),
+            space=self.store.space if isinstance(self.store, HasSpace) else None,
+            backlog=lambda: self.engine.backlog,
+            on_refusal=lambda code: self.metrics.uploads_refused.inc(code),
+        )
+        self.chunks = Chunks(
+            db=self.db,
+            engine=self.engine,
+            store=self.store,
+            admission=self.admission,
+            expiry_s=settings.upload_expiry,
+        )
+        self.janitor = Janitor(
+            db=self.db, engine=self.engine, store=self.store, chunks=self.chunks
+        )
+        self._consumers: Consumers | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    def _rules(self) -> Rules:
+        settings = self.settings
+        return Rules(
+            max_bytes=settings.max_upload_bytes,
+            allowed_types=settings.allowed_types,
+            backlog_limit=settings.backlog_limit,
+            fill_level=settings.fill_level,
+        )
+
+    def _options(self) -> Mapping[str, Mapping[str, object]]:
+        settings = self.settings
+        return {
+            "identify": {
+                "maxPixels": settings.max_pixels,
+                "maxPages": settings.max_pages,
+            },
+            "image": {"maxPixels": settings.max_pixels},
+        }
+
+    # ----- start and stop
+
+    async def start(self) -> None:
+        """Start every part; on the main thread, since workers are started from here.
+
+        Raises:
+            DataDirInUse, DatabaseTooNew, StartError: it cannot run like this.
+        """
+        self._lock.take()
+        try:
+            await asyncio.gather(self.db.start(), self.pool.start())
+            await self._start_work()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _start_work(self) -> None:
+        consumers = [
+            Subscription(
+                entry=PlanEntry(
+                    consumer=card.name,
+                    on=card.on,
+                    gate=card.gate,
+                    required=card.required,
+                    priority=GATE_PRIORITY if card.gate else 0,
+                    max_attempts=self._limits.attempts,
+                ),
+                accepts=card.accepts,
+            )
+            for card in self.pool.processors.values()
+        ]
+        self._consumers = Consumers(
+            engine=self.engine,
+            pool=self.pool,
+            store=self.store,
+            names=frozenset(self.pool.processors),
+            options=self._options(),
+            wall_s={"image": self.settings.wall_image},
+            check_type=self.admission.check_type,
+            scratch=self.settings.data_dir,
+        )
+        self.engine.on_attempt = self._count_attempt
+        self.engine.listeners += [
+            self._consumers.changed,
+            self.chunks.changed,
+            self.janitor.changed,
+            self._count_change,
+        ]
+        self.metrics.on_scrape(self._measure)
+        freed = await self.engine.start(consumers)
+        whole = await self.chunks.recover()
+        if freed or whole:
+            log.info("server.recovered", steps=freed, uploads=whole)
+        await self._consumers.start()
+        await self.janitor.start()
+        self._watch = asyncio.create_task(self._watch_loop(), name="loop-lag")
+
+    async def drain(self, grace_s: float) -> None:
+        """Take nothing new; let uploads and steps end within *grace_s*."""
+        self.draining = self.admission.closed = True
+        waiting = [self.chunks.drain(grace_s)]
+        if self._consumers is not None:
+            waiting.append(self._consumers.stop(grace_s))
+        await asyncio.gather(*waiting)
+        for socket_ in tuple(self.sockets):
+            with contextlib.suppress(ConnectionError):
+                await socket_.close(code=1001, message=b"the server stops")
+
+    async def close(self) -> None:
+        """Stop every part; what runs now is released for the next start."""
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._consumers is not None:
+            await self._consumers.stop(0.0)
+        await self.janitor.stop()
+        await self.pool.close()
+        await self.hub.close()
+        await self.db.close()
+        await self.store.close()
+        self._lock.release()
+
+    # ----- what routes ask
+
+    async def status(self, job_id: str) -> JobView:
+        """Return a job as it is now, with what only the running server knows.
+
+        Raises:
+            JobNotFound: no job has this id.
+        """
+        view = await self.hub.snapshot(job_id)
+        if view.status is JobState.UPLOADING and view.uploaded_bytes is None:
+            received = await self.chunks.received(job_id)
+            return self.hub.with_uploaded(view, received)
+        left = [step.name for step in view.steps if not step.status.is_final]
+        return view.with_estimate(self.engine.estimates.of(left) if left else None)
+
+    # ----- numbers
+
+    def _count_batch(self, batch: Batch) -> None:
+        self.metrics.db_batch_size.observe(batch.items)
+        self.metrics.db_commit_duration.observe(batch.seconds)
+
+    def _count_attempt(
+        self, claimed: Claimed, verdict: Verdict, seconds: float
+    ) -> None:
+        self.metrics.steps_finished.inc(claimed.consumer, verdict)
+        self.metrics.step_duration.observe(seconds, claimed.consumer)
+
+    def _count_change(self, change: Change) -> None:
+        if change.terminal is not None:
+            self.metrics.jobs_finished.inc(change.state)
+        if change.state is JobState.PENDING:
+            self.metrics.uploads_completed.inc()
+
+    async def _measure(self) -> None:
+        metrics = self.metrics
+        for (consumer, state), count in (await self.db.tallies()).items():
+            if state in {"ready", "running", "retrying", "dead"}:
+                metrics.queue_length.set(count, consumer, state)
+        states = [worker.state for worker in self.pool.workers()]
+        for state, label in (
+            ("idle", "idle"),
+            ("running", "busy"),
+            ("starting", "starting"),
+        ):
+            metrics.workers.set(states.count(state), label)
+        metrics.wal_bytes.set(self.db.wal_bytes())
+        metrics.websockets.set(len(self.sockets))
+        if isinstance(self.store, HasSpace):
+            metrics.storage_free_bytes.set((await self.store.space()).free_bytes)
+
+    async def _watch_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            asked = loop.time()
+            await asyncio.sleep(LAG_EVERY_S)
+            lag = loop.time() - asked - LAG_EVERY_S
+            self.metrics.loop_lag.observe(max(0.0, lag))

@@ -1,0 +1,199 @@
+"""The server: routes in front of a runtime, started and stopped as a service is."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from asyncflow import __version__, logs, sandbox
+from asyncflow.config import Settings
+from asyncflow.errors import StartError
+from asyncflow.runtime import Runtime
+from asyncflow.web import downloads, jobs, multipart, page, progress, tus
+from asyncflow.web.auth import TokenAuth, ensure_token
+from asyncflow.web.edge import install_edge
+from asyncflow.web.guards import Guards
+from asyncflow.web.health import Capabilities, ProcessorStatus, add_health
+from asyncflow.web.keys import runtime_key
+from asyncflow.web.limits import ConnectionLimits
+from asyncflow.web.site import Site, start_site
+
+log = structlog.get_logger(__name__)
+
+#: how long the last answers may take once everything has stopped
+CLOSE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """Who may do what: the server's token, and whether it is needed for everything."""
+
+    token: str
+    needed_everywhere: bool
+
+
+def access(settings: Settings) -> Access:
+    """Return the token in force, made on the first start.
+
+    Raises:
+        StartError: a public address without a token.
+    """
+    if settings.token is not None:
+        return Access(token=settings.token.get_secret_value(), needed_everywhere=True)
+    if settings.is_public and not settings.allow_public:
+        raise StartError(
+            f"{settings.host} can be reached by others: set ASYNCFLOW_TOKEN, "
+            "or allow it with --allow-public"
+        )
+    return Access(token=ensure_token(settings.data_dir), needed_everywhere=False)
+
+
+def build_app(runtime: Runtime, who: Access) -> web.Application:
+    """Return the application that serves *runtime*."""
+    settings = runtime.settings
+    app = web.Application(client_max_size=0)
+    app[runtime_key] = runtime
+    install_edge(
+        app,
+        guards=Guards(
+            loopback_only=not settings.is_public,
+            public_url=settings.public_url,
+            allowed_hosts=settings.allowed_hosts,
+            allowed_origins=frozenset(settings.allowed_origins),
+        ),
+        authenticate=TokenAuth(who.token, open_locally=not who.needed_everywhere),
+        metrics=runtime.metrics,
+    )
+    for routes in (page, tus, multipart, jobs, progress, downloads):
+        routes.add_routes(app)
+    add_health(
+        app,
+        checks={
+            "accepting": _check(lambda: "the server stops" if runtime.draining else None),
+            "database": _check(lambda: runtime.db.trouble),
+            "workers": _check(lambda: None if runtime.pool.workers() else "no workers"),
+        },
+        metrics=runtime.metrics,
+        capabilities=lambda: capabilities(runtime),
+    )
+    return app
+
+
+def _check(ask: Callable[[], str | None]) -> Callable[[], Coroutine[Any, Any, str | None]]:
+    async def check() -> str | None:
+        return ask()
+
+    return check
+
+
+def capabilities(runtime: Runtime) -> Capabilities:
+    """Return what this server can do, for clients and for the first screen."""
+    settings = runtime.settings
+    return Capabilities(
+        version=__version__,
+        protocols=("tus/1.0.0", "multipart", "raw"),
+        limits={
+            "maxUploadBytes": settings.max_upload_bytes,
+            "maxPixels": settings.max_pixels,
+            "maxPages": settings.max_pages,
+            "uploadExpiryS": settings.upload_expiry,
+        },
+        types=settings.allowed_types,
+        processors=tuple(
+            ProcessorStatus(
+                name=card.name, accepts=card.accepts, missing_tool=card.missing
+            )
+            for card in runtime.pool.processors.values()
+        ),
+    )
+
+
+def run(settings: Settings) -> int:
+    """Serve until a signal says stop; return the exit code.
+
+    Raises:
+        StartError: the server cannot start like this.
+        OSError: the address cannot be bound.
+    """
+    logs.configure(level=settings.log_level, as_json=settings.log_format == "json")
+    sandbox.forbid_inspection()
+    factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    if settings.loop == "uvloop":
+        import uvloop  # noqa: PLC0415 -- not there on every platform
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> int:
+    stop = _signals()
+    who = access(settings)
+    runtime = Runtime(settings)
+    await runtime.start()
+    try:
+        site = await start_site(
+            build_app(runtime, who),
+            host=settings.host,
+            port=settings.port,
+            limits=ConnectionLimits(
+                head_timeout_s=settings.header_timeout,
+                idle_timeout_s=settings.idle_timeout,
+                max_connections=settings.max_connections,
+            ),
+            grace_s=CLOSE_S,
+        )
+        _greet(runtime, who, site)
+        await stop.wait()
+        log.info("server.stopping", grace_s=settings.grace)
+        site.stop_listening()
+        await runtime.drain(settings.grace)
+        await site.close()
+    finally:
+        await runtime.close()
+    log.info("server.stopped")
+    return 0
+
+
+def _signals() -> asyncio.Event:
+    """Return an event that the first signal sets; the second exits at once."""
+    stop = asyncio.Event()
+
+    def heard(number: int) -> None:
+        if stop.is_set():
+            # Workers and the fork server die with us: the kernel sees to it.
+            os._exit(128 + number)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, heard, number)
+    return stop
+
+
+def _greet(runtime: Runtime, who: Access, site: Site) -> None:
+    """Print what the person who started the server wants to know."""
+    settings = runtime.settings
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    address = settings.public_url or f"http://{host}:{site.port}"
+    secret = "" if settings.token is not None else f"?token={who.token}"
+    lines = [
+        f"asyncflow {__version__} listens on {address}",
+        f"  open      {address}/{secret}",
+        f"  upload    curl -T photo.jpg {address}/upload/",
+        f"  data      {settings.data_dir}",
+        f"  workers   {runtime.pool.size}  ({runtime.pool.sandbox})",
+    ]
+    for card in sorted(runtime.pool.processors.values(), key=lambda c: c.name):
+        state = "ready" if card.missing is None else f"missing: {card.missing}"
+        lines.append(f"  {card.name:<9} {state}")
+    if who.needed_everywhere:
+        lines.append("  token     needed for everything (the one you set)")
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,9 @@
+"""Where routes find what they serve: typed keys of the application."""
+
+from typing import Final
+
+from aiohttp import web
+
+from asyncflow.runtime import Runtime
+
+runtime_key: Final = web.AppKey("runtime", Runtime)

@@ -1,0 +1,107 @@
+"""Read numbers, names and metadata from requests, strictly.
+
+`int()` takes `1_000`, ` 7`, `+7` and other scripts' digits; a protocol that counts bytes
+must not.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from urllib.parse import unquote
+
+from aiohttp import web
+from multidict import CIMultiDictProxy
+
+from asyncflow.errors import InvalidHeader, InvalidParameter, UnsupportedContentEncoding
+
+_NUMBER = re.compile(r"[0-9]{1,15}")
+_KEY = re.compile(r"[\x21-\x2b\x2d-\x7e]+")
+MAX_METADATA = 8192
+
+
+def number_header(headers: CIMultiDictProxy[str], name: str) -> int | None:
+    """Return the header as a number of bytes; None: absent. Raise InvalidHeader."""
+    values = headers.getall(name, [])
+    if not values:
+        return None
+    if len(values) > 1 or not _NUMBER.fullmatch(values[0]):
+        raise InvalidHeader(
+            name, ", ".join(values), accepted="one whole number of up to 15 digits"
+        )
+    return int(values[0])
+
+
+def needed_number_header(headers: CIMultiDictProxy[str], name: str) -> int:
+    """Return the header as a number of bytes. Raise InvalidHeader if absent."""
+    value = number_header(headers, name)
+    if value is None:
+        raise InvalidHeader(name, None, accepted="one whole number of up to 15 digits")
+    return value
+
+
+def number_parameter(
+    request: web.Request, name: str, *, default: int, least: int, most: int
+) -> int:
+    """Return a query parameter as a number. Raise InvalidParameter."""
+    text = request.query.get(name)
+    if text is None:
+        return default
+    if not _NUMBER.fullmatch(text) or not least <= int(text) <= most:
+        accepted = f"a whole number from {least} to {most}"
+        raise InvalidParameter(name, text, accepted=accepted)
+    return int(text)
+
+
+def refuse_encoding(request: web.Request) -> None:
+    """Refuse a body that is not the file itself (RFC 9110 section 8.4)."""
+    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in {"", "identity"}:
+        raise UnsupportedContentEncoding(
+            f"Content-Encoding is {encoding[:40]!r}; send the file as it is"
+        )
+
+
+def tus_metadata(headers: CIMultiDictProxy[str]) -> tuple[str, Mapping[str, str]]:
+    """Return Upload-Metadata as it came and decoded (tus 1.0, Upload-Metadata).
+
+    Bytes that are not UTF-8 are kept readable with replacement characters.
+    """
+    name, values = "Upload-Metadata", headers.getall("Upload-Metadata", [])
+    raw = ",".join(values)
+    if len(raw) > MAX_METADATA:
+        raise InvalidHeader(name, raw, accepted=f"at most {MAX_METADATA} characters")
+    found: dict[str, str] = {}
+    for pair in filter(None, (part.strip() for part in raw.split(","))):
+        key, _space, encoded = pair.partition(" ")
+        if not _KEY.fullmatch(key) or key in found:
+            accepted = "pairs of a unique ASCII key and a base64 value"
+            raise InvalidHeader(name, pair, accepted=accepted)
+        try:
+            value = base64.b64decode(encoded.strip(), validate=True)
+        except binascii.Error:
+            raise InvalidHeader(name, pair, accepted="base64 values") from None
+        found[key] = value.decode("utf-8", "replace")
+    return raw, found
+
+
+_EXTENDED = re.compile(r";\s*filename\*\s*=\s*utf-8'[^']*'([^;]+)", re.IGNORECASE)
+_PLAIN = re.compile(
+    r""";\s*(name|filename)\s*=\s*(?:"((?:\\.|[^"\\])*)"|([^;\s"]+))""", re.IGNORECASE
+)
+
+
+def content_disposition(value: str) -> tuple[str | None, str | None]:
+    """Return `name` and `filename` of a Content-Disposition (RFC 6266, RFC 7578).
+
+    Browsers escape a quote as `%22` and a line break as `%0D%0A`; other percent signs
+    are part of the name.
+    """
+    found = {m[1].lower(): m[3] if m[2] is None else m[2] for m in _PLAIN.finditer(value)}
+    extended = _EXTENDED.search(value)
+    if extended:
+        found["filename"] = unquote(extended[1].strip(), errors="replace")
+    elif "filename" in found:
+        plain = re.sub(r'\\(["\\])', r"\1", found["filename"])
+        found["filename"] = re.sub("%22", '"', plain)
+    return found.get("name"), found.get("filename")

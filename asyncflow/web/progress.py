@@ -1,0 +1,194 @@
+"""Progress over a WebSocket.
+
+Messages are JSON text with `type` and `jobId`. Per job: first `snapshot` with all that
+`GET /status` shows, then `step` with `seq` above the snapshot's, unnumbered `progress`,
+last `job.completed`, `job.failed`, `job.rejected`, `job.cancelled` or `job.deleted`.
+A client subscribes at connect (`/ws?job=ID`, repeatable) or later by
+`{"subscribe": ["ID"]}`, and leaves by `{"unsubscribe": ["ID"]}`.
+
+Theory of operation
+-------------------
+A session joins the hub first and reads the snapshot second; what it hears meanwhile is
+held back and then sent if the snapshot does not contain it already. What a slow reader
+has not taken is bounded: only the newest `progress` of a job is kept, and a session
+whose numbered messages pile up is closed, so that its next snapshot tells it all.
+"""
+
+import asyncio
+from collections import deque
+from typing import Final
+
+import msgspec
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from asyncflow import uploads
+from asyncflow.errors import AsyncflowError, JobNotFound, TooManyConnections
+from asyncflow.progress import Hub, Message, encode
+from asyncflow.runtime import Runtime
+from asyncflow.web.auth import READ, require
+from asyncflow.web.keys import runtime_key
+
+MAX_QUEUED: Final = 1000
+MAX_JOBS: Final = 1000
+MAX_MESSAGE: Final = 64 * 1024
+PING_S: Final = 25.0
+SEND_S: Final = 30.0
+
+
+class Wish(msgspec.Struct, forbid_unknown_fields=True):
+    """What a client may send."""
+
+    subscribe: list[str] = []
+    unsubscribe: list[str] = []
+
+
+_wish = msgspec.json.Decoder(Wish)
+
+
+def add_routes(app: web.Application) -> None:
+    """Add the socket to *app*."""
+    app.router.add_get("/ws", socket)
+
+
+class Session:
+    """One socket: the jobs it watches and what it has still to be sent."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._hub: Hub = runtime.hub
+        self._queue: deque[Message] = deque()
+        self._wake = asyncio.Event()
+        #: job -> messages held back until its snapshot is there; None: it is
+        self._held: dict[str, list[Message] | None] = {}
+        self._versions: dict[str, int] = {}
+        self._is_slow = False
+
+    def hear(self, message: Message) -> None:
+        """Take a message of the hub."""
+        held = self._held.get(message.job_id)
+        if held is not None:
+            held.append(message)
+        elif message.job_id in self._held:
+            self._put(message)
+
+    def _put(self, message: Message) -> None:
+        if message.seq is None:
+            if message.type == "progress":
+                self._drop_progress(message.job_id)
+        elif not message.is_last and message.seq <= self._versions.get(
+            message.job_id, 0
+        ):
+            return
+        if len(self._queue) >= MAX_QUEUED:
+            self._is_slow = True
+        else:
+            self._queue.append(message)
+        self._wake.set()
+
+    def _drop_progress(self, job: str) -> None:
+        for waiting in self._queue:
+            if waiting.type == "progress" and waiting.job_id == job:
+                self._queue.remove(waiting)
+                return
+
+    async def subscribe(self, job: str) -> None:
+        """Watch *job*: its snapshot goes out first."""
+        if job in self._held:
+            return
+        if len(self._held) >= MAX_JOBS:
+            self._complain(job, "too_many_jobs", f"a socket watches {MAX_JOBS} jobs")
+            return
+        if not uploads.is_id(job):
+            self._complain(job, JobNotFound.code, JobNotFound().detail)
+            return
+        self._held[job] = []
+        self._hub.join(job, self)
+        try:
+            view = await self._runtime.status(job)
+        except AsyncflowError as error:
+            self.unsubscribe(job)
+            self._complain(job, error.code, error.detail)
+            return
+        text = encode("snapshot", job, view.version, job=view)
+        held, self._held[job] = self._held.get(job) or [], None
+        self._put_snapshot(job, view.version, text)
+        for message in held:
+            self._put(message)
+
+    def _put_snapshot(self, job: str, version: int, text: str) -> None:
+        self._put(Message(type="snapshot", job_id=job, seq=version, text=text))
+        self._versions[job] = version
+
+    def _complain(self, job: str, code: str, detail: str) -> None:
+        text = encode("error", job, None, code=code, detail=detail)
+        self._put(Message(type="error", job_id=job, seq=None, text=text))
+
+    def unsubscribe(self, job: str) -> None:
+        """Stop watching *job*."""
+        self._hub.leave(job, self)
+        self._held.pop(job, None)
+        self._versions.pop(job, None)
+
+    def leave(self) -> None:
+        """Stop watching everything."""
+        for job in tuple(self._held):
+            self.unsubscribe(job)
+
+    async def send(self, socket: web.WebSocketResponse) -> None:
+        """Send what is queued until the socket closes or proves too slow."""
+        while not socket.closed:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._queue and not self._is_slow:
+                async with asyncio.timeout(SEND_S):
+                    await socket.send_str(self._queue.popleft().text)
+            if self._is_slow:
+                await socket.close(
+                    code=WSCloseCode.TRY_AGAIN_LATER, message=b"reading too slowly"
+                )
+
+
+async def socket(request: web.Request) -> web.WebSocketResponse:
+    """Serve one socket until either side closes it."""
+    require(request, READ)
+    runtime = request.app[runtime_key]
+    if len(runtime.sockets) >= runtime.settings.max_sockets:
+        raise TooManyConnections("this server has as many WebSockets as it takes")
+    answer = web.WebSocketResponse(
+        heartbeat=PING_S, max_msg_size=MAX_MESSAGE, compress=False
+    )
+    await answer.prepare(request)
+    session = Session(runtime)
+    runtime.sockets.add(answer)
+    sending = asyncio.create_task(session.send(answer), name="ws-send")
+    try:
+        for job in request.query.getall("job", []):
+            await session.subscribe(job)
+        await _listen(answer, session)
+    finally:
+        session.leave()
+        runtime.sockets.discard(answer)
+        sending.cancel()
+        await asyncio.wait([sending])
+        if not sending.cancelled() and sending.exception() is not None:
+            await answer.close()
+    return answer
+
+
+async def _listen(answer: web.WebSocketResponse, session: Session) -> None:
+    async for message in answer:
+        if message.type is not WSMsgType.TEXT:
+            await answer.close(
+                code=WSCloseCode.UNSUPPORTED_DATA, message=b"send JSON text"
+            )
+            return
+        try:
+            wish = _wish.decode(message.data)
+        except msgspec.DecodeError:
+            text = b'send {"subscribe": ["ID"]} or {"unsubscribe": ["ID"]}'
+            await answer.close(code=WSCloseCode.INVALID_TEXT, message=text)
+            return
+        for job in wish.unsubscribe[:MAX_JOBS]:
+            session.unsubscribe(job)
+        for job in wish.subscribe[: MAX_JOBS + 1]:
+            await session.subscribe(job)
