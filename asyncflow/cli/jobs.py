@@ -1,6 +1,7 @@
 """`asyncflow jobs` and `asyncflow retry`: the list of jobs, and another try."""
 
 import sys
+from contextlib import aclosing
 
 import click
 import msgspec
@@ -56,8 +57,12 @@ def jobs(
 
 async def _collect(server: Server, state: str | None, limit: int) -> list[Job]:
     found: list[Job] = []
-    async with server.client() as client:
-        async for job in client.jobs(state=state, page=min(limit, 100)):
+    page = min(limit, 100)
+    async with (
+        server.client() as client,
+        aclosing(client.jobs(state=state, page=page)) as every,
+    ):
+        async for job in every:
             found.append(job)
             if len(found) == limit:
                 break

@@ -1,7 +1,8 @@
 """The client: everything a program can ask of an asyncflow server."""
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -145,7 +146,7 @@ class Client:
 
     async def jobs(
         self, *, state: str | None = None, page: int = 100
-    ) -> AsyncIterator[Job]:
+    ) -> AsyncGenerator[Job, None]:
         """Yield jobs, newest first, in *state* or in any; fetches *page* at a time."""
         query = {"limit": str(page)} | ({"state": state} if state else {})
         while True:
@@ -156,7 +157,7 @@ class Client:
                 return
             query["after"] = found.next
 
-    def watch(self, job_id: str) -> AsyncIterator[Update]:
+    def watch(self, job_id: str) -> AsyncGenerator[Update, None]:
         """Yield a snapshot of the job, then every change until it ends."""
         return Watch(session=self._session, job_id=job_id).updates()
 
@@ -164,10 +165,11 @@ class Client:
         self, job_id: str, on_update: Callable[[Update], None] = _ignore_update
     ) -> Job:
         """Return the job when it has ended, however it ended."""
-        async for update in self.watch(job_id):
-            on_update(update)
-            if update.job.is_final:
-                return update.job
+        async with aclosing(self.watch(job_id)) as updates:
+            async for update in updates:
+                on_update(update)
+                if update.job.is_final:
+                    return update.job
         raise AssertionError("a watch ends with a final update")
 
     async def retry(self, job_id: str) -> Job:

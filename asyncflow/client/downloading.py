@@ -11,7 +11,6 @@ import aiohttp
 
 from asyncflow.client.failures import ServerRefused, UnexpectedAnswer
 from asyncflow.client.session import Session
-from asyncflow.client.sources import PIECE_BYTES
 
 _PARTIAL = 206
 _RANGE_PAST_END = 416
@@ -85,7 +84,8 @@ class Download:
         try:
             await asyncio.to_thread(os.ftruncate, place, start)
             await asyncio.to_thread(os.lseek, place, start, os.SEEK_SET)
-            async for data in answer.content.iter_chunked(PIECE_BYTES):
+            # as it comes: what waits in a buffer when a connection breaks is lost
+            async for data in answer.content.iter_any():
                 await asyncio.to_thread(_write_all, place, data)
             await asyncio.to_thread(os.fsync, place)
         finally:

@@ -86,22 +86,21 @@ class Frame(_Message, frozen=True):
     job_id: str | None = None
     seq: int | None = None
     job: Job | None = None
-    step: Step | str | None = None
-    progress: float | None = None
-    offset: int | None = None
+    status: str | None = None
+    step: Step | None = None
+    uploaded_bytes: int | None = None
+    steps: Mapping[str, float] = {}
 
 
 class Update(_Message, frozen=True):
     """Something happened to a job: what (`type`), and the job as it is now.
 
     `type` is `snapshot`, `step`, `progress`, or how it ended: `job.completed`,
-    `job.failed`, `job.rejected`, `job.cancelled`. `offset` counts the bytes received
-    while the job is still UPLOADING.
+    `job.failed`, `job.rejected`, `job.cancelled`.
     """
 
     type: str
     job: Job
-    offset: int | None = None
 
 
 def ending(job: Job) -> str:

@@ -8,7 +8,8 @@ the status is asked for again and again, with growing pauses while nothing chang
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -16,7 +17,7 @@ import aiohttp
 import msgspec
 
 from asyncflow.client.failures import ServerUnreachable
-from asyncflow.client.messages import Frame, Job, Step, Update, ending
+from asyncflow.client.messages import FINAL, Frame, Job, Step, Update, ending
 from asyncflow.client.session import Session, as_unreachable, decode
 
 _HEARTBEAT_S = 20.0
@@ -25,6 +26,7 @@ _FIRST_POLL_S = 0.2
 _SLOWEST_POLL_S = 2.0
 # a snapshot with every step and address of a job stays far below this
 _MAX_FRAME_BYTES = 4 << 20
+_DELETED = "job.deleted"
 # sockets that break at once this often in a row: something in between is against them
 _BROKEN_SOCKETS = 3
 
@@ -40,35 +42,37 @@ class Watch:
     session: Session
     job_id: str
 
-    async def updates(self) -> AsyncIterator[Update]:
+    async def updates(self) -> AsyncGenerator[Update, None]:
         """Yield a snapshot, then every change, and last how the job ended.
 
         Raise ServerRefused if there is no such job, ServerUnreachable if the server
         stays away for longer than the session's patience.
         """
-        await self._status()
         broken = 0
         while broken < _BROKEN_SOCKETS:
             broken += 1
+            # says if there is no such job; waits, with patience, for a server that left
+            await self._status()
             try:
-                async for update in self._listen():
-                    broken = 0
-                    yield update
-                    if update.job.is_final:
-                        return
+                async with aclosing(self._listen()) as heard:
+                    async for update in heard:
+                        broken = 0
+                        yield update
+                        if update.job.is_final:
+                            return
             except _SocketRefusedError:
                 break
             except ServerUnreachable:
-                # asks with the session's patience, so this waits for a restart
-                await self._status()
-        async for update in self._poll():
-            yield update
+                continue
+        async with aclosing(self._poll()) as polled:
+            async for update in polled:
+                yield update
 
     async def _status(self) -> Job:
         reference = f"status/{quote(self.job_id, safe='')}"
         return await self.session.fetch("GET", reference, Job)
 
-    async def _listen(self) -> AsyncIterator[Update]:
+    async def _listen(self) -> AsyncGenerator[Update, None]:
         url = self.session.resolve("ws").with_query(job=self.job_id)
         with as_unreachable(self.session.address):
             try:
@@ -88,11 +92,13 @@ class Watch:
                     frame = decode(message.data, Frame, str(url))
                     if frame.job_id not in {None, self.job_id}:
                         continue
+                    if frame.type == _DELETED:
+                        return  # asking for its status says so
                     job = after(job, frame)
                     if job is not None:
-                        yield Update(type=frame.type, job=job, offset=frame.offset)
+                        yield Update(type=frame.type, job=job)
 
-    async def _poll(self) -> AsyncIterator[Update]:
+    async def _poll(self) -> AsyncGenerator[Update, None]:
         pause = _FIRST_POLL_S
         seen: Job | None = None
         while True:
@@ -114,22 +120,27 @@ def _kind(seen: Job | None, job: Job) -> str:
 
 
 def after(job: Job | None, frame: Frame) -> Job | None:
-    """Return *job* as it is after *frame*; None until there was a snapshot."""
+    """Return *job* as it is after *frame*; None until there was a snapshot.
+
+    Only a frame that carries the whole job can end it: a last step is told before it.
+    """
     if frame.job is not None:
         return frame.job
     if job is None:
         return None
-    if isinstance(frame.step, Step):
-        return msgspec.structs.replace(job, steps=_with(job.steps, frame.step))
-    if isinstance(frame.step, str) and frame.progress is not None:
-        steps = tuple(
-            msgspec.structs.replace(step, progress=frame.progress)
-            if step.name == frame.step
-            else step
-            for step in job.steps
+    if frame.step is not None:
+        status = job.status if frame.status in FINAL else frame.status
+        steps = _with(job.steps, frame.step)
+        return msgspec.structs.replace(job, status=status or job.status, steps=steps)
+    steps = tuple(
+        msgspec.structs.replace(
+            step, progress=frame.steps.get(step.name, step.progress)
         )
-        return msgspec.structs.replace(job, steps=steps)
-    return job
+        for step in job.steps
+    )
+    return msgspec.structs.replace(
+        job, steps=steps, uploaded_bytes=frame.uploaded_bytes or job.uploaded_bytes
+    )
 
 
 def _with(steps: tuple[Step, ...], new: Step) -> tuple[Step, ...]:

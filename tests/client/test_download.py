@@ -1,0 +1,104 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from asyncflow.client import Client, Patience, ServerRefused, ServerUnreachable
+from tests.client.small_server import SmallServer
+
+
+@pytest.fixture
+def data(server: SmallServer) -> bytes:
+    server.files["thumbnail"] = os.urandom(400_000)
+    return server.files["thumbnail"]
+
+
+async def test_a_file_arrives_whole_and_leaves_nothing_beside_it(
+    data: bytes, client: Client, tmp_path: Path
+) -> None:
+    target = tmp_path / "out" / "t.jpg"
+    target.parent.mkdir()
+
+    await client.download("j", "thumbnail", target)
+
+    assert target.read_bytes() == data
+    assert list(target.parent.iterdir()) == [target]
+
+
+async def test_a_broken_download_continues(
+    server: SmallServer, data: bytes, client: Client, tmp_path: Path
+) -> None:
+    server.cut_downloads = [100_000, 50_000]
+
+    await client.download("j", "thumbnail", tmp_path / "t.jpg")
+
+    assert (tmp_path / "t.jpg").read_bytes() == data
+    assert server.ranges[0] is None
+    assert all(one and one.startswith("bytes=") for one in server.ranges[1:])
+
+
+async def broken_download(server: SmallServer, target: Path) -> None:
+    server.cut_downloads = [100_000]
+    async with Client(server.url, patience=Patience(attempts=1)) as earlier:
+        with pytest.raises(ServerUnreachable):
+            await earlier.download("j", "thumbnail", target)
+    assert not target.exists()
+
+
+async def test_a_later_process_continues_a_download(
+    server: SmallServer, data: bytes, client: Client, tmp_path: Path
+) -> None:
+    target = tmp_path / "t.jpg"
+    await broken_download(server, target)
+
+    await client.download("j", "thumbnail", target)
+
+    assert target.read_bytes() == data
+    assert server.ranges[-1] is not None
+
+
+async def test_a_file_that_changed_is_fetched_from_its_beginning(
+    server: SmallServer, data: bytes, client: Client, tmp_path: Path
+) -> None:
+    target = tmp_path / "t.jpg"
+    await broken_download(server, target)
+    server.etag, server.files["thumbnail"] = '"two"', b"short and other"
+
+    await client.download("j", "thumbnail", target)
+
+    assert target.read_bytes() == b"short and other"
+    assert data != target.read_bytes()
+
+
+async def test_a_part_longer_than_the_file_is_thrown_away(
+    server: SmallServer, data: bytes, client: Client, tmp_path: Path
+) -> None:
+    target = tmp_path / "t.jpg"
+    await broken_download(server, target)
+    (tmp_path / "t.jpg.part").write_bytes(data + b"more")
+
+    await client.download("j", "thumbnail", target)
+
+    assert target.read_bytes() == data
+
+
+async def test_a_weak_etag_promises_nothing(
+    server: SmallServer, data: bytes, client: Client, tmp_path: Path
+) -> None:
+    server.etag = 'W/"one"'
+    server.cut_downloads = [100_000]
+    async with Client(server.url, patience=Patience(attempts=1)) as earlier:
+        with pytest.raises(ServerUnreachable):
+            await earlier.download("j", "thumbnail", tmp_path / "t.jpg")
+
+    await client.download("j", "thumbnail", tmp_path / "t.jpg")
+
+    assert (tmp_path / "t.jpg").read_bytes() == data
+    assert server.ranges == [None, None]
+
+
+async def test_a_refusal_leaves_no_file(client: Client, tmp_path: Path) -> None:
+    with pytest.raises(ServerRefused):
+        await client.download("j", "nothing", tmp_path / "t.jpg")
+
+    assert not (tmp_path / "t.jpg").exists()

@@ -1,0 +1,289 @@
+import os
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from asyncflow.client import (
+    BadAddress,
+    Client,
+    Patience,
+    Progress,
+    ServerRefused,
+    ServerUnreachable,
+    SourceChanged,
+)
+from tests.client.conftest import QUICK
+from tests.client.small_server import SmallServer, problem
+
+ONE_TRY = Patience(attempts=1)
+
+
+def impatient(server: SmallServer, tmp_path: Path) -> Client:
+    return Client(
+        server.url, patience=ONE_TRY, state_dir=tmp_path / "state", chunk_bytes=300_000
+    )
+
+
+async def test_a_file_arrives_whole_with_its_name_and_type(
+    server: SmallServer, client: Client, photo: Path
+) -> None:
+    job_id = await client.upload(photo, media_type="image/jpeg")
+
+    stored = server.uploads[job_id]
+    assert bytes(stored.data) == photo.read_bytes()
+    assert (stored.name, stored.media_type) == ("photo.jpg", "image/jpeg")
+
+
+async def test_a_name_may_hold_anything(server: SmallServer, client: Client) -> None:
+    name = 'été 🏔 "a",b\n.jpg'
+
+    job_id = await client.upload(b"x", name=name)
+
+    assert server.uploads[job_id].name == name
+
+
+async def test_progress_ends_with_everything(client: Client, photo: Path) -> None:
+    seen: list[Progress] = []
+
+    await client.upload(photo, on_progress=seen.append)
+
+    sent = [progress.sent_bytes for progress in seen]
+    assert sent == sorted(sent)
+    assert (sent[0], sent[-1]) == (0, 1_000_000)
+
+
+async def test_what_the_server_holds_is_never_sent_again(
+    server: SmallServer, client: Client, photo: Path
+) -> None:
+    server.cut_after = [100_000, 50_000, 1]
+
+    job_id = await client.upload(photo)
+
+    assert bytes(server.uploads[job_id].data) == photo.read_bytes()
+    assert server.received == 1_000_000
+
+
+async def test_breaks_with_progress_do_not_use_up_the_patience(
+    server: SmallServer, client: Client, photo: Path
+) -> None:
+    server.cut_after = [20_000] * (3 * QUICK.attempts)
+
+    job_id = await client.upload(photo)
+
+    assert bytes(server.uploads[job_id].data) == photo.read_bytes()
+
+
+async def test_a_lost_last_answer_is_no_second_upload(
+    server: SmallServer, client: Client
+) -> None:
+    server.lose_answers = 1
+
+    job_id = await client.upload(b"small")
+
+    assert bytes(server.uploads[job_id].data) == b"small"
+    assert len(server.uploads) == 1
+    assert server.received == len(b"small")
+
+
+async def test_a_busy_server_is_asked_again(
+    server: SmallServer, client: Client
+) -> None:
+    now = {"Retry-After": "0"}
+    server.refusals = [
+        problem(web.HTTPServiceUnavailable, "busy", "later", **now) for _ in range(2)
+    ]
+
+    job_id = await client.upload(b"small")
+
+    assert bytes(server.uploads[job_id].data) == b"small"
+
+
+async def test_a_later_process_continues_where_an_earlier_one_stopped(
+    server: SmallServer, client: Client, photo: Path, tmp_path: Path
+) -> None:
+    server.cut_after = [250_000]
+    async with impatient(server, tmp_path) as earlier:
+        with pytest.raises(ServerUnreachable):
+            await earlier.upload(photo)
+    seen: list[Progress] = []
+
+    job_id = await client.upload(photo, on_progress=seen.append)
+
+    assert bytes(server.uploads[job_id].data) == photo.read_bytes()
+    assert {progress.resumed_at for progress in seen} == {250_000}
+    assert server.received == 1_000_000
+
+
+async def test_an_upload_that_is_gone_begins_anew(
+    server: SmallServer, client: Client, photo: Path, tmp_path: Path
+) -> None:
+    server.cut_after = [250_000]
+    async with impatient(server, tmp_path) as earlier:
+        with pytest.raises(ServerUnreachable):
+            await earlier.upload(photo)
+    server.uploads = {"other": server.uploads.popitem()[1]}
+
+    job_id = await client.upload(photo)
+
+    assert job_id == "job-2"
+    assert bytes(server.uploads[job_id].data) == photo.read_bytes()
+
+
+async def test_a_changed_file_is_another_upload(
+    server: SmallServer, client: Client, photo: Path, tmp_path: Path
+) -> None:
+    server.cut_after = [250_000]
+    async with impatient(server, tmp_path) as earlier:
+        with pytest.raises(ServerUnreachable):
+            await earlier.upload(photo)
+    photo.write_bytes(os.urandom(1_000_001))
+
+    job_id = await client.upload(photo)
+
+    assert job_id == "job-2"
+    assert bytes(server.uploads[job_id].data) == photo.read_bytes()
+
+
+async def test_without_resume_nothing_is_remembered(
+    server: SmallServer, client: Client, photo: Path, tmp_path: Path
+) -> None:
+    server.cut_after = [250_000]
+    async with impatient(server, tmp_path) as earlier:
+        with pytest.raises(ServerUnreachable):
+            await earlier.upload(photo, resume=False)
+
+    assert await client.upload(photo) == "job-2"
+
+
+async def test_what_is_remembered_is_for_its_owner_and_forgotten_at_the_end(
+    server: SmallServer, client: Client, photo: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "state"
+    server.cut_after = [250_000]
+    async with impatient(server, tmp_path) as earlier:
+        with pytest.raises(ServerUnreachable):
+            await earlier.upload(photo)
+    (left,) = folder.iterdir()
+    assert stat.S_IMODE(left.stat().st_mode) == 0o600
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+    await client.upload(photo)
+
+    assert list(folder.iterdir()) == []
+
+
+async def test_a_damaged_memory_is_ignored(
+    server: SmallServer, client: Client, photo: Path, tmp_path: Path
+) -> None:
+    server.cut_after = [250_000]
+    async with impatient(server, tmp_path) as earlier:
+        with pytest.raises(ServerUnreachable):
+            await earlier.upload(photo)
+    (left,) = (tmp_path / "state").iterdir()
+    left.write_bytes(b"\xff{")
+
+    assert await client.upload(photo) == "job-2"
+
+
+async def test_a_state_folder_that_cannot_be_made_costs_only_resuming(
+    server: SmallServer, photo: Path, tmp_path: Path
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_bytes(b"")
+    async with Client(server.url, state_dir=blocked / "state") as client:
+        job_id = await client.upload(photo)
+
+    assert bytes(server.uploads[job_id].data) == photo.read_bytes()
+
+
+async def test_a_file_that_changes_on_the_way_is_not_finished(
+    server: SmallServer, client: Client, photo: Path
+) -> None:
+    def change(progress: Progress) -> None:
+        if progress.sent_bytes >= 300_000:
+            photo.write_bytes(b"another")
+
+    with pytest.raises(SourceChanged):
+        await client.upload(photo, on_progress=change)
+
+    (stored,) = server.uploads.values()
+    assert len(stored.data) < stored.length
+
+
+async def test_a_refusal_says_what_the_server_said(
+    server: SmallServer, client: Client, photo: Path
+) -> None:
+    server.refusals = [
+        problem(web.HTTPUnsupportedMediaType, "type_not_allowed", "no photos here")
+    ]
+
+    with pytest.raises(ServerRefused) as caught:
+        await client.upload(photo)
+
+    refusal = caught.value
+    assert (refusal.code, refusal.status) == ("type_not_allowed", 415)
+    assert refusal.detail == "no photos here"
+
+
+async def test_nobody_there_is_an_error_of_its_own(tmp_path: Path) -> None:
+    async with SmallServer() as gone:
+        url = gone.url
+    async with Client(url, patience=QUICK, state_dir=tmp_path) as client:
+        with pytest.raises(ServerUnreachable, match="Connection refused"):
+            await client.upload(b"x")
+
+
+@pytest.mark.parametrize("url", ["", "localhost", "ftp://x/", "http://", "http://[::1"])
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(BadAddress):
+        Client(url)
+
+
+async def test_a_stream_arrives_whole(server: SmallServer, client: Client) -> None:
+    async def stream() -> AsyncIterator[bytes]:
+        yield b"one "
+        yield b"two"
+
+    server.cut_after = [2]
+
+    job_id = await client.upload(stream(), name="notes.txt")
+
+    assert bytes(server.uploads[job_id].data) == b"one two"
+
+
+async def test_an_empty_file_is_created_and_nothing_sent(
+    server: SmallServer, client: Client
+) -> None:
+    job_id = await client.upload(b"", name="empty")
+
+    assert server.uploads[job_id].length == 0
+    assert [method for method, _ in server.requests] == ["POST"]
+
+
+async def test_the_token_goes_to_its_server(tmp_path: Path) -> None:
+    async with (
+        SmallServer(token="secret") as server,
+        Client(server.url, "secret", state_dir=tmp_path) as client,
+    ):
+        job_id = await client.upload(b"x")
+
+        assert bytes(server.uploads[job_id].data) == b"x"
+
+
+async def test_the_token_goes_to_no_other_server(
+    server: SmallServer, tmp_path: Path
+) -> None:
+    async with (
+        SmallServer(token="secret") as other,
+        Client(server.url, "secret", state_dir=tmp_path, patience=ONE_TRY) as client,
+    ):
+        server.refusals = [web.HTTPFound(other.url + "/status/x")]
+        other.jobs["x"] = {"jobId": "x", "status": "COMPLETED"}
+
+        with pytest.raises(Exception, match="does not answer like"):
+            await client.status("x")
+
+        assert other.requests == []
