@@ -36,6 +36,7 @@ from asyncflow.errors import (
     BlobNotFound,
     DatabaseUnavailable,
     DiskFull,
+    EmptyFile,
     OffsetMismatch,
     PastUploadLength,
     ShuttingDown,
@@ -230,13 +231,21 @@ class Chunks:
     # ----- fill
 
     async def append(
-        self, upload_id: str, offset: int, body: Body, *, length: int | None
+        self,
+        upload_id: str,
+        offset: int,
+        body: Body,
+        *,
+        length: int | None,
+        is_rest: bool = False,
     ) -> Upload:
         """Append *body* (*length* bytes, None: unknown) at *offset*.
 
         Returns once the bytes are durable and, with the last one, the job exists.
+        *is_rest*: the body's clean end is the file's end, whatever was announced.
 
         Raises:
+            EmptyFile: the rest, and so the file, has no bytes.
             OffsetMismatch, PastUploadLength, UploadComplete: nothing was written.
             TypeMismatch, TypeNotAllowed: the upload has been refused and ended.
             TruncatedBody, DiskFull, UploadPreempted: what arrived is kept.
@@ -247,7 +256,8 @@ class Chunks:
             return self._append_to_complete(row, offset, length)
         turn = self._turns[upload_id] = _Turn(body)
         try:
-            return await self._fill(row, turn, offset, length)
+            self._check_start(row, await self._offset(row), offset, length)
+            return await self._fill(row, turn, offset, is_rest=is_rest)
         finally:
             turn.over.set()
             if self._turns.get(upload_id) is turn:
@@ -264,10 +274,10 @@ class Chunks:
             raise UploadComplete
         return self._view(row, end)
 
-    async def _fill(
-        self, row: UploadRow, turn: _Turn, offset: int, length: int | None
-    ) -> Upload:
-        at = await self._offset(row)
+    def _check_start(
+        self, row: UploadRow, at: int, offset: int, length: int | None
+    ) -> None:
+        """Refuse what could not end well, before a byte is read."""
         if offset != at:
             raise OffsetMismatch(expected=at, received=offset)
         if length is not None and row.length is not None and at + length > row.length:
@@ -276,20 +286,28 @@ class Chunks:
             )
         if self._admission.closed:
             raise ShuttingDown
-        writer = await self._store.append(row.key, at)
-        turn.offset = at
+
+    async def _fill(
+        self, row: UploadRow, turn: _Turn, offset: int, *, is_rest: bool
+    ) -> Upload:
+        writer = await self._store.append(row.key, offset)
+        turn.offset = at = offset
         try:
-            await self._move(row, turn, writer)
+            await self._move(row, turn, writer, is_rest=is_rest)
         finally:
             at = await _even_if_cancelled(self._make_durable(writer))
-        if at == row.length:
+        if is_rest and at == 0:
+            raise EmptyFile
+        if at == row.length or (is_rest and row.length is None):
             await self._accept(row.id, at)
             row = await self._open(row.id)
         elif row.expires is not None:
             row = await self._extend(row)
         return self._view(row, at)
 
-    async def _move(self, row: UploadRow, turn: _Turn, writer: Writer) -> None:
+    async def _move(
+        self, row: UploadRow, turn: _Turn, writer: Writer, *, is_rest: bool
+    ) -> None:
         """Move the body into the blob, watching its type and its length."""
         limit = self._limit(row)
         head = _Head(await self._first_bytes(row.key, writer.offset))
@@ -304,7 +322,8 @@ class Chunks:
             self._engine.hub.uploading(row.id, turn.offset)
             if len(data) > room:
                 self._refuse_surplus(row)
-        if head.wants_more and writer.offset == row.length:
+        is_whole = is_rest if row.length is None else writer.offset == row.length
+        if head.wants_more and head.data and is_whole:
             await self._check_head(row, head)
 
     def _limit(self, row: UploadRow) -> int:
@@ -368,10 +387,6 @@ class Chunks:
 
     # ----- complete and end
 
-    async def finish(self, upload_id: str, size: int) -> None:
-        """Complete an upload whose length was not announced; its bytes are durable."""
-        await self._accept(upload_id, size)
-
     async def _accept(self, upload_id: str, size: int) -> None:
         try:
             await self._engine.accept(upload_id, size)
@@ -415,7 +430,12 @@ class Chunks:
             raise UploadComplete("the upload is complete: delete its job instead")
 
     async def abandon(self, upload_id: str, error: Exception) -> None:
-        """End an upload whose client cannot come back to it."""
+        """End an upload whose client cannot come back to it.
+
+        One that is whole stays: only its transaction failed, and is tried again.
+        """
+        if upload_id in self._unaccepted:
+            return
         detail = f"the request failed: {error}"
         await self._end(upload_id, JobState.CANCELLED, TruncatedBody.code, detail)
 

@@ -11,9 +11,9 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import structlog
-from aiohttp import web
 
 from asyncflow.admission import Admission, Rules
 from asyncflow.broker.memory import LocalDoorbell
@@ -41,6 +41,14 @@ LOCK = "lock"
 #: gates come before anything else that waits
 GATE_PRIORITY = -10
 LAG_EVERY_S = 0.5
+
+
+class Socket(Protocol):
+    """An open WebSocket, as far as stopping the server needs to know it."""
+
+    async def close(self, *, code: int, message: bytes) -> object:
+        """Say goodbye with a code of RFC 6455 section 7.4."""
+        ...
 
 
 class FolderLock:
@@ -87,7 +95,7 @@ class Runtime:
         self.metrics = Metrics()
         self.draining = False
         #: open WebSockets
-        self.sockets: set[web.WebSocketResponse] = set()
+        self.sockets: set[Socket] = set()
         folder = settings.data_dir
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = FolderLock(folder)

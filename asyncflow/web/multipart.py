@@ -118,15 +118,11 @@ async def _store(
     upload = await runtime.chunks.create(said)
     runtime.metrics.uploads_created.inc("form" if length is None else "raw")
     try:
-        upload = await runtime.chunks.append(upload.id, 0, body, length=length)
-        if not upload.is_complete:
-            if upload.offset == 0:
-                raise EmptyFile
-            await runtime.chunks.finish(upload.id, upload.offset)
+        upload = await runtime.chunks.append(
+            upload.id, 0, body, length=length, is_rest=True
+        )
     except BaseException as error:
-        # Whole uploads stay: their transaction is tried again.
-        if upload.length is None or upload.offset != upload.length:
-            await runtime.chunks.abandon(upload.id, error)
+        await runtime.chunks.abandon(upload.id, error)
         raise
     finally:
         runtime.metrics.bytes_received.inc(by=body.received)
