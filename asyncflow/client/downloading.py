@@ -75,16 +75,21 @@ class Download:
             start = _start(answer)
             if start not in {0, held}:
                 raise UnexpectedAnswer(str(answer.url), "a range nobody asked for")
+            # at once and as it comes: what waits in a buffer when a connection breaks
+            # is lost
+            first = await answer.content.readany()
             await asyncio.to_thread(self._note, answer.headers.get("ETag", ""))
-            await self._store(answer, start)
+            await self._store(answer, start, first)
 
-    async def _store(self, answer: aiohttp.ClientResponse, start: int) -> None:
+    async def _store(
+        self, answer: aiohttp.ClientResponse, start: int, first: bytes
+    ) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
         place = await asyncio.to_thread(os.open, self._part, flags, 0o600)
         try:
             await asyncio.to_thread(os.ftruncate, place, start)
             await asyncio.to_thread(os.lseek, place, start, os.SEEK_SET)
-            # as it comes: what waits in a buffer when a connection breaks is lost
+            await asyncio.to_thread(_write_all, place, first)
             async for data in answer.content.iter_any():
                 await asyncio.to_thread(_write_all, place, data)
             await asyncio.to_thread(os.fsync, place)
