@@ -95,7 +95,7 @@ def image(work: Work) -> Result:
     work.progress(60)
     made: dict[str, object] = {}
     # the smallest first: it is what people wait for
-    pictures.sort(key=lambda pair: pair[1].width * pair[1].height)
+    pictures.sort(key=lambda pair: pair[0].width * pair[0].height)
     for number, (variant, picture) in enumerate(pictures, 1):
         made[variant.name] = _write(work, variant, picture, frames=frames)
         work.progress(60 + 40 * number / len(pictures))
@@ -214,7 +214,7 @@ def _crop(picture: Any, variant: Variant, frames: int) -> Any:
     if frames == 1:
         return picture.crop(*box)
     pages = [page.crop(*box) for page in picture.pagesplit()]
-    roll = pages[0].arrayjoin(pages[1:], across=1).copy()
+    roll = type(picture).arrayjoin(pages, across=1).copy()
     roll.set("page-height", variant.height)
     return roll
 

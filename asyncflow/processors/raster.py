@@ -45,6 +45,9 @@ HEIC_EXTRA: Final = "HEIC pictures need the extra asyncflow-server[heic]"
 ANIMATED: Final = ("image/gif", "image/webp")
 
 _SIDEWAYS: Final = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+#: how sRGB profiles call themselves, in ASCII and in UTF-16
+_SRGB: Final = (b"sRGB", "sRGB".encode("utf-16-be"))
+_SCREEN: Final = ("srgb", "b-w")
 _CUT_OFF: Final = ("premature", "unexpected end", "end of", "truncated", "eof", "too few")
 
 
@@ -102,25 +105,39 @@ def shrink(  # noqa: PLR0913 -- a picture, a box, and how much of it
     frames: int,
     max_pixels: int,
 ) -> Any:
-    """Decode the picture once into memory: upright, sRGB, at most *width* x *height*.
+    """Decode the picture once into memory: upright, sRGB, *width* x *height*.
 
     *frames* 1 takes the first frame only. Returns a libvips image; raises BadFile.
     """
-    wanted = {"height": height, "size": "down", "export_profile": "srgb"}
+    wanted: dict[str, object] = {"height": height, "size": "force"}
     with explained():
         if media_type in VIPS:
             name = f"{path}[n=-1]" if frames > 1 else str(path)
+            header = _vips().Image.new_from_file(str(path), access="sequential")
+            if _needs_colours(header):
+                wanted["export_profile"] = "srgb"
             small = _vips().Image.thumbnail(name, width, fail_on="error", **wanted)
         else:
-            small = _from_pillow(path, media_type, max_pixels).thumbnail_image(
-                width, no_rotate=True, **wanted
-            )
+            whole = _from_pillow(path, media_type, max_pixels)
+            if _needs_colours(whole):
+                wanted["export_profile"] = "srgb"
+            small = whole.thumbnail_image(width, no_rotate=True, **wanted)
+        if small.interpretation not in _SCREEN:
+            small = small.colourspace("srgb")
         # decoded once, here: a second reader of a sequential source would fail
         small = small.copy_memory()
     small = small.copy()
     if small.get_typeof("icc-profile-data") != 0:
         small.remove("icc-profile-data")  # it is sRGB now
     return small
+
+
+def _needs_colours(image: Any) -> bool:
+    """Tell whether colours must be converted, which costs more than all the rest."""
+    if image.get_typeof("icc-profile-data") == 0:
+        return image.interpretation == "cmyk"
+    profile = bytes(image.get("icc-profile-data"))
+    return not any(name in profile for name in _SRGB)
 
 
 @contextlib.contextmanager
