@@ -15,9 +15,11 @@ from asyncflow import __version__, logs, sandbox
 from asyncflow.config import Settings
 from asyncflow.errors import StartError
 from asyncflow.runtime import Runtime
-from asyncflow.web import downloads, jobs, multipart, page, progress, tus
+from asyncflow.web import jobs, multipart, page, progress, tus
 from asyncflow.web.auth import TokenAuth, ensure_token
+from asyncflow.web.downloads import add_downloads
 from asyncflow.web.edge import install_edge
+from asyncflow.web.files import JobFiles
 from asyncflow.web.guards import Guards
 from asyncflow.web.health import Capabilities, ProcessorStatus, add_health
 from asyncflow.web.keys import runtime_key
@@ -70,8 +72,9 @@ def build_app(runtime: Runtime, who: Access) -> web.Application:
         authenticate=TokenAuth(who.token, open_locally=not who.needed_everywhere),
         metrics=runtime.metrics,
     )
-    for routes in (page, tus, multipart, jobs, progress, downloads):
+    for routes in (page, tus, multipart, jobs, progress):
         routes.add_routes(app)
+    add_downloads(app, JobFiles(runtime), runtime.store)
     add_health(
         app,
         checks={

@@ -124,10 +124,20 @@ def clean_type(text: str | None) -> str:
     return plain if re.fullmatch(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+", plain) else ""
 
 
+#: what clients send when nobody told them a type
+UNSAID = frozenset(
+    {
+        "application/octet-stream",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data",
+    }
+)
+
+
 def declared_type(file_name: str, said: str | None) -> str:
     """Return the type a client declares: what it said, else what the name says."""
     plain = clean_type(said)
-    if plain and plain not in {"application/octet-stream", "multipart/form-data"}:
+    if plain and plain not in UNSAID:
         return plain
     guess = mimetypes.guess_type(file_name, strict=False)[0]
     return guess or "application/octet-stream"

@@ -115,6 +115,8 @@ def headers_of(error: AsyncflowError) -> dict[str, str]:
     match error:
         case errors.Unauthorized():
             headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="asyncflow"'
+        case errors.OffsetMismatch(expected=expected):
+            headers["Upload-Offset"] = str(expected)
         case errors.RangeNotSatisfiable(size=size):
             headers[hdrs.CONTENT_RANGE] = f"bytes */{size}"
         case _:
