@@ -1,0 +1,57 @@
+"""File names in headers: any name somebody gave, told to any client, by RFC 6266.
+
+Rules
+-----
+- The name that leaves is the name that came, less what could mislead a person or a
+  program: control characters, directions of writing, path separators.
+- Old clients get an ASCII likeness in `filename`, others the whole in `filename*`.
+"""
+
+import re
+from typing import Final
+from urllib.parse import quote
+
+#: what common file systems take
+MAX_BYTES: Final = 255
+NAMELESS: Final = "file"
+
+# controls, invisible characters and overrides of the direction of writing, by which
+# "gpj.exe" can be made to look like "exe.jpg"; and halves of surrogate pairs
+_UNSEEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    "\ud800-\udfff\ufff9-\ufffb]"
+)
+_SEPARATORS = re.compile(r"[/\\:]")
+_NOT_PLAIN = re.compile(r"[^A-Za-z0-9 !#$&'()+,.;=@^_`{}~\[\]-]")
+
+#: RFC 8187 attr-char: everything else is percent-encoded
+_ATTR_CHARS: Final = "!#$&+-.^_`|~"
+
+
+def clean_name(name: str) -> str:
+    """Return *name* as one harmless path segment of at most 255 bytes of UTF-8."""
+    shown = _SEPARATORS.sub("_", _UNSEEN.sub("", name)).strip()
+    if not shown.strip("."):
+        return NAMELESS
+    return _shortened(shown)
+
+
+def content_disposition(name: str, *, inline: bool = False) -> str:
+    """Return a Content-Disposition for *name* (RFC 6266, RFC 8187)."""
+    shown = clean_name(name)
+    plain = _NOT_PLAIN.sub("_", shown)
+    kind = "inline" if inline else "attachment"
+    value = f'{kind}; filename="{plain}"'
+    if plain == shown:
+        return value
+    return f"{value}; filename*=UTF-8''{quote(shown, safe=_ATTR_CHARS)}"
+
+
+def _shortened(name: str) -> str:
+    if len(name.encode()) <= MAX_BYTES:
+        return name
+    stem, dot, suffix = name.rpartition(".")
+    if not stem or len(suffix.encode()) > MAX_BYTES // 8:
+        stem, dot, suffix = name, "", ""
+    room = MAX_BYTES - len((dot + suffix).encode())
+    return stem.encode()[:room].decode(errors="ignore") + dot + suffix
