@@ -331,9 +331,7 @@ class Chunks:
 
     def _refuse_surplus(self, row: UploadRow) -> None:
         if row.length is None:
-            raise UploadTooLarge(
-                length=None, max_bytes=self._admission.rules.max_bytes
-            )
+            raise UploadTooLarge(length=None, max_bytes=self._admission.rules.max_bytes)
         raise PastUploadLength(f"the upload's length is {row.length} bytes")
 
     async def _first_bytes(self, key: str, offset: int) -> bytes | None:
@@ -429,7 +427,7 @@ class Chunks:
         if not ended:
             raise UploadComplete("the upload is complete: delete its job instead")
 
-    async def abandon(self, upload_id: str, error: Exception) -> None:
+    async def abandon(self, upload_id: str, error: BaseException) -> None:
         """End an upload whose client cannot come back to it.
 
         One that is whole stays: only its transaction failed, and is tried again.

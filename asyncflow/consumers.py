@@ -44,7 +44,7 @@ SETTLE_AGAIN_S = 0.5
 IDENTIFY = "identify"
 
 
-class _StepLost(Exception):  # noqa: N818 -- never leaves this module
+class _StepLost(Exception):
     """The step is somebody else's now."""
 
 

@@ -53,7 +53,7 @@ class Clock:
 
 
 class Estimates:
-    """How long a consumer's attempts take: a moving average per consumer, in seconds."""
+    """How long attempts take: a moving average per consumer, in seconds."""
 
     WEIGHT = 0.2
 

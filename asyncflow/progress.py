@@ -126,9 +126,7 @@ class Hub:
         if job not in self._listeners:
             return
         for step in change.steps:
-            text = encode(
-                "step", job, change.version, status=change.state, step=step
-            )
+            text = encode("step", job, change.version, status=change.state, step=step)
             self._tell(Message(type="step", job_id=job, seq=change.version, text=text))
         if change.gone:
             text = encode("job.deleted", job, change.version)

@@ -9,7 +9,8 @@ import contextlib
 import fcntl
 import os
 import socket
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -30,7 +31,7 @@ from asyncflow.jobs import JobState, Limits, PlanEntry, Subscription, Verdict
 from asyncflow.metrics import Metrics
 from asyncflow.pool import Pool, default_size
 from asyncflow.progress import Hub
-from asyncflow.store.base import HasSpace, Store
+from asyncflow.store.base import HasSpace, Space, Store
 from asyncflow.store.local import LocalStore
 from asyncflow.views import JobView
 
@@ -67,8 +68,8 @@ class FolderLock:
             owner = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
             os.close(fd)
             raise DataDirInUse(
-                f"another asyncflow (process {owner}) uses {self._path.parent}: stop it,"
-                " or choose another folder with --data-dir"
+                f"another asyncflow (process {owner}) uses {self._path.parent}: "
+                "stop it, or choose another folder with --data-dir"
             ) from None
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
@@ -123,9 +124,9 @@ class Runtime:
         )
         self.admission = Admission(
             self._rules(),
-            space=self.store.space if isinstance(self.store, HasSpace) else None,
+            space=_space_of(self.store),
             backlog=lambda: self.engine.backlog,
-            on_refusal=lambda code: self.metrics.uploads_refused.inc(code),
+            on_refusal=self.metrics.uploads_refused.inc,
         )
         self.chunks = Chunks(
             db=self.db,
@@ -278,17 +279,15 @@ class Runtime:
         for (consumer, state), count in (await self.db.tallies()).items():
             if state in {"ready", "running", "retrying", "dead"}:
                 metrics.queue_length.set(count, consumer, state)
-        states = [worker.state for worker in self.pool.workers()]
-        for state, label in (
-            ("idle", "idle"),
-            ("running", "busy"),
-            ("starting", "starting"),
-        ):
-            metrics.workers.set(states.count(state), label)
+        states = Counter(worker.state for worker in self.pool.workers())
+        metrics.workers.set(states["idle"], "idle")
+        metrics.workers.set(states["running"], "busy")
+        metrics.workers.set(states["starting"], "starting")
         metrics.wal_bytes.set(self.db.wal_bytes())
         metrics.websockets.set(len(self.sockets))
-        if isinstance(self.store, HasSpace):
-            metrics.storage_free_bytes.set((await self.store.space()).free_bytes)
+        space = _space_of(self.store)
+        if space is not None:
+            metrics.storage_free_bytes.set((await space()).free_bytes)
 
     async def _watch_loop(self) -> None:
         loop = asyncio.get_running_loop()
@@ -297,3 +296,8 @@ class Runtime:
             await asyncio.sleep(LAG_EVERY_S)
             lag = loop.time() - asked - LAG_EVERY_S
             self.metrics.loop_lag.observe(max(0.0, lag))
+
+
+def _space_of(store: Store) -> Callable[[], Awaitable[Space]] | None:
+    """Return how to ask for the room under *store*; None: it cannot fill up."""
+    return store.space if isinstance(store, HasSpace) else None

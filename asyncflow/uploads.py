@@ -121,7 +121,9 @@ def clean_name(name: str | None) -> str:
 def clean_type(text: str | None) -> str:
     """Return *text* as `type/subtype` in lower case without parameters, or ''."""
     plain = (text or "").split(";", 1)[0].strip().lower()
-    return plain if re.fullmatch(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+", plain) else ""
+    return (
+        plain if re.fullmatch(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+", plain) else ""
+    )
 
 
 #: what clients send when nobody told them a type

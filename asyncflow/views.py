@@ -78,7 +78,6 @@ class JobView(View, frozen=True, kw_only=True):
     error: ErrorView | None = None
     version: int
 
-
     def with_estimate(self, seconds: float | None) -> "JobView":
         """Return the job with how long it should still take."""
         rounded = None if seconds is None else round(seconds, 3)
@@ -96,16 +95,14 @@ def timestamp(ms: int | None) -> str | None:
 def waiting(plan: tuple[PlanEntry, ...], known: set[str]) -> tuple[StepView, ...]:
     """Return the steps of *plan* that have no row yet."""
     return tuple(
-        StepView(
-            name=entry.consumer, status=StepState.WAITING, required=entry.required
-        )
+        StepView(name=entry.consumer, status=StepState.WAITING, required=entry.required)
         for entry in plan
         if entry.consumer not in known
     )
 
 
 def share_done(steps: tuple[StepView, ...]) -> float:
-    """Return the mean progress of *steps*, 0 to 100; a step that is over counts whole."""
+    """Return the mean progress of *steps*, 0 to 100; one that is over counts whole."""
     if not steps:
         return 0.0
     total = sum(100.0 if s.status in FINAL_STEP else s.progress for s in steps)

@@ -207,7 +207,8 @@ class Database(Protocol):
     ) -> bool:
         """End an unfinished upload as CANCELLED or REJECTED; tell whether it was open.
 
-        Its bytes go to the trash. A complete upload is left alone. Raise UploadNotFound.
+        Its bytes go to the trash; a complete upload is left alone.
+        Raise UploadNotFound.
         """
         ...
 

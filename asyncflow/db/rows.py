@@ -1,7 +1,6 @@
 """Turn rows into what the program speaks of."""
 
 import sqlite3
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -23,7 +22,7 @@ def _error(text: str | None) -> ErrorView | None:
     return None if text is None else msgspec.json.decode(text, type=ErrorView)
 
 
-def step_view(  # noqa: PLR0913, PLR0917 -- the columns of a row, in its order
+def step_view(  # noqa: PLR0917 -- the columns of a row, in its order
     consumer: str,
     state: str,
     failures: int,
@@ -99,7 +98,6 @@ def _job_fields(row: sqlite3.Row) -> dict[str, Any]:
     finished = views.timestamp(row["finished"])
     ended_well = state is JobState.COMPLETED
     media_type = row["media_type"]
-    metadata: Mapping[str, str] = msgspec.json.decode(row["metadata"])
     return {
         "job_id": row["pid"],
         "status": state,
@@ -108,7 +106,7 @@ def _job_fields(row: sqlite3.Row) -> dict[str, Any]:
         "uploaded_bytes": row["size"] if row["uploaded"] is not None else None,
         "media_type": media_type or row["declared_type"],
         "processing_type": media_type.split("/")[0] if media_type else None,
-        "metadata": metadata,
+        "metadata": msgspec.json.decode(row["metadata"]),
         "created_at": views.timestamp(row["created"]),
         "started_at": views.timestamp(row["started"]),
         "completed_at": finished if ended_well else None,

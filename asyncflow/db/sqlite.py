@@ -198,7 +198,7 @@ class SqliteDatabase:
     async def extend_upload(self, upload_id: str, expires: int) -> None:
         """Move the end of an unfinished upload's time."""
         args = {"pid": upload_id, "expires": expires}
-        await self._writer.write(lambda db: db.execute(SQL["extend_upload"], args) and None)
+        await self._writer.write(lambda db: db.execute(SQL["extend_upload"], args))
 
     async def expired_uploads(self, now: int, limit: int) -> Sequence[str]:
         """Return ids of unfinished uploads whose time is over."""
@@ -208,7 +208,9 @@ class SqliteDatabase:
     async def unfinished_uploads(self, after: int, limit: int) -> Sequence[UploadRow]:
         """Return a page of unfinished uploads, oldest first."""
         args = {"after": after, "limit": limit}
-        return [rows.upload_row(r) for r in await self._rows("unfinished_uploads", args)]
+        return [
+            rows.upload_row(r) for r in await self._rows("unfinished_uploads", args)
+        ]
 
     # ----- steps
 
@@ -330,7 +332,9 @@ class SqliteDatabase:
         """Return a page of jobs without their steps, newest first."""
         name = "jobs_page" if state is None else "jobs_page_of_state"
         args = {"before": before or sys.maxsize, "limit": limit + 1}
-        found = await self._rows(name, args if state is None else {**args, "state": state})
+        found = await self._rows(
+            name, args if state is None else {**args, "state": state}
+        )
         following = found[limit - 1]["id"] if len(found) > limit else None
         shown = tuple(rows.job_summary(row) for row in found[:limit])
         return Page(jobs=shown, next=following)

@@ -5,9 +5,9 @@ rows, asks the rules, and writes what they say.
 
 Theory of operation
 -------------------
-`open` counts the steps of the current run that are not over. Whatever ends a step goes
-through `_finish_step`: it writes the step's event, creates the steps that the job's plan
-subscribes to that event, and sets `open = open - 1 + new`. At zero the run is over, in
+`open` counts the steps of the current run that are not over. Whatever ends a step
+goes through `_finish_step`: it writes the step's event, creates the steps that the
+job's plan subscribes to that event, and sets `open = open - 1 + new`. At zero the run is over, in
 the same transaction; a unique index makes sure that this happens once.
 """
 
@@ -331,9 +331,7 @@ def _finish_step(
     if state is StepState.SKIPPED:
         # Who follows a skipped step works on the original instead.
         follows = events.of_step(row["consumer"], StepState.DONE)
-        plan = [
-            dataclasses.replace(e, on=kind) if e.on == follows else e for e in plan
-        ]
+        plan = [dataclasses.replace(e, on=kind) if e.on == follows else e for e in plan]
     caused, gates = write_event(track, run, kind, plan, now=now)
     counts = {"job": row["job_id"], "open": caused - 1, "gates": gates - gate}
     open_steps, open_gates = db.execute(SQL["add_open"], counts).fetchone()

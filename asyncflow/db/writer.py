@@ -253,7 +253,7 @@ class GroupWriter:
         self._connection = None
 
 
-class _BatchLost(Exception):  # noqa: N818 -- never leaves this module
+class _BatchLost(Exception):
     """The whole transaction is gone, with what earlier items did."""
 
     def __init__(self, error: Exception) -> None:

@@ -20,7 +20,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class JobsPage(View, frozen=True, kw_only=True):
-    """A page of jobs, newest first; `next` goes into `?after=` for the following one."""
+    """A page of jobs, newest first; `?after=` takes `next` for the following page."""
 
     jobs: tuple[JobView, ...]
     next: str | None

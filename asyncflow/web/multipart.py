@@ -95,7 +95,7 @@ async def _raw(
     )
     body = BodyReader(request, min_rate=runtime.settings.body_min_rate)
     upload = await _store(runtime, said, body, length=length)
-    return _accepted(_answer(request, runtime, said, upload, began))
+    return _accepted(_answer(runtime, said, upload, began))
 
 
 def _accepted(answer: UploadAnswer) -> web.Response:
@@ -130,7 +130,6 @@ async def _store(
 
 
 def _answer(
-    request: web.Request,
     runtime: Runtime,
     said: Announced,
     upload: Upload,
@@ -169,7 +168,7 @@ async def _form(request: web.Request, principal: Principal) -> web.Response:
             refusals.append(refused)
             answers.append(_refusal(said, refused, began))
         else:
-            answers.append(_answer(request, runtime, said, upload, began))
+            answers.append(_answer(runtime, said, upload, began))
     if not answers:
         raise MissingFile
     if len(answers) > 1:

@@ -36,5 +36,8 @@ async def style(_request: web.Request) -> web.Response:
     """Send the page's style sheet."""
     headers = {hdrs.CACHE_CONTROL: "no-cache"}
     return web.Response(
-        body=_file("style.css"), content_type="text/css", charset="utf-8", headers=headers
+        body=_file("style.css"),
+        content_type="text/css",
+        charset="utf-8",
+        headers=headers,
     )

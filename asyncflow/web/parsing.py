@@ -1,7 +1,7 @@
 """Read numbers, names and metadata from requests, strictly.
 
-`int()` takes `1_000`, ` 7`, `+7` and other scripts' digits; a protocol that counts bytes
-must not.
+`int()` takes `1_000`, ` 7`, `+7` and other scripts' digits; a protocol that counts
+bytes must not.
 """
 
 import base64
@@ -97,7 +97,9 @@ def content_disposition(value: str) -> tuple[str | None, str | None]:
     Browsers escape a quote as `%22` and a line break as `%0D%0A`; other percent signs
     are part of the name.
     """
-    found = {m[1].lower(): m[3] if m[2] is None else m[2] for m in _PLAIN.finditer(value)}
+    found = {
+        m[1].lower(): m[3] if m[2] is None else m[2] for m in _PLAIN.finditer(value)
+    }
     extended = _EXTENDED.search(value)
     if extended:
         found["filename"] = unquote(extended[1].strip(), errors="replace")
