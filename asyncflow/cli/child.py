@@ -18,16 +18,16 @@ _READY_WITHIN_S = 60
 _ASK_EVERY_S = 0.05
 # the server's own grace period is 30 s; it may need a moment after that
 _STOP_WITHIN_S = 40.0
-_TAIL_LINES = 12
 
 
 class ServerDied(Exception):
-    """The child ended although nobody stopped it; holds the end of its log."""
+    """The child ended although nobody stopped it; says what it said last."""
 
-    def __init__(self, code: int, log: str) -> None:
-        super().__init__(log or f"it ended with exit code {code}")
-        # `asyncflow serve` says so in its last line
-        self.port_was_taken = ADDRESS_IN_USE in log
+    def __init__(self, *, code: int, said: str, log: Path) -> None:
+        last = said.rpartition("\n")[2].removeprefix("Error: ")
+        ending = last or f"it ended with exit code {code}"
+        super().__init__(f"the server does not run: {ending}; see {log}")
+        self.port_was_taken = ADDRESS_IN_USE in said
 
 
 class NotReady(Exception):
@@ -107,7 +107,9 @@ class Child:
 
     def died(self) -> ServerDied:
         """Return the exception that says how the child ended."""
-        return ServerDied(self.process.returncode or 0, self._tail())
+        return ServerDied(
+            code=self.process.returncode or 0, said=self._said(), log=self.log
+        )
 
     async def gone(self) -> None:
         """Return when the child has ended."""
@@ -131,10 +133,10 @@ class Child:
         with suppress(ProcessLookupError):
             self.process.send_signal(number)
 
-    def _tail(self) -> str:
+    def _said(self) -> str:
         with suppress(OSError):
             text = self.log.read_bytes()[self.log_start :].decode(errors="replace")
-            return "\n".join(text.strip().splitlines()[-_TAIL_LINES:])
+            return text.strip()
         return ""
 
 

@@ -13,7 +13,7 @@ import click
 
 from asyncflow.cli.app import INTERRUPTED
 from asyncflow.cli.child import Child, NotReady, ServerDied, free_port
-from asyncflow.cli.connection import in_words, server_at
+from asyncflow.cli.connection import Server, in_words, server_at
 from asyncflow.cli.picture import paint
 from asyncflow.cli.progress import reporter
 from asyncflow.cli.status import job_text
@@ -63,9 +63,7 @@ def demo(*, leave: bool, file: Path | None, port: int, data_dir: Path) -> int:
     wishes = Wishes(port=port, data_dir=data_dir, file=file, leave=leave)
     try:
         return asyncio.run(_run(wishes))
-    except ServerDied as error:
-        raise click.ClickException(f"the server did not run:\n{error}") from None
-    except (NotReady, RequestFailed, OSError) as error:
+    except (ServerDied, NotReady, RequestFailed, OSError) as error:
         raise click.ClickException(in_words(error)) from None
 
 
@@ -110,7 +108,7 @@ async def _perform(wishes: Wishes, finished: asyncio.Event) -> int:
             click.echo(f"\n{job_text(client, job, inline=True)}")
         finished.set()
         if not wishes.leave:
-            click.echo(_what_next(child.url, path))
+            click.echo(_what_next(server, path))
             await child.gone()
             raise child.died()
     return 0 if job.status == "COMPLETED" else 1
@@ -196,10 +194,13 @@ async def _process(client: Client, path: Path) -> Job:
     return job
 
 
-def _what_next(url: str, path: Path) -> str:
+def _what_next(server: Server, path: Path) -> str:
+    url = server.url
+    page = f"{url}/?token={server.token}" if server.token else f"{url}/"
     return "\n".join(
         (
-            f"\nThe server runs on {url}. Try in another terminal:",
+            f"\nThe server goes on: {page}",
+            "Try in another terminal:",
             f"  curl -T {shlex.quote(name_of(str(path)))} {url}/upload/",
             f"  asyncflow upload --url {url} --wait YOUR-FILES",
             "Ctrl-C stops it.",

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from asyncflow import server
 from asyncflow.cli.flags import ADDRESS_IN_USE, SettingsRefused, given, setting_flags
 from asyncflow.config import load
 from asyncflow.errors import BadSettings, StartError
+from asyncflow.server import run
 
 
 @click.command(params=setting_flags())
@@ -22,7 +22,7 @@ def serve(**values: object) -> int:
     """
     try:
         settings = load(given(values), env=os.environ, cwd=Path.cwd())
-        return server.run(settings)
+        return run(settings)
     except BadSettings as error:
         raise SettingsRefused(error.detail) from error
     except StartError as error:

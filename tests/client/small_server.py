@@ -44,6 +44,9 @@ class SmallServer:
     cut_downloads: list[int] = field(default_factory=list)
     #: lose the answers to so many PATCHes: the bytes arrived
     lose_answers: int = 0
+    #: stop reading a PATCH after so many bytes and say so by `stalled`
+    stall_after: int | None = None
+    stalled: threading.Event = field(default_factory=threading.Event)
     #: answer so many requests with this before anything else
     refusals: list[web.HTTPException] = field(default_factory=list)
     sockets: bool = True
@@ -133,6 +136,9 @@ class SmallServer:
             self.received += len(taken)
             if limit is not None and got >= limit:
                 return _break(request)
+            if self.stall_after is not None and got >= self.stall_after:
+                self.stalled.set()
+                await asyncio.Event().wait()  # until the test is over
         if self.lose_answers:
             self.lose_answers -= 1
             return _break(request)

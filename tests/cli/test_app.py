@@ -1,0 +1,79 @@
+import subprocess
+import sys
+from importlib import import_module
+
+import click
+import pytest
+
+from asyncflow import __version__
+from asyncflow.cli import main
+from asyncflow.cli.app import COMMANDS
+
+HEAVY = ("aiohttp", "asyncio", "msgspec", "pydantic", "pyvips", "rich", "sqlite3")
+
+
+def command(name: str) -> click.Command:
+    entry = COMMANDS[name]
+    found = getattr(import_module(entry.module), entry.attribute)
+    assert isinstance(found, click.Command)
+    return found
+
+
+def test_help_loads_nothing_heavy() -> None:
+    program = (
+        "import sys\n"
+        "from asyncflow.cli import main\n"
+        "main(['--help'])\n"
+        f"print('LOADED', [name for name in {HEAVY!r} if name in sys.modules])\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": ":".join(sys.path)},
+    )
+
+    assert "LOADED []" in done.stdout
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_root_help_says_what_the_command_says(name: str) -> None:
+    said = command(name).get_short_help_str(limit=200)
+
+    assert COMMANDS[name].help.rstrip(".") == said.rstrip(".")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself_and_each_of_its_options(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([name, "--help"]) == 0
+
+    assert "Usage: asyncflow" in capsys.readouterr().out
+    options = [one for one in command(name).params if isinstance(one, click.Option)]
+    assert all(one.help for one in options)
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+
+    assert __version__ in capsys.readouterr().out
+
+
+def test_a_command_that_is_none_is_wrong_usage(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["fly"]) == 2
+
+    assert "No such command 'fly'" in capsys.readouterr().err
+
+
+def test_escape_sequences_in_arguments_reach_no_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["upload", "\x1b]0;owned\x07.jpg"]) == 2
+
+    assert "\x1b" not in capsys.readouterr().err

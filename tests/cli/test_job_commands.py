@@ -1,0 +1,124 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from asyncflow.cli import main
+from tests.client.small_server import SmallServer, job, step, whole
+
+
+def test_a_status_shows_steps_files_and_what_went_wrong(
+    server: SmallServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = {"code": "timeout", "detail": "ran longer than allowed"}
+    server.jobs["j"] = job(
+        "j",
+        "FAILED",
+        fileSize=2048,
+        steps=[
+            step(
+                "identify",
+                "done",
+                startedAt="2026-01-02T03:04:05.000Z",
+                finishedAt="2026-01-02T03:04:05.500Z",
+            ),
+            step("image", "dead", attempts=3, error=broken),
+        ],
+        downloadUrls={"original": "/jobs/j/files/original"},
+        error={**broken, "step": "image"},
+    )
+
+    assert main(["status", "j"]) == 0
+
+    shown = capsys.readouterr().out
+    assert "photo.jpg  2.0 KiB" in shown
+    assert "identify  done  0.5 s" in shown
+    assert "image     dead  3 attempts  ran longer than allowed (timeout)" in shown
+    assert f"{server.url}/jobs/j/files/original" in shown
+
+
+def test_a_status_in_json_is_one_document(
+    server: SmallServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.jobs["j"] = job("j")
+
+    assert main(["status", "j", "--json"]) == 0
+
+    assert json.loads(capsys.readouterr().out)["jobId"] == "j"
+
+
+def test_watching_ends_as_the_job_ends(
+    server: SmallServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.jobs["j"] = job("j", "PROCESSING", steps=[step("image", "running")])
+    failed = job("j", "FAILED", steps=[step("image", "dead")])
+    server.scripts["j"] = [
+        [whole("snapshot", server.jobs["j"]), whole("job.failed", failed)]
+    ]
+
+    assert main(["status", "j", "--watch", "--json"]) == 1
+
+    types = [json.loads(one)["type"] for one in capsys.readouterr().out.splitlines()]
+    assert types == ["snapshot", "job.failed"]
+
+
+def test_a_job_that_is_none_is_said_plainly(
+    server: SmallServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["status", "nobody"]) == 1
+
+    assert "Error: No job has this id. (job_not_found)" in capsys.readouterr().err
+    assert server.requests[-1] == ("GET", "/status/nobody")
+
+
+def test_jobs_are_listed_up_to_the_limit(
+    server: SmallServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.jobs = {str(n): job(str(n), fileName="\x1b]0;x\x07") for n in range(5)}
+
+    assert main(["jobs", "--limit", "3"]) == 0
+
+    listed = capsys.readouterr().out
+    assert len(listed.splitlines()) == 3
+    assert "\x1b" not in listed
+
+
+def test_jobs_in_json_are_a_line_each(
+    server: SmallServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.jobs = {"a": job("a", "FAILED"), "b": job("b")}
+
+    assert main(["jobs", "--state", "failed", "--json"]) == 0
+
+    found = [json.loads(line)["jobId"] for line in capsys.readouterr().out.splitlines()]
+    assert found == ["a"]
+
+
+def test_no_jobs_is_not_silence(
+    server: SmallServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["jobs"]) == 0
+
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "No jobs.\n")
+    assert server.requests[-1] == ("GET", "/jobs")
+
+
+def test_a_retry_that_is_refused_does_not_stop_the_others(
+    server: SmallServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.jobs = {"good": job("good"), "bad": job("bad", "FAILED")}
+
+    assert main(["retry", "good", "bad"]) == 1
+
+    shown = capsys.readouterr()
+    assert "bad  PROCESSING" in shown.out
+    assert "good: nothing to retry" in shown.err
+
+
+def test_an_unreadable_token_file_is_as_good_as_none(server: SmallServer) -> None:
+    Path("data").mkdir()
+    Path("data/token").write_bytes(b"\xff\xfe")
+
+    assert main(["jobs"]) == 0
+    assert server.requests[-1] == ("GET", "/jobs")

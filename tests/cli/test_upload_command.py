@@ -1,0 +1,247 @@
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from asyncflow.cli import main
+from tests.client.small_server import SmallServer, job, problem, step, whole
+
+ARGV = [sys.executable, "-m", "asyncflow"]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": ":".join(sys.path), **more}
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture
+def photo() -> Path:
+    path = Path("photo.jpg")
+    path.write_bytes(os.urandom(200_000))
+    return path
+
+
+def test_a_file_is_uploaded_and_its_job_named(
+    server: SmallServer, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["upload", str(photo)]) == 0
+
+    assert bytes(server.uploads["job-1"].data) == photo.read_bytes()
+    assert f"{server.url}/status/job-1" in capsys.readouterr().out
+
+
+def test_json_is_a_line_per_file_and_nothing_else(
+    server: SmallServer, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("b.txt").write_text("b")
+
+    assert main(["upload", str(photo), "b.txt", "--json"]) == 0
+
+    found = {line["file"]: line for line in lines(capsys.readouterr().out)}
+    assert found.keys() == {"photo.jpg", "b.txt"}
+    assert found["b.txt"]["status"] == "ACCEPTED"
+    assert found["b.txt"]["statusUrl"].startswith(server.url)
+
+
+def test_quiet_prints_the_ids_only(
+    server: SmallServer, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["upload", str(photo), "-q"]) == 0
+
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("job-1\n", "")
+    assert server.uploads.keys() == {"job-1"}
+
+
+def test_waiting_tells_the_steps_and_the_end(
+    server: SmallServer, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = job("job-1", steps=[step("image", "done")], downloadUrls={"thumbnail": "/t"})
+    server.jobs["job-1"] = done
+    begun = job("job-1", "PROCESSING", steps=[step("image", "running")])
+    server.scripts["job-1"] = [[whole("snapshot", begun), whole("job.completed", done)]]
+
+    assert main(["upload", str(photo), "--wait", "--json"]) == 0
+
+    shown = capsys.readouterr()
+    assert "photo.jpg: image running" in shown.err
+    assert lines(shown.out)[0]["job"]["downloadUrls"] == {"thumbnail": "/t"}
+
+
+def test_a_job_that_fails_is_a_failure_when_waiting(
+    server: SmallServer, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = {"code": "damaged", "detail": "the file cannot be read", "step": "image"}
+    server.jobs["job-1"] = job("job-1", "REJECTED", error=error)
+
+    assert main(["upload", str(photo), "--wait"]) == 1
+
+    assert "REJECTED, the file cannot be read (damaged)" in capsys.readouterr().out
+
+
+def test_a_refused_file_does_not_stop_the_others(
+    server: SmallServer, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("b.txt").write_text("b")
+    server.refusals = [problem(web.HTTPUnsupportedMediaType, "type_not_allowed", "no")]
+
+    assert main(["upload", str(photo), "b.txt", "--json"]) == 1
+
+    found = lines(capsys.readouterr().out)
+    assert sorted("error" in line for line in found) == [False, True]
+    assert len(server.uploads) == 1
+
+
+def test_folders_need_a_flag(
+    server: SmallServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deep = Path("folder/deep")
+    deep.mkdir(parents=True)
+    (deep / "a.txt").write_text("a")
+    (deep.parent / "b.txt").write_text("b")
+
+    assert main(["upload", "folder"]) == 2
+    assert "add -r" in capsys.readouterr().err
+    assert main(["upload", "-r", "folder"]) == 0
+    assert {one.name for one in server.uploads.values()} == {"a.txt", "b.txt"}
+
+
+def test_one_name_is_for_one_file(
+    server: SmallServer, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["upload", str(photo), "--name", "other.jpg"]) == 0
+    assert server.uploads["job-1"].name == "other.jpg"
+
+    assert main(["upload", str(photo), str(photo), "--name", "other.jpg"]) == 2
+    assert "--name names one file" in capsys.readouterr().err
+
+
+def test_nobody_there_is_said_at_once_and_plainly(
+    photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["upload", str(photo), "--url", "http://127.0.0.1:9"]) == 1
+
+    shown = capsys.readouterr().err
+    assert "Connection refused" in shown
+    assert "asyncflow serve" in shown
+    assert "Traceback" not in shown
+
+
+def test_a_missing_token_is_said_plainly(
+    server: SmallServer, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.token = "secret-token"
+
+    assert main(["upload", str(photo)]) == 1
+
+    assert "ASYNCFLOW_TOKEN" in capsys.readouterr().err
+
+
+def test_the_token_of_the_data_folder_is_used_on_this_machine(
+    server: SmallServer, photo: Path
+) -> None:
+    server.token = "secret-token"
+    Path("data").mkdir()
+    Path("data/token").write_text("secret-token\n")
+
+    assert main(["upload", str(photo)]) == 0
+
+
+def test_a_hostile_name_cannot_touch_the_terminal(
+    server: SmallServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "\x1b[2J\u202e\n🏔.jpg"
+    Path(name).write_bytes(b"x")
+
+    assert main(["upload", name]) == 0
+
+    shown = capsys.readouterr()
+    assert "\\x1b[2J\\u202e\\n🏔.jpg" in shown.out
+    assert "\x1b" not in shown.out + shown.err
+    assert server.uploads["job-1"].name == name
+
+
+def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(
+    server: SmallServer,
+) -> None:
+    Path("big.bin").write_bytes(os.urandom(8_000_000))
+    argv = [*ARGV, "upload", "big.bin"]
+    server.stall_after = 1_000_000
+    first = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, env=environment())
+    assert server.stalled.wait(30)
+    first.send_signal(signal.SIGINT)
+    _, said = first.communicate(timeout=30)
+
+    assert first.returncode == 130
+    assert "Run the same command again" in said
+    assert "Traceback" not in said
+    server.stall_after = None
+    second = subprocess.run(
+        argv, capture_output=True, text=True, check=True, env=environment(), timeout=30
+    )
+    assert "big.bin: continues at" in second.stderr
+    assert bytes(server.uploads["job-1"].data) == Path("big.bin").read_bytes()
+    assert server.received == 8_000_000
+
+
+def on_a_terminal(
+    argv: list[str], columns: int, *, interrupt_at: str | None = None
+) -> tuple[str, int]:
+    """Run *argv* on a terminal; return all that it wrote there, and its exit code.
+
+    With *interrupt_at*, send it a Ctrl-C once it has written that.
+    """
+    mine, its = pty.openpty()
+    place = environment(
+        COLUMNS=str(columns), LINES="24", TERM="xterm-256color", NO_COLOR="1"
+    )
+    program = subprocess.Popen(argv, stdin=its, stdout=its, stderr=its, env=place)
+    os.close(its)
+    seen = b""
+    while select.select([mine], [], [], 30)[0]:
+        try:
+            seen += os.read(mine, 65536)
+        except OSError:  # the other side is closed
+            break
+        if interrupt_at is not None and interrupt_at.encode() in seen:
+            program.send_signal(signal.SIGINT)
+            interrupt_at = None
+    os.close(mine)
+    return seen.decode(), program.wait(30)
+
+
+@pytest.mark.parametrize("columns", [120, 80, 30])
+def test_on_a_terminal_no_bar_is_wider_than_the_window(
+    server: SmallServer, columns: int
+) -> None:
+    name = "a-rather-long-name-for-a-picture-🏔-of-a-mountain.jpg"
+    Path(name).write_bytes(os.urandom(3_000_000))
+    server.stall_after = 1_000_000
+
+    seen, code = on_a_terminal([*ARGV, "upload", name], columns, interrupt_at="% of")
+
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen)
+    bars = [ln for ln in re.split(r"[\r\n]+", plain) if "% of" in ln]
+    assert all(len(bar) <= columns for bar in bars)
+    assert "Run the same command again" in plain
+    assert code == 130
+
+
+def test_no_color_means_no_colours(server: SmallServer, photo: Path) -> None:
+    seen, code = on_a_terminal([*ARGV, "upload", str(photo)], 80)
+
+    assert "✓ photo.jpg" in seen
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]m|\x1b\[38", seen)
+    assert (code, server.received) == (0, 200_000)
