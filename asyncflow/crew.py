@@ -19,17 +19,17 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from asyncflow import parcels, processes, worker
 from asyncflow.nursery import Nursery
 
-_KIND: Final = (
-    socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_DGRAM
-)
+_KIND: Final = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_DGRAM
 #: messages taken at once; a worker that says more waits until the pause is over
 _MESSAGES: Final = 32
 _PAUSE_S: Final = 0.05
+#: an honest processor starts one program, perhaps with helpers
+_MOST_PROCESSES: Final = 256
 
 
 class End(enum.Enum):
@@ -40,6 +40,7 @@ class End(enum.Enum):
     DIED = "died"
     TIMEOUT = "timeout"
     MEMORY = "memory"
+    CROWD = "crowd"
     CLOSED = "closed"
 
 
@@ -102,6 +103,7 @@ class Hand:
         self.attempt: Attempt | None = None
         self.exitcode: int | None = None
         self.gone = False
+        self.is_met = False
         self.peak_rss = self.peak_mapped = 0
         self._loop = asyncio.get_running_loop()
         self.started_at = self._loop.time()
@@ -110,16 +112,22 @@ class Hand:
         self.exited = asyncio.Event()
         self._make_folders()
         self._ear, voice = socket.socketpair(socket.AF_UNIX, _KIND)
-        self._ear.setblocking(False)
-        with voice:
-            self._executor = self._start(nursery, modules, nice, max_file_bytes, voice)
+        self._ear.settimeout(0)
+        try:
+            with voice:
+                self._executor = self._start(
+                    nursery, modules, nice, max_file_bytes, voice
+                )
+        except BaseException:
+            self._ear.close()
+            raise
         self._loop.add_reader(self._ear, self._listen)
 
     def _make_folders(self) -> None:
         for name in ("", "in", "out"):
             (self.folder / name).mkdir(mode=0o700)
 
-    def _start(  # noqa: PLR0913 -- the constructor's own second half
+    def _start(
         self,
         nursery: Nursery,
         modules: tuple[str, ...],
@@ -156,7 +164,7 @@ class Hand:
 
         return told
 
-    def begin(self, attempt: Attempt, *order: object) -> None:
+    def begin(self, attempt: Attempt, *order: Any) -> None:
         """Give the worker an order; its end will be the attempt's."""
         self.attempt = attempt
         self.peak_rss = self.peak_mapped = 0
@@ -167,13 +175,22 @@ class Hand:
             return
         future.add_done_callback(self._tell(self._on_answer))
 
-    def sample(self, extra: list[int]) -> int:
-        """Measure the memory of the worker and its children; *extra* are orphans."""
-        members = processes.tree(self.pid) + extra
+    def sample(self, orphans: list[int], *, max_bytes: int) -> None:
+        """Measure the worker and what it started; end the run that has too much."""
+        members = processes.tree(self.pid) + orphans
         resident = sum(map(processes.rss_bytes, members))
         self.peak_rss = max(self.peak_rss, resident)
         self.peak_mapped = max(self.peak_mapped, processes.mapped_bytes(self.pid))
-        return resident
+        if resident > max_bytes:
+            self.stop(End.MEMORY)
+        elif len(members) > _MOST_PROCESSES:
+            self.stop(End.CROWD)
+
+    def stop(self, why: End) -> None:
+        """Kill the worker unless its run is over already."""
+        if self.attempt is not None and self.attempt.ended is None:
+            self.attempt.end(why)
+            self.kill()
 
     def kill(self) -> None:
         """End the worker and all that it started; calling twice is not an error."""

@@ -28,7 +28,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import _ResultItem
-from multiprocessing import context, forkserver, popen_forkserver, reduction
+from multiprocessing import context, forkserver, popen_forkserver, reduction, util
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
@@ -38,7 +38,7 @@ from asyncflow.errors import StartError
 #: larger than any pickled small int, far below what could hurt the server
 _MAX_RESULT_BYTES: Final = 1024
 #: what workers may know of the server's environment
-_KEPT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH")
+_KEPT: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH")
 _SET: Final = {
     "VIPS_CONCURRENCY": "1",
     "VIPS_BLOCK_UNTRUSTED": "1",
@@ -132,6 +132,11 @@ class ResultPipe:
         self._writer.close()
 
 
+def _close(*fds: int) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
 class _Popen(popen_forkserver.Popen):
     """Starts a process through one given fork server, not the program's own."""
 
@@ -147,11 +152,9 @@ class _Popen(popen_forkserver.Popen):
             reduction.dump(process_obj, parcel)
         finally:
             context.set_spawning_popen(None)
-        self.sentinel, entry = self._nursery.connect(self._fds)
+        self.sentinel, entry = self._nursery.connect(self._fds)  # type: ignore[attr-defined]
         keep_open = os.dup(entry)
-        self.finalizer = popen_forkserver.util.Finalize(
-            self, popen_forkserver.util.close_fds, (keep_open, self.sentinel)
-        )
+        self.finalizer = util.Finalize(self, _close, (keep_open, self.sentinel))
         with open(entry, "wb") as pipe:  # noqa: PTH123 -- a descriptor
             pipe.write(parcel.getbuffer())
         self.pid = forkserver.read_signed(self.sentinel)

@@ -29,8 +29,11 @@ from asyncflow.errors import AsyncflowError
 
 _FICLONE: Final = 0x40049409
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_MEDIA_TYPE: Final = re.compile(r"[a-z0-9.+-]{1,60}/[a-z0-9.+-]{1,60}(; charset=utf-8)?")
+_MEDIA_TYPE: Final = re.compile(
+    r"[a-z0-9.+-]{1,60}/[a-z0-9.+-]{1,60}(; charset=utf-8)?"
+)
 _READ_ONLY: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: more than this left in a slot is not the ordinary case
 _FEW: Final = 64
 
@@ -195,17 +198,19 @@ def remove(folder: Path) -> None:
     the others, so neither path length nor depth nor a missing permission stops it,
     and no link is ever followed.
     """
+    above = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return
-    try:
-        while folders := _unlink_files(top):
-            for name in folders:
-                _raise_children(top, name)
+        _unlock(above, folder.name)
+        top = os.open(folder.name, _FOLDER, dir_fd=above)
+        try:
+            while folders := _unlink_files(top):
+                for name in folders:
+                    _raise_children(top, name)
+        finally:
+            os.close(top)
+        os.rmdir(folder.name, dir_fd=above)
     finally:
-        os.close(top)
-    folder.rmdir()
+        os.close(above)
 
 
 def _unlink_files(at: int) -> list[str]:
@@ -222,7 +227,7 @@ def _unlink_files(at: int) -> list[str]:
 def _raise_children(top: int, name: str) -> None:
     """Move the folders in *name* up to *top*, then remove *name*."""
     _unlock(top, name)
-    inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=top)
+    inner = os.open(name, _FOLDER, dir_fd=top)
     try:
         for child in _unlink_files(inner):
             _unlock(inner, child)
@@ -271,4 +276,3 @@ def decode_greeting(data: bytes) -> Greeting:
         return msgspec.json.decode(data, type=Greeting)
     except msgspec.MsgspecError:
         raise BadOutput("the worker's greeting is not readable") from None
-

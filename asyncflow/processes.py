@@ -11,7 +11,6 @@ Rules
 import contextlib
 import os
 import signal
-from pathlib import Path
 from typing import Final
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
@@ -66,13 +65,11 @@ def children(pid: int) -> list[int]:
     """Return the process ids of *pid*'s children; none where there is no /proc."""
     found: list[int] = []
     try:
-        tasks = os.listdir(f"/proc/{pid}/task")
+        tasks = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 -- once per run
     except OSError:
         return found
     for task in tasks:
-        with contextlib.suppress(OSError):
-            text = Path(f"/proc/{pid}/task/{task}/children").read_bytes()
-            found += map(int, text.split())
+        found += map(int, _read(f"/proc/{pid}/task/{task}/children").split())
     return found
 
 
@@ -105,8 +102,21 @@ def mapped_bytes(pid: int) -> int:
 
 
 def _statm(pid: int) -> tuple[int, int]:
-    try:
-        mapped, resident = Path(f"/proc/{pid}/statm").read_bytes().split()[:2]
-    except (OSError, ValueError):
+    numbers = _read(f"/proc/{pid}/statm").split()
+    if not numbers:
         return (0, 0)
-    return (int(mapped) * _PAGE, int(resident) * _PAGE)
+    return (int(numbers[0]) * _PAGE, int(numbers[1]) * _PAGE)
+
+
+def _read(name: str) -> bytes:
+    """Return a small file of /proc; nothing when its process is gone."""
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, 1 << 16)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)

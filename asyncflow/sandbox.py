@@ -53,7 +53,7 @@ LINKS_ARE_SAFE: Final = 3
 _HAS_NETWORK: Final = 4
 
 _RUNTIME: Final = (
-    "/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/opt",
+    "/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin",
 )  # fmt: skip
 _READABLE: Final = (
     "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/localtime",
@@ -181,9 +181,7 @@ def describe(abi: int) -> str:
     )
 
 
-def _rules(
-    *, source: Path, out: Path, code: Iterable[Path]
-) -> list[tuple[str, int]]:
+def _rules(*, source: Path, out: Path, code: Iterable[Path]) -> list[tuple[str, int]]:
     roots = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}
     rules = [(path, _RUN) for path in (*_RUNTIME, *roots)]
     rules += [(str(path), _RUN) for path in code]

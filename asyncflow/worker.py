@@ -2,9 +2,8 @@
 
 Theory of operation
 -------------------
-`begin` is the executor's initializer: it ties the process to its parent, limits it and
-remembers its slot. `ready` loads the processors and locks the door behind it (Landlock).
-`attend` runs one processor. All that a run has to say goes into `out/result.json`; the
+`begin` is the executor's initializer: it ties the process to its parent, limits it
+and remembers its slot. `ready` loads the processors and confines the process; `attend` runs one processor. All that a run has to say goes into `out/result.json`; the
 executor carries one small int and no exception ever crosses. Progress and finished
 derivatives are announced on a non-blocking socket; an announcement that does not fit
 is dropped, since `result.json` lists every derivative again.
@@ -82,7 +81,7 @@ def begin(setup: Setup) -> None:
     sandbox.die_with_parent(setup.parent_pid)
     sandbox.limit_resources(max_file_bytes=setup.max_file_bytes)
     os.nice(setup.nice)
-    setup.voice.setblocking(False)
+    setup.voice.settimeout(0)
     desk = _Desk(setup)
     # programs that a processor starts find their scratch space here too
     os.environ["TMPDIR"] = str(desk.out)
@@ -102,7 +101,7 @@ def ready() -> int:
     return _write(desk, report)
 
 
-def attend(  # noqa: PLR0913 -- one order, as plain values
+def attend(
     token: int,
     processor: str,
     file_name: str,
@@ -273,8 +272,11 @@ def _code_folders() -> set[Path]:
     runtime = (f"{sys.prefix}/", f"{sys.base_prefix}/")
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if "." in name or file is None or file.startswith(runtime):
+        if file is None or file.startswith(runtime):
             continue
         path = Path(file)
-        folders.add(path.parent if hasattr(module, "__path__") else path)
+        if "." not in name:
+            folders.add(path.parent if hasattr(module, "__path__") else path)
+        elif getattr(sys.modules.get(name.partition(".")[0]), "__file__", None) is None:
+            folders.add(path.parent)  # in a package without an __init__.py
     return folders

@@ -55,7 +55,7 @@ def _by_ffprobe(path: Path) -> float | None:
         "-protocol_whitelist", "file", "-format_whitelist", _FORMATS, f"file:{path}",
     ]  # fmt: skip
     try:
-        answer = subprocess.run(  # noqa: S603, PLW1509 -- fixed arguments; a worker has one thread
+        answer = subprocess.run(  # noqa: S603 -- fixed arguments
             command,
             capture_output=True,
             check=True,

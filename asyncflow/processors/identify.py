@@ -94,7 +94,7 @@ def _claimed_media(work: Work) -> str:
 
 
 def _refuse_torso(work: Work) -> None:
-    """Raise `truncated` for a file that begins rightly and is nothing but a beginning."""
+    """Raise `truncated` for a file that is nothing but a right beginning."""
     with work.source.open("rb") as file:
         head = file.read(16)
     if head.startswith(_SIGNATURES):

@@ -153,7 +153,7 @@ class _Chain:
 
 
 def variants(options: Mapping[str, object]) -> list[Variant]:
-    """Return the sizes that *options* ask for. Raise ValueError if they make no sense."""
+    """Return the sizes that *options* ask for. Raise ValueError for nonsense."""
     common = {
         "format": options.get("format", "jpeg"),
         "quality": options.get("quality", 80),

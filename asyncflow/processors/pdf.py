@@ -51,7 +51,8 @@ def count_pages(path: Path, *, max_pages: int) -> int:
             raise BadFile("damaged", "the document has no pages")
         if pages > max_pages:
             raise BadFile(
-                "too_many_pages", f"the document has {pages} pages, more than {max_pages}"
+                "too_many_pages",
+                f"the document has {pages} pages, more than {max_pages}",
             )
         _check_sizes(document, pages)
     finally:
@@ -114,7 +115,7 @@ def _streams(data: mmap.mmap) -> Iterator[tuple[int, int]]:
 
 
 def _inflate(data: mmap.mmap, start: int, filters: int) -> int:
-    """Inflate one stream as far as a bomb would show; return the bytes that came out."""
+    """Inflate a stream as far as a bomb would show; return the bytes that came out."""
     raw = _Raw(data, start)
     blocks: Iterator[bytes] = raw.blocks()
     for _ in range(filters):

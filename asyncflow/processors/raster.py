@@ -48,7 +48,14 @@ _SIDEWAYS: Final = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 #: how sRGB profiles call themselves, in ASCII and in UTF-16
 _SRGB: Final = (b"sRGB", "sRGB".encode("utf-16-be"))
 _SCREEN: Final = ("srgb", "b-w")
-_CUT_OFF: Final = ("premature", "unexpected end", "end of", "truncated", "eof", "too few")
+_CUT_OFF: Final = (
+    "premature",
+    "unexpected end",
+    "end of",
+    "truncated",
+    "eof",
+    "too few",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +103,7 @@ def measure(path: Path, media_type: str) -> Shape:
     return shape
 
 
-def shrink(  # noqa: PLR0913 -- a picture, a box, and how much of it
+def shrink(
     path: Path,
     media_type: str,
     *,
@@ -135,7 +142,7 @@ def shrink(  # noqa: PLR0913 -- a picture, a box, and how much of it
 def _needs_colours(image: Any) -> bool:
     """Tell whether colours must be converted, which costs more than all the rest."""
     if image.get_typeof("icc-profile-data") == 0:
-        return image.interpretation == "cmyk"
+        return bool(image.interpretation == "cmyk")
     profile = bytes(image.get("icc-profile-data"))
     return not any(name in profile for name in _SRGB)
 
@@ -210,9 +217,13 @@ def _from_pillow(path: Path, media_type: str, max_pixels: int) -> Any:
         upright = PIL.ImageOps.exif_transpose(picture)
         alpha = upright.has_transparency_data
         plain = upright.convert("RGBA" if alpha else "RGB")
-    image = _vips().Image.new_from_memory(
-        plain.tobytes(), plain.width, plain.height, 4 if alpha else 3, "uchar"
-    ).copy(interpretation="srgb")
+    image = (
+        _vips()
+        .Image.new_from_memory(
+            plain.tobytes(), plain.width, plain.height, 4 if alpha else 3, "uchar"
+        )
+        .copy(interpretation="srgb")
+    )
     if profile and picture.mode in ("RGB", "RGBA"):
         image.set_type(_vips().GValue.blob_type, "icc-profile-data", profile)
     return image

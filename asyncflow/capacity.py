@@ -1,0 +1,46 @@
+"""How many cores and how much memory this process may use."""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Final
+
+_SLOT_MEMORY_CAP: Final = 4 << 30
+
+
+def default_size() -> int:
+    """Return how many cores the affinity mask and the cgroup give us, at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    quota = _cgroup_cores()
+    return cores if quota is None else max(1, min(cores, round(quota)))
+
+
+def default_memory(size: int) -> int:
+    """Return one slot's memory budget on this machine or in this container."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _cgroup_number("memory.max", "memory/memory.limit_in_bytes")
+    if limit is not None:
+        total = min(total, limit)
+    return min(_SLOT_MEMORY_CAP, max(256 << 20, total // (size + 1)))
+
+
+def _cgroup_cores() -> float | None:
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
+        return int(quota) / int(period)
+    quota_us = _cgroup_number("cpu/cpu.cfs_quota_us")
+    period_us = _cgroup_number("cpu/cpu.cfs_period_us")
+    if quota_us is None or period_us is None or quota_us <= 0:
+        return None
+    return quota_us / period_us
+
+
+def _cgroup_number(*names: str) -> int | None:
+    """Return the first of these cgroup files that holds a number."""
+    for name in names:
+        with contextlib.suppress(OSError, ValueError):
+            return int(Path("/sys/fs/cgroup", name).read_text("ascii"))
+    return None

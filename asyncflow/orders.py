@@ -1,0 +1,71 @@
+"""What the pool is asked for, and what it answers."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from asyncflow.jobs import Verdict
+
+OnProgress = Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """One attempt at one step.
+
+    `source` is a local file that the worker may read; `wall_s` None means the
+    processor's own limit.
+    """
+
+    label: str
+    processor: str
+    source: Path
+    file_name: str
+    media_type: str
+    options: Mapping[str, object] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
+    wall_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """A finished derivative; `fd` is open for reading until `on_derivative` returns."""
+
+    name: str
+    media_type: str
+    size: int
+    facts: Mapping[str, object]
+    fd: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How an attempt ended.
+
+    `code` is one of `jobs.REASONS` or the processor's own, `detail` a sentence for
+    people, `trace` for the operator's log only.
+    """
+
+    verdict: Verdict
+    code: str = ""
+    detail: str = ""
+    trace: str = ""
+    facts: Mapping[str, object] = field(default_factory=dict)
+    after_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerInfo:
+    """One worker process, for listings."""
+
+    slot: int
+    pid: int
+    state: Literal["idle", "running", "starting"]
+    label: str
+    age_s: float
+    rss_bytes: int
+    jobs_done: int
+
+
+OnDerivative = Callable[[Made], Awaitable[None]]

@@ -1,0 +1,178 @@
+"""One run on one worker, seen from the server: its news, its end, its outcome."""
+
+import asyncio
+import contextlib
+import math
+import os
+import re
+import signal
+from typing import Final
+
+from asyncflow import parcels
+from asyncflow.crew import Attempt, End, Hand
+from asyncflow.jobs import REASONS, Verdict
+from asyncflow.orders import Made, OnDerivative, OnProgress, Order, Outcome
+
+#: this near the budget, a death is taken for one by lack of memory
+_NEAR: Final = 0.7
+_EXIT_S: Final = 1.0
+_CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_MAX_DETAIL: Final = 500
+_MAX_AFTER_S: Final = 86_400.0
+
+
+class Run:
+    """One run on one worker: publishes what it makes, and explains its end."""
+
+    def __init__(
+        self,
+        hand: Hand,
+        attempt: Attempt,
+        card: parcels.Card,
+        on_progress: OnProgress,
+        on_derivative: OnDerivative,
+    ) -> None:
+        self.card = card
+        self._hand = hand
+        self._attempt = attempt
+        self._on_progress = on_progress
+        self._on_derivative = on_derivative
+        self._published: dict[str, parcels.Listed] = {}
+
+    def begin(self, order: Order) -> None:
+        """Give the worker the order."""
+        self._hand.begin(
+            self._attempt,
+            order.processor,
+            order.file_name,
+            order.media_type,
+            dict(order.options),
+            dict(order.facts),
+        )
+
+    def stop(self, why: End) -> None:
+        """Kill the worker unless it has finished."""
+        self._hand.stop(why)
+
+    async def outcome(self, budget: int, wall_s: float) -> Outcome:
+        """Wait for the end of the run and say how it was."""
+        try:
+            ended = await self._follow()
+            if ended is End.ANSWERED:
+                data = parcels.read_report(self._hand.folder)
+                report = parcels.decode_report(data, self._attempt.token)
+                return await self._conclude(report)
+        except parcels.BadOutput as error:
+            self._hand.kill()
+            return plain(Verdict.ERROR, "bad_output", trace=str(error))
+        match ended:
+            case End.TIMEOUT:
+                detail = f"{REASONS['timeout']}: {wall_s:g} s"
+                return plain(Verdict.ERROR, "timeout", detail)
+            case End.MEMORY:
+                return _out_of_memory(budget)
+            case End.CROWD:
+                return plain(
+                    Verdict.ERROR, "error", "the processor started too many processes"
+                )
+            case End.CLOSED:
+                return plain(Verdict.INTERRUPTED, "interrupted")
+            case End.SILENT:
+                return plain(Verdict.ERROR, "error", trace="no report was written")
+            case _:
+                return await self._died(budget)
+
+    async def _follow(self) -> End:
+        """Pass on progress and derivatives until the run ends."""
+        attempt = self._attempt
+        while True:
+            await attempt.news()
+            percent, attempt.percent = attempt.percent, None
+            if percent is not None:
+                self._on_progress(percent)
+            if attempt.ended is not None:
+                return attempt.ended
+            if attempt.announced:
+                await self._publish(attempt.announced.popleft())
+
+    async def _conclude(self, report: parcels.Report) -> Outcome:
+        try:
+            verdict = Verdict(report.verdict)
+        except ValueError:
+            raise parcels.BadOutput("the report has no known verdict") from None
+        if verdict is Verdict.DONE:
+            for listed in report.made:
+                await self._publish(listed)
+            return Outcome(verdict=verdict, facts=report.facts)
+        code = report.code if _CODE.fullmatch(report.code) else "error"
+        after_s = report.after_s if math.isfinite(report.after_s) else 0.0
+        return Outcome(
+            verdict=verdict,
+            code=code,
+            detail=self._clean(report.detail) or REASONS.get(code, ""),
+            trace=report.trace,
+            after_s=min(_MAX_AFTER_S, max(0.0, after_s)),
+        )
+
+    def _clean(self, detail: str) -> str:
+        """Return *detail* in one line, without a path of this server."""
+        for inner in ("in/source", "out/", "in/", ""):
+            detail = detail.replace(f"{self._hand.folder}/{inner}", "")
+        line = " ".join(detail.split())
+        return "".join(c for c in line if c.isprintable())[:_MAX_DETAIL]
+
+    async def _publish(self, listed: parcels.Listed) -> None:
+        """Hand a derivative over, once. Raise BadOutput if it may not be."""
+        known = self._published.get(listed.name)
+        if known is not None:
+            if known != listed:
+                raise parcels.BadOutput(f"{listed.name} was announced differently")
+            return
+        parcels.check_listed(listed, self.card.outputs)
+        fd, size = parcels.open_output(self._hand.folder, listed.file)
+        try:
+            before = parcels.fingerprint(fd)
+            await self._on_derivative(
+                Made(
+                    name=listed.name,
+                    media_type=listed.media_type,
+                    size=size,
+                    facts=listed.facts,
+                    fd=fd,
+                )
+            )
+            if parcels.fingerprint(fd) != before:
+                raise parcels.BadOutput(f"{listed.name} changed after it was announced")
+        finally:
+            os.close(fd)
+        self._published[listed.name] = listed
+
+    async def _died(self, budget: int) -> Outcome:
+        """Say why the worker died: for lack of memory, or otherwise."""
+        hand = self._hand
+        hand.kill()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(hand.exited.wait(), _EXIT_S)
+        number = -(hand.exitcode or 0)
+        near = (
+            hand.peak_rss >= _NEAR * budget
+            or hand.peak_mapped >= _NEAR * self.card.memory_bytes
+        )
+        if near and number in (signal.SIGABRT, signal.SIGKILL, signal.SIGSEGV):
+            return _out_of_memory(budget)
+        how = f"exit code {hand.exitcode}"
+        with contextlib.suppress(ValueError):
+            how = signal.Signals(number).name
+        return plain(Verdict.LOST, "crashed", f"{REASONS['crashed']} ({how})")
+
+
+def plain(verdict: Verdict, code: str, detail: str = "", trace: str = "") -> Outcome:
+    """Return an outcome with the usual words for *code*."""
+    return Outcome(
+        verdict=verdict, code=code, detail=detail or REASONS[code], trace=trace
+    )
+
+
+def _out_of_memory(budget: int) -> Outcome:
+    detail = f"{REASONS['out_of_memory']}: {budget >> 20} MiB"
+    return plain(Verdict.LOST, "out_of_memory", detail)
