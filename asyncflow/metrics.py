@@ -95,7 +95,7 @@ class Metric:
         return child
 
     def _child(self, labels: Sequence[str]) -> Counter | Gauge | Histogram:
-        if not self.spec.labels:
+        if not labels and not self.spec.labels:
             return self._metric
         pairs = zip(labels, self._seen, strict=True)
         return self._metric.labels(*(_bounded(value, seen) for value, seen in pairs))

@@ -186,13 +186,15 @@ def _read_token(path: Path) -> str:
         raise
     except OSError as error:
         raise StartError(f"the token file {path} cannot be read: {error}") from error
-    with open(fd, encoding="ascii", errors="replace") as file:  # noqa: PTH123 -- a descriptor
+    try:
         facts = os.fstat(fd)
         if not stat.S_ISREG(facts.st_mode):
             raise StartError(f"the token file {path} is not an ordinary file")
         if facts.st_mode & 0o077:
             raise StartError(f"others can read {path}: run chmod 600 {path}")
-        token = file.read(4096).strip()
+        token = os.read(fd, 4096).decode("ascii", "replace").strip()
+    finally:
+        os.close(fd)
     if len(token) < MIN_TOKEN_CHARS:
         raise StartError(f"the token file {path} holds no token: remove it")
     return token

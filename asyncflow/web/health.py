@@ -66,6 +66,7 @@ def add_health(
     checks: Mapping[str, Check],
     metrics: Metrics,
     capabilities: Callable[[], Capabilities],
+    check_timeout_s: float = CHECK_TIMEOUT_S,
 ) -> None:
     """Add `/livez`, `/readyz`, `/metrics` and `/capabilities` to *app*."""
 
@@ -74,7 +75,7 @@ def add_health(
         return _json({"status": "alive"})
 
     async def readyz(_: web.Request) -> web.Response:
-        reasons = await failing(checks)
+        reasons = await failing(checks, timeout_s=check_timeout_s)
         shown = {
             name: {"ok": name not in reasons, "reason": reasons.get(name)}
             for name in checks
@@ -99,20 +100,23 @@ def add_health(
     app.router.add_get("/capabilities", show_capabilities)
 
 
-async def failing(checks: Mapping[str, Check]) -> dict[str, str]:
+async def failing(
+    checks: Mapping[str, Check], *, timeout_s: float = CHECK_TIMEOUT_S
+) -> dict[str, str]:
     """Run all *checks* at once; return the reasons of those that failed."""
-    found = await asyncio.gather(*(_run(name, one) for name, one in checks.items()))
+    runs = (_run(name, one, timeout_s) for name, one in checks.items())
+    found = await asyncio.gather(*runs)
     return {
         name: why for name, why in zip(checks, found, strict=True) if why is not None
     }
 
 
-async def _run(name: str, check: Check) -> str | None:
+async def _run(name: str, check: Check, timeout_s: float) -> str | None:
     try:
-        async with asyncio.timeout(CHECK_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             return await check()
     except TimeoutError:
-        return f"no answer within {CHECK_TIMEOUT_S:g} s"
+        return f"no answer within {timeout_s:g} s"
     except AsyncflowError as error:
         return error.detail
     except Exception:  # a broken check is a failed check

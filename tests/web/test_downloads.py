@@ -1,5 +1,5 @@
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -381,7 +381,7 @@ async def test_only_an_ordinary_file_is_served(
     path = tmp_path / "odd"
     secret = tmp_path / "secret"
     secret.write_bytes(TINY)
-    make = {
+    make: dict[str, Callable[[], object]] = {
         "link": lambda: path.symlink_to(secret),
         "fifo": lambda: os.mkfifo(path),
         "folder": path.mkdir,
