@@ -16,6 +16,7 @@ from typing import Final
 
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
+from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.web_protocol import RequestPayloadError
 
 from asyncflow.errors import BodyTooLarge, MalformedRequest, SlowBody, TruncatedBody
@@ -74,8 +75,9 @@ class BodyReader:
             piece = await self._gather()
         except (TruncatedBody, MalformedRequest, ConnectionError) as error:
             piece = self._salvage(error)
-        except (RequestPayloadError, RuntimeError) as error:
-            # aiohttp raises RuntimeError for a read on a connection that is closed
+        except (RequestPayloadError, BadHttpMessage, RuntimeError) as error:
+            # the parsers, in C and in Python, name a broken coding differently; a read
+            # on a connection that is closed is a RuntimeError
             gone = not self._request.protocol.connected
             reason = ConnectionResetError("the client has gone")
             piece = self._salvage(reason if gone else MalformedRequest(), error)
