@@ -15,10 +15,10 @@ from asyncflow.cli.app import INTERRUPTED
 from asyncflow.cli.child import Child, NotReady, ServerDied, free_port
 from asyncflow.cli.connection import Server, in_words, server_at
 from asyncflow.cli.picture import paint
-from asyncflow.cli.progress import reporter
+from asyncflow.cli.progress import STEP_OVER, reporter
 from asyncflow.cli.status import job_text
 from asyncflow.cli.terminal import name_of, size_text, time_text
-from asyncflow.client import Client, Job, RequestFailed
+from asyncflow.client import Client, Job, RequestFailed, Update
 
 _PICTURE = "valley-at-dawn.jpg"
 _STARTS = 3  # a free port may be taken by somebody else before the server has it
@@ -105,7 +105,6 @@ async def _perform(wishes: Wishes, finished: asyncio.Event) -> int:
         async with server.client(patient=True) as client:
             path = await _picture(wishes)
             job = await _process(client, path)
-            click.echo(f"\n{job_text(client, job, inline=True)}")
         finished.set()
         if not wishes.leave:
             click.echo(_what_next(server, path))
@@ -174,23 +173,24 @@ async def _picture(wishes: Wishes) -> Path:
 
 
 async def _process(client: Client, path: Path) -> Job:
-    """Upload *path* and follow its job to the end."""
+    """Upload *path* and follow its job to the end; a bar for each part stays."""
     clock = asyncio.get_running_loop().time
-    label = path.name
+    began = clock()
     with reporter() as report:
-        began = clock()
+
+        def follow(update: Update) -> None:
+            for step in update.job.steps:
+                share = 100.0 if step.status in STEP_OVER else step.progress
+                report.share(step.name, share, step.status)
+
         job_id = await client.upload(
             path,
             media_type=mimetypes.guess_type(path.name)[0],
-            on_progress=lambda progress: report.sending(label, progress),
+            on_progress=lambda progress: report.sending("upload", progress),
         )
-        report.note(f"Uploaded in {time_text(clock() - began)}; job {name_of(job_id)}")
-        began = clock()
-        job = await client.wait(
-            job_id, lambda update: report.working(label, update.job)
-        )
-        report.note(f"{job.status} after {time_text(clock() - began)}")
-        report.done(label)
+        job = await client.wait(job_id, follow)
+    took = time_text(clock() - began)
+    click.echo(f"\n{job_text(client, job, inline=True)}\n\nAll of it took {took}.")
     return job
 
 

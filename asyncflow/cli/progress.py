@@ -20,7 +20,7 @@ from rich.progress import (
     TextColumn,
 )
 
-from asyncflow.cli.terminal import name_of, shorten, size_text, time_text
+from asyncflow.cli.terminal import clean, name_of, shorten, size_text, time_text
 from asyncflow.client import Job, Progress
 
 # a log wants to know that it goes on, not every percent
@@ -28,7 +28,7 @@ _LINE_EVERY_S = 3.0
 # below this width a bar tells less than the figures beside it
 _WIDTH_FOR_BARS = 60
 _WINDOW_S = 5.0
-_OVER = frozenset({"done", "skipped", "dead", "cancelled"})
+STEP_OVER = frozenset({"done", "skipped", "dead", "cancelled"})
 
 
 class Reporter(Protocol):
@@ -40,6 +40,10 @@ class Reporter(Protocol):
 
     def working(self, label: str, job: Job) -> None:
         """Tell how far a job is."""
+        ...
+
+    def share(self, label: str, percent: float, text: str) -> None:
+        """Tell how far anything else is, 0 to 100."""
         ...
 
     def done(self, label: str) -> None:
@@ -62,6 +66,9 @@ class Silence:
         """Tell nothing."""
 
     def working(self, label: str, job: Job) -> None:
+        """Tell nothing."""
+
+    def share(self, label: str, percent: float, text: str) -> None:
         """Tell nothing."""
 
     def done(self, label: str) -> None:
@@ -93,7 +100,7 @@ class _Rate:
 def figures(progress: Progress, rate: float | None) -> str:
     """Say `45 % of 1.2 GiB · 3.4 MiB/s · 12 s left`."""
     total = progress.total_bytes
-    parts = [f"{percent(progress):3.0f} % of {size_text(total)}"]
+    parts = [f"{percent_of(progress):3.0f} % of {size_text(total)}"]
     if rate:
         parts.append(f"{size_text(rate)}/s")
         if progress.sent_bytes < total:
@@ -101,7 +108,7 @@ def figures(progress: Progress, rate: float | None) -> str:
     return " · ".join(parts)
 
 
-def percent(progress: Progress) -> float:
+def percent_of(progress: Progress) -> float:
     """Return how much of the file is over there; all of it if it is empty."""
     if progress.total_bytes == 0:
         return 100.0
@@ -128,29 +135,41 @@ class Lines:
     def __init__(self) -> None:
         self._rates: dict[str, _Rate] = {}
         self._told: dict[str, float] = {}
-        self._steps: dict[str, dict[str, str]] = {}
+        self._whole: set[str] = set()
+        self._texts: dict[str, str] = {}
 
     def sending(self, label: str, progress: Progress) -> None:
-        """Print a line every few seconds."""
+        """Print a line every few seconds, and one when all of it is over there."""
         now = time.monotonic()
         rate = self._rates.setdefault(label, _Rate()).at(progress.sent_bytes, now)
-        if now - self._told.setdefault(label, now) >= _LINE_EVERY_S:
-            self._told[label] = now
-            self.note(f"{name_of(label)}: {figures(progress, rate)}")
+        if label in self._whole:
+            return  # the last answer tells the same as the last piece
+        if progress.sent_bytes == progress.total_bytes:
+            self._whole.add(label)
+        elif now - self._told.setdefault(label, now) < _LINE_EVERY_S:
+            return
+        self._told[label] = now
+        self.note(f"{name_of(label)}: {figures(progress, rate)}")
 
     def working(self, label: str, job: Job) -> None:
         """Print a line when a step begins or ends."""
-        before = self._steps.get(label, {})
-        now = {step.name: step.status for step in job.steps}
-        for name, status in now.items():
-            if status != before.get(name) and status not in {"waiting", "ready"}:
-                self.note(f"{name_of(label)}: {name} {status}")
-        self._steps[label] = now
+        for step in job.steps:
+            self.share(f"{label}: {step.name}", step.progress, step.status)
+
+    def share(self, label: str, percent: float, text: str) -> None:  # noqa: ARG002 -- a line for each percent would be many
+        """Print a line when the text is another one."""
+        if text != self._texts.get(label) and text not in {"waiting", "ready"}:
+            self.note(f"{name_of(label)} {clean(text)}")
+        self._texts[label] = text
 
     def done(self, label: str) -> None:
         """Forget what was told about a file."""
-        for memory in (self._rates, self._told, self._steps):
-            memory.pop(label, None)
+        self._rates.pop(label, None)
+        self._told.pop(label, None)
+        self._whole.discard(label)
+        steps = [known for known in self._texts if known.startswith(f"{label}: ")]
+        for known in steps:
+            del self._texts[known]
 
     def note(self, text: str) -> None:
         """Print a line."""
@@ -184,21 +203,22 @@ class Bars:
         """Move the bar to where the upload is."""
         rate = self._rates.setdefault(label, _Rate())
         text = figures(progress, rate.at(progress.sent_bytes, time.monotonic()))
-        self._move(label, percent(progress), text)
+        self.share(label, percent_of(progress), text)
 
     def working(self, label: str, job: Job) -> None:
         """Move the bar to where the job is."""
-        done = sum(100.0 if s.status in _OVER else s.progress for s in job.steps)
+        done = sum(100.0 if s.status in STEP_OVER else s.progress for s in job.steps)
         share = done / len(job.steps) if job.steps else 0.0
-        self._move(label, 100.0 if job.is_final else share, step_text(job))
+        self.share(label, 100.0 if job.is_final else share, step_text(job))
 
-    def _move(self, label: str, completed: float, text: str) -> None:
+    def share(self, label: str, percent: float, text: str) -> None:
+        """Move the bar."""
         bar = self._bars.get(label)
         if bar is None:
             name = shorten(name_of(label), max(8, self._console.width // 3))
             bar = self.progress.add_task(name, total=100.0, figures="")
             self._bars[label] = bar
-        self.progress.update(bar, completed=completed, figures=text)
+        self.progress.update(bar, completed=percent, figures=text)
 
     def done(self, label: str) -> None:
         """Take the bar away: a line of the result takes its place."""

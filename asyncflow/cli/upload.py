@@ -18,8 +18,8 @@ from asyncflow.cli.connection import (
     server_at,
     server_options,
 )
-from asyncflow.cli.progress import Reporter, percent, reporter
-from asyncflow.cli.terminal import clean, name_of, size_text, time_text
+from asyncflow.cli.progress import Reporter, percent_of, reporter
+from asyncflow.cli.terminal import clean, name_of, size_text
 from asyncflow.client import (
     Client,
     Job,
@@ -164,19 +164,16 @@ class _Batch:
 
     async def _carry(self, path: Path) -> Outcome:
         label = str(path)
-        clock = asyncio.get_running_loop().time
         try:
             async with self._uploads:
-                began = clock()
                 job_id = await self._client.upload(
                     path,
                     name=self._order.name,
                     media_type=mimetypes.guess_type(path.name)[0],
                     on_progress=lambda progress: self._sending(label, progress),
                 )
-                took = clock() - began
             if not self._order.wait:
-                return self._accepted(label, job_id, took)
+                return self._accepted(label, job_id)
             job = await self._client.wait(
                 job_id, lambda update: self._report.working(label, update.job)
             )
@@ -191,13 +188,11 @@ class _Batch:
     def _sending(self, label: str, progress: Progress) -> None:
         if progress.resumed_at and label not in self._resumed:
             self._resumed.add(label)
-            done = percent(progress)
+            done = percent_of(progress)
             self._report.note(f"{name_of(label)}: continues at {done:.0f} %")
         self._report.sending(label, progress)
 
-    def _accepted(self, label: str, job_id: str, took: float) -> Outcome:
-        if not self._order.quiet:
-            self._report.note(f"{name_of(label)}: uploaded in {time_text(took)}")
+    def _accepted(self, label: str, job_id: str) -> Outcome:
         url = self._client.address_of(f"status/{job_id}")
         return Outcome(file=label, job_id=job_id, status="ACCEPTED", status_url=url)
 

@@ -1,0 +1,86 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from asyncflow.cli import main
+from asyncflow.cli.flags import setting_flags
+from asyncflow.config import declared
+
+SERVE = [sys.executable, "-m", "asyncflow", "serve"]
+
+
+def serve(*argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*SERVE, *argv],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
+        timeout=50,
+    )
+
+
+def test_every_setting_is_a_flag() -> None:
+    assert [flag.name for flag in setting_flags()] == [one.name for one in declared()]
+
+
+def test_all_bad_settings_are_named_at_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["serve", "--port", "many", "--workers", "-1"]) == 2
+
+    shown = capsys.readouterr().err
+    assert "port is 'many'" in shown
+    assert "workers is '-1'" in shown
+
+
+def test_a_port_in_use_is_said_plainly() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+
+        done = serve("--port", str(other.getsockname()[1]))
+
+    assert done.returncode == 1
+    assert "the address is in use: choose another with --port" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_address_of_another_machine_is_said_plainly() -> None:
+    done = serve("--host", "192.0.2.1", "--allow-public", "--port", "0")
+
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("Error: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_data_folder_that_cannot_be_made_is_said_plainly() -> None:
+    Path("file").write_text("")
+
+    done = serve("--data-dir", "file/data", "--port", "0")
+
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("Error: ")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_server_with_success(number: signal.Signals) -> None:
+    program = subprocess.Popen(
+        [*SERVE, "--port", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
+    )
+    assert program.stdout is not None
+    assert "listens on http://127.0.0.1:" in program.stdout.readline()
+
+    program.send_signal(number)
+    program.communicate(timeout=30)
+
+    assert program.returncode == 0

@@ -1,0 +1,100 @@
+"""The client against the real server: the whole way, and a server that is killed."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from asyncflow.cli.child import Child, free_port
+from asyncflow.client import Client, Progress, ServerRefused, Update
+
+
+@asynccontextmanager
+async def serving(data_dir: Path, port: int = 0) -> AsyncIterator[Child]:
+    child = await Child.start(port=free_port(port), data_dir=data_dir)
+    try:
+        async with Client(child.url) as client:
+            await child.ready(client)
+        yield child
+    finally:
+        assert await child.stop()
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "picture.jpg"
+    Image.effect_noise((2400, 1600), 60).convert("RGB").save(path, quality=95)
+    return path
+
+
+async def test_a_picture_goes_all_the_way(tmp_path: Path, picture: Path) -> None:
+    seen: list[Update] = []
+    async with (
+        serving(tmp_path / "data") as child,
+        Client(child.url, state_dir=tmp_path / "state", chunk_bytes=500_000) as client,
+    ):
+        job_id = await client.upload(picture)
+        job = await client.wait(job_id, seen.append)
+        await client.download(job_id, "original", tmp_path / "copy.jpg")
+        await client.download(job_id, "thumbnail", tmp_path / "thumbnail.jpg")
+
+    assert job.status == "COMPLETED"
+    assert seen[0].type == "snapshot"
+    assert seen[-1].job.download_urls.keys() >= {"original", "thumbnail"}
+    assert (tmp_path / "copy.jpg").read_bytes() == picture.read_bytes()
+    with Image.open(tmp_path / "thumbnail.jpg") as thumbnail:
+        assert thumbnail.size == (200, 200)
+
+
+async def test_an_upload_survives_a_killed_server(tmp_path: Path) -> None:
+    big = tmp_path / "big.bin"
+    big.write_bytes(os.urandom(24 << 20))
+    killed = asyncio.Event()
+    data = tmp_path / "data"
+    first = await Child.start(port=free_port(0), data_dir=data)
+
+    def kill_half_way(progress: Progress) -> None:
+        if progress.sent_bytes > progress.total_bytes // 2 and not killed.is_set():
+            first.process.kill()
+            killed.set()
+
+    async with Client(first.url, state_dir=tmp_path / "state") as client:
+        await first.ready(client)
+        uploading = asyncio.create_task(client.upload(big, on_progress=kill_half_way))
+        await asyncio.wait_for(killed.wait(), 30)
+        await first.gone()
+        port = int(first.url.rpartition(":")[2])
+        async with serving(data, port):
+            job_id = await uploading
+            assert (await client.wait(job_id)).status == "COMPLETED"
+            await client.download(job_id, "original", tmp_path / "copy.bin")
+
+    assert (tmp_path / "copy.bin").read_bytes() == big.read_bytes()
+
+
+async def test_a_refusal_of_the_real_server_has_its_code(tmp_path: Path) -> None:
+    async with serving(tmp_path / "data") as child, Client(child.url) as client:
+        with pytest.raises(ServerRefused) as caught:
+            await client.status("nobody")
+        with pytest.raises(ServerRefused) as unknown:
+            async for _ in client.jobs():
+                pass
+
+    assert (caught.value.status, caught.value.code) == (404, "job_not_found")
+    assert unknown.value.code in {"unauthorized", "forbidden"}
+
+
+async def test_the_token_of_the_data_folder_opens_the_list(
+    tmp_path: Path, picture: Path
+) -> None:
+    async with serving(tmp_path / "data") as child:
+        token = (tmp_path / "data" / "token").read_text().strip()
+        async with Client(child.url, token, state_dir=tmp_path / "state") as client:
+            ids = [await client.upload(picture, resume=False) for _ in range(3)]
+            listed = [job.job_id async for job in client.jobs(page=2)]
+
+    assert listed == ids[::-1]
