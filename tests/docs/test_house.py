@@ -69,3 +69,12 @@ def _loaded_by(code: str) -> set[str]:
         timeout=30,
     )
     return set(done.stdout.split())
+
+
+def test_every_program_that_is_installed_for_tests_is_used_by_one() -> None:
+    lines = (ROOT / "tests" / "needs.txt").read_text(encoding="utf-8").splitlines()
+    programs = [line.split()[0] for line in lines if not line.startswith("#")]
+    tests = "\n".join(
+        p.read_text(encoding="utf-8") for p in ROOT.rglob("tests/**/*.py")
+    )
+    assert [one for one in programs if f'needs("{one}")' not in tests] == []
