@@ -10,7 +10,7 @@ Rules
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -61,6 +61,7 @@ class Metric:
         self.spec = spec
         self._metric = _make(spec, registry)
         self._seen: tuple[set[str], ...] = tuple(set() for _ in spec.labels)
+        self._children: dict[tuple[str, ...], Counter | Gauge | Histogram] = {}
 
     def inc(self, *labels: str, by: float = 1.0) -> None:
         """Add to a counter, or to a gauge that follows something up and down."""
@@ -86,19 +87,27 @@ class Metric:
 
     def clear(self) -> None:
         """Forget all values of a gauge with labels, before it is set anew."""
+        self._children.clear()
         self._metric.clear()
 
-    def _gauge(self, labels: Sequence[str]) -> Gauge:
+    def _gauge(self, labels: tuple[str, ...]) -> Gauge:
         child = self._child(labels)
         if not isinstance(child, Gauge):
             raise TypeError(f"{self.spec.name} is not a gauge")
         return child
 
-    def _child(self, labels: Sequence[str]) -> Counter | Gauge | Histogram:
-        if not labels and not self.spec.labels:
+    def _child(self, labels: tuple[str, ...]) -> Counter | Gauge | Histogram:
+        child = self._children.get(labels)
+        return self._add_child(labels) if child is None else child
+
+    def _add_child(self, labels: tuple[str, ...]) -> Counter | Gauge | Histogram:
+        pairs = list(zip(labels, self._seen, strict=True))
+        if not pairs:
             return self._metric
-        pairs = zip(labels, self._seen, strict=True)
-        return self._metric.labels(*(_bounded(value, seen) for value, seen in pairs))
+        bounded = tuple(_bounded(value, seen) for value, seen in pairs)
+        child = self._metric.labels(*bounded)
+        self._children[bounded] = child
+        return child
 
 
 class Metrics:

@@ -14,9 +14,10 @@ Rules
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -103,10 +104,12 @@ class Guards:
 
 def guard(guards: Guards) -> Middleware:
     """Return the middleware that refuses foreign hosts and pages, and does CORS."""
+    # clients use few names; strangers cannot fill more than this
+    knows_host = lru_cache(maxsize=256)(guards.knows_host)
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        _check_host(request, guards)
+        _check_host(request, knows_host)
         if _is_preflight(request):
             return _preflight(request, guards)
         _check_origin(request, guards)
@@ -129,13 +132,13 @@ def install_headers(app: web.Application, guards: Guards) -> None:
     app.on_response_prepare.append(add)
 
 
-def _check_host(request: web.Request, guards: Guards) -> None:
+def _check_host(request: web.Request, knows_host: Callable[[str], bool]) -> None:
     # Two Host headers end in the parser. HTTP/1.0 may come without one: no browser
     # speaks it, so no page can be behind it. A target in absolute form replaces it.
     named = request.headers.getall(hdrs.HOST, [])
     if not request.raw_path.startswith(("/", "*")):
         named.append(urlsplit(request.raw_path).netloc)
-    if not all(guards.knows_host(host) for host in named):
+    if not all(map(knows_host, named)):
         raise MisdirectedHost
 
 
@@ -200,7 +203,8 @@ def _add_security(
         headers["Content-Security-Policy"] = FRAME_ANCESTORS
     elif "frame-ancestors" not in policy:
         headers["Content-Security-Policy"] = f"{policy}; {FRAME_ANCESTORS}"
-    listed = guards.lists(request.headers.get(hdrs.ORIGIN, ""))
+    origin = request.headers.get(hdrs.ORIGIN)
+    listed = origin is not None and guards.lists(origin)
     sharing = "cross-origin" if listed else "same-origin"
     headers.setdefault("Cross-Origin-Resource-Policy", sharing)
 
