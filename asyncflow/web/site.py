@@ -22,17 +22,14 @@ class Site:
         self._runner = runner
         self._listener = listener
         self._seats = seats
+        names = [sock.getsockname() for sock in listener.sockets]
+        #: host and port of each listening socket
+        self.addresses = tuple((str(name[0]), int(name[1])) for name in names)
 
     @property
     def port(self) -> int:
         """The port that was bound (of the first socket)."""
-        return int(self._listener.sockets[0].getsockname()[1])
-
-    @property
-    def addresses(self) -> tuple[tuple[str, int], ...]:
-        """Host and port of each listening socket."""
-        names = (sock.getsockname() for sock in self._listener.sockets)
-        return tuple((str(name[0]), int(name[1])) for name in names)
+        return self.addresses[0][1]
 
     @property
     def open_connections(self) -> int:
@@ -74,11 +71,14 @@ async def start_site(
     try:
         check_aiohttp(make())
         loop = asyncio.get_running_loop()
-        where: dict[str, Any] = (
+        options: dict[str, Any] = (
             {"sock": sock} if sock is not None else {"host": host, "port": port}
         )
+        if ssl_context is not None:
+            # until the handshake is over nobody sees the connection, not even `Seats`
+            options["ssl_handshake_timeout"] = limits.head_timeout_s
         listener = await loop.create_server(
-            make, ssl=ssl_context, backlog=backlog, **where
+            make, ssl=ssl_context, backlog=backlog, **options
         )
     except BaseException:
         await runner.cleanup()

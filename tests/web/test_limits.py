@@ -1,16 +1,17 @@
 import asyncio
+import socket
 import time
 from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, web
 
 from asyncflow.errors import BodyTooLarge, StartError
 from asyncflow.web.bodies import BodyReader, continue_later
 from asyncflow.web.errors import problems
 from asyncflow.web.limits import DRAIN_BYTES, MAX_REFUSED, ConnectionLimits
-from asyncflow.web.site import check_aiohttp
+from asyncflow.web.site import check_aiohttp, start_site
 from tests.web.wire import Dial, Serve
 
 QUICK = ConnectionLimits(
@@ -327,3 +328,83 @@ async def test_a_compressed_body_is_handed_on_as_it_came(
         b"\x1f\x8b..",
     )
     assert answer.body == b"4"
+
+
+# ----- what lasts longer, and the end
+
+
+async def test_a_websocket_outlives_the_time_for_a_head(
+    serve: Serve, dial: Dial
+) -> None:
+    async def echo(request: web.Request) -> web.WebSocketResponse:
+        ws = web.WebSocketResponse()
+        await ws.prepare(request)
+        async for message in ws:
+            await ws.send_str(message.data)
+        return ws
+
+    app = small_app()
+    app.router.add_get("/ws", echo)
+    site = await serve(app, QUICK)
+    async with (
+        ClientSession() as session,
+        session.ws_connect(f"http://127.0.0.1:{site.port}/ws") as ws,
+    ):
+        released = asyncio.Event()
+        asyncio.get_running_loop().call_later(2 * QUICK.idle_timeout_s, released.set)
+        await released.wait()
+        await ws.send_str("still here")
+        assert await ws.receive_str(timeout=5) == "still here"
+
+
+async def test_closing_lets_a_running_request_end(serve: Serve, dial: Dial) -> None:
+    began, released = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: web.Request) -> web.Response:
+        began.set()
+        await released.wait()
+        return web.Response(text="done")
+
+    app = small_app()
+    app.router.add_get("/slow", slow)
+    site = await serve(app)
+    wire, idle = await dial(site), await dial(site)
+    assert (await idle.ask("GET / HTTP/1.1")).status == 200
+    answer = asyncio.ensure_future(wire.ask("GET /slow HTTP/1.1"))
+    await began.wait()
+    closing = asyncio.ensure_future(site.close())
+    assert await idle.rest() == b""
+    assert not closing.done()
+    released.set()
+    assert (await answer).body == b"done"
+    await closing
+    with pytest.raises(ConnectionError):
+        await dial(site)
+
+
+async def test_closing_does_not_wait_for_a_client_that_sends_on(
+    serve: Serve, dial: Dial
+) -> None:
+    site = await serve(small_app(), ConnectionLimits(linger_s=30.0))
+    wire = await dial(site)
+    await wire.send(
+        b"POST /refuse HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    assert (await wire.answer()).status == 413
+    began = time.monotonic()
+    await site.close()
+    assert time.monotonic() - began < 5
+
+
+async def test_an_address_that_is_taken_is_told(serve: Serve) -> None:
+    site = await serve(small_app())
+    with pytest.raises(OSError, match="address already in use"):
+        await start_site(small_app(), host="127.0.0.1", port=site.port)
+
+
+async def test_a_bound_socket_can_be_handed_over(dial: Dial) -> None:
+    sock = socket.create_server(("127.0.0.1", 0))
+    site = await start_site(small_app(), sock=sock)
+    assert site.addresses == (("127.0.0.1", site.port),)
+    assert (await (await dial(site)).ask("GET / HTTP/1.1")).body == b"hello"
+    await site.close()
