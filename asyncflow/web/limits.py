@@ -24,13 +24,12 @@ client has read the answer and closes, or `linger_s` is over.
 import asyncio
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import LineTooLong
-from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_response import StreamResponse
 
@@ -43,6 +42,9 @@ from asyncflow.errors import (
     TruncatedBody,
 )
 from asyncflow.web.errors import PROBLEM, SERVER, document, headers_of, status_of
+
+if TYPE_CHECKING:
+    from aiohttp.streams import StreamReader
 
 KIB: Final = 1024
 
