@@ -199,7 +199,11 @@ class Hand:
         self.gone = True
         self._loop.remove_reader(self._ear)
         self._ear.close()
+        # those that left the group can be found only while their parent lives
+        strays = processes.tree(self.pid)[1:]
         processes.kill_group(self.pid, self.pidfd)
+        for stray in strays:
+            processes.kill_stray(stray)
         if self.pidfd is not None:
             self._loop.remove_reader(self.pidfd)
             os.close(self.pidfd)

@@ -42,6 +42,7 @@ _SAMPLE_S: Final = 0.1
 _MAX_RUNS: Final = 20_000
 _MAX_IDLE_BYTES: Final = 384 << 20
 _START_TRIES: Final = 5
+_EXIT_S: Final = 1.0
 _START_PAUSE_S: Final = 0.2
 
 
@@ -104,6 +105,11 @@ class Pool:
     def free(self) -> int:
         """How many slots are not running anything."""
         return len(self._free)
+
+    @property
+    def fork_server_pid(self) -> int | None:
+        """The process that starts the workers, for who measures the whole tree."""
+        return self._nursery.pid
 
     def crashes(self) -> int:
         """Return how many workers died by themselves while they ran."""
@@ -171,9 +177,9 @@ class Pool:
                     slot.hand.attempt.end(End.CLOSED)
                 self._dismiss(slot.hand)
                 slot.hand = None
-        self._nursery.close()
         if self._chores:
             await asyncio.wait(self._chores)
+        self._nursery.close()
 
     async def run(
         self, order: Order, *, on_progress: OnProgress, on_derivative: OnDerivative
@@ -258,10 +264,17 @@ class Pool:
     def _dismiss(self, hand: Hand) -> None:
         hand.attempt = None
         hand.kill()
-        self._kill_strays()
-        chore = asyncio.create_task(_remove(hand.folder))
+        chore = asyncio.create_task(self._bury(hand))
         self._chores.add(chore)
         chore.add_done_callback(self._chores.discard)
+
+    async def _bury(self, hand: Hand) -> None:
+        """See that nothing of a killed worker is left: processes, then files."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(hand.exited.wait(), _EXIT_S)
+        # only now does the fork server have its orphans
+        self._kill_strays()
+        await _remove(hand.folder)
 
     def _strays(self) -> dict[int, int | None]:
         """Return orphans that the fork server adopted, with their process groups."""

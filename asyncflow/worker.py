@@ -3,10 +3,12 @@
 Theory of operation
 -------------------
 `begin` is the executor's initializer: it ties the process to its parent, limits it
-and remembers its slot. `ready` loads the processors and confines the process; `attend` runs one processor. All that a run has to say goes into `out/result.json`; the
-executor carries one small int and no exception ever crosses. Progress and finished
-derivatives are announced on a non-blocking socket; an announcement that does not fit
-is dropped, since `result.json` lists every derivative again.
+and remembers its slot. `ready` loads the processors and confines the process; without
+that, it takes no order. `attend` runs one processor. All that a run has to say goes
+into `out/result.json`; the executor carries one small int and no exception ever
+crosses. Progress and finished derivatives are announced on a non-blocking socket; an
+announcement that does not fit is dropped, since `result.json` lists every derivative
+again.
 
 Rules
 -----
@@ -68,6 +70,7 @@ class _Desk:
         self.out = Path(setup.folder, "out")
         self.voice = setup.voice
         self.memory_bytes = 0
+        self.is_confined = False
 
 
 _desks: list[_Desk] = []
@@ -95,6 +98,7 @@ def ready() -> int:
         for module in desk.setup.modules:
             importlib.import_module(module)
         abi = sandbox.confine(source=desk.source, out=desk.out, code=_code_folders())
+        desk.is_confined = True
         report = {"abi": abi, "processors": [_card(p) for p in base.REGISTRY.values()]}
     except BaseException:  # noqa: BLE001 -- the boundary: nothing may cross but a report
         report = {"error": traceback.format_exc()[-_MAX_TRACE:]}
@@ -111,6 +115,8 @@ def attend(
 ) -> int:
     """Run *processor* on the file in the slot and report how that ended."""
     (desk,) = _desks
+    if not desk.is_confined:
+        return SILENT
     run = _Run(desk, token)
     try:
         report = run.go(

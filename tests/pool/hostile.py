@@ -1,0 +1,312 @@
+"""Processors that misbehave in every way that a decoder or a plugin can."""
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable  # noqa: TC003 -- needed by a local annotation
+from pathlib import Path
+
+from asyncflow.errors import BadFile, Skip, TryLater
+from asyncflow.processors.base import Derivative, Result, Work, processor
+
+ANY = ("*",)
+
+
+def listed(work: Work, name: str, text: str = "hello") -> Derivative:
+    path = work.out / f"{name}.txt"
+    path.write_text(text)
+    return Derivative(name=name, path=path, media_type="text/plain", facts={"n": 1})
+
+
+@processor("echo", accepts=ANY)
+def echo(work: Work) -> Result:
+    return Result(facts={"text": work.source.read_text(), "type": work.media_type})
+
+
+@processor("noop", accepts=ANY)
+def noop(_work: Work) -> Result:
+    return Result()
+
+
+@processor("surroundings", accepts=ANY)
+def surroundings(_work: Work) -> Result:
+    return Result(
+        facts={
+            "pid": os.getpid(),
+            "group": os.getpgid(0),
+            "nice": os.getpriority(os.PRIO_PROCESS, 0),
+            "environ": dict(os.environ),
+            "argv": sys.argv,
+            "modules": sorted(sys.modules),
+            "term": signal.getsignal(signal.SIGTERM) is signal.SIG_IGN,
+            "int": signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
+            "main": getattr(sys.modules["__main__"], "__file__", None),
+            "score": int(Path("/proc/self/oom_score_adj").read_text()),
+            "limits": Path("/proc/self/limits").read_text(),
+        }
+    )
+
+
+@processor("raises", accepts=ANY)
+def raises(work: Work) -> Result:
+    where = str(work.source)
+    kinds: dict[object, BaseException] = {
+        "bad": BadFile("damaged", f"cannot read {where}"),
+        "later": TryLater(7.5, "come back"),
+        "skip": Skip("no tool"),
+        "value": ValueError(where),
+        "exit": SystemExit(3),
+        "memory": MemoryError(),
+        "interrupt": KeyboardInterrupt(),
+        "long": BadFile("damaged", "x" * 100_000),
+        "odd": BadFile("Not A Code!", "a\x1b[31mb\nc"),
+    }
+    raise kinds[work.options["kind"]]
+
+
+@processor("dies", accepts=ANY)
+def dies(work: Work) -> Result:
+    match work.options["how"]:
+        case "abort":
+            os.abort()
+        case "segv":
+            ctypes.string_at(0)
+        case "exit":
+            os._exit(7)
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case _:
+            pass
+    return Result()
+
+
+@processor("spins", accepts=ANY)
+def spins(work: Work) -> Result:
+    work.progress(1)
+    if work.options.get("gil"):
+        # PyDLL keeps the interpreter lock: no thread, no signal handler ever runs
+        ctypes.PyDLL(None).usleep(60_000_000)
+    while True:
+        pass
+
+
+@processor("hogs", accepts=ANY, memory_bytes=1 << 30)
+def hogs(work: Work) -> Result:
+    kept = []
+    size = int(str(work.options["block"])) << 20
+    while True:
+        kept.append(b"x" * size)
+        time.sleep(0.001)
+
+
+@processor("forks", accepts=ANY)
+def forks(work: Work) -> Result:
+    """Start children as told, then end as told."""
+    loud = f"echo $$ >> {work.out}/pids; exec sleep 1000"
+    away = work.options.get("away") is True
+    for _ in range(2):
+        subprocess.Popen(["/bin/sh", "-c", loud], start_new_session=away)
+    while len((work.out / "pids").read_text().split()) < 2 if _there(work) else True:
+        pass
+    pids = [int(p) for p in (work.out / "pids").read_text().split()]
+    work.publish(
+        Derivative(
+            name="pids",
+            path=work.out / "pids",
+            media_type="text/plain",
+            facts={"pids": pids},
+        )
+    )
+    if work.options["then"] == "crash":
+        time.sleep(0.2)
+        os.abort()
+    if work.options["then"] == "wait":
+        time.sleep(1000)
+    return Result()
+
+
+def _there(work: Work) -> bool:
+    return (work.out / "pids").exists()
+
+
+@processor("bombs", accepts=ANY)
+def bombs(_work: Work) -> Result:
+    while True:
+        with contextlib.suppress(OSError):
+            if os.fork() == 0:
+                time.sleep(1000)
+
+
+@processor("publishes", accepts=ANY, outputs=("first", "second", "third"))
+def publishes(work: Work) -> Result:
+    work.publish(listed(work, "first"))
+    work.progress(float(str(work.options.get("percent", 50))))
+    work.publish(listed(work, "second"))
+    if work.options.get("then") == "fail":
+        raise BadFile("damaged", "after all")
+    return Result(derivatives=(listed(work, "third"),), facts={"done": True})
+
+
+@processor("leaves", accepts=ANY, outputs=("it",))
+def leaves(work: Work) -> Result:  # noqa: C901 -- a list of cases
+    """List something that is not a plain file of its own."""
+    path = work.out / "it"
+    name = "it"
+    match work.options["what"]:
+        case "symlink":
+            path.symlink_to("/etc/hostname")
+        case "inner symlink":
+            (work.out / "other").write_text("x")
+            path.symlink_to("other")
+        case "hard link":
+            (work.out / "other").write_text("x")
+            path.hardlink_to(work.out / "other")
+        case "fifo":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
+        case "outside":
+            path = Path("/etc/hostname")
+        case "climbing":
+            path = work.out / ".." / "in" / "source"
+        case "undeclared":
+            path.write_text("x")
+            name = "another"
+        case "name":
+            path.write_text("x")
+            name = "../it"
+        case "report":
+            path = work.out / "result.json"
+        case _:  # nothing at all
+            pass
+    made = Derivative(name=name, path=path, media_type="text/plain")
+    return Result(derivatives=(made,))
+
+
+@processor("rewrites", accepts=ANY)
+def rewrites(work: Work) -> Result:
+    """Change a derivative after it was announced, until somebody objects."""
+    made = listed(work, "it")
+    work.publish(made)
+    while True:
+        made.path.write_text(str(time.monotonic()))
+
+
+@processor("forges", accepts=ANY)
+def forges(work: Work) -> Result:
+    """Write a report of our own and stop the worker from writing its."""
+    text = work.options["report"]
+    path = work.out / "result.json"
+    if text == "huge":
+        with path.open("wb") as file:
+            file.truncate(1 << 30)
+    elif text == "fifo":
+        os.mkfifo(path)
+    elif text != "none":
+        path.write_text(str(text))
+    _answer(0)
+    return Result()
+
+
+def _answer(result: object) -> None:
+    """Answer through the executor's own pipe, as a taken-over worker could."""
+    frame = sys._getframe()  # noqa: SLF001 -- this is a break-in
+    while "result_queue" not in frame.f_locals:
+        assert frame.f_back is not None
+        frame = frame.f_back
+    item = frame.f_locals["call_item"]
+    kind = vars(sys.modules["concurrent.futures.process"])["_ResultItem"]
+    frame.f_locals["result_queue"].put(kind(item.work_id, result=result))
+    time.sleep(1000)
+
+
+class Payload:
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return (os.mkdir, (os.environ["TMPDIR"] + "/../../pwned",))
+
+
+@processor("pickles", accepts=ANY)
+def pickles(_work: Work) -> Result:
+    _answer(Payload())
+    return Result()
+
+
+@processor("floods", accepts=ANY)
+def floods(work: Work) -> Result:
+    voice = vars(sys.modules["asyncflow.worker"])["_desks"][0].voice
+    until = time.monotonic() + float(str(work.options["seconds"]))
+    message = json.dumps({"token": 0, "percent": 3.0}).encode()
+    while time.monotonic() < until:
+        for data in (message, b"\xff{", b"[" * 4000):
+            with contextlib.suppress(OSError):
+                voice.send(data)
+    work.progress(77)
+    work.publish(listed(work, "late"))
+    return Result()
+
+
+@processor("litters", accepts=ANY)
+def litters(work: Work) -> Result:
+    """Leave what is hard to remove."""
+    (work.out / "link").symlink_to("/etc")
+    at = os.open(work.out, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=at)
+        inner = os.open("d", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = inner
+    (work.out / "locked").mkdir()
+    (work.out / "locked" / "file").write_text("x")
+    (work.out / "locked").chmod(0)
+    (work.out / "d").chmod(0)
+    work.out.chmod(0)
+    return Result()
+
+
+@processor("peeks", accepts=ANY)
+def peeks(work: Work) -> Result:
+    """Try what the sandbox forbids; tell what worked."""
+    other = Path(str(work.options["secret"]))
+    done = []
+    tries: dict[str, Callable[[], object]] = {
+        "read a secret": other.read_text,
+        "write outside": lambda: other.with_name("new").write_text("x"),
+        "write the source": lambda: work.source.write_text("x"),
+        "cut the source": lambda: os.truncate(work.source, 0),
+        "link the source": lambda: (work.out / "x").hardlink_to(work.source),
+        "connect": lambda: socket.create_connection(
+            ("127.0.0.1", int(str(work.options["port"]))), timeout=2
+        ).close(),
+        "bind": lambda: socket.create_server(("127.0.0.1", 0)).close(),
+        "signal the server": lambda: os.kill(int(str(work.options["server"])), 0),
+        "read the server": lambda: Path(
+            f"/proc/{work.options['server']}/environ"
+        ).read_bytes(),
+    }
+    for what, attempt in tries.items():
+        with contextlib.suppress(OSError):
+            attempt()
+            done.append(what)
+    return Result(facts={"done": done})
+
+
+@processor("facts", accepts=ANY)
+def strange_facts(work: Work) -> Result:
+    match work.options["kind"]:
+        case "not json":
+            return Result(facts={"x": object()})
+        case "nan":
+            return Result(facts={"x": float("nan")})
+        case _:
+            return Result(facts={"x": "x" * (2 << 20)})
+
+
+@processor("unready", accepts=ANY, ready=lambda: "the tool")
+def unready(_work: Work) -> Result:
+    return Result()

@@ -1,0 +1,348 @@
+"""One bad file fails alone: crashes, hangs, hogs, forks, lies and rubbish."""
+
+import asyncio
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from asyncflow import sandbox
+from asyncflow.jobs import Verdict
+from asyncflow.pool import Made
+from tests.pool.conftest import Crew
+
+needs_landlock = pytest.mark.skipif(
+    sandbox.landlock_abi() < 4, reason="this kernel's Landlock is older than ABI 4"
+)
+
+
+async def until(holds: Callable[[], bool], within_s: float) -> None:
+    """Return when the condition holds; the kernel has no event for these."""
+    async with asyncio.timeout(within_s):
+        while not holds():  # noqa: ASYNC110 -- see above
+            await asyncio.sleep(0.01)
+
+
+def open_fds() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+async def at_full_strength(crew: Crew) -> None:
+    """Both workers take orders again, within 2 s."""
+    started = time.monotonic()
+    assert crew.pool.free == 2
+    both = await asyncio.gather(crew.run("surroundings"), crew.run("surroundings"))
+    assert {one.verdict for one in both} == {Verdict.DONE}
+    assert len({one.facts["pid"] for one in both}) == 2
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("how", ["abort", "segv", "exit", "kill"])
+async def test_a_crash_fails_alone_among_innocents(crew: Crew, how: str) -> None:
+    before = [asyncio.create_task(crew.run("echo")) for _ in range(4)]
+    bad = asyncio.create_task(crew.run("dies", how=how))
+    after = [asyncio.create_task(crew.run("echo")) for _ in range(8)]
+    outcome = await bad
+    assert (outcome.verdict, outcome.code) == (Verdict.LOST, "crashed")
+    innocents = await asyncio.gather(*before, *after)
+    assert {one.verdict for one in innocents} == {Verdict.DONE}
+    await at_full_strength(crew)
+
+
+async def test_a_death_names_its_signal(crew: Crew) -> None:
+    assert "SIGSEGV" in (await crew.run("dies", how="segv")).detail
+    assert "exit code 7" in (await crew.run("dies", how="exit")).detail
+
+
+@pytest.mark.parametrize("gil", [False, True])
+async def test_a_hang_ends_at_its_wall_time(crew: Crew, *, gil: bool) -> None:
+    started = time.monotonic()
+    innocent = asyncio.create_task(crew.run("echo"))
+    outcome = await crew.run("spins", gil=gil, wall_s=0.4)
+    assert (outcome.verdict, outcome.code) == (Verdict.ERROR, "timeout")
+    assert "0.4 s" in outcome.detail
+    assert time.monotonic() - started < 2
+    assert (await innocent).verdict is Verdict.DONE
+    await at_full_strength(crew)
+
+
+async def test_a_slow_store_does_not_count_as_a_hang(crew: Crew) -> None:
+    async def slowly(made: Made) -> None:
+        await asyncio.sleep(0.3 if made.name == "third" else 0)
+
+    outcome = await crew.run("publishes", wall_s=0.2, on_derivative=slowly)
+    assert outcome.verdict is Verdict.DONE
+
+
+async def test_a_slow_hog_is_killed_at_the_budget(crew: Crew) -> None:
+    outcome = await crew.run("hogs", block=8)
+    assert (outcome.verdict, outcome.code) == (Verdict.LOST, "out_of_memory")
+    await at_full_strength(crew)
+
+
+async def test_a_greedy_hog_meets_the_address_space_limit(crew: Crew) -> None:
+    outcome = await crew.run("hogs", block=2048)
+    assert (outcome.verdict, outcome.code) == (Verdict.LOST, "out_of_memory")
+    await at_full_strength(crew)
+
+
+@pytest.mark.parametrize("away", [False, True])
+@pytest.mark.parametrize("then", ["return", "crash"])
+async def test_children_do_not_outlive_their_run(
+    crew: Crew, then: str, *, away: bool
+) -> None:
+    await crew.run("forks", then=then, away=away)
+    pids = crew.facts["pids"]
+    assert isinstance(pids, list)
+    assert len(pids) == 2
+    await until(lambda: not any(map(is_alive, pids)), within_s=2)
+    await at_full_strength(crew)
+
+
+async def test_cancelling_kills_the_worker_and_its_group_only(crew: Crew) -> None:
+    told = asyncio.Event()
+
+    async def take(made: Made) -> None:
+        await crew.take(made)
+        told.set()
+
+    run = asyncio.create_task(crew.run("forks", then="wait", on_derivative=take))
+    await asyncio.wait_for(told.wait(), 10)
+    workers = {info.state: info.pid for info in crew.pool.workers()}
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    pids = crew.facts["pids"]
+    assert isinstance(pids, list)
+    doomed = [*pids, workers["running"]]
+    await until(lambda: not any(map(is_alive, doomed)), within_s=2)
+    assert is_alive(workers["idle"])
+    await at_full_strength(crew)
+
+
+async def test_a_fork_bomb_is_stopped(crew: Crew) -> None:
+    outcome = await crew.run("bombs")
+    assert outcome.verdict in (Verdict.ERROR, Verdict.LOST)
+    await at_full_strength(crew)
+
+
+async def test_a_killed_fork_server_is_replaced(crew: Crew) -> None:
+    nursery = crew.pool.fork_server_pid
+    assert nursery is not None
+    workers = [info.pid for info in crew.pool.workers()]
+    os.kill(nursery, 9)
+    await until(lambda: not any(map(is_alive, workers)), within_s=2)
+    await until(lambda: workers != [i.pid for i in crew.pool.workers()], within_s=5)
+    assert (await crew.run("echo")).verdict is Verdict.DONE
+    assert crew.pool.fork_server_pid != nursery
+
+
+async def test_a_worker_that_dies_idle_is_replaced(crew: Crew) -> None:
+    victim = crew.pool.workers()[0].pid
+    os.kill(victim, 9)
+    await until(
+        lambda: victim not in [info.pid for info in crew.pool.workers()], within_s=2
+    )
+    await at_full_strength(crew)
+    assert crew.pool.crashes() == 0
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "symlink",
+        "inner symlink",
+        "hard link",
+        "fifo",
+        "folder",
+        "outside",
+        "climbing",
+        "undeclared",
+        "name",
+        "missing",
+        "report",
+    ],
+)
+async def test_only_plain_declared_files_leave_a_slot(crew: Crew, what: str) -> None:
+    outcome = await crew.run("leaves", what=what)
+    assert (outcome.verdict, outcome.code) == (Verdict.ERROR, "bad_output")
+    assert outcome.trace
+    assert crew.made == []
+    await at_full_strength(crew)
+
+
+async def test_a_derivative_that_changes_while_it_is_read_is_refused(
+    crew: Crew,
+) -> None:
+    async def slowly(_made: Made) -> None:
+        await asyncio.sleep(0.1)
+
+    outcome = await crew.run("rewrites", on_derivative=slowly)
+    assert outcome.code == "bad_output"
+    assert "changed" in outcome.trace
+    await at_full_strength(crew)
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        "",
+        "{",
+        "[]",
+        "[" * 100_000,
+        '{"token": 0, "verdict": "done"}',
+        '{"token": "1", "verdict": "done"}',
+        "huge",
+        "fifo",
+        "none",
+        "\x00\xff",
+    ],
+)
+async def test_a_forged_report_is_refused(crew: Crew, report: str) -> None:
+    outcome = await crew.run("forges", report=report)
+    assert (outcome.verdict, outcome.code) == (Verdict.ERROR, "bad_output")
+    await at_full_strength(crew)
+
+
+async def test_a_pickle_from_a_worker_is_never_opened(crew: Crew) -> None:
+    outcome = await crew.run("pickles")
+    assert (outcome.verdict, outcome.code) == (Verdict.LOST, "crashed")
+    assert "pwned" not in {
+        path.name for path in (crew.source.parent / "slots").iterdir()
+    }
+    await at_full_strength(crew)
+
+
+async def test_a_flood_of_messages_keeps_the_server_awake_and_loses_no_derivative(
+    crew: Crew,
+) -> None:
+    longest, done = 0.0, asyncio.Event()
+
+    async def watch() -> None:
+        nonlocal longest
+        while not done.is_set():
+            before = time.monotonic()
+            await asyncio.sleep(0.005)
+            longest = max(longest, time.monotonic() - before)
+
+    watching = asyncio.create_task(watch())
+    outcome = await crew.run("floods", seconds=0.7)
+    done.set()
+    await watching
+    assert outcome.verdict is Verdict.DONE
+    assert [name for name, _ in crew.made] == ["late"]
+    assert len(crew.percents) <= 1
+    # a shared machine may pause us; a flooded loop would be far slower
+    assert longest < 0.5
+
+
+async def test_what_a_processor_leaves_behind_does_not_meet_the_next_file(
+    crew: Crew,
+) -> None:
+    outcome = await crew.run("litters")
+    # locked out of its own folder, the worker cannot write its report unless it is root
+    assert outcome.verdict in (Verdict.DONE, Verdict.ERROR)
+    await at_full_strength(crew)
+
+
+async def test_two_hundred_runs_leak_nothing(crew: Crew) -> None:
+    async def count() -> tuple[int, int]:
+        processes = {info.pid for info in crew.pool.workers()}
+        return open_fds(), len(processes)
+
+    for how in ("abort", "exit"):
+        await crew.run("dies", how=how)
+    await asyncio.gather(*(crew.run("echo") for _ in range(20)))
+    fds, workers = await count()
+    for number in range(180):
+        await crew.run("echo")
+        if number % 18 == 0:
+            await crew.run("dies", how="abort")
+    await at_full_strength(crew)
+
+    def is_settled() -> bool:
+        return open_fds() <= fds + 2
+
+    await until(is_settled, within_s=5)
+    assert (await count())[1] == workers == 2
+    nursery = crew.pool.fork_server_pid
+    children = Path(f"/proc/{nursery}/task/{nursery}/children")
+    await until(lambda: len(children.read_text().split()) == 2, within_s=2)
+
+
+@pytest.fixture
+def secret(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("ASYNCFLOW_TOKEN", "a-secret")
+    return "a-secret"
+
+
+async def test_a_worker_knows_no_secret_and_is_set_apart(
+    secret: str, crew: Crew
+) -> None:
+    facts = (await crew.run("surroundings")).facts
+    await crew.run("dies", how="abort")  # a worker started now knows nothing either
+    for _ in range(4):
+        later = (await crew.run("surroundings")).facts
+        assert secret not in str(later)
+    environ = facts["environ"]
+    assert isinstance(environ, dict)
+    assert not {"HOME", "ASYNCFLOW_TOKEN", "ASYNCFLOW_SERVER_PID"} & environ.keys()
+    assert environ["VIPS_CONCURRENCY"] == environ["OMP_THREAD_LIMIT"] == "1"
+    assert environ["MALLOC_ARENA_MAX"] == environ["VIPS_BLOCK_UNTRUSTED"] == "1"
+    assert os.environ["ASYNCFLOW_TOKEN"] == secret
+    assert facts["group"] == facts["pid"]
+    assert facts["nice"] == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 15)
+    assert facts["term"] is facts["int"] is True
+    assert facts["main"] is None or "pytest" not in str(facts["main"])
+    assert facts["argv"] == ["asyncflow-worker"]
+    assert facts["score"] == 800
+    assert re.search(r"Max core file size +0 +0 ", str(facts["limits"]))
+
+
+async def test_a_worker_loads_no_server_code(crew: Crew) -> None:
+    modules = (await crew.run("surroundings")).facts["modules"]
+    assert isinstance(modules, list)
+    server = {"aiohttp", "asyncio", "sqlite3", "asyncflow.config", "asyncflow.store"}
+    assert not server & set(modules)
+
+
+@needs_landlock
+async def test_a_worker_reaches_nothing_but_its_file_and_its_folder(
+    crew: Crew, tmp_path: Path, port: int
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("s")
+    outcome = await crew.run("peeks", secret=str(secret), port=port, server=os.getpid())
+    assert outcome.facts == {"done": []}
+    assert not (tmp_path / "new").exists()
+
+
+@needs_landlock
+async def test_a_large_file_is_linked_and_not_copied(crew: Crew) -> None:
+    inode = crew.source.stat().st_ino
+    started = asyncio.Event()
+    run = asyncio.create_task(
+        crew.run("spins", wall_s=0.5, on_progress=lambda _p: started.set())
+    )
+    await asyncio.wait_for(started.wait(), 10)
+    (linked,) = (crew.source.parent / "slots").glob("*/in/source")
+    assert linked.stat().st_ino == inode
+    await run
+
+
+def test_the_sandbox_text_says_what_an_old_kernel_lacks() -> None:
+    assert "no Landlock" in sandbox.describe(0)
+    assert "TCP not forbidden" in sandbox.describe(1)
+    assert "copied" in sandbox.describe(2)
+    assert "no TCP" in sandbox.describe(7)
