@@ -15,7 +15,7 @@ from asyncflow.processors import identify, image
 from asyncflow.processors.base import REGISTRY
 from asyncflow.runtime import Runtime
 from asyncflow.web.errors import NOT_HTTP, status_of
-from tests.docs.pages import ROOT, page, rows
+from tests.docs.pages import PACKAGE, ROOT, page, rows
 
 
 def error_classes() -> list[type[errors.AsyncflowError]]:
@@ -37,6 +37,12 @@ def test_every_setting_is_documented_as_it_is_declared() -> None:
         for one in declared()
     ]
     assert rows("reference/settings.md") == expected
+
+
+def test_every_setting_is_used_by_the_program() -> None:
+    source = "\n".join(p.read_text(encoding="utf-8") for p in PACKAGE.rglob("*.py"))
+    unused = [one.name for one in declared() if f"settings.{one.name}" not in source]
+    assert unused == []
 
 
 def test_the_example_env_file_holds_every_setting_with_its_default() -> None:
