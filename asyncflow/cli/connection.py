@@ -108,14 +108,14 @@ def converse(talk: Callable[[], Awaitable[T]]) -> T:
     except RequestFailed as error:
         raise click.ClickException(in_words(error)) from None
     except ExceptionGroup as group:
-        failed, others = group.split(RequestFailed)
-        if failed is None or others is not None:
-            raise
-        raise click.ClickException(in_words(_first_of(failed))) from None
+        first = _first_of(group)
+        if isinstance(first, RequestFailed):
+            raise click.ClickException(in_words(first)) from None
+        raise first from None
 
 
-def _first_of(group: ExceptionGroup[RequestFailed]) -> Exception:
-    """Return one of several failures: they happened together and say the same."""
+def _first_of(group: ExceptionGroup[Exception]) -> Exception:
+    """Return one of several failures: what happens together says the same."""
     error: Exception = group
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]

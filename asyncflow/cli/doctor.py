@@ -22,7 +22,7 @@ from asyncflow.errors import BadSettings
 _MARKS = {"ok": "ok", "warn": "warn", "missing": "missing", "stop": "STOP"}
 _COLOURS = {"ok": "green", "warn": "yellow", "missing": "cyan", "stop": "red"}
 _NAME_WIDTH, _MARK_WIDTH = 12, 8
-_NARROW = 40
+_NARROWEST = 16
 
 
 @click.command()
@@ -92,7 +92,7 @@ def _line(finding: Finding) -> str:
 def _wrapped(text: str) -> list[str]:
     if not sys.stdout.isatty():
         return [text] if text else []
-    width = max(_NARROW, columns() - _NAME_WIDTH - _MARK_WIDTH - 2)
+    width = max(_NARROWEST, columns() - _NAME_WIDTH - _MARK_WIDTH - 2)
     return textwrap.wrap(text, width)
 
 

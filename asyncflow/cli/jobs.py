@@ -16,6 +16,7 @@ from asyncflow.cli.connection import (
 from asyncflow.cli.terminal import clean, columns, name_of, shorten, size_text
 from asyncflow.client import Job, RequestFailed, ServerUnreachable
 
+_WIDTH_FOR_DATES = 100
 STATES = (
     "UPLOADING",
     "PENDING",
@@ -71,12 +72,15 @@ async def _collect(server: Server, state: str | None, limit: int) -> list[Job]:
 
 def _line(job: Job) -> str:
     size = "" if job.file_size is None else size_text(job.file_size)
-    when = (job.created_at or "")[:19].replace("T", " ")
-    start = f"{job.job_id}  {job.status:10}  {clean(when):19}  {size:>10}  "
+    when = clean((job.created_at or "")[:19].replace("T", " "))
     name = name_of(job.file_name)
-    if sys.stdout.isatty():
-        name = shorten(name, max(12, columns() - len(start)))
-    return start + name
+    start = f"{job.job_id}  {job.status:10}  "
+    if not sys.stdout.isatty():
+        return f"{start}{when:19}  {size:>10}  {name}"
+    if columns() >= _WIDTH_FOR_DATES:
+        start += f"{when:19}  "
+    start += f"{size:>10}  "
+    return start + shorten(name, max(12, columns() - len(start)))
 
 
 @click.command()

@@ -115,6 +115,16 @@ def percent_of(progress: Progress) -> float:
     return 100 * progress.sent_bytes / progress.total_bytes
 
 
+def share_of(job: Job) -> float:
+    """Return how far *job* is, 0 to 100: of its upload first, then of its steps."""
+    if job.is_final:
+        return 100.0
+    if job.status == "UPLOADING":
+        return 100.0 * (job.uploaded_bytes or 0) / (job.file_size or 1)
+    done = sum(100.0 if s.status in STEP_OVER else s.progress for s in job.steps)
+    return done / len(job.steps) if job.steps else 0.0
+
+
 def step_text(job: Job) -> str:
     """Say what happens to *job* now: `image 40 %`, `image retries`, `waiting`."""
     if job.is_final:
@@ -207,9 +217,7 @@ class Bars:
 
     def working(self, label: str, job: Job) -> None:
         """Move the bar to where the job is."""
-        done = sum(100.0 if s.status in STEP_OVER else s.progress for s in job.steps)
-        share = done / len(job.steps) if job.steps else 0.0
-        self.share(label, 100.0 if job.is_final else share, step_text(job))
+        self.share(label, share_of(job), step_text(job))
 
     def share(self, label: str, percent: float, text: str) -> None:
         """Move the bar."""

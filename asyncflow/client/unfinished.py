@@ -9,11 +9,15 @@ password for that upload, so only its owner may read it.
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
+
+# 30 days: servers give up unfinished uploads much sooner
+_FORGOTTEN_AFTER_S = 30 * 86400.0
 
 
 class Remembered(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -45,8 +49,8 @@ class Unfinished:
     resume in a later process, never the upload.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, *, now: Callable[[], float] = time.time) -> None:
+        self._folder, self._now = folder, now
 
     def find(self, key: str) -> Remembered | None:
         """Return what is remembered under *key*, if that is readable."""
@@ -65,11 +69,17 @@ class Unfinished:
             with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as draft:
                 draft.write(text)
             Path(draft.name).replace(self._file(key))
+            self._forget_old()
 
     def forget(self, key: str) -> None:
         """Forget the upload under *key*; forgetting twice is not an error."""
         with suppress(OSError):
             self._file(key).unlink(missing_ok=True)
+
+    def _forget_old(self) -> None:
+        for file in self._folder.iterdir():
+            if self._now() - file.stat().st_mtime > _FORGOTTEN_AFTER_S:
+                file.unlink(missing_ok=True)
 
     def _file(self, key: str) -> Path:
         return self._folder / f"{key}.json"

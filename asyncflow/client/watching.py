@@ -27,8 +27,9 @@ _SLOWEST_POLL_S = 2.0
 # a snapshot with every step and address of a job stays far below this
 _MAX_FRAME_BYTES = 4 << 20
 _DELETED = "job.deleted"
-# sockets that break at once this often in a row: something in between is against them
-_BROKEN_SOCKETS = 3
+# sockets that end without a word this often in a row: something in between is
+# against them
+_SILENT_SOCKETS = 3
 
 
 class _SocketRefusedError(Exception):
@@ -48,15 +49,17 @@ class Watch:
         Raise ServerRefused if there is no such job, ServerUnreachable if the server
         stays away for longer than the session's patience.
         """
-        broken = 0
-        while broken < _BROKEN_SOCKETS:
-            broken += 1
+        pause, silent = 0.0, 0
+        while silent < _SILENT_SOCKETS:
+            await asyncio.sleep(pause)
+            pause = min(_SLOWEST_POLL_S, max(_FIRST_POLL_S, 2 * pause))
+            silent += 1
             # says if there is no such job; waits, with patience, for a server that left
             await self._status()
             try:
                 async with aclosing(self._listen()) as heard:
                     async for update in heard:
-                        broken = 0
+                        silent = 0
                         yield update
                         if update.job.is_final:
                             return

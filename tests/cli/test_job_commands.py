@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -122,3 +125,39 @@ def test_an_unreadable_token_file_is_as_good_as_none(server: SmallServer) -> Non
 
     assert main(["jobs"]) == 0
     assert server.requests[-1] == ("GET", "/jobs")
+
+
+def test_a_reader_that_goes_away_sees_no_traceback(server: SmallServer) -> None:
+    server.jobs = {str(n): job(str(n)) for n in range(5)}
+
+    program = f"{sys.executable} -m asyncflow jobs --json | head -n 1"
+    done = subprocess.run(
+        ["sh", "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
+    )
+
+    assert len(done.stdout.splitlines()) == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_a_terminal_without_the_letters_gets_their_numbers(
+    server: SmallServer,
+) -> None:
+    server.jobs = {"j": job("j", fileName="été 🏔.jpg")}
+
+    done = subprocess.run(
+        [sys.executable, "-m", "asyncflow", "status", "j"],
+        capture_output=True,
+        encoding="latin-1",
+        check=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": ":".join(sys.path),
+            "PYTHONIOENCODING": "latin-1",
+        },
+    )
+
+    assert "été \\U0001f3d4.jpg" in done.stdout

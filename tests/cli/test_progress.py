@@ -1,6 +1,6 @@
 import pytest
 
-from asyncflow.cli.progress import Lines, figures, step_text
+from asyncflow.cli.progress import Lines, figures, share_of, step_text
 from asyncflow.client import Job, Progress, Step
 
 MIB = 1 << 20
@@ -64,3 +64,9 @@ def test_the_step_at_work_is_named(status: str, text: str) -> None:
     )
 
     assert step_text(Job(job_id="j", status="PROCESSING", steps=steps)) == text
+
+
+def test_a_job_that_is_still_uploaded_is_as_far_as_its_bytes() -> None:
+    job = Job(job_id="j", status="UPLOADING", file_size=200, uploaded_bytes=50)
+
+    assert share_of(job) == 25.0

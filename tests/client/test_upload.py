@@ -1,5 +1,6 @@
 import os
 import stat
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from asyncflow.client import (
     ServerUnreachable,
     SourceChanged,
 )
+from asyncflow.client.unfinished import Unfinished
 from tests.client.conftest import QUICK
 from tests.client.small_server import SmallServer, problem
 
@@ -287,3 +289,31 @@ async def test_the_token_goes_to_no_other_server(
             await client.status("x")
 
         assert other.requests == []
+
+
+def test_what_nobody_came_back_for_is_forgotten(tmp_path: Path) -> None:
+    day = 86400.0
+    start = time.time()
+    Unfinished(tmp_path).remember("old", "http://x/files/1", Path("a"))
+    later = Unfinished(tmp_path, now=lambda: start + 31 * day)
+
+    assert later.find("old") is not None
+    later.remember("new", "http://x/files/2", Path("b"))
+
+    assert later.find("old") is None
+
+
+async def test_of_two_servers_each_has_its_own_upload(
+    server: SmallServer, client: Client, photo: Path, tmp_path: Path
+) -> None:
+    server.cut_after = [250_000]
+    async with impatient(server, tmp_path) as earlier:
+        with pytest.raises(ServerUnreachable):
+            await earlier.upload(photo)
+
+    async with SmallServer() as other, impatient(other, tmp_path) as second:
+        await second.upload(photo)
+        assert bytes(other.uploads["job-1"].data) == photo.read_bytes()
+
+    assert await client.upload(photo) == "job-1"
+    assert server.received == 1_000_000
