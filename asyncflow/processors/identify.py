@@ -27,7 +27,7 @@ from asyncflow.processors.base import Result, Work, processor
 MAX_PIXELS: Final = 100_000_000
 MAX_PAGES: Final = 2000
 _HASH_BYTES: Final = 4 << 20
-_OPAQUE: Final = ("application/octet-stream", "text/plain")
+_UNKNOWN: Final = "application/octet-stream"
 #: playlists name other files and addresses: no player here may meet one
 _PLAYLIST: Final = "application/vnd.apple.mpegurl"
 _PLAYLISTS: Final = ("audio/x-mpegurl", "audio/mpegurl", "application/x-mpegurl")
@@ -75,12 +75,17 @@ def _judged(work: Work) -> str:
         raise BadFile("unsupported_type", "drawings such as SVG are refused")
     found = _sniff(work.source)
     claims = {_kind(work.media_type), _EXTENSIONS.get(suffix)} - {None}
-    if found in _OPAQUE and "media" in claims and duration.seconds(work.source):
+    if (
+        found in (_UNKNOWN, "text/plain")
+        and "media" in claims
+        and duration.seconds(work.source)
+    ):
         # libmagic does not know every frame header: the second judge does
         found = _claimed_media(work)
     for claim in claims:
         if claim != _kind(found):
-            _refuse_torso(work)
+            if found == _UNKNOWN:
+                _refuse_torso(work)
             raise BadFile(
                 "type_mismatch", f"the content is {found}, not what the name says"
             )
