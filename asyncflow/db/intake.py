@@ -72,8 +72,10 @@ def accept(
     )
     track = work.Tracker(db, row["id"], pid)
     opened, gated = work.write_event(track, 1, UPLOADED, gates, now=now)
-    counts = {"job": row["id"], "open": opened, "gates": gated}
-    db.execute(work.SQL["add_open"], counts)
+    work.count_steps(track, opened, gated)
+    if not gated:
+        work.pass_gates(track, 1, gates, now)
+    work.end_if_over(track, 1, now)
     return track.change()
 
 

@@ -6,6 +6,7 @@ taken before this is opened.
 """
 
 import asyncio
+import contextlib
 import shutil
 import sqlite3
 import sys
@@ -69,21 +70,20 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def migrate(path: Path) -> None:
-    """Bring the schema of *path* up to date, after a copy of the file.
+def migrate(path: Path, scripts: Sequence[str]) -> None:
+    """Bring the schema of *path* up to date with *scripts*, after a copy of the file.
 
     Raises:
         DatabaseTooNew: a newer asyncflow wrote it; nothing is changed.
     """
-    scripts = migrations()
+    at = _schema(path)
+    if at > len(scripts):
+        raise DatabaseTooNew(
+            f"{path} has schema {at}, this asyncflow knows {len(scripts)}: "
+            "install the version that wrote it, or a newer one"
+        )
     connection = connect(path)
     try:
-        at: int = connection.execute("PRAGMA user_version").fetchone()[0]
-        if at > len(scripts):
-            raise DatabaseTooNew(
-                f"{path} has schema {at}, this asyncflow knows {len(scripts)}: "
-                "install the version that wrote it, or a newer one"
-            )
         if 0 < at < len(scripts):
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             shutil.copyfile(path, path.with_name(f"{path.name}.before-{at + 1}"))
@@ -93,6 +93,15 @@ def migrate(path: Path) -> None:
             )
     finally:
         connection.close()
+
+
+def _schema(path: Path) -> int:
+    """Return the number of the schema of *path*, 0 for none; change nothing."""
+    if not path.exists():
+        return 0
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    with contextlib.closing(sqlite3.connect(uri, uri=True)) as reader:
+        return int(reader.execute("PRAGMA user_version").fetchone()[0])
 
 
 class SqliteDatabase:
@@ -116,7 +125,7 @@ class SqliteDatabase:
 
     async def start(self) -> None:
         """Migrate and open."""
-        await asyncio.to_thread(migrate, self.path)
+        await asyncio.to_thread(migrate, self.path, migrations())
         await self._writer.write(lambda _db: None)
         uri = f"{self.path.absolute().as_uri()}?mode=ro"
         for _ in range(READERS):

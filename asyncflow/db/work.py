@@ -5,10 +5,10 @@ rows, asks the rules, and writes what they say.
 
 Theory of operation
 -------------------
-`open` counts the steps of the current run that are not over. Whatever ends a step
-goes through `_finish_step`: it writes the step's event, creates the steps that the
-job's plan subscribes to that event, and sets `open = open - 1 + new`. At zero the run is over, in
-the same transaction; a unique index makes sure that this happens once.
+`open` counts the steps of the current run that are not over. Whatever ends a step goes
+through `_finish_step`: it writes the step's event, creates the steps that the job's
+plan subscribes to that event, and sets `open = open - 1 + new`. At zero the run is
+over, in the same transaction; a unique index makes sure that this happens once.
 """
 
 import dataclasses
@@ -95,26 +95,51 @@ def write_event(
     row = {"job": track.job, "run": run, "type": kind, "now": now}
     cursor = track.db.execute(SQL["insert_event"], {**row, "data": _json(data or {})})
     seq = cursor.fetchone()[0]
-    caused = [entry for entry in plan if entry.on == kind]
-    for entry in caused:
-        inserted = track.db.execute(
-            SQL["insert_step"],
-            {
-                "job": track.job,
-                "seq": seq,
-                "consumer": entry.consumer,
-                "run": run,
-                "gate": entry.gate,
-                "required": entry.required,
-                "priority": entry.priority,
-                "max_attempts": entry.max_attempts,
-                "options": _json(entry.options),
-                "now": now,
-            },
-        )
-        track.steps.append(inserted.lastrowid or 0)
-        track.ring.add(entry.consumer)
+    caused = [
+        entry
+        for entry in plan
+        if entry.on == kind and _open_step(track, seq, entry, run, now)
+    ]
     return len(caused), sum(entry.gate for entry in caused)
+
+
+def _open_step(track: Tracker, seq: int, entry: PlanEntry, run: int, now: int) -> bool:
+    """Make the entry's step ready; False: this run has it open already."""
+    args = {
+        "job": track.job,
+        "seq": seq,
+        "consumer": entry.consumer,
+        "run": run,
+        "gate": entry.gate,
+        "required": entry.required,
+        "priority": entry.priority,
+        "max_attempts": entry.max_attempts,
+        "options": _json(entry.options),
+        "now": now,
+    }
+    # A consumer has one step in a job. Only a retry can cause it a second time: what
+    # it worked on was skipped before, and is there now.
+    known = None
+    if run > 1:
+        known = track.db.execute(SQL["step_of_consumer"], args).fetchone()
+    if known is None:
+        step = track.db.execute(SQL["insert_step"], args).lastrowid or 0
+    elif StepState(known["state"]).is_final:
+        step = known["id"]
+        _give_up_files(track, step, known["token"])
+        track.db.execute(SQL["cause_again"], {**args, "step": step})
+    else:
+        return False
+    track.steps.append(step)
+    track.ring.add(entry.consumer)
+    return True
+
+
+def _give_up_files(track: Tracker, step: int, token: int) -> None:
+    """Forget what an attempt made, and hand its bytes to the janitor."""
+    track.db.execute(SQL["drop_derivatives"], {"step": step, "token": token})
+    prefix = uploads.attempt_prefix(track.pid, step, token)
+    track.throw_away(prefix, is_prefix=True)
 
 
 def claim(
@@ -283,9 +308,7 @@ def _write_off(
             "now": now,
         },
     )
-    track.db.execute(SQL["drop_derivatives"], {"step": row["id"], "token": token})
-    prefix = uploads.attempt_prefix(track.pid, row["id"], token)
-    track.throw_away(prefix, is_prefix=True)
+    _give_up_files(track, row["id"], token)
 
 
 def _after_step(
@@ -333,14 +356,31 @@ def _finish_step(
         follows = events.of_step(row["consumer"], StepState.DONE)
         plan = [dataclasses.replace(e, on=kind) if e.on == follows else e for e in plan]
     caused, gates = write_event(track, run, kind, plan, now=now)
-    counts = {"job": row["job_id"], "open": caused - 1, "gates": gates - gate}
-    open_steps, open_gates = db.execute(SQL["add_open"], counts).fetchone()
+    open_gates = count_steps(track, caused - 1, gates - gate)
     if gate and open_gates == 0:
-        db.execute(SQL["job_accepted"], {"job": row["job_id"], "now": now})
+        pass_gates(track, run, plan, now)
+    end_if_over(track, run, now)
+
+
+def count_steps(track: Tracker, steps: int, gates: int) -> int:
+    """Add to the job's open steps and gates; return how many gates are open."""
+    counts = {"job": track.job, "open": steps, "gates": gates}
+    row = track.db.execute(SQL["add_open"], counts).fetchone()
+    return int(row["gates"])
+
+
+def pass_gates(track: Tracker, run: int, plan: Iterable[PlanEntry], now: int) -> None:
+    """Accept the file, once in a job's life, and open the steps that waited for it."""
+    args = {"job": track.job, "now": now}
+    if track.db.execute(SQL["job_accepted"], args).rowcount:
         caused, gates = write_event(track, run, ACCEPTED, plan, now=now)
-        counts = {"job": row["job_id"], "open": caused, "gates": gates}
-        open_steps, _ = db.execute(SQL["add_open"], counts).fetchone()
-    if open_steps == 0:
+        count_steps(track, caused, gates)
+
+
+def end_if_over(track: Tracker, run: int, now: int) -> None:
+    """End the run if none of its steps is open."""
+    job = track.db.execute(SQL["job_by_id"], {"job": track.job}).fetchone()
+    if job["open"] == 0:
         _end_run(track, run, now)
 
 
@@ -371,9 +411,7 @@ def close(
         held = token - 1
         track.steps.append(step)
         track.stop.append((step, held))
-        track.db.execute(SQL["drop_derivatives"], {"step": step, "token": held})
-        prefix = uploads.attempt_prefix(track.pid, step, held)
-        track.throw_away(prefix, is_prefix=True)
+        _give_up_files(track, step, held)
     track.db.execute(
         SQL["close_job"],
         {
@@ -463,8 +501,7 @@ def retry(db: sqlite3.Connection, pid: str, now: int) -> tuple[int, Change]:
     track.steps += [step for step, _consumer, _gate in reopened]
     track.ring |= {consumer for _step, consumer, _gate in reopened}
     gates = sum(gate for _step, _consumer, gate in reopened)
-    counts = {"job": job["id"], "open": len(reopened), "gates": gates}
-    db.execute(SQL["add_open"], counts)
+    count_steps(track, len(reopened), gates)
     write_event(track, run, "job.retried", (), now=now)
     return run, track.change()
 

@@ -153,11 +153,10 @@ class GroupWriter:
         seconds: float,
     ) -> None:
         self.trouble = trouble
-        self._on_batch(
-            Batch(items=len(batch), seconds=seconds, committed=trouble is None)
-        )
+        cost = Batch(items=len(batch), seconds=seconds, committed=trouble is None)
+        self._hand_on(self._on_batch, cost)
         if results and isinstance(getattr(results[0], "error", None), OutcomeUnknown):
-            self._on_doubt()
+            self._hand_on(self._on_doubt)
         for item, result in zip(batch, results, strict=True):
             if isinstance(result, _Failure):
                 if not item.future.done():
@@ -166,14 +165,14 @@ class GroupWriter:
                     item.future.exception()
                 continue
             if item.after is not None:
-                self._run_after(item.after, result)
+                self._hand_on(item.after, result)
             if not item.future.done():
                 item.future.set_result(result)
 
     @staticmethod
-    def _run_after(after: Callable[[Any], None], result: object) -> None:
+    def _hand_on(hear: Callable[..., None], *told: object) -> None:
         try:
-            after(result)
+            hear(*told)
         except Exception:  # a listener's bug must not stop the writer
             log.exception("db.after_commit_failed")
 

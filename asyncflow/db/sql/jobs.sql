@@ -16,7 +16,8 @@ UPDATE job SET facts = :facts, media_type = coalesce(:media_type, media_type),
   plan = coalesce(:plan, plan) WHERE id = :job;
 
 -- name: job_accepted
-UPDATE job SET accepted = :now WHERE id = :job;
+-- Once in a job's life, whatever is retried later.
+UPDATE job SET accepted = :now WHERE id = :job AND accepted IS NULL;
 
 -- name: close_job
 UPDATE job SET state = :state, open = 0, gates = 0, finished = :now, error = :error,

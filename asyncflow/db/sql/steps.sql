@@ -4,6 +4,17 @@ INSERT INTO step(job_id, event_seq, consumer, run, state, gate, required, priori
 VALUES(:job, :seq, :consumer, :run, 'ready', :gate, :required, :priority,
   :max_attempts, :options, :now);
 
+-- name: step_of_consumer
+SELECT id, state, token FROM step WHERE job_id = :job AND consumer = :consumer;
+
+-- name: cause_again
+-- A later run's event causes a step that an earlier run has had.
+UPDATE step SET state = 'ready', event_seq = :seq, run = :run, gate = :gate,
+  required = :required, priority = :priority, max_attempts = :max_attempts,
+  options = :options, run_at = :now, attempts = 0, lost = 0, interrupted = 0,
+  error = NULL, started = NULL, finished = NULL
+WHERE id = :step;
+
 -- name: insert_event
 INSERT INTO event(job_id, run, type, data, at) VALUES(:job, :run, :type, :data, :now)
 RETURNING seq;
@@ -30,10 +41,6 @@ RETURNING pid, version, state, size, file_name, declared_type, media_type, metad
 
 -- name: upload_key
 SELECT key FROM upload WHERE job_id = :job;
-
--- name: forget_derivatives
--- An earlier attempt's files are no longer wanted.
-DELETE FROM derivative WHERE step_id = :step AND token <> :token;
 
 -- name: renew_lease
 UPDATE step SET lease_until = :lease_until

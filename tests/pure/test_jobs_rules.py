@@ -1,0 +1,205 @@
+"""The rules that move jobs and steps, without anything around them."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import pytest
+from hypothesis import given, strategies as st
+
+from asyncflow.jobs import (
+    ACCEPTED,
+    CHARGES,
+    FINAL_JOB,
+    FINAL_STEP,
+    JOB_TRANSITIONS,
+    REASONS,
+    STEP_TRANSITIONS,
+    TERMINAL_EVENTS,
+    UPLOADED,
+    Charge,
+    Failures,
+    JobState,
+    Limits,
+    PlanEntry,
+    StepState,
+    Subscription,
+    Verdict,
+    after_attempt,
+    backoff_s,
+    ends_as,
+    plan_for,
+)
+
+FRESH = Failures(attempts=0, lost=0, interrupted=0)
+LIMITS = Limits(attempts=3, lost=3, interrupted=10)
+
+counts = st.integers(min_value=0, max_value=20)
+failures = st.builds(Failures, attempts=counts, lost=counts, interrupted=counts)
+spreads = st.floats(min_value=0, max_value=1, exclude_max=True)
+verdicts = st.sampled_from(Verdict)
+
+
+State = TypeVar("State", JobState, StepState)
+
+
+def reachable(table: Mapping[State, Mapping[str, State]], start: State) -> set[State]:
+    found, left = {start}, [start]
+    while left:
+        for state in table[left.pop()].values():
+            if state not in found:
+                found.add(state)
+                left.append(state)
+    return found
+
+
+def test_every_job_state_can_be_reached() -> None:
+    assert reachable(JOB_TRANSITIONS, JobState.UPLOADING) == set(JobState)
+
+
+def test_every_step_state_can_be_reached() -> None:
+    assert reachable(STEP_TRANSITIONS, StepState.WAITING) == set(StepState)
+
+
+def test_from_every_job_state_an_end_can_be_reached() -> None:
+    for state in JobState:
+        assert reachable(JOB_TRANSITIONS, state) & FINAL_JOB
+
+
+def test_every_end_of_a_job_has_its_event() -> None:
+    assert set(TERMINAL_EVENTS) == FINAL_JOB
+    assert len(set(TERMINAL_EVENTS.values())) == len(FINAL_JOB)
+
+
+def test_final_states_say_so() -> None:
+    assert {state for state in JobState if state.is_final} == FINAL_JOB
+    assert {state for state in StepState if state.is_final} == FINAL_STEP
+
+
+def test_only_a_retry_leaves_a_final_state() -> None:
+    whys = [
+        *(why for state in FINAL_JOB for why in JOB_TRANSITIONS[state]),
+        *(why for state in FINAL_STEP for why in STEP_TRANSITIONS[state]),
+    ]
+
+    assert all("retried" in why for why in whys)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "state"),
+    [
+        (Verdict.DONE, StepState.DONE),
+        (Verdict.SKIPPED, StepState.SKIPPED),
+        (Verdict.BAD_FILE, StepState.DEAD),
+        (Verdict.TRY_LATER, StepState.RETRYING),
+        (Verdict.ERROR, StepState.RETRYING),
+        (Verdict.LOST, StepState.RETRYING),
+        (Verdict.INTERRUPTED, StepState.READY),
+        (Verdict.RELEASED, StepState.READY),
+    ],
+)
+def test_what_becomes_of_a_fresh_step(verdict: Verdict, state: StepState) -> None:
+    assert after_attempt(verdict, FRESH, LIMITS, spread=0.5).state is state
+
+
+@given(verdicts, failures, spreads)
+def test_every_move_is_in_the_table(
+    verdict: Verdict, before: Failures, spread: float
+) -> None:
+    following = after_attempt(verdict, before, LIMITS, spread=spread)
+
+    assert following.state in STEP_TRANSITIONS[StepState.RUNNING].values()
+
+
+@given(verdicts, failures, spreads)
+def test_an_attempt_raises_the_one_counter_it_is_charged_to(
+    verdict: Verdict, before: Failures, spread: float
+) -> None:
+    now = after_attempt(verdict, before, LIMITS, spread=spread).failures
+
+    raised = {
+        Charge.ATTEMPT: now.attempts - before.attempts,
+        Charge.LOST: now.lost - before.lost,
+        Charge.INTERRUPTED: now.interrupted - before.interrupted,
+    }
+    charge = CHARGES[verdict]
+    assert sum(raised.values()) == (0 if charge is Charge.NONE else 1)
+    assert charge is Charge.NONE or raised[charge] == 1
+
+
+@pytest.mark.parametrize(
+    ("verdict", "limit"),
+    [(Verdict.ERROR, 3), (Verdict.LOST, 3), (Verdict.INTERRUPTED, 10)],
+)
+def test_a_step_dies_with_the_last_failure_it_is_allowed(
+    verdict: Verdict, limit: int
+) -> None:
+    states, so_far = [], FRESH
+    for _ in range(limit):
+        following = after_attempt(verdict, so_far, LIMITS, spread=0.5)
+        states.append(following.state)
+        so_far = following.failures
+
+    assert states[-1] is StepState.DEAD
+    assert StepState.DEAD not in states[:-1]
+
+
+@given(failures, spreads)
+def test_what_nobody_is_to_blame_for_never_kills_a_step(
+    before: Failures, spread: float
+) -> None:
+    for verdict in (Verdict.RELEASED, Verdict.TRY_LATER):
+        following = after_attempt(verdict, before, LIMITS, spread=spread)
+        assert not following.state.is_final
+
+
+@given(verdicts, failures, spreads, st.floats(min_value=0, max_value=86_400))
+def test_only_a_step_that_waits_has_a_pause(
+    verdict: Verdict, before: Failures, spread: float, after_s: float
+) -> None:
+    following = after_attempt(verdict, before, LIMITS, spread=spread, after_s=after_s)
+
+    assert following.delay_s >= 0
+    assert following.state is StepState.RETRYING or following.delay_s == 0
+    if verdict is Verdict.TRY_LATER:
+        assert following.delay_s == after_s
+
+
+@given(st.integers(min_value=1, max_value=200), spreads)
+def test_the_pause_lies_below_its_doubling_ceiling(count: int, spread: float) -> None:
+    pause = backoff_s(count, spread)
+
+    assert 0 <= pause <= min(3600.0, 2.0**count)
+    assert pause == pytest.approx(spread * min(3600.0, 2.0**count))
+
+
+def test_one_dead_required_step_fails_a_run() -> None:
+    assert [ends_as(dead_required=n) for n in (0, 1, 5)] == [
+        JobState.COMPLETED,
+        JobState.FAILED,
+        JobState.FAILED,
+    ]
+
+
+def test_a_plan_holds_who_wants_the_type_gates_first_then_by_urgency() -> None:
+    def taking(
+        name: str, *accepts: str, on: str = ACCEPTED, priority: int = 0
+    ) -> Subscription:
+        entry = PlanEntry(consumer=name, on=on, gate=on == UPLOADED, priority=priority)
+        return Subscription(entry=entry, accepts=accepts)
+
+    plan = plan_for(
+        "image/png",
+        [
+            taking("b", "image/*"),
+            taking("a", "image/*"),
+            taking("video", "video/*"),
+            taking("first", "image/jpeg", "image/png", priority=-1),
+            taking("gate", "*/*", on=UPLOADED, priority=9),
+        ],
+    )
+
+    assert [entry.consumer for entry in plan] == ["gate", "first", "a", "b"]
+
+
+def test_reasons_are_sentences_without_a_full_stop() -> None:
+    assert all(text[0].islower() and text[-1] != "." for text in REASONS.values())
