@@ -27,6 +27,7 @@ TEXT = PlanEntry(consumer="text", on=ACCEPTED, required=False)
 SEARCH = PlanEntry(consumer="search", on="text.completed", required=False)
 
 LEASE_MS = 30_000
+HOUR_MS = 3_600_000
 EVERYBODY = ("identify", "scan", "image", "text", "search")
 
 Told = Callable[[Change], None]
@@ -81,6 +82,16 @@ class World:
     async def accept(self, job: str, *plan: PlanEntry) -> None:
         """Make an upload complete."""
         await self.db.accept(job, size=10, gates=plan, now=self.now)
+
+    async def end_upload(self, job: str) -> bool:
+        """End an unfinished upload, as its expiry does."""
+        return await self.db.end_upload(
+            job,
+            state=JobState.CANCELLED,
+            code="expired",
+            detail="too late",
+            now=self.now,
+        )
 
     async def past_gate(self, *plan: PlanEntry) -> str:
         """Return a job whose gate said yes and set *plan*."""

@@ -13,8 +13,8 @@ from asyncflow.db.queries import load, migrations
 from asyncflow.db.sqlite import SqliteDatabase, migrate
 from asyncflow.errors import DatabaseTooNew
 from asyncflow.jobs import Verdict
-from asyncflow.testing.db_suite import HOUR_MS, DbSuite
-from asyncflow.testing.db_world import IMAGE, TEXT, World
+from asyncflow.testing.db_suite import DbSuite
+from asyncflow.testing.db_world import HOUR_MS, IMAGE, TEXT, World
 
 FILE = "asyncflow.db"
 STATEMENTS = load("uploads.sql", "steps.sql", "jobs.sql")
