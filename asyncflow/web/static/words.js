@@ -1,0 +1,69 @@
+// Numbers, times and states as people read them.
+
+export const size = (bytes) => {
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  let value = bytes;
+  let unit = 0;
+  while (value >= 1000 && unit < units.length - 1) {
+    value /= 1000;
+    unit += 1;
+  }
+  return `${unit === 0 ? value : value.toFixed(value < 10 ? 1 : 0)} ${units[unit]}`;
+};
+
+export const duration = (seconds) => {
+  if (!Number.isFinite(seconds)) return "";
+  const whole = Math.ceil(seconds);
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+};
+
+const STEPS = {
+  identify: "Check",
+  image: "Pictures",
+  text: "Text",
+  scan: "Virus scan",
+  video: "Video",
+  captions: "Captions",
+};
+
+export const stepName = (name) => STEPS[name] || name;
+
+const STATES = {
+  waiting: "waiting",
+  ready: "waiting",
+  running: "working",
+  retrying: "trying again",
+  done: "done",
+  skipped: "skipped",
+  dead: "failed",
+  cancelled: "cancelled",
+};
+
+export const stepState = (state) => STATES[state] || state;
+
+const ENDS = {
+  UPLOADING: "Waiting for the rest of the file",
+  PENDING: "Received",
+  PROCESSING: "Processing",
+  COMPLETED: "Done",
+  FAILED: "Failed",
+  REJECTED: "Refused",
+  CANCELLED: "Cancelled",
+};
+
+export const jobState = (state) => ENDS[state] || state;
+
+const FILES = {
+  original: "Original",
+  thumbnail: "Thumbnail",
+  medium: "Medium",
+  large: "Large",
+  text: "Text",
+  textJson: "Words (JSON)",
+  searchablePdf: "Searchable PDF",
+  preview: "Preview",
+};
+
+export const fileName = (name) => FILES[name] || name;
