@@ -14,6 +14,7 @@ from asyncflow.testing.db_world import (
     IMAGE,
     LEASE_MS,
     SCAN,
+    TEXT,
     World,
 )
 
