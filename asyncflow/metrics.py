@@ -54,6 +54,140 @@ class Spec:
     buckets: tuple[float, ...] = ()
 
 
+#: attribute of `Metrics` -> what it is
+SPECS: Mapping[str, Spec] = {
+    # ----- uploads
+    "uploads_created": Spec(
+        name="asyncflow_uploads_created_total",
+        kind="counter",
+        help="Uploads begun, by protocol.",
+        labels=("protocol",),
+    ),
+    "uploads_completed": Spec(
+        name="asyncflow_uploads_completed_total",
+        kind="counter",
+        help="Uploads whose last byte is on stable storage.",
+    ),
+    "uploads_refused": Spec(
+        name="asyncflow_uploads_refused_total",
+        kind="counter",
+        help="Uploads refused, by error code.",
+        labels=("code",),
+    ),
+    "bytes_received": Spec(
+        name="asyncflow_received_bytes_total",
+        kind="counter",
+        help="Bytes of uploads that arrived, whatever became of them.",
+    ),
+    "open_uploads": Spec(
+        name="asyncflow_open_uploads",
+        kind="gauge",
+        help="Uploads begun and neither complete nor ended.",
+    ),
+    # ----- jobs and steps
+    "jobs_finished": Spec(
+        name="asyncflow_jobs_finished_total",
+        kind="counter",
+        help="Runs of jobs that ended, by final state.",
+        labels=("state",),
+    ),
+    "steps_finished": Spec(
+        name="asyncflow_steps_finished_total",
+        kind="counter",
+        help="Attempts at steps that ended, by consumer and outcome (done, skipped, retrying, dead, cancelled).",
+        labels=(
+            "consumer",
+            "outcome",
+        ),
+    ),
+    "step_duration": Spec(
+        name="asyncflow_step_duration_seconds",
+        kind="histogram",
+        help="Time of one attempt at a step, from claim to settlement.",
+        labels=("consumer",),
+        buckets=STEP_S,
+    ),
+    "queue_length": Spec(
+        name="asyncflow_queue_length",
+        kind="gauge",
+        help="Steps that are not over, by consumer and state.",
+        labels=(
+            "consumer",
+            "state",
+        ),
+    ),
+    # ----- workers
+    "workers": Spec(
+        name="asyncflow_workers",
+        kind="gauge",
+        help="Worker processes, by state (idle, busy, starting).",
+        labels=("state",),
+    ),
+    "worker_crashes": Spec(
+        name="asyncflow_worker_crashes_total",
+        kind="counter",
+        help="Worker processes that died or were killed, by reason.",
+        labels=("reason",),
+    ),
+    # ----- database
+    "db_batch_size": Spec(
+        name="asyncflow_db_batch_size",
+        kind="histogram",
+        help="Writes that shared one commit.",
+        buckets=BATCH,
+    ),
+    "db_commit_duration": Spec(
+        name="asyncflow_db_commit_seconds",
+        kind="histogram",
+        help="Time of one commit, sync included.",
+        buckets=COMMIT_S,
+    ),
+    "wal_bytes": Spec(
+        name="asyncflow_db_wal_bytes",
+        kind="gauge",
+        help="Size of the database's write-ahead log.",
+    ),
+    # ----- the process and its HTTP side
+    "loop_lag": Spec(
+        name="asyncflow_loop_lag_seconds",
+        kind="histogram",
+        help="How much later than asked the event loop ran a timer.",
+        buckets=LAG_S,
+    ),
+    "http_requests": Spec(
+        name="asyncflow_http_requests_total",
+        kind="counter",
+        help="Answered requests, by route pattern, method and class of status (2xx).",
+        labels=(
+            "route",
+            "method",
+            "status",
+        ),
+    ),
+    "http_duration": Spec(
+        name="asyncflow_http_request_seconds",
+        kind="histogram",
+        help="Time from a request's head to its answer, by route pattern and method.",
+        labels=(
+            "route",
+            "method",
+        ),
+        buckets=REQUEST_S,
+    ),
+    # ----- storage
+    "storage_bytes": Spec(
+        name="asyncflow_storage_bytes",
+        kind="gauge",
+        help="Bytes of the blobs in the store.",
+    ),
+    "storage_free_bytes": Spec(
+        name="asyncflow_storage_free_bytes",
+        kind="gauge",
+        help="Bytes free for us on the store's medium.",
+    ),
+}
+
+
 class Metric:
     """A metric whose labels cannot grow without bound."""
 
@@ -111,110 +245,38 @@ class Metric:
 
 
 class Metrics:
-    """All metrics of one server."""
+    """All metrics of one server; `SPECS` says what each is."""
+
+    uploads_created: Metric
+    uploads_completed: Metric
+    uploads_refused: Metric
+    bytes_received: Metric
+    open_uploads: Metric
+    jobs_finished: Metric
+    steps_finished: Metric
+    step_duration: Metric
+    queue_length: Metric
+    workers: Metric
+    worker_crashes: Metric
+    db_batch_size: Metric
+    db_commit_duration: Metric
+    wal_bytes: Metric
+    loop_lag: Metric
+    http_requests: Metric
+    http_duration: Metric
+    storage_bytes: Metric
+    storage_free_bytes: Metric
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._metrics: list[Metric] = []
         self._callbacks: list[Callable[[], Awaitable[None]]] = []
         ProcessCollector(registry=self.registry)
-
-        # ----- uploads
-        self.uploads_created = self._counter(
-            "uploads_created", "Uploads begun, by protocol.", "protocol"
-        )
-        self.uploads_completed = self._counter(
-            "uploads_completed", "Uploads whose last byte is on stable storage."
-        )
-        self.uploads_refused = self._counter(
-            "uploads_refused", "Uploads refused, by error code.", "code"
-        )
-        self.bytes_received = self._counter(
-            "received_bytes", "Bytes of uploads that arrived, whatever became of them."
-        )
-        self.open_uploads = self._gauge(
-            "open_uploads", "Uploads begun and neither complete nor ended."
-        )
-
-        # ----- jobs and steps
-        self.jobs_finished = self._counter(
-            "jobs_finished", "Runs of jobs that ended, by final state.", "state"
-        )
-        self.steps_finished = self._counter(
-            "steps_finished",
-            "Attempts at steps that ended, by consumer and outcome "
-            "(done, skipped, retrying, dead, cancelled).",
-            "consumer",
-            "outcome",
-        )
-        self.step_duration = self._histogram(
-            "step_duration_seconds",
-            "Time of one attempt at a step, from claim to settlement.",
-            "consumer",
-            buckets=STEP_S,
-        )
-        self.queue_length = self._gauge(
-            "queue_length",
-            "Steps that are not over, by consumer and state.",
-            "consumer",
-            "state",
-        )
-
-        # ----- workers
-        self.workers = self._gauge(
-            "workers", "Worker processes, by state (idle, busy, starting).", "state"
-        )
-        self.worker_crashes = self._counter(
-            "worker_crashes",
-            "Worker processes that died or were killed, by reason.",
-            "reason",
-        )
-
-        # ----- database
-        self.db_batch_size = self._histogram(
-            "db_batch_size", "Writes that shared one commit.", buckets=BATCH
-        )
-        self.db_commit_duration = self._histogram(
-            "db_commit_seconds", "Time of one commit, sync included.", buckets=COMMIT_S
-        )
-        self.wal_bytes = self._gauge(
-            "db_wal_bytes", "Size of the database's write-ahead log."
-        )
-
-        # ----- the process and its HTTP side
-        self.loop_lag = self._histogram(
-            "loop_lag_seconds",
-            "How much later than asked the event loop ran a timer.",
-            buckets=LAG_S,
-        )
-        self.http_requests = self._counter(
-            "http_requests",
-            "Answered requests, by route pattern, method and class of status (2xx).",
-            "route",
-            "method",
-            "status",
-        )
-        self.http_duration = self._histogram(
-            "http_request_seconds",
-            "Time from a request's head to its answer, by route pattern and method.",
-            "route",
-            "method",
-            buckets=REQUEST_S,
-        )
-        self.connections = self._gauge("connections", "Open HTTP connections.")
-        self.websockets = self._gauge("websockets", "Open WebSocket connections.")
-
-        # ----- storage
-        self.storage_bytes = self._gauge(
-            "storage_bytes", "Bytes of the blobs in the store."
-        )
-        self.storage_free_bytes = self._gauge(
-            "storage_free_bytes", "Bytes free for us on the store's medium."
-        )
+        for attribute, spec in SPECS.items():
+            setattr(self, attribute, Metric(spec, self.registry))
 
     def specs(self) -> tuple[Spec, ...]:
         """Return what each metric is, in the order of declaration."""
-        return tuple(metric.spec for metric in self._metrics)
+        return tuple(SPECS.values())
 
     def on_scrape(self, callback: Callable[[], Awaitable[None]]) -> None:
         """Have *callback* set its gauges each time before the metrics are read."""
@@ -230,36 +292,6 @@ class Metrics:
                 # the others are still worth reading
                 log.warning("metrics.callback_failed", exc_info=error)
         return generate_latest(self.registry)
-
-    def _counter(self, name: str, help_: str, *labels: str) -> Metric:
-        return self._add("counter", f"{name}_total", help_, labels)
-
-    def _gauge(self, name: str, help_: str, *labels: str) -> Metric:
-        return self._add("gauge", name, help_, labels)
-
-    def _histogram(
-        self, name: str, help_: str, *labels: str, buckets: tuple[float, ...]
-    ) -> Metric:
-        return self._add("histogram", name, help_, labels, buckets)
-
-    def _add(
-        self,
-        kind: Kind,
-        name: str,
-        help_: str,
-        labels: tuple[str, ...],
-        buckets: tuple[float, ...] = (),
-    ) -> Metric:
-        spec = Spec(
-            name=f"asyncflow_{name}",
-            kind=kind,
-            help=help_,
-            labels=labels,
-            buckets=buckets,
-        )
-        metric = Metric(spec, self.registry)
-        self._metrics.append(metric)
-        return metric
 
 
 def _make(spec: Spec, registry: CollectorRegistry) -> Counter | Gauge | Histogram:
