@@ -10,7 +10,7 @@ Rules
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -94,7 +94,8 @@ SPECS: Mapping[str, Spec] = {
     "steps_finished": Spec(
         name="asyncflow_steps_finished_total",
         kind="counter",
-        help="Attempts at steps that ended, by consumer and outcome (done, skipped, retrying, dead, cancelled).",
+        help="Attempts at steps that ended, by consumer and how "
+        "(done, skipped, bad_file, try_later, error, lost, released).",
         labels=(
             "consumer",
             "outcome",
