@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from asyncflow.cli.picture import paint
 from tests.client.small_server import SmallServer, running
 
 
@@ -22,3 +23,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallServer]:
     with running(SmallServer()) as small:
         monkeypatch.setenv("ASYNCFLOW_URL", small.url)
         yield small
+
+
+@pytest.fixture(scope="session")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return paint(tmp_path_factory.mktemp("demo") / "picture.jpg")

@@ -85,8 +85,10 @@ def test_the_demo_ends_with_a_processed_picture_and_no_server() -> None:
     assert Path("data/demo/valley-at-dawn.jpg").stat().st_size > 500_000
 
 
-def test_the_thumbnail_stands_upright_and_does_not_say_where_it_was_taken() -> None:
-    with staying("--port", "0") as (_, said):
+def test_what_is_made_stands_upright_and_does_not_say_where_it_was_taken(
+    picture: Path,
+) -> None:
+    with staying("--port", "0", "--file", str(picture)) as (_, said):
         found = re.search(r"http\S+/medium\?inline=1", said)
         assert found is not None
         with urlopen(found[0], timeout=10) as answer:  # noqa: S310 -- our own server

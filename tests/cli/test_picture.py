@@ -1,16 +1,8 @@
 from pathlib import Path
 
-import pytest
 from PIL import Image
 
-from asyncflow.cli.picture import paint
-
 GPS, ORIENTATION = 0x8825, 0x0112
-
-
-@pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return paint(tmp_path_factory.mktemp("demo") / "picture.jpg")
 
 
 def test_the_picture_is_as_large_as_a_phones(picture: Path) -> None:
