@@ -23,11 +23,13 @@ from asyncflow.jobs import (
     PlanEntry,
     StepState,
     Subscription,
-    Verdict,
 )
 from asyncflow.progress import Hub
 
 log = structlog.get_logger(__name__)
+
+#: steps that a consumer should take, now or soon
+WAITING = frozenset({StepState.READY, StepState.RETRYING})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,9 +96,9 @@ class Engine:
         self.tallies: Mapping[tuple[str, str], int] = {}
         #: called with each committed change, in commit order
         self.listeners: list[Callable[[Change], None]] = []
-        #: called after each end of an attempt: claimed, verdict, seconds
-        self.on_attempt: Callable[[Claimed, Verdict, float], None] = (
-            lambda _claimed, _verdict, _seconds: None
+        #: called after each end of an attempt, with how many seconds it took
+        self.on_attempt: Callable[[Claimed, Ended, float], None] = (
+            lambda _claimed, _ended, _seconds: None
         )
         self._db: Database
         self.hub: Hub
@@ -116,14 +118,23 @@ class Engine:
         return freed
 
     async def refresh(self) -> None:
-        """Read how many steps wait where."""
+        """Read how many steps wait where, and ring for those: no lost ring stays lost.
+
+        A restart loses the timers of retrying steps, an unknown outcome its rings.
+        """
         self.tallies = await self._db.tallies()
+        self.doorbell.ring(
+            {
+                name
+                for (name, state), n in self.tallies.items()
+                if n and state in WAITING
+            }
+        )
 
     @property
     def backlog(self) -> int:
         """How many steps wait, as of the last refresh."""
-        waiting = {StepState.READY, StepState.RETRYING}
-        return sum(n for (_name, state), n in self.tallies.items() if state in waiting)
+        return sum(n for (_name, state), n in self.tallies.items() if state in WAITING)
 
     def changed(self, change: Change) -> None:
         """Pass a committed change on; the database calls it in commit order."""
@@ -212,7 +223,7 @@ class Engine:
             now=self.clock.now(),
         )
         if state is not None:
-            self.on_attempt(claimed, ended.verdict, seconds)
+            self.on_attempt(claimed, ended, seconds)
             if state is StepState.DONE:
                 self.estimates.add(claimed.consumer, seconds)
         return state

@@ -10,7 +10,7 @@ Rules
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -175,6 +175,14 @@ SPECS: Mapping[str, Spec] = {
         ),
         buckets=REQUEST_S,
     ),
+    "connections": Spec(
+        name="asyncflow_connections", kind="gauge", help="Open HTTP connections."
+    ),
+    "websockets": Spec(
+        name="asyncflow_websockets",
+        kind="gauge",
+        help="Open WebSockets and event streams.",
+    ),
     # ----- storage
     "storage_bytes": Spec(
         name="asyncflow_storage_bytes",
@@ -265,6 +273,8 @@ class Metrics:
     loop_lag: Metric
     http_requests: Metric
     http_duration: Metric
+    connections: Metric
+    websockets: Metric
     storage_bytes: Metric
     storage_free_bytes: Metric
 

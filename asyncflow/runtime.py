@@ -21,13 +21,13 @@ from asyncflow.broker.memory import LocalDoorbell
 from asyncflow.chunks import Chunks
 from asyncflow.config import Settings
 from asyncflow.consumers import Consumers
-from asyncflow.db.base import Change, Claimed
+from asyncflow.db.base import Change, Claimed, Ended
 from asyncflow.db.sqlite import SqliteDatabase
 from asyncflow.db.writer import Batch
 from asyncflow.engine import Clock, Engine
 from asyncflow.errors import DataDirInUse
 from asyncflow.janitor import Janitor
-from asyncflow.jobs import JobState, Limits, PlanEntry, Subscription, Verdict
+from asyncflow.jobs import JobState, Limits, PlanEntry, Subscription
 from asyncflow.metrics import Metrics
 from asyncflow.pool import Pool, default_size
 from asyncflow.progress import Hub
@@ -42,6 +42,10 @@ LOCK = "lock"
 #: gates come before anything else that waits
 GATE_PRIORITY = -10
 LAG_EVERY_S = 0.5
+#: reasons that cost a worker process its life
+LOST_WORKER = frozenset({"crashed", "out_of_memory", "timeout"})
+#: how long a WebSocket's client may take to hear that the server stops
+GOODBYE_S = 2.0
 
 
 class Socket(Protocol):
@@ -224,9 +228,7 @@ class Runtime:
         if self._consumers is not None:
             waiting.append(self._consumers.stop(grace_s))
         await asyncio.gather(*waiting)
-        for socket_ in tuple(self.sockets):
-            with contextlib.suppress(ConnectionError):
-                await socket_.close(code=1001, message=b"the server stops")
+        await asyncio.gather(*(_say_goodbye(one) for one in tuple(self.sockets)))
 
     async def close(self) -> None:
         """Stop every part; what runs now is released for the next start."""
@@ -262,11 +264,11 @@ class Runtime:
         self.metrics.db_batch_size.observe(batch.items)
         self.metrics.db_commit_duration.observe(batch.seconds)
 
-    def _count_attempt(
-        self, claimed: Claimed, verdict: Verdict, seconds: float
-    ) -> None:
-        self.metrics.steps_finished.inc(claimed.consumer, verdict)
+    def _count_attempt(self, claimed: Claimed, ended: Ended, seconds: float) -> None:
+        self.metrics.steps_finished.inc(claimed.consumer, ended.verdict)
         self.metrics.step_duration.observe(seconds, claimed.consumer)
+        if ended.code in LOST_WORKER:
+            self.metrics.worker_crashes.inc(ended.code)
 
     def _count_change(self, change: Change) -> None:
         if change.terminal is not None:
@@ -284,6 +286,8 @@ class Runtime:
         metrics.workers.set(states["running"], "busy")
         metrics.workers.set(states["starting"], "starting")
         metrics.wal_bytes.set(self.db.wal_bytes())
+        metrics.open_uploads.set(await self.db.open_uploads())
+        metrics.storage_bytes.set(await self.db.stored_bytes())
         metrics.websockets.set(len(self.sockets))
         space = _space_of(self.store)
         if space is not None:
@@ -296,6 +300,13 @@ class Runtime:
             await asyncio.sleep(LAG_EVERY_S)
             lag = loop.time() - asked - LAG_EVERY_S
             self.metrics.loop_lag.observe(max(0.0, lag))
+
+
+async def _say_goodbye(socket_: Socket) -> None:
+    """Close a socket; one whose client reads nothing holds nobody up for long."""
+    with contextlib.suppress(ConnectionError, TimeoutError):
+        async with asyncio.timeout(GOODBYE_S):
+            await socket_.close(code=1001, message=b"the server stops")
 
 
 def _space_of(store: Store) -> Callable[[], Awaitable[Space]] | None:

@@ -78,7 +78,9 @@ def build_app(runtime: Runtime, who: Access) -> web.Application:
     add_health(
         app,
         checks={
-            "accepting": _check(lambda: "the server stops" if runtime.draining else None),
+            "accepting": _check(
+                lambda: "the server stops" if runtime.draining else None
+            ),
             "database": _check(lambda: runtime.db.trouble),
             "workers": _check(lambda: None if runtime.pool.workers() else "no workers"),
         },
@@ -88,7 +90,9 @@ def build_app(runtime: Runtime, who: Access) -> web.Application:
     return app
 
 
-def _check(ask: Callable[[], str | None]) -> Callable[[], Coroutine[Any, Any, str | None]]:
+def _check(
+    ask: Callable[[], str | None],
+) -> Callable[[], Coroutine[Any, Any, str | None]]:
     async def check() -> str | None:
         return ask()
 
@@ -152,6 +156,7 @@ async def _serve(settings: Settings) -> int:
             ),
             grace_s=CLOSE_S,
         )
+        runtime.metrics.on_scrape(_connections(runtime, site))
         _greet(runtime, who, site)
         await stop.wait()
         log.info("server.stopping", grace_s=settings.grace)
@@ -162,6 +167,15 @@ async def _serve(settings: Settings) -> int:
         await runtime.close()
     log.info("server.stopped")
     return 0
+
+
+def _connections(
+    runtime: Runtime, site: Site
+) -> Callable[[], Coroutine[Any, Any, None]]:
+    async def measure() -> None:
+        runtime.metrics.connections.set(site.open_connections)
+
+    return measure
 
 
 def _signals() -> asyncio.Event:

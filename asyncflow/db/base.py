@@ -312,6 +312,14 @@ class Database(Protocol):
         """Return how many steps each consumer has in each state."""
         ...
 
+    async def open_uploads(self) -> int:
+        """Return how many uploads are unfinished."""
+        ...
+
+    async def stored_bytes(self) -> int:
+        """Return how many bytes originals and derivatives have."""
+        ...
+
     async def trash(self, limit: int) -> Sequence[Trash]:
         """Return bytes to remove."""
         ...

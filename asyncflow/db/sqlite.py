@@ -367,6 +367,14 @@ class SqliteDatabase:
         found = await self._rows("tallies", {})
         return {(row["consumer"], row["state"]): row["n"] for row in found}
 
+    async def open_uploads(self) -> int:
+        """Return how many uploads are unfinished."""
+        return int((await self._rows("open_uploads", {}))[0]["n"])
+
+    async def stored_bytes(self) -> int:
+        """Return how many bytes originals and derivatives have."""
+        return int((await self._rows("stored_bytes", {}))[0]["n"])
+
     async def trash(self, limit: int) -> Sequence[Trash]:
         """Return bytes to remove."""
         found = await self._rows("trash", {"limit": limit})

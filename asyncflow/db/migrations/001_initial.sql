@@ -147,6 +147,27 @@ CREATE TRIGGER step_removed AFTER DELETE ON step BEGIN
   UPDATE tally SET n = n - 1 WHERE consumer = old.consumer AND state = old.state;
 END;
 
+-- Bytes of originals and derivatives, kept by triggers for the same reason.
+CREATE TABLE stored(id INTEGER PRIMARY KEY CHECK(id=1), bytes INTEGER NOT NULL) STRICT;
+INSERT INTO stored VALUES(1, 0);
+CREATE TRIGGER upload_completed AFTER UPDATE OF state ON upload
+  WHEN new.state = 'complete' AND old.state <> 'complete'
+BEGIN
+  UPDATE stored SET bytes = bytes + new.length;
+END;
+CREATE TRIGGER upload_removed AFTER DELETE ON upload WHEN old.state = 'complete' BEGIN
+  UPDATE stored SET bytes = bytes - old.length;
+END;
+CREATE TRIGGER derivative_added AFTER INSERT ON derivative BEGIN
+  UPDATE stored SET bytes = bytes + new.size;
+END;
+CREATE TRIGGER derivative_replaced AFTER UPDATE OF size ON derivative BEGIN
+  UPDATE stored SET bytes = bytes - old.size + new.size;
+END;
+CREATE TRIGGER derivative_removed AFTER DELETE ON derivative BEGIN
+  UPDATE stored SET bytes = bytes - old.size;
+END;
+
 -- One row that a probe may write to see whether writing works again.
 CREATE TABLE pulse(id INTEGER PRIMARY KEY CHECK(id=1), at INTEGER NOT NULL) STRICT;
 INSERT INTO pulse VALUES(1, 0);

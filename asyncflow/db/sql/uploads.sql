@@ -34,6 +34,12 @@ WHERE job_id = :job AND state = 'receiving';
 SELECT j.pid FROM upload u JOIN job j ON j.id = u.job_id
 WHERE u.state = 'receiving' AND u.expires <= :now ORDER BY u.expires LIMIT :limit;
 
+-- name: open_uploads
+SELECT count(*) AS n FROM upload WHERE state = 'receiving';
+
+-- name: stored_bytes
+SELECT bytes AS n FROM stored WHERE id = 1;
+
 -- name: unfinished_uploads
 -- For recovery: a page after the upload whose row id is :after.
 SELECT j.id, j.pid, j.owner, j.file_name, j.declared_type, j.state AS job_state, j.version,
