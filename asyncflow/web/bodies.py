@@ -53,12 +53,13 @@ class BodyReader:
         self._in_window = 0
         self._started = False
         self._broken: Exception | None = None
+        self._stopped: Exception | None = None
         #: bytes handed out so far
         self.received = 0
 
     def stop(self, error: Exception) -> None:
-        """Make the read that waits, and each one after it, raise *error*."""
-        self._broken = error
+        """Hand out what has arrived, then raise *error*, to a waiting read too."""
+        self._stopped = error
         self._content.set_exception(error)
 
     async def read(self) -> bytes:
@@ -69,6 +70,8 @@ class BodyReader:
         """
         if self._broken is not None:
             raise self._broken
+        if self._stopped is not None:
+            return self._count(self._salvage(self._stopped))
         if not self._started:
             await self._start()
         try:
@@ -81,8 +84,15 @@ class BodyReader:
             gone = not self._request.protocol.connected
             reason = ConnectionResetError("the client has gone")
             piece = self._salvage(reason if gone else MalformedRequest(), error)
+        except Exception as error:
+            if error is not self._stopped:
+                raise
+            piece = self._salvage(error)
         if not piece:
             self._check_length()
+        return self._count(piece)
+
+    def _count(self, piece: bytes) -> bytes:
         self.received += len(piece)
         self._in_window += len(piece)
         if self._in_window >= self._window_bytes:

@@ -168,6 +168,9 @@ class GuardedHandler(RequestHandler):
 
     def eof_received(self) -> bool | None:  # type: ignore[override]  # as asyncio's
         """Keep the way back open when a body ends too early, to say so."""
+        if self._half_closed:
+            # a transport that was told to read on tells its end once more
+            return True
         body = self._body
         if body is None or body.is_eof() or body.exception() is not None:
             return None
