@@ -34,6 +34,7 @@ from asyncflow.db.base import Change, Database, NewUpload, UploadRow
 from asyncflow.engine import Engine
 from asyncflow.errors import (
     BlobNotFound,
+    ClientError,
     DatabaseUnavailable,
     DiskFull,
     EmptyFile,
@@ -183,7 +184,8 @@ class Chunks:
             UploadBusy: the disk holds the earlier request's write.
         """
         row = await self._open(upload_id)
-        await self._take_over(upload_id)
+        if await self._take_over(upload_id):
+            row = await self._open(upload_id)
         if row.state != uploads.UploadState.RECEIVING:
             return self._view(row, row.length or 0)
         offset = await self._offset(row)
@@ -203,10 +205,21 @@ class Chunks:
             return 0
 
     async def _open(self, upload_id: str) -> UploadRow:
+        """Return an upload that is there; one whose time is over ends now."""
         row = await self._db.find_upload(upload_id)
         if row.state == uploads.UploadState.ENDED:
             raise UploadGone
+        if self._is_late(row):
+            await self._expire(upload_id)
+            raise UploadGone
         return row
+
+    def _is_late(self, row: UploadRow) -> bool:
+        # A request that fills it keeps it alive; a whole one is only not accepted yet.
+        if row.expires is None or row.state != uploads.UploadState.RECEIVING:
+            return False
+        busy = row.id in self._turns or row.id in self._unaccepted
+        return not busy and row.expires <= self._engine.clock.now()
 
     async def _offset(self, row: UploadRow) -> int:
         try:
@@ -214,6 +227,12 @@ class Chunks:
         except BlobNotFound:
             # The server died between the row and the blob.
             await self._store.create(row.key, length=row.length)
+            try:
+                await self._open(row.id)
+            except ClientError:
+                # It was ended and swept since *row* was read: leave no bytes behind.
+                await self._store.delete(row.key)
+                raise
             return 0
         return size if row.length is None else min(size, row.length)
 
@@ -251,11 +270,14 @@ class Chunks:
             TruncatedBody, DiskFull, UploadPreempted: what arrived is kept.
         """
         row = await self._open(upload_id)
-        await self._take_over(upload_id)
-        if row.state == uploads.UploadState.COMPLETE:
-            return self._append_to_complete(row, offset, length)
+        waited = await self._take_over(upload_id)
+        # No await lies between the end of the last turn and this one.
         turn = self._turns[upload_id] = _Turn(body)
         try:
+            if waited:
+                row = await self._open(upload_id)
+            if row.state == uploads.UploadState.COMPLETE:
+                return self._append_to_complete(row, offset, length)
             self._check_start(row, await self._offset(row), offset, length)
             return await self._fill(row, turn, offset, is_rest=is_rest)
         finally:
@@ -373,15 +395,21 @@ class Chunks:
 
     # ----- take over
 
-    async def _take_over(self, upload_id: str) -> None:
-        """Stop the request that fills the upload and wait for its last write."""
+    async def _take_over(self, upload_id: str) -> bool:
+        """Stop the request that fills the upload and wait for its last write.
+
+        Tell whether there was one: then what was known of the upload is old.
+        """
+        waited = False
         while (turn := self._turns.get(upload_id)) is not None:
+            waited = True
             turn.body.stop(UploadPreempted())
             try:
                 async with asyncio.timeout(TAKE_OVER_S):
                     await turn.over.wait()
             except TimeoutError:
                 raise UploadBusy from None
+        return waited
 
     # ----- complete and end
 
@@ -407,10 +435,15 @@ class Chunks:
         while page := await self._db.unfinished_uploads(after, 500):
             after = page[-1].seq
             for row in page:
-                if row.length is not None and await self._offset(row) == row.length:
-                    await self._accept(row.id, row.length)
-                    found += 1
+                with suppress(UploadGone):  # its time was over as well
+                    found += await self._recover(row)
         return found
+
+    async def _recover(self, row: UploadRow) -> bool:
+        if row.length is None or await self._offset(row) != row.length:
+            return False
+        await self._accept(row.id, row.length)
+        return True
 
     async def terminate(self, upload_id: str) -> None:
         """End an unfinished upload at its client's wish and give up its bytes.
@@ -442,9 +475,12 @@ class Chunks:
         ids = await self._db.expired_uploads(self._engine.clock.now(), limit)
         idle = [upload_id for upload_id in ids if upload_id not in self._turns]
         for upload_id in idle:
-            detail = "nobody finished the upload in time"
-            await self._end(upload_id, JobState.CANCELLED, "expired", detail)
+            await self._expire(upload_id)
         return len(idle)
+
+    async def _expire(self, upload_id: str) -> None:
+        detail = "nobody finished the upload in time"
+        await self._end(upload_id, JobState.CANCELLED, "expired", detail)
 
     async def _end(
         self, upload_id: str, state: JobState, code: str, detail: str
