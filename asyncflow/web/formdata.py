@@ -23,7 +23,8 @@ _BOUNDARY = re.compile(
     r"""multipart/form-data\s*;(?:.*;)?\s*boundary=(?:"([^"]{1,70})"|([^\s";,]{1,70}))""",
     re.IGNORECASE | re.DOTALL,
 )
-_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*?)[ \t]*")
+# White space is stripped afterwards: a pattern that did it would go back and forth.
+_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\r\n\0]*)")
 
 
 class Source(Protocol):
@@ -33,6 +34,10 @@ class Source(Protocol):
         """Return the next bytes, empty at the end."""
         ...
 
+    def stop(self, error: Exception) -> None:
+        """Make the read that waits now, or the next one, raise *error*."""
+        ...
+
 
 class Part:
     """One part: its headers are read, its bytes come from `read` until it is empty."""
@@ -40,7 +45,6 @@ class Part:
     def __init__(self, form: "FormReader", headers: dict[str, str]) -> None:
         self._form = form
         self._over = False
-        self._stopped: Exception | None = None
         disposition = headers.get("content-disposition", "")
         self.name, self.file_name = content_disposition(disposition)
         self.content_type = headers.get("content-type")
@@ -48,8 +52,12 @@ class Part:
         self.received = 0
 
     def stop(self, error: Exception) -> None:
-        """Make the next read raise *error*."""
-        self._stopped = error
+        """Make the read that waits now, or the next one, raise *error*.
+
+        The rest of the form goes with it: the bytes of a part cannot be passed over
+        without waiting for them.
+        """
+        self._form.stop(error)
 
     async def read(self) -> bytes:
         """Return the next bytes of the part, empty at its end.
@@ -57,8 +65,6 @@ class Part:
         Raises:
             InvalidMultipart: the body ends inside the part.
         """
-        if self._stopped is not None:
-            raise self._stopped
         if self._over:
             return b""
         data = await self._form.part_bytes()
@@ -103,6 +109,10 @@ class FormReader:
             raise InvalidMultipart(f"the form has more than {MAX_PARTS} parts")
         self._part = Part(self, await self._head())
         return self._part
+
+    def stop(self, error: Exception) -> None:
+        """Make the read that waits now, and all after it, raise *error*."""
+        self._source.stop(error)
 
     async def part_bytes(self) -> bytes:
         """Return the next bytes before the delimiter; empty: it has been passed."""
@@ -175,7 +185,7 @@ class FormReader:
             if found is None:
                 raise InvalidMultipart("a header of a part is malformed")
             name = found[1].decode("ascii").lower()
-            headers[name] = found[2].decode("utf-8", "replace")
+            headers[name] = found[2].strip(b" \t").decode("utf-8", "replace")
         await self._pass_empty_line()
         return headers
 

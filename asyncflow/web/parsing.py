@@ -5,7 +5,6 @@ bytes must not.
 """
 
 import base64
-import binascii
 import re
 from collections.abc import Mapping
 from urllib.parse import unquote
@@ -44,9 +43,10 @@ def number_parameter(
     request: web.Request, name: str, *, default: int, least: int, most: int
 ) -> int:
     """Return a query parameter as a number. Raise InvalidParameter."""
-    text = request.query.get(name)
-    if text is None:
+    values = request.query.getall(name, [])
+    if not values:
         return default
+    text = ", ".join(values)
     if not _NUMBER.fullmatch(text) or not least <= int(text) <= most:
         accepted = f"a whole number from {least} to {most}"
         raise InvalidParameter(name, text, accepted=accepted)
@@ -55,8 +55,8 @@ def number_parameter(
 
 def refuse_encoding(request: web.Request) -> None:
     """Refuse a body that is not the file itself (RFC 9110 section 8.4)."""
-    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding not in {"", "identity"}:
+    encoding = ", ".join(request.headers.getall("Content-Encoding", []))
+    if encoding.strip().lower() not in {"", "identity"}:
         raise UnsupportedContentEncoding(
             f"Content-Encoding is {encoding[:40]!r}; send the file as it is"
         )
@@ -79,7 +79,7 @@ def tus_metadata(headers: CIMultiDictProxy[str]) -> tuple[str, Mapping[str, str]
             raise InvalidHeader(name, pair, accepted=accepted)
         try:
             value = base64.b64decode(encoded.strip(), validate=True)
-        except binascii.Error:
+        except ValueError:  # binascii.Error, and characters beyond ASCII
             raise InvalidHeader(name, pair, accepted="base64 values") from None
         found[key] = value.decode("utf-8", "replace")
     return raw, found
