@@ -20,6 +20,8 @@ from asyncflow.errors import (
     EmptyFile,
     InvalidMultipart,
     MissingFile,
+    ServerBusy,
+    SlowBody,
     TruncatedBody,
 )
 from asyncflow.jobs import JobState
@@ -27,6 +29,7 @@ from asyncflow.runtime import Runtime
 from asyncflow.views import ErrorView, View
 from asyncflow.web.auth import UPLOAD, Principal, require
 from asyncflow.web.bodies import BodyReader, continue_later
+from asyncflow.web.errors import status_of
 from asyncflow.web.formdata import FormReader, Part
 from asyncflow.web.keys import runtime_key
 from asyncflow.web.parsing import content_disposition, refuse_encoding
@@ -41,7 +44,7 @@ class UploadAnswer(View, frozen=True, kw_only=True, omit_defaults=True):
     job_id: str | None
     status: str
     message: str
-    file_name: str
+    file_name: str | None
     status_url: str | None
     estimated_time: float | None
     upload_time_ms: int
@@ -153,29 +156,81 @@ async def _form(request: web.Request, principal: Principal) -> web.Response:
     runtime = request.app[runtime_key]
     body = BodyReader(request, min_rate=runtime.settings.body_min_rate)
     form = FormReader(body, request.headers[hdrs.CONTENT_TYPE])
-    answers: list[UploadAnswer] = []
-    refusals: list[AsyncflowError] = []
-    while (part := await form.next_part()) is not None:
-        if part.name != FIELD or part.file_name is None:
-            continue
-        began = time.monotonic()
-        said = _announced(part, principal)
-        try:
-            upload = await _store(runtime, said, part, length=None)
-        except ClientError as refused:
-            if isinstance(refused, InvalidMultipart | TruncatedBody):
-                raise
-            refusals.append(refused)
-            answers.append(_refusal(said, refused, began))
-        else:
-            answers.append(_answer(runtime, said, upload, began))
-    if not answers:
-        raise MissingFile
-    if len(answers) > 1:
-        return _several(answers)
-    if refusals:
-        raise refusals[0]
-    return _accepted(answers[0])
+    told = _Told()
+    try:
+        while (part := await form.next_part()) is not None:
+            if part.name == FIELD and part.file_name is not None:
+                await _take_part(runtime, part, _announced(part, principal), told)
+    except (ClientError, ServerBusy) as broken:
+        # What was accepted before must be told: its sender would send it again.
+        if not told.has_accepted:
+            raise
+        if told.refusals[-1:] != [broken]:
+            told.refuse(None, broken, time.monotonic())
+    return told.answer()
+
+
+async def _take_part(
+    runtime: Runtime, part: Part, said: Announced, told: "_Told"
+) -> None:
+    """Store one file of a form; a refusal ends the form only if it broke the body."""
+    began = time.monotonic()
+    try:
+        upload = await _store(runtime, said, part, length=None)
+    except (ClientError, ServerBusy) as refused:
+        told.refuse(said.file_name, refused, began)
+        if isinstance(refused, InvalidMultipart | TruncatedBody | SlowBody):
+            raise
+    else:
+        told.accept(_answer(runtime, said, upload, began))
+
+
+class _Told:
+    """What a form's sender is to be told, file by file."""
+
+    def __init__(self) -> None:
+        self.answers: list[UploadAnswer] = []
+        self.refusals: list[AsyncflowError] = []
+
+    @property
+    def has_accepted(self) -> bool:
+        """Tell whether a file of the form has become a job."""
+        return len(self.answers) > len(self.refusals)
+
+    def accept(self, answer: UploadAnswer) -> None:
+        """Note a file that has become a job."""
+        self.answers.append(answer)
+
+    def refuse(
+        self, file_name: str | None, refused: AsyncflowError, began: float
+    ) -> None:
+        """Note a file that was refused; None: what broke between two files."""
+        self.refusals.append(refused)
+        self.answers.append(_refusal(file_name, refused, began))
+
+    def answer(self) -> web.Response:
+        """Return the answer: one file's own, or a list in the order of the files.
+
+        Raises:
+            MissingFile: there was no file.
+            AsyncflowError: the only file was refused for this reason.
+        """
+        if not self.answers:
+            raise MissingFile
+        if len(self.answers) > 1:
+            return self._several()
+        if self.refusals:
+            raise self.refusals[0]
+        return _accepted(self.answers[0])
+
+    def _several(self) -> web.Response:
+        status = 202 if self.has_accepted else status_of(type(self.refusals[0]))
+        return web.Response(
+            status=status,
+            body=msgspec.json.encode(UploadAnswers(jobs=tuple(self.answers))),
+            content_type="application/json",
+            headers={hdrs.CACHE_CONTROL: "no-store"},
+        )
 
 
 def _announced(part: Part, principal: Principal) -> Announced:
@@ -189,23 +244,16 @@ def _announced(part: Part, principal: Principal) -> Announced:
     )
 
 
-def _refusal(said: Announced, refused: ClientError, began: float) -> UploadAnswer:
+def _refusal(
+    file_name: str | None, refused: AsyncflowError, began: float
+) -> UploadAnswer:
     return UploadAnswer(
         job_id=None,
         status="REFUSED",
         message=refused.detail,
-        file_name=said.file_name,
+        file_name=file_name,
         status_url=None,
         estimated_time=None,
         upload_time_ms=round((time.monotonic() - began) * 1000),
         error=ErrorView(code=refused.code, detail=refused.detail),
-    )
-
-
-def _several(answers: list[UploadAnswer]) -> web.Response:
-    return web.Response(
-        status=202 if any(answer.job_id for answer in answers) else 400,
-        body=msgspec.json.encode(UploadAnswers(jobs=tuple(answers))),
-        content_type="application/json",
-        headers={hdrs.CACHE_CONTROL: "no-store"},
     )

@@ -13,6 +13,7 @@ from asyncflow import uploads
 from asyncflow.chunks import Announced, Upload
 from asyncflow.errors import (
     InvalidHeader,
+    PastUploadLength,
     UnsupportedContentType,
     UnsupportedTusVersion,
     UploadNotFound,
@@ -76,7 +77,7 @@ async def create(request: web.Request) -> web.Response:
     _check_version(request)
     refuse_encoding(request)
     length = _announced_length(request)
-    with_body = _carries_chunk(request)
+    with_body = _carries_chunk(request, length)
     raw, metadata = tus_metadata(request.headers)
     name = uploads.clean_name(metadata.get("filename") or metadata.get("name"))
     said = metadata.get("filetype") or metadata.get("type")
@@ -93,7 +94,12 @@ async def create(request: web.Request) -> web.Response:
     )
     runtime.metrics.uploads_created.inc("tus")
     if with_body and length:
-        upload = await _fill(request, runtime, upload.id, 0)
+        try:
+            upload = await _fill(request, runtime, upload.id, 0)
+        except BaseException as error:
+            # Nobody was told its address: nobody could go on with it.
+            await runtime.chunks.abandon(upload.id, error)
+            raise
     headers = _headers(upload)
     headers[hdrs.LOCATION] = _location(request, runtime, upload.id)
     return web.Response(status=201, headers=headers)
@@ -107,10 +113,15 @@ def _announced_length(request: web.Request) -> int:
     return needed_number_header(request.headers, "Upload-Length")
 
 
-def _carries_chunk(request: web.Request) -> bool:
-    """Tell whether a creation brings bytes along; refuse another type of body."""
+def _carries_chunk(request: web.Request, length: int) -> bool:
+    """Tell whether a creation brings bytes along; refuse what could not end well."""
     if not request.can_read_body:
         return False
+    if request.content_length is not None and request.content_length > length:
+        raise PastUploadLength(
+            f"a body of {request.content_length} bytes reaches beyond the length "
+            f"{length}"
+        )
     if uploads.clean_type(request.headers.get(hdrs.CONTENT_TYPE)) != CHUNK_TYPE:
         raise UnsupportedContentType(f"a body here must be {CHUNK_TYPE}")
     return True
