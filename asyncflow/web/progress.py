@@ -32,7 +32,8 @@ MAX_QUEUED: Final = 1000
 MAX_JOBS: Final = 1000
 MAX_MESSAGE: Final = 64 * 1024
 PING_S: Final = 25.0
-SEND_S: Final = 30.0
+#: a client that takes nothing for so long is cut off
+SEND_S: Final = 10.0
 
 
 class Wish(msgspec.Struct, forbid_unknown_fields=True):
@@ -51,7 +52,10 @@ def add_routes(app: web.Application) -> None:
 
 
 class Session:
-    """One socket: the jobs it watches and what it has still to be sent."""
+    """One watcher: the jobs it watches and what it has still to be sent.
+
+    A WebSocket and an event stream differ only in who sends what `take` returns.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -61,7 +65,7 @@ class Session:
         #: job -> messages held back until its snapshot is there; None: it is
         self._held: dict[str, list[Message] | None] = {}
         self._versions: dict[str, int] = {}
-        self._is_slow = False
+        self._is_over = False
 
     def hear(self, message: Message) -> None:
         """Take a message of the hub."""
@@ -80,8 +84,8 @@ class Session:
         ):
             return
         if len(self._queue) >= MAX_QUEUED:
-            self._is_slow = True
-        else:
+            self.end()
+        elif not self._is_over:
             self._queue.append(message)
         self._wake.set()
 
@@ -111,13 +115,17 @@ class Session:
             return
         text = encode("snapshot", job, view.version, job=view)
         held, self._held[job] = self._held.get(job) or [], None
-        self._put_snapshot(job, view.version, text)
+        snapshot = Message(
+            type="snapshot",
+            job_id=job,
+            seq=view.version,
+            text=text,
+            is_last=view.status.is_final,
+        )
+        self._put(snapshot)
+        self._versions[job] = view.version
         for message in held:
             self._put(message)
-
-    def _put_snapshot(self, job: str, version: int, text: str) -> None:
-        self._put(Message(type="snapshot", job_id=job, seq=version, text=text))
-        self._versions[job] = version
 
     def _complain(self, job: str, code: str, detail: str) -> None:
         text = encode("error", job, None, code=code, detail=detail)
@@ -134,18 +142,34 @@ class Session:
         for job in tuple(self._held):
             self.unsubscribe(job)
 
-    async def send(self, socket: web.WebSocketResponse) -> None:
-        """Send what is queued until the socket closes or proves too slow."""
-        while not socket.closed:
-            await self._wake.wait()
+    def end(self) -> None:
+        """Make `take` return None from now on, whatever is still queued."""
+        self._is_over = True
+        self._queue.clear()
+        self._wake.set()
+
+    async def take(self) -> Message | None:
+        """Wait for the next message; None: the watcher reads too slowly, or must go."""
+        while not self._queue and not self._is_over:
             self._wake.clear()
-            while self._queue and not self._is_slow:
-                async with asyncio.timeout(SEND_S):
-                    await socket.send_str(self._queue.popleft().text)
-            if self._is_slow:
-                await socket.close(
-                    code=WSCloseCode.TRY_AGAIN_LATER, message=b"reading too slowly"
-                )
+            await self._wake.wait()
+        return None if self._is_over else self._queue.popleft()
+
+    async def send(self, socket: web.WebSocketResponse) -> None:
+        """Send what is queued until the socket closes or proves too slow.
+
+        Raises:
+            TimeoutError: the client takes nothing, not even a farewell.
+        """
+        while not socket.closed:
+            message = await self.take()
+            async with asyncio.timeout(SEND_S):
+                if message is not None:
+                    await socket.send_str(message.text)
+                else:
+                    await socket.close(
+                        code=WSCloseCode.TRY_AGAIN_LATER, message=b"reading too slowly"
+                    )
 
 
 async def socket(request: web.Request) -> web.WebSocketResponse:
@@ -160,7 +184,7 @@ async def socket(request: web.Request) -> web.WebSocketResponse:
     await answer.prepare(request)
     session = Session(runtime)
     runtime.sockets.add(answer)
-    sending = asyncio.create_task(session.send(answer), name="ws-send")
+    sending = asyncio.create_task(_send(request, answer, session), name="ws-send")
     try:
         for job in request.query.getall("job", []):
             await session.subscribe(job)
@@ -170,9 +194,18 @@ async def socket(request: web.Request) -> web.WebSocketResponse:
         runtime.sockets.discard(answer)
         sending.cancel()
         await asyncio.wait([sending])
-        if not sending.cancelled() and sending.exception() is not None:
-            await answer.close()
     return answer
+
+
+async def _send(
+    request: web.Request, answer: web.WebSocketResponse, session: Session
+) -> None:
+    try:
+        await session.send(answer)
+    except (TimeoutError, ConnectionError):
+        # It reads nothing: only breaking the connection wakes who listens to it.
+        if request.transport is not None:
+            request.transport.abort()
 
 
 async def _listen(answer: web.WebSocketResponse, session: Session) -> None:
