@@ -20,8 +20,13 @@ def configure(*, level: str, as_json: bool) -> None:
             structlog.processors.JSONRenderer(),
         ]
     else:
-        colors = sys.stderr.isatty()
-        last = [structlog.dev.ConsoleRenderer(colors=colors)]
+        # Plain tracebacks: the rich ones print local variables, secrets among them.
+        last = [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                exception_formatter=structlog.dev.plain_traceback,
+            )
+        ]
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(

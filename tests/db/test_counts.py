@@ -23,7 +23,8 @@ def test_stored_bytes_are_those_of_originals_and_derivatives(tmp_path: Path) -> 
         with closing(sqlite3.connect(tmp_path / "data" / "asyncflow.db")) as db:
             kept = db.execute("SELECT bytes FROM stored").fetchone()[0]
             counted = db.execute(
-                "SELECT (SELECT sum(size) FROM job) + (SELECT sum(size) FROM derivative)"
+                "SELECT (SELECT sum(size) FROM job) +"
+                " (SELECT sum(size) FROM derivative)"
             ).fetchone()[0]
 
     assert kept == counted > 0
