@@ -89,7 +89,8 @@ def upload(
     Ends with 0 if the server took every file; with --wait, if every job ended as
     COMPLETED.
     """
-    paths = list(_found(files, recursive=recursive))
+    # the same file twice would fight with itself over one upload
+    paths = list({p.resolve(): p for p in _found(files, recursive=recursive)}.values())
     if name is not None and len(paths) != 1:
         raise click.UsageError(f"--name names one file, and these are {len(paths)}")
     order = Order(
@@ -119,8 +120,10 @@ def _found(files: tuple[str, ...], *, recursive: bool) -> Iterator[Path]:
                     f"{file} is a folder: add -r to upload its files"
                 )
             yield from sorted(p for p in path.rglob("*") if p.is_file())
-        elif path.exists():
+        elif path.is_file():
             yield path
+        elif path.exists():
+            raise click.UsageError(f"{file} is no regular file")
         else:
             raise click.UsageError(f"{file} does not exist")
 
@@ -182,7 +185,8 @@ class _Batch:
         except (RequestFailed, OSError) as error:
             if isinstance(error, ServerRefused) and error.status == _UNAUTHORIZED:
                 raise
-            return Outcome(file=label, error=in_words(error))
+            why = error.strerror if isinstance(error, OSError) else None
+            return Outcome(file=_text(label), error=why or in_words(error))
         return self._ended(label, job)
 
     def _sending(self, label: str, progress: Progress) -> None:
@@ -194,7 +198,9 @@ class _Batch:
 
     def _accepted(self, label: str, job_id: str) -> Outcome:
         url = self._client.address_of(f"status/{job_id}")
-        return Outcome(file=label, job_id=job_id, status="ACCEPTED", status_url=url)
+        return Outcome(
+            file=_text(label), job_id=job_id, status="ACCEPTED", status_url=url
+        )
 
     def _ended(self, label: str, job: Job) -> Outcome:
         error = None
@@ -203,7 +209,7 @@ class _Batch:
             if job.error is not None:
                 error = f"{job.error.detail} ({job.error.code})"
         return Outcome(
-            file=label,
+            file=_text(label),
             job_id=job.job_id,
             status=job.status,
             status_url=self._client.address_of(f"status/{job.job_id}"),
@@ -221,6 +227,11 @@ class _Batch:
                 click.echo(f"{name_of(outcome.file)}: {clean(outcome.error)}", err=True)
         else:
             self._report.result(_sentence(outcome))
+
+
+def _text(path: str) -> str:
+    """Return *path* as text that can be sent: its odd bytes as escapes."""
+    return path.encode("utf-8", "backslashreplace").decode()
 
 
 def _sentence(outcome: Outcome) -> str:

@@ -124,8 +124,52 @@ def test_one_name_is_for_one_file(
     assert main(["upload", str(photo), "--name", "other.jpg"]) == 0
     assert server.uploads["job-1"].name == "other.jpg"
 
-    assert main(["upload", str(photo), str(photo), "--name", "other.jpg"]) == 2
+    Path("b.txt").write_text("b")
+    assert main(["upload", str(photo), "b.txt", "--name", "other.jpg"]) == 2
     assert "--name names one file" in capsys.readouterr().err
+
+
+def test_the_same_file_twice_is_one_upload(server: SmallServer, photo: Path) -> None:
+    assert main(["upload", str(photo), f"./{photo}", str(photo.absolute())]) == 0
+
+    assert list(server.uploads) == ["job-1"]
+
+
+def test_a_name_that_is_no_text_is_shown_all_the_same(
+    server: SmallServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = os.fsdecode(b"\xff.jpg")
+    Path(name).write_bytes(b"x")
+
+    assert main(["upload", name, "--json"]) == 0
+
+    assert lines(capsys.readouterr().out)[0]["file"] == "\\udcff.jpg"
+    assert server.uploads["job-1"].name == "?.jpg"
+
+
+def test_what_is_no_file_is_not_waited_for(
+    server: SmallServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo("pipe")
+
+    assert main(["upload", "pipe"]) == 2
+
+    assert "pipe is no regular file" in capsys.readouterr().err
+    assert server.requests == []
+
+
+def test_a_file_that_vanishes_does_not_stop_the_others(
+    server: SmallServer, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("gone.jpg").symlink_to("real.jpg")
+    Path("real.jpg").write_bytes(b"x")
+    server.on_livez = lambda: Path("real.jpg").unlink()
+
+    assert main(["upload", "gone.jpg", str(photo)]) == 1
+
+    shown = capsys.readouterr().out
+    assert "✗ gone.jpg: No such file or directory" in shown
+    assert "✓ photo.jpg" in shown
 
 
 def test_nobody_there_is_said_at_once_and_plainly(

@@ -7,7 +7,7 @@ does what its `faults` say: break a connection after so many bytes, refuse, say 
 import asyncio
 import base64
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -49,6 +49,8 @@ class SmallServer:
     stalled: threading.Event = field(default_factory=threading.Event)
     #: answer so many requests with this before anything else
     refusals: list[web.HTTPException] = field(default_factory=list)
+    #: do this when somebody asks whether we live
+    on_livez: Callable[[], None] | None = None
     sockets: bool = True
     received: int = 0
     requests: list[tuple[str, str]] = field(default_factory=list)
@@ -91,6 +93,8 @@ class SmallServer:
         return answer
 
     async def _alive(self, _request: web.Request) -> web.Response:
+        if self.on_livez is not None:
+            self.on_livez()
         return web.Response(text="ok")
 
     async def _create(self, request: web.Request) -> web.Response:
