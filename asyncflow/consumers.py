@@ -11,10 +11,11 @@ a database in trouble cannot settle is settled later, as long as the lease is ou
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeVar
 
 import aiofiles
 import structlog
@@ -40,8 +41,11 @@ log = structlog.get_logger(__name__)
 BEATS_PER_LEASE = 6
 #: one step more than there are workers, so that a worker never waits for a claim
 CLAIMED_AHEAD = 1
-SETTLE_AGAIN_S = 0.5
+#: how long to wait before a database in trouble is asked again
+AGAIN_S = 0.5
 IDENTIFY = "identify"
+
+T = TypeVar("T")
 
 
 class _StepLost(Exception):
@@ -126,15 +130,31 @@ class Consumers:
                 await self._room.wait()
                 continue
             try:
-                claimed = await self._engine.claim(names, room)
+                claimed = await self._claim(names, room)
             except (DatabaseUnavailable, DiskFull) as error:
                 log.warning("consumers.claim_failed", error=error.detail)
-                await asyncio.sleep(SETTLE_AGAIN_S)
+                await asyncio.sleep(AGAIN_S)
+                continue
+            except Exception:  # the supervisor of all steps: it must go on
+                log.exception("consumers.claim_failed")
+                await asyncio.sleep(AGAIN_S)
                 continue
             for one in claimed:
                 self._begin(one)
             if len(claimed) < room:
                 await self._engine.doorbell.wait(self._names)
+
+    async def _claim(self, names: Sequence[str], room: int) -> Sequence[Claimed]:
+        claim = asyncio.ensure_future(self._engine.claim(names, room))
+        try:
+            return await asyncio.shield(claim)
+        except asyncio.CancelledError:
+            # The write goes on without us: give back what it takes.
+            with suppress(DatabaseUnavailable, DiskFull):
+                for one in await claim:
+                    released = Ended(verdict=Verdict.RELEASED)
+                    await self._engine.settle(one, released, 0.0)
+            raise
 
     def _begin(self, claimed: Claimed) -> None:
         held = (claimed.step_id, claimed.token)
@@ -155,6 +175,9 @@ class Consumers:
                 lost = await self._engine.beat(tuple(self._running))
             except (DatabaseUnavailable, DiskFull) as error:
                 log.warning("consumers.beat_failed", error=error.detail)
+                continue
+            except Exception:  # without beats every step would be lost
+                log.exception("consumers.beat_failed")
                 continue
             for held in lost:
                 if held in self._running:
@@ -277,42 +300,53 @@ class Consumers:
             made.name,
             made.media_type,
         )
-        size = await self._store.put(key, made.fd)
-        published = Published(
-            name=made.name,
-            key=key,
-            media_type=made.media_type,
-            size=size,
-            facts=made.facts,
-        )
         kept = False
         try:
-            kept = await self._engine.publish(claimed, published)
+            size = await self._store.put(key, made.fd)
+            published = Published(
+                name=made.name,
+                key=key,
+                media_type=made.media_type,
+                size=size,
+                facts=made.facts,
+            )
+            kept = await self._insist(
+                lambda: self._engine.publish(claimed, published), claimed
+            )
         finally:
             if not kept:
+                # Nobody else knows of these bytes: the step may be closed already.
                 with suppress(AsyncflowError):
                     await self._store.delete(key)
         if not kept:
             raise _StepLost
 
-    async def _settle(self, claimed: Claimed, ended: Ended, seconds: float) -> None:
-        facts = {"job": claimed.job_id, "step": claimed.consumer}
+    async def _insist(self, write: Callable[[], Awaitable[T]], claimed: Claimed) -> T:
+        """Write until the database can take it: the work is done, and still ours."""
         while True:
             try:
-                state = await self._engine.settle(claimed, ended, seconds)
+                return await write()
             except (DatabaseUnavailable, DiskFull) as error:
-                # The work is done: keep it until the database can take it.
-                log.warning("step.settle_failed", **facts, error=error.detail)
-                await asyncio.sleep(SETTLE_AGAIN_S)
-                continue
-            log.info(
-                "step.ended",
-                **facts,
-                state=state or "stale",
-                code=ended.code,
-                seconds=round(seconds, 3),
-            )
-            return
+                log.warning(
+                    "step.write_failed",
+                    job=claimed.job_id,
+                    step=claimed.consumer,
+                    error=error.detail,
+                )
+                await asyncio.sleep(AGAIN_S)
+
+    async def _settle(self, claimed: Claimed, ended: Ended, seconds: float) -> None:
+        state = await self._insist(
+            lambda: self._engine.settle(claimed, ended, seconds), claimed
+        )
+        log.info(
+            "step.ended",
+            job=claimed.job_id,
+            step=claimed.consumer,
+            state=state or "stale",
+            code=ended.code,
+            seconds=round(seconds, 3),
+        )
 
 
 async def _fetch(store: Store, key: str, path: Path) -> None:
