@@ -1,0 +1,82 @@
+"""The options of our test suite: what is left out, what is demanded, what is told."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+NEEDS_A_PROGRAM = """
+import pytest
+
+@pytest.mark.needs("strace")
+def test_with_a_program():
+    pass
+
+def test_without():
+    pass
+"""
+NEEDS_A_CORPUS = "def test_real_files(corpus): assert corpus.is_dir()"
+SKIPS = "import pytest\ndef test_skipped(): pytest.skip('not today')"
+UNLISTED = "import pytest\n@pytest.mark.needs('gimp')\ndef test_paints(): pass"
+
+
+def outcome(folder: Path, test: str, *options: str) -> tuple[int, str]:
+    """Run *test* where no program is installed; return the exit code and the text."""
+    (folder / "test_it.py").write_text(test)
+    (folder / "empty").mkdir()
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "--rootdir", str(folder)),
+            *("-p", "tests.conftest", "-p", "no:cacheprovider", "-q", *options),
+        ],
+        cwd=folder,
+        env={
+            "PATH": str(folder / "empty"),
+            "PYTHONPATH": str(ROOT),
+            "ASYNCFLOW_CORPUS": str(folder / "nowhere"),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=45,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_test_whose_program_is_missing_is_left_out_and_counted(
+    tmp_path: Path,
+) -> None:
+    code, text = outcome(tmp_path, NEEDS_A_PROGRAM)
+    assert code == 0, text
+    assert "not run here: 1 test needs strace" in text
+    assert "1 passed, 1 deselected" in text
+
+
+def test_with_all_a_missing_program_is_a_failure(tmp_path: Path) -> None:
+    code, text = outcome(tmp_path, NEEDS_A_PROGRAM, "--all")
+    assert code == pytest.ExitCode.TESTS_FAILED, text
+    assert "this test needs strace" in text
+
+
+def test_without_a_corpus_its_tests_are_left_out_and_counted(tmp_path: Path) -> None:
+    code, text = outcome(tmp_path, NEEDS_A_CORPUS + "\ndef test_other(): pass")
+    assert code == 0, text
+    assert "not run here: 1 test needs a corpus folder" in text
+
+
+def test_a_skipped_test_is_a_failure_with_all_only(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    assert outcome(tmp_path / "a", SKIPS)[0] == 0
+    code, text = outcome(tmp_path / "b", SKIPS, "--all")
+    assert code == pytest.ExitCode.TESTS_FAILED
+    assert "--all: a skipped test is a failure" in text
+
+
+def test_a_program_that_nobody_would_install_is_refused(tmp_path: Path) -> None:
+    code, text = outcome(tmp_path, UNLISTED)
+    assert code == pytest.ExitCode.USAGE_ERROR
+    assert "not in needs.txt: gimp" in text
