@@ -145,6 +145,7 @@ class Hand:
             voice=voice,
         )
         executor, context = nursery.hire(worker.begin, setup)
+        self._release = context.release
         greeting = executor.submit(worker.ready)
         context.results.drop_writer()
         context.on_exit(self._tell(self._on_exit))
@@ -210,6 +211,12 @@ class Hand:
         self._executor.shutdown(wait=False, cancel_futures=True)
         if not self.greeted.done():
             self.greeted.set_result(False)
+
+    async def bury(self, within_s: float) -> None:
+        """Wait for the killed worker's end and close what is left of it."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.exited.wait(), within_s)
+            self._release()
 
     def _listen(self) -> None:
         for _ in range(_MESSAGES):

@@ -197,6 +197,12 @@ class _Context(context.ForkServerContext):
             raise StartError("no worker process was started")
         return self.process.pid
 
+    def release(self) -> None:
+        """Close what belonged to a worker that has ended; cycles would delay it."""
+        self.results.close()
+        if self.process is not None and self.process._popen is not None:  # type: ignore[attr-defined]  # noqa: SLF001
+            self.process._popen.close()  # type: ignore[attr-defined]  # noqa: SLF001
+
     def on_exit(self, tell: Callable[[int], None]) -> None:
         """Have *tell* called with the worker's exit code, on some other thread."""
         self._nursery.listen_exit(self.pid, tell)

@@ -270,8 +270,7 @@ class Pool:
 
     async def _bury(self, hand: Hand) -> None:
         """See that nothing of a killed worker is left: processes, then files."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(hand.exited.wait(), _EXIT_S)
+        await hand.bury(_EXIT_S)
         # only now does the fork server have its orphans
         self._kill_strays()
         await _remove(hand.folder)
