@@ -107,6 +107,8 @@ class _Turn:
         self.body = body
         self.over = asyncio.Event()
         self.offset = 0
+        #: it ends the upload itself: nobody has to stop it
+        self.refuses = False
 
 
 class Chunks:
@@ -337,7 +339,7 @@ class Chunks:
             if head.wants_more:
                 head.add(data)
                 if not head.wants_more:
-                    await self._check_head(row, head)
+                    await self._check_head(row, turn, head)
             room = limit - writer.offset
             await writer.write(data if len(data) <= room else memoryview(data)[:room])
             turn.offset = writer.offset
@@ -346,7 +348,7 @@ class Chunks:
                 self._refuse_surplus(row)
         is_whole = is_rest if row.length is None else writer.offset == row.length
         if head.wants_more and head.data and is_whole:
-            await self._check_head(row, head)
+            await self._check_head(row, turn, head)
 
     def _limit(self, row: UploadRow) -> int:
         return self._admission.rules.max_bytes if row.length is None else row.length
@@ -362,21 +364,23 @@ class Chunks:
             return None
         return b"".join([part async for part in self._store.read(key, 0, offset)])
 
-    async def _check_head(self, row: UploadRow, head: "_Head") -> None:
+    async def _check_head(self, row: UploadRow, turn: _Turn, head: "_Head") -> None:
         """Refuse a file whose first bytes are plainly not of the declared kind."""
-        first = bytes(head.data)
-        found = uploads.contradicts(row.declared_type, first)
-        if found is not None:
-            detail = f"{row.file_name!r} is declared {row.declared_type} but is {found}"
-            self._admission.on_refusal(TypeMismatch.code)
-            await self._end(row.id, JobState.REJECTED, TypeMismatch.code, detail)
-            raise TypeMismatch(detail)
         try:
-            self._admission.check_type(uploads.signature(first) or row.declared_type)
-        except TypeNotAllowed as refused:
+            self._judge(row, bytes(head.data))
+        except (TypeMismatch, TypeNotAllowed) as refused:
+            turn.refuses = True
             self._admission.on_refusal(refused.code)
             await self._end(row.id, JobState.REJECTED, refused.code, refused.detail)
             raise
+
+    def _judge(self, row: UploadRow, first: bytes) -> None:
+        found = uploads.contradicts(row.declared_type, first)
+        if found is not None:
+            raise TypeMismatch(
+                f"{row.file_name!r} is declared {row.declared_type} but is {found}"
+            )
+        self._admission.check_type(uploads.signature(first) or row.declared_type)
 
     async def _make_durable(self, writer: Writer) -> int:
         try:
@@ -509,7 +513,9 @@ class Chunks:
     def changed(self, change: Change) -> None:
         """Stop filling an upload whose job was closed by somebody else."""
         turn = self._turns.get(change.job_id)
-        if turn is not None and (change.terminal is not None or change.gone):
+        if turn is None or turn.refuses:
+            return
+        if change.terminal is not None or change.gone:
             turn.body.stop(UploadGone())
 
 

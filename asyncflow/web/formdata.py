@@ -162,10 +162,12 @@ class FormReader:
 
     async def _skip_epilogue(self) -> None:
         skipped = len(self._buffer)
-        while data := await self._source.read():
+        while skipped <= MAX_AROUND:
+            data = await self._source.read()
+            if not data:
+                return
             skipped += len(data)
-            if skipped > MAX_AROUND:
-                raise InvalidMultipart("too many bytes follow the form")
+        raise InvalidMultipart("too many bytes follow the form")
 
     async def _head(self) -> dict[str, str]:
         while (end := self._buffer.find(b"\r\n\r\n")) < 0:

@@ -21,6 +21,7 @@ from asyncflow.errors import (
     InvalidMultipart,
     MissingFile,
     ServerBusy,
+    ShuttingDown,
     SlowBody,
     TruncatedBody,
 )
@@ -173,16 +174,20 @@ async def _form(request: web.Request, principal: Principal) -> web.Response:
 async def _take_part(
     runtime: Runtime, part: Part, said: Announced, told: "_Told"
 ) -> None:
-    """Store one file of a form; a refusal ends the form only if it broke the body."""
+    """Store one file of a form; most refusals leave the next file its chance."""
     began = time.monotonic()
     try:
         upload = await _store(runtime, said, part, length=None)
     except (ClientError, ServerBusy) as refused:
         told.refuse(said.file_name, refused, began)
-        if isinstance(refused, InvalidMultipart | TruncatedBody | SlowBody):
+        if isinstance(refused, _ENDS_A_FORM):
             raise
     else:
         told.accept(_answer(runtime, said, upload, began))
+
+
+#: the body is broken, or nobody will read the rest of it
+_ENDS_A_FORM: Final = (InvalidMultipart, TruncatedBody, SlowBody, ShuttingDown)
 
 
 class _Told:
