@@ -1,0 +1,156 @@
+"""The file as the body: `POST /upload?name=`, `PUT /upload/{name}`."""
+
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.server_process import ServerProcess
+from tests.web.live import Line, code_of, healthy_server, jobs, kept, until
+
+EXPECT = ("Expect", "100-continue")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp("upload-raw")
+    with healthy_server(folder, max_upload_bytes="1MiB") as found:
+        yield found
+
+
+def test_put_takes_the_name_from_the_address(server: ServerProcess) -> None:
+    job = server.upload("día 1.txt", b"hello")
+    found = server.finished(job)
+    assert (found["fileName"], found["status"]) == ("día 1.txt", "COMPLETED")
+    assert server.request("GET", f"/jobs/{job}/files/original").body == b"hello"
+
+
+def test_post_takes_the_name_from_the_query(server: ServerProcess) -> None:
+    with Line(server) as line:
+        answer = line.ask("POST", "/upload?name=a%20b.txt", body=b"hello")
+    assert (answer.status, answer.json["fileName"]) == (202, "a b.txt")
+
+
+@pytest.mark.parametrize(
+    ("disposition", "name"),
+    [
+        ('attachment; filename="a.txt"', "a.txt"),
+        ("attachment; filename=a.txt", "a.txt"),
+        ("attachment; filename*=UTF-8''d%C3%ADa.txt; filename=x", "día.txt"),
+        ('attachment; filename="../../etc/passwd"', "passwd"),
+        ("attachment", "file"),
+    ],
+)
+def test_post_takes_the_name_from_content_disposition(
+    server: ServerProcess, disposition: str, name: str
+) -> None:
+    with Line(server) as line:
+        said = ("Content-Disposition", disposition)
+        answer = line.ask("POST", "/upload", said, body=b"hello")
+    assert (answer.status, answer.json["fileName"]) == (202, name)
+
+
+def test_a_chunked_body_is_taken(server: ServerProcess) -> None:
+    with Line(server) as line:
+        line.head("PUT", "/upload/a.txt", ("Transfer-Encoding", "chunked"))
+        line.chunk(b"hello, ")
+        line.chunk(b"world")
+        line.chunk(b"")
+        answer = line.answer()
+    found = server.finished(answer.json["jobId"])
+    assert (found["status"], found["fileSize"]) == ("COMPLETED", 12)
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_an_empty_body_is_refused(server: ServerProcess, *, chunked: bool) -> None:
+    before = kept(server)
+    with Line(server) as line:
+        if chunked:
+            line.head("PUT", "/upload/a.txt", ("Transfer-Encoding", "chunked"))
+            line.chunk(b"")
+        else:
+            line.head("PUT", "/upload/a.txt", length=0)
+        answer = line.answer()
+    assert (answer.status, code_of(answer)) == (400, "empty_file")
+    until(lambda: kept(server) == before)
+
+
+def test_a_body_that_ends_too_early_leaves_nothing(server: ServerProcess) -> None:
+    before = kept(server)
+    with Line(server) as line:
+        line.head("PUT", "/upload/a.txt", length=100)
+        line.send(b"hello")
+        line.sock.shutdown(socket.SHUT_WR)
+        answer = line.answer()
+    assert (answer.status, code_of(answer)) == (400, "truncated_body")
+    until(lambda: kept(server) == before)
+
+
+def test_a_chunked_body_that_breaks_leaves_nothing(server: ServerProcess) -> None:
+    before = kept(server)
+    with Line(server) as line:
+        line.head("PUT", "/upload/a.txt", ("Transfer-Encoding", "chunked"))
+        line.chunk(b"hello")
+        line.send(b"no number\r\n")
+        answer = line.answer()
+    assert (answer.status, code_of(answer)) == (400, "malformed_request")
+    until(lambda: kept(server) == before)
+
+
+def test_what_follows_the_announced_length_is_no_part_of_the_file(
+    server: ServerProcess,
+) -> None:
+    with Line(server) as line:
+        line.head("PUT", "/upload/a.txt", EXPECT, length=5)
+        assert line.answer().status == 100
+        line.send(b"hello, world\r\n\r\n")
+        job = line.answer().json["jobId"]
+        rest = line.answer()
+        assert (rest.status, code_of(rest)) == (400, "malformed_request")
+        assert line.is_closed()
+    assert server.finished(job)["fileSize"] == 5
+
+
+@pytest.mark.parametrize(
+    ("length", "headers", "status", "code"),
+    [
+        (2**20 + 1, (), 413, "upload_too_large"),
+        (10**15 - 1, (), 413, "upload_too_large"),
+        (5, (("Content-Encoding", "gzip"),), 415, "unsupported_content_encoding"),
+        (5, (("Origin", "https://evil.example"),), 403, "foreign_origin"),
+    ],
+)
+def test_a_refusal_comes_instead_of_100_continue(
+    server: ServerProcess,
+    length: int,
+    headers: tuple[tuple[str, str], ...],
+    status: int,
+    code: str,
+) -> None:
+    before = jobs(server)
+    for method, target in (("PUT", "/upload/a.txt"), ("POST", "/upload")):
+        with Line(server) as line:
+            line.head(method, target, EXPECT, *headers, length=length)
+            answer = line.answer()
+            assert (answer.status, code_of(answer)) == (status, code)
+            line.sock.shutdown(socket.SHUT_WR)
+            assert line.is_closed()
+    assert jobs(server) == before
+
+
+@pytest.mark.needs("curl")
+def test_curl_puts_a_file(server: ServerProcess, tmp_path: Path) -> None:
+    (tmp_path / "a photo.txt").write_bytes(b"x" * 100_000)
+    done = subprocess.run(
+        [
+            *("curl", "--silent", "--show-error", "--fail"),
+            *("-T", "a photo.txt", f"{server.url}/upload/"),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        check=True,
+        timeout=30,
+    )
+    assert b'"fileName":"a photo.txt"' in done.stdout
