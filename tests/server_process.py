@@ -179,11 +179,12 @@ class ServerProcess:
     def finished(self, job: str, timeout: float = 60.0) -> Any:
         """Return the job once it is over; the polling is what a client would do."""
         end = time.monotonic() + timeout
-        while time.monotonic() < end:
-            found = self.status(job)
-            if found["status"] in FINAL:
-                return found
+        while (found := self.status(job))["status"] not in FINAL:
+            if time.monotonic() > end:
+                break
             time.sleep(0.05)
+        else:
+            return found
         raise AssertionError(
             f"not over within {timeout} s: {found}\n{self.log()[-3000:]}"
         )
