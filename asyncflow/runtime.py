@@ -49,7 +49,7 @@ GOODBYE_S = 2.0
 
 
 class Socket(Protocol):
-    """An open WebSocket, as far as stopping the server needs to know it."""
+    """An open WebSocket or event stream, as far as stopping the server concerns it."""
 
     async def close(self, *, code: int, message: bytes) -> object:
         """Say goodbye with a code of RFC 6455 section 7.4."""
@@ -99,7 +99,7 @@ class Runtime:
         self.url_prefix = url_prefix
         self.metrics = Metrics()
         self.draining = False
-        #: open WebSockets
+        #: open WebSockets and event streams
         self.sockets: set[Socket] = set()
         folder = settings.data_dir
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

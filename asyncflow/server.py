@@ -15,7 +15,8 @@ from asyncflow import __version__, logs, sandbox
 from asyncflow.config import Settings
 from asyncflow.errors import StartError
 from asyncflow.runtime import Runtime
-from asyncflow.web import jobs, multipart, page, progress, tus
+from asyncflow.web import events, jobs, multipart, page, progress, tus
+from asyncflow.web.archive import add_archive
 from asyncflow.web.auth import TokenAuth, ensure_token
 from asyncflow.web.downloads import add_downloads
 from asyncflow.web.edge import install_edge
@@ -72,9 +73,11 @@ def build_app(runtime: Runtime, who: Access) -> web.Application:
         authenticate=TokenAuth(who.token, open_locally=not who.needed_everywhere),
         metrics=runtime.metrics,
     )
-    for routes in (page, tus, multipart, jobs, progress):
+    for routes in (page, tus, multipart, jobs, progress, events):
         routes.add_routes(app)
-    add_downloads(app, JobFiles(runtime), runtime.store)
+    files = JobFiles(runtime)
+    add_downloads(app, files, runtime.store)
+    add_archive(app, files, runtime.store)
     add_health(
         app,
         checks={

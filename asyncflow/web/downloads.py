@@ -14,10 +14,10 @@ Rules
 
 import os
 import stat
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Protocol
@@ -27,6 +27,7 @@ from aiohttp import hdrs, web
 
 from asyncflow.errors import BlobNotFound, FileNotAvailable, StoreError
 from asyncflow.web.auth import ADMIN, READ, require
+from asyncflow.web.encodings import MIN_BYTES, Packer, gzip_tag, is_text, takes_gzip
 from asyncflow.web.names import content_disposition
 from asyncflow.web.ranges import Served, choose, http_date
 from asyncflow.web.sendfile import Sender
@@ -53,6 +54,7 @@ _ACTIVE_SUBTYPES: Final = ("html", "xml", "script", "css", "json", "wasm", "svg"
 SANDBOX: Final = "sandbox; default-src 'none'"
 #: browsers open no PDF viewer in a sandbox; the viewer's own pages are not ours
 _PDF_POLICY: Final = "default-src 'none'; object-src 'self'; style-src 'unsafe-inline'"
+_GZIPPED: Mapping[str, str] = {"Content-Encoding": "gzip", "Accept-Ranges": "none"}
 _MEDIA_POLICY: Final = f"{SANDBOX}; media-src 'self'; style-src 'unsafe-inline'"
 
 log = structlog.stdlib.get_logger(__name__)
@@ -74,6 +76,8 @@ class Download:
     file_name: str
     etag: str
     modified: datetime
+    #: made by us, not sent by somebody
+    is_derivative: bool = False
 
 
 class Finder(Protocol):
@@ -129,6 +133,9 @@ class Downloads:
         found = await self._finder.find(
             names["id"], names["name"], is_operator=is_operator
         )
+        packed = _packs(found) and takes_gzip(request.headers)
+        if packed:
+            found = replace(found, etag=gzip_tag(found.etag))
         served = choose(
             request.method,
             request.headers,
@@ -140,12 +147,39 @@ class Downloads:
             return web.Response(status=304, headers=_validators(found))
         inline = request.query.get("inline") == "1" and _base(found) in INLINE
         headers = headers_of(found, served, inline=inline)
+        if packed:
+            return await self._compressed(request, headers, found, served)
         status = 206 if served.kind == "part" else 200
         response = web.StreamResponse(status=status, headers=headers)
         response.content_length = served.end - served.start
         if found.path is not None:
             return await self._from_file(request, response, found.path, found, served)
         return await self._from_store(request, response, found, served)
+
+    async def _compressed(
+        self,
+        request: web.Request,
+        headers: Mapping[str, str],
+        found: Download,
+        served: Served,
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers={**headers, **_GZIPPED})
+        if request.method == hdrs.METH_HEAD:
+            await response.prepare(request)
+            return response
+        packer, left = Packer(), found.size
+        async with aclosing(_pieces(self._store, found, served)) as pieces:
+            async for piece in pieces:
+                left -= len(piece)
+                data = await self._sender.in_thread(packer.add, piece)
+                if not response.prepared:
+                    await response.prepare(request)
+                await self._sender.write(request, response, data)
+        if left:
+            raise StoreError(f"the store's blob is not {found.size} bytes long")
+        await self._sender.write(request, response, packer.finish())
+        await response.write_eof()
+        return response
 
     async def _from_file(
         self,
@@ -226,8 +260,15 @@ def headers_of(
     return headers
 
 
+def _packs(found: Download) -> bool:
+    """Tell whether a file is one that whoever likes gets compressed."""
+    return found.is_derivative and found.size > MIN_BYTES and is_text(found.media_type)
+
+
 def _validators(found: Download) -> dict[str, str]:
+    vary = {"Vary": "Accept-Encoding"} if _packs(found) else {}
     return {
+        **vary,
         hdrs.ETAG: f'"{found.etag}"',
         hdrs.LAST_MODIFIED: http_date(found.modified),
         # kept, but asked about each time: what is deleted is gone at once

@@ -42,6 +42,7 @@ class JobFiles:
             file_name=_shown_name(found),
             etag=etag,
             modified=datetime.fromtimestamp(found.at / 1000, UTC),
+            is_derivative=not found.is_original,
         )
 
 

@@ -1,4 +1,4 @@
-"""The page at `/` and its assets: our own scripts and styles, nothing from elsewhere."""
+"""The page at `/` and its assets: our own scripts and styles, nobody else's."""
 
 from collections.abc import Mapping
 from importlib import resources
