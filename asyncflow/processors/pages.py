@@ -1,0 +1,299 @@
+"""Opens a document page by page: PDFs by PDFium, pictures by the loaders of `raster`.
+
+Rules
+-----
+- One page is in memory at a time, never rendered larger than `MAX_PIXELS`.
+- Places on a page are counted from the top left of the page as it is shown: in points
+  for PDFs, in pixels of the upright picture for pictures.
+- What is wrong with a page is `BadFile`; other pages may still be good.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from asyncflow.errors import BadFile
+from asyncflow.processors import matrix, paper, raster
+from asyncflow.processors.matrix import Box, Matrix
+
+#: A4 at 300 dpi has 8.7 million, A3 17.4; larger pages are read at a lower resolution
+MAX_PIXELS: Final = 18_000_000
+#: what a page of a PDF is rendered at
+RENDER_DPI: Final = 300
+_POINTS: Final = 72
+#: smaller pictures are enlarged: letters of ten pixels are read badly
+_SMALL_SIDE: Final = 1600
+_ENLARGE: Final = 2.0
+#: a picture whose header gives no believable resolution becomes a page this long
+_A4_SIDE_PT: Final = 842.0
+_BELIEVABLE_DPI: Final = range(75, 1201)
+_JPEG_QUALITY: Final = 80
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
+    """A word on a page; `confidence` is 0 to 100, None where it is not a guess."""
+
+    text: str
+    box: Box
+    confidence: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """The text that a page of a PDF carries itself."""
+
+    text: str
+    words: list[Word]
+
+
+class PdfPage:
+    """A page of a PDF."""
+
+    unit: Final = "pt"
+
+    def __init__(self, page: Any, number: int) -> None:
+        self._page = page
+        self.number = number
+        self.width, self.height = (float(side) for side in page.get_size())
+
+    @property
+    def to_user_space(self) -> Matrix:
+        """The map from points as the page is shown to those its content is in."""
+        x0, y0, x1, y1 = self._page.get_bbox()
+        match self._page.get_rotation():
+            case 90:
+                return Matrix(0, 1, 1, 0, x0, y0)
+            case 180:
+                return Matrix(-1, 0, 0, 1, x1, y0)
+            case 270:
+                return Matrix(0, -1, -1, 0, x1, y1)
+            case _:
+                return Matrix(1, 0, 0, -1, x0, y1)
+
+    def layer(self) -> Layer:
+        """Return the page's own text, as it is in the file."""
+        textpage = self._page.get_textpage()
+        try:
+            text = str(textpage.get_text_range(errors="replace"))
+            return Layer(text=text, words=list(self._words(textpage)))
+        finally:
+            textpage.close()
+
+    def _words(self, textpage: Any) -> Iterator[Word]:
+        import pypdfium2.raw as pdfium  # noqa: PLC0415 -- few workers need it
+
+        to_shown = self.to_user_space.inverse()
+        letters: list[str] = []
+        boxes: list[Box] = []
+        for at in range(textpage.count_chars() + 1):
+            # one beyond the end is a space: it ends the last word
+            letter = (
+                chr(pdfium.FPDFText_GetUnicode(textpage, at))
+                if at < (textpage.count_chars())
+                else " "
+            )
+            if not letter.isspace() and letter != "\0":
+                letters.append(letter)
+                boxes.append(textpage.get_charbox(at))
+            elif letters:
+                yield Word(text="".join(letters), box=to_shown.box(_around(boxes)))
+                letters, boxes = [], []
+
+    def has_picture(self) -> bool:
+        """Tell whether there is a picture on the page, which may show text."""
+        import pypdfium2.raw as pdfium  # noqa: PLC0415 -- few workers need it
+
+        found = self._page.get_objects(filter=[pdfium.FPDF_PAGEOBJ_IMAGE], max_depth=5)
+        return next(iter(found), None) is not None
+
+    def picture(self) -> tuple[Any, Matrix, int]:
+        """Render the page; return it in grey, the map to points, and its dpi."""
+        scale = RENDER_DPI / _POINTS
+        scale = min(scale, math.sqrt(MAX_PIXELS / (self.width * self.height)))
+        bitmap = self._page.render(scale=scale, grayscale=True)
+        try:
+            stride, height = bitmap.stride, bitmap.height
+            picture = _vips().Image.new_from_memory(
+                bytes(bitmap.buffer), stride, height, 1, "uchar"
+            )
+            picture = picture.crop(0, 0, bitmap.width, height).copy_memory()
+        finally:
+            bitmap.close()
+        return picture, matrix.scaled(1 / scale), round(scale * _POINTS)
+
+    def preview(self, side: int) -> bytes:
+        """Return the page as a JPEG that fits into a square of *side* pixels."""
+        scale = side / max(self.width, self.height)
+        bitmap = self._page.render(scale=scale, rev_byteorder=True)
+        try:
+            shown = bitmap.to_pil().convert("RGB")
+        finally:
+            bitmap.close()
+        shown.thumbnail((side, side))
+        picture = _vips().Image.new_from_memory(
+            shown.tobytes(), shown.width, shown.height, 3, "uchar"
+        )
+        return _jpeg(picture.copy(interpretation="srgb"))
+
+
+class PicturePage:
+    """A picture, or one page of a TIFF."""
+
+    unit: Final = "px"
+
+    def __init__(self, source: Path, media_type: str, number: int) -> None:
+        # libvips takes the page as a part of the name
+        self._path = Path(f"{source}[page={number}]") if number else source
+        self._media_type = media_type
+        self.number = number
+        shape = raster.measure(self._path, media_type)
+        self.width, self.height = float(shape.width), float(shape.height)
+
+    def looks_like_text(self) -> bool:
+        """Tell whether the picture shows lines of text; costs no more than a glance."""
+        side = max(self.width, self.height)
+        small = self._shrunk(min(1.0, paper.LOOK_SIDE / side))
+        return paper.looks_like_text(paper.grey(small))
+
+    def picture(self) -> tuple[Any, Matrix, int]:
+        """Return the picture in grey, the map to its own pixels, and its dpi."""
+        pixels = self.width * self.height
+        scale = min(1.0, math.sqrt(MAX_PIXELS / pixels))
+        if max(self.width, self.height) < _SMALL_SIDE:
+            scale = _ENLARGE
+        dpi = round(self.dpi * scale)
+        picture = paper.grey(self._shrunk(scale))
+        # the size was rounded: the map must not be
+        to = Matrix(
+            self.width / picture.width, 0, 0, self.height / picture.height, 0, 0
+        )
+        return picture, to, dpi
+
+    @property
+    def dpi(self) -> float:
+        """The picture's resolution, or one that makes it as long as a sheet of A4."""
+        declared = 0.0
+        if self._media_type in raster.VIPS:
+            with raster.explained():
+                header = _vips().Image.new_from_file(str(self._path))
+                declared = header.xres * 25.4  # libvips counts in millimetres
+        if round(declared) in _BELIEVABLE_DPI:
+            return declared
+        return max(self.width, self.height) / _A4_SIDE_PT * _POINTS
+
+    def turned(self, turn: int) -> tuple[bytes, tuple[float, float], Matrix]:
+        """Return the picture for a PDF: a JPEG, its size in points, the map onto it.
+
+        It is turned clockwise by *turn* degrees; the map is from pixels as they were.
+        """
+        picture = self._shrunk(
+            min(1.0, math.sqrt(MAX_PIXELS / self.width / self.height))
+        )
+        if picture.hasalpha():
+            picture = picture.flatten(background=255)
+        if turn:
+            picture = picture.rot(f"d{turn}")
+        points = _POINTS / self.dpi
+        width, height = self.width, self.height
+        there = matrix.unturned(turn, width, height).inverse()
+        if turn in (90, 270):
+            width, height = height, width
+        # pages count upwards
+        there = there.then(Matrix(points, 0, 0, -points, 0, height * points))
+        return _jpeg(picture), (width * points, height * points), there
+
+    def _shrunk(self, scale: float) -> Any:
+        return raster.shrink(
+            self._path,
+            self._media_type,
+            width=max(1, round(self.width * scale)),
+            height=max(1, round(self.height * scale)),
+            frames=1,
+            max_pixels=round(self.width * self.height),
+        )
+
+
+Page = PdfPage | PicturePage
+
+
+class Document:
+    """A file as a row of pages."""
+
+    def __init__(self, source: Path, media_type: str, *, max_pages: int) -> None:
+        self._source = source
+        self._media_type = media_type
+        self._pdf: Any = None
+        if media_type == "application/pdf":
+            self._pdf = _opened(source)
+            self.pages = len(self._pdf)
+        elif media_type == "image/tiff":
+            self.pages = raster.measure(source, media_type).frames
+        else:
+            self.pages = 1
+        if self.pages > max_pages:
+            self.close()
+            raise BadFile(
+                "too_many_pages",
+                f"the document has {self.pages} pages, more than {max_pages}",
+            )
+
+    @property
+    def is_pdf(self) -> bool:
+        """Whether the pages are those of a PDF."""
+        return self._pdf is not None
+
+    def close(self) -> None:
+        """Free what the document holds."""
+        if self._pdf is not None:
+            self._pdf.close()
+
+    @contextlib.contextmanager
+    def page(self, number: int) -> Iterator[Page]:
+        """Open page *number*, counted from 0. Raise BadFile if that fails."""
+        if self._pdf is None:
+            yield PicturePage(self._source, self._media_type, number)
+            return
+        import pypdfium2  # noqa: PLC0415 -- few workers need it
+
+        try:
+            page = self._pdf[number]
+        except pypdfium2.PdfiumError as error:
+            raise BadFile("damaged", f"page {number + 1} is damaged") from error
+        try:
+            yield PdfPage(page, number)
+        except pypdfium2.PdfiumError as error:
+            raise BadFile("damaged", f"page {number + 1}: {error}") from error
+        finally:
+            page.close()
+
+
+def _opened(source: Path) -> Any:
+    import pypdfium2  # noqa: PLC0415 -- few workers need it
+
+    try:
+        return pypdfium2.PdfDocument(source)
+    except pypdfium2.PdfiumError as error:
+        if "password" in str(error).lower():
+            raise BadFile("encrypted", "the document needs a password") from None
+        raise BadFile("damaged", "the document cannot be read") from None
+
+
+def _jpeg(picture: Any) -> bytes:
+    with raster.explained():
+        return bytes(picture.jpegsave_buffer(Q=_JPEG_QUALITY, keep="none"))
+
+
+def _around(boxes: list[Box]) -> Box:
+    x0, y0, x1, y1 = zip(*boxes, strict=True)
+    return min(x0), min(y0), max(x1), max(y1)
+
+
+def _vips() -> Any:
+    """Import libvips when it is first needed: never before a worker has forked."""
+    import pyvips  # noqa: PLC0415 -- see above
+
+    return pyvips

@@ -1,0 +1,326 @@
+"""Finds the text of PDFs and of pictures of documents.
+
+A page of a PDF that carries its text is not read again; one that has only a picture is
+turned upright, levelled and read (OCR). Pictures are read when they look like text: a
+landscape costs a glance. One bad page does not spoil the others: it is listed in
+`failedPages`, and the step fails only if no page can be read.
+
+Makes `text` (a form feed between pages), `textJson` (each word's place and confidence),
+`searchablePdf` where something was read by OCR, and `preview` of a PDF's first page. A
+picture without any look of text gets none of them, only facts.
+
+Facts: pages, words, layerPages, ocrPages, failedPages [{page, reason}], languages, and
+once something was read by OCR engine and confidence; for pictures looksLikeText.
+
+Options
+-------
+`engine`: auto, tesserocr or pytesseract. `languages`: what is installed, ["eng"] by
+default. `images`: auto, always or never read pictures. `preview`, `searchablePdf`:
+whether to make them. `maxPages`. `pageS`: the longest time for one page, in seconds.
+"""
+
+import contextlib
+import importlib.util
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from asyncflow.errors import BadFile, Skip
+from asyncflow.processors import matrix, ocr, pages, raster, reading
+from asyncflow.processors.base import Derivative, Result, Work, processor
+from asyncflow.processors.searchable import Searchable
+from asyncflow.processors.transcript import Transcript
+
+MAX_PAGES: Final = 2000
+PAGE_S: Final = 30.0
+PREVIEW_SIDE: Final = 800
+#: a page that holds on to native code for this much longer ends the worker
+_PATIENCE: Final = 2.0
+_EXIT_CODE: Final = 70
+_PICTURES: Final = tuple(
+    kind for kind in (*raster.VIPS, *raster.PILLOW, *raster.HEIC) if kind != "image/gif"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the operator or the uploader wants."""
+
+    engine: str = "auto"
+    languages: tuple[str, ...] = ("eng",)
+    images: str = "auto"
+    preview: bool = True
+    searchable: bool = True
+    max_pages: int = MAX_PAGES
+    page_s: float = PAGE_S
+
+
+def _missing() -> str | None:
+    # without an OCR engine, text layers can still be read
+    return None if importlib.util.find_spec("pypdfium2") else "pypdfium2"
+
+
+@processor(
+    "text",
+    accepts=("application/pdf", *_PICTURES),
+    outputs=("text", "textJson", "searchablePdf", "preview"),
+    # each page has its own limit; this one only ends what escapes all of them
+    wall_s=MAX_PAGES * PAGE_S,
+    memory_bytes=3 << 30,
+    ready=_missing,
+)
+def text(work: Work) -> Result:
+    """Write down the document's text, page by page."""
+    options = parsed(work.options)
+    document = pages.Document(work.source, work.media_type, max_pages=options.max_pages)
+    with contextlib.closing(document):
+        if not document.is_pdf and not _worth_reading(document, options):
+            none: dict[str, object] = {"pages": document.pages, "words": 0}
+            return Result(facts={**none, "looksLikeText": False})
+        return _Run(work, options, document).go()
+
+
+def _worth_reading(document: pages.Document, options: Options) -> bool:
+    """Tell whether any page of a picture looks like text, or shall be read anyway."""
+    if options.images != "auto":
+        return options.images == "always"
+    for number in range(document.pages):
+        with _ended_after(options.page_s * _PATIENCE), document.page(number) as page:
+            if isinstance(page, pages.PicturePage) and page.looks_like_text():
+                return True
+    return False
+
+
+class _Run:
+    """One document, read page by page."""
+
+    def __init__(self, work: Work, options: Options, document: pages.Document) -> None:
+        self._work = work
+        self._options = options
+        self._document = document
+        self._engine: ocr.Engine | None = None
+        self._lacking: Skip | None = None
+        self._searchable: Searchable | None = None
+        self._sources: list[str] = []
+        self._confidences: list[float] = []
+        self._failed: list[dict[str, object]] = []
+        self._last_error: Exception | None = None
+        self._text = work.out / "text.txt"
+        self._table = work.out / "text.json"
+        self._transcript = Transcript(self._text, self._table, options.languages)
+
+    def go(self) -> Result:
+        """Read every page and return what was made."""
+        try:
+            self._preview()
+            for number in range(self._document.pages):
+                self._try(number)
+                self._work.progress(100 * (number + 1) / self._document.pages)
+            self._refuse_nothing()
+            return Result(derivatives=tuple(self._made()), facts=self._facts())
+        finally:
+            self._transcript.close()
+            if self._engine is not None:
+                self._engine.close()
+            if self._searchable is not None:
+                self._searchable.close()
+
+    def _try(self, number: int) -> None:
+        """Read one page; remember why if that fails."""
+        try:
+            with (
+                _ended_after(self._options.page_s * _PATIENCE),
+                self._document.page(number) as page,
+            ):
+                self._page(page)
+        except BadFile as error:
+            self._fail(number, error.reason, error)
+        except ocr.PageTimeout as error:
+            self._fail(number, "timeout", error)
+        except Skip as error:
+            self._lacking = error
+            self._fail(number, "missing_tool", error)
+
+    def _fail(self, number: int, reason: str, error: Exception) -> None:
+        self._failed.append({"page": number + 1, "reason": reason})
+        self._transcript.add_failed(number, reason)
+        self._last_error = error
+
+    def _page(self, page: pages.Page) -> None:
+        if isinstance(page, pages.PdfPage):
+            layer = page.layer()
+            if layer.words or not page.has_picture():
+                source = "layer" if layer.words else "none"
+                self._sources.append(source)
+                self._transcript.add(
+                    page, source=source, text=layer.text, words=layer.words
+                )
+                return
+        self._read(page)
+
+    def _read(self, page: pages.Page) -> None:
+        """Read a page by OCR."""
+        engine = self._reader()
+        picture, to_page, dpi = page.picture()
+        found = reading.read(
+            picture, dpi=dpi, engine=engine, within_s=self._options.page_s
+        )
+        to_page = found.back.then(to_page)
+        self._transcript.add(
+            page,
+            source="ocr",
+            text=found.text,
+            words=[
+                pages.Word(
+                    text=seen.text,
+                    box=to_page.box(seen.box),
+                    confidence=seen.confidence,
+                )
+                for seen in found.words
+            ],
+            rotation=found.turn,
+            skew=found.skew,
+        )
+        self._sources.append("ocr")
+        self._confidences += [seen.confidence for seen in found.words]
+        if self._options.searchable:
+            self._make_searchable(page, found, to_page)
+
+    def _reader(self) -> ocr.Engine:
+        if self._lacking is not None:
+            raise self._lacking
+        if self._engine is None:
+            self._engine = ocr.choose(self._options.engine, self._options.languages)
+        return self._engine
+
+    def _make_searchable(
+        self, page: pages.Page, found: reading.Reading, to_page: matrix.Matrix
+    ) -> None:
+        if self._searchable is None:
+            source = self._work.source if self._document.is_pdf else None
+            self._searchable = Searchable(source)
+        if isinstance(page, pages.PdfPage):
+            if found.words:
+                to_content = to_page.then(page.to_user_space)
+                self._searchable.add_text(
+                    page.number, found.words, to_content, turn=found.turn
+                )
+            return
+        jpeg, size, onto = page.turned(found.turn)
+        self._searchable.add_picture(jpeg, size, found.words, to_page.then(onto))
+
+    def _preview(self) -> None:
+        """Publish a picture of a PDF's first page."""
+        if not (self._document.is_pdf and self._options.preview):
+            return
+        # a page that cannot be shown is not the end: it may not be needed at all
+        with (
+            contextlib.suppress(BadFile),
+            _ended_after(self._options.page_s * _PATIENCE),
+            self._document.page(0) as page,
+        ):
+            if isinstance(page, pages.PdfPage):
+                path = self._work.out / "preview.jpg"
+                path.write_bytes(page.preview(PREVIEW_SIDE))
+                self._work.publish(
+                    Derivative(name="preview", path=path, media_type="image/jpeg")
+                )
+
+    def _refuse_nothing(self) -> None:
+        """Raise what is wrong with every page, or what is missing for any text."""
+        if self._lacking is not None and not self._transcript.words:
+            raise self._lacking
+        if len(self._failed) == self._document.pages and self._last_error is not None:
+            raise self._last_error
+
+    def _made(self) -> Iterator[Derivative]:
+        self._transcript.close()
+        plain, table = "text/plain; charset=utf-8", "application/json"
+        yield Derivative(name="text", path=self._text, media_type=plain)
+        yield Derivative(name="textJson", path=self._table, media_type=table)
+        if self._searchable is not None and self._searchable.has_text:
+            path = self._work.out / "searchable.pdf"
+            self._searchable.save(path)
+            yield Derivative(
+                name="searchablePdf", path=path, media_type="application/pdf"
+            )
+
+    def _facts(self) -> dict[str, object]:
+        facts: dict[str, object] = {
+            "pages": self._document.pages,
+            "words": self._transcript.words,
+            "layerPages": self._sources.count("layer"),
+            "ocrPages": self._sources.count("ocr"),
+            "failedPages": self._failed,
+            "languages": list(self._options.languages),
+        }
+        if not self._document.is_pdf:
+            facts["looksLikeText"] = True
+        if self._engine is not None:
+            facts["engine"] = self._engine.name
+        if self._confidences:
+            mean = sum(self._confidences) / len(self._confidences)
+            facts["confidence"] = round(mean, 1)
+        return facts
+
+
+@contextlib.contextmanager
+def _ended_after(seconds: float) -> Iterator[None]:
+    """End this process if the block takes longer: native code hears nothing else."""
+    timer = threading.Timer(seconds, os._exit, (_EXIT_CODE,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def parsed(options: Mapping[str, object]) -> Options:
+    """Return the options. Raise ValueError that says what is accepted."""
+    engine = _one_of(options, "engine", ("auto", *ocr.ENGINES))
+    images = _one_of(options, "images", ("auto", "always", "never"))
+    return Options(
+        engine=engine,
+        images=images,
+        languages=_languages(options.get("languages", ["eng"])),
+        preview=_switch(options, "preview"),
+        searchable=_switch(options, "searchablePdf"),
+        max_pages=int(_number(options, "maxPages", MAX_PAGES)),
+        page_s=_number(options, "pageS", PAGE_S),
+    )
+
+
+def _one_of(options: Mapping[str, object], name: str, accepted: tuple[str, ...]) -> str:
+    value = options.get(name, accepted[0])
+    if value not in accepted:
+        raise ValueError(f"{name} is {value!r}; accepted are {', '.join(accepted)}")
+    return str(value)
+
+
+def _switch(options: Mapping[str, object], name: str) -> bool:
+    value = options.get(name, True)
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}; accepted are true and false")  # noqa: TRY004 -- a setting's value
+    return value
+
+
+def _number(options: Mapping[str, object], name: str, default: float) -> float:
+    value = options.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 1:
+        raise ValueError(f"{name} is {value!r}; accepted is a number from 1")
+    return value
+
+
+def _languages(value: object) -> tuple[str, ...]:
+    """Return language codes given as a list or, as Tesseract does, joined by "+"."""
+    codes = value.split("+") if isinstance(value, str) else value
+    if (
+        not isinstance(codes, list | tuple)
+        or not codes
+        or not all(isinstance(code, str) and code.isidentifier() for code in codes)
+    ):
+        raise ValueError(f'languages is {value!r}; accepted are codes such as ["eng"]')
+    return tuple(codes)
