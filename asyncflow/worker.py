@@ -35,7 +35,11 @@ from asyncflow.errors import BadFile, Skip, TryLater
 from asyncflow.jobs import REASONS
 from asyncflow.processors import base
 
-BUILTIN: Final = ("asyncflow.processors.identify", "asyncflow.processors.image")
+BUILTIN: Final = (
+    "asyncflow.processors.identify",
+    "asyncflow.processors.image",
+    "asyncflow.processors.text",
+)
 REPORT: Final = "result.json"
 SOURCE: Final = "source"
 #: what `ready` and `attend` answer
