@@ -11,6 +11,7 @@ a database in trouble cannot settle is settled later, as long as the lease is ou
 
 import asyncio
 import dataclasses
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -43,6 +44,10 @@ BEATS_PER_LEASE = 6
 CLAIMED_AHEAD = 1
 #: how long to wait before a database in trouble is asked again
 AGAIN_S = 0.5
+#: with less room than this no failure of a worker counts
+SCARCE_BYTES = 16 << 20
+#: how long a step waits for a full disk
+NO_ROOM_S = 5.0
 IDENTIFY = "identify"
 
 T = TypeVar("T")
@@ -207,12 +212,7 @@ class Consumers:
 
     def _ended_by(self, error: Exception) -> Ended:
         if isinstance(error, DiskFull):
-            return Ended(
-                verdict=Verdict.TRY_LATER,
-                code=error.code,
-                detail="the disk has no room for the result",
-                after_s=5.0,
-            )
+            return _no_room()
         if isinstance(error, NameTaken):
             return self._failed("bad_output", error.detail)
         if isinstance(error, BlobNotFound):
@@ -260,6 +260,8 @@ class Consumers:
 
     def _read(self, claimed: Claimed, outcome: Outcome) -> Ended:
         """Turn what the pool says into what the engine stores."""
+        if outcome.verdict in {Verdict.ERROR, Verdict.LOST} and self._is_scarce():
+            return _no_room()
         ended = Ended(
             verdict=outcome.verdict,
             code=outcome.code,
@@ -279,6 +281,11 @@ class Consumers:
             )
         plan = self._engine.plan(media_type)
         return dataclasses.replace(ended, media_type=media_type, plan=plan)
+
+    def _is_scarce(self) -> bool:
+        """Tell whether a worker may have failed for want of room: not its fault."""
+        disk = os.statvfs(self._scratch)
+        return disk.f_bavail * disk.f_frsize < SCARCE_BYTES
 
     @asynccontextmanager
     async def _local(self, claimed: Claimed) -> AsyncIterator[Path]:
@@ -347,6 +354,15 @@ class Consumers:
             code=ended.code,
             seconds=round(seconds, 3),
         )
+
+
+def _no_room() -> Ended:
+    return Ended(
+        verdict=Verdict.TRY_LATER,
+        code=DiskFull.code,
+        detail="the disk has no room for the result",
+        after_s=NO_ROOM_S,
+    )
 
 
 async def _fetch(store: Store, key: str, path: Path) -> None:

@@ -100,6 +100,8 @@ class GroupWriter:
         self._closed = False
         #: why writing does not work just now; None: it does
         self.trouble: str | None = None
+        # A batch that changed no row has proved nothing about the disk.
+        self._has_written = False
 
     async def write(
         self,
@@ -152,7 +154,8 @@ class GroupWriter:
         trouble: str | None,
         seconds: float,
     ) -> None:
-        self.trouble = trouble
+        if trouble is not None or self._has_written:
+            self.trouble = trouble
         cost = Batch(items=len(batch), seconds=seconds, committed=trouble is None)
         self._hand_on(self._on_batch, cost)
         if results and isinstance(getattr(results[0], "error", None), OutcomeUnknown):
@@ -184,6 +187,7 @@ class GroupWriter:
         try:
             if self._connection is None:
                 self._connection = self._connect()
+            before = self._connection.total_changes
             self._connection.execute("BEGIN IMMEDIATE")
         except (sqlite3.Error, AsyncflowError) as error:
             return self._all_failed(operations, translate(error))
@@ -199,6 +203,7 @@ class GroupWriter:
             why = translate(error)
             doubt = OutcomeUnknown(f"the commit failed half-way: {why}")
             return self._all_failed(operations, doubt)
+        self._has_written = self._connection.total_changes != before
         return results, None
 
     def _run_item(

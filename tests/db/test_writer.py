@@ -193,6 +193,20 @@ async def test_a_file_that_cannot_be_opened_is_tried_with_each_batch(
     await room.writer.close()
 
 
+async def test_trouble_is_over_only_when_something_was_written(room: Room) -> None:
+    room.broken = True
+    with pytest.raises(DatabaseUnavailable):
+        await room.writer.write(note("lost"))
+    room.broken = False
+
+    await room.writer.write(lambda _db: None)
+    assert room.writer.trouble
+
+    await room.writer.write(note("kept"))
+    assert not room.writer.trouble
+    await room.writer.close()
+
+
 async def test_a_write_happens_even_if_nobody_waits_for_it_any_more(
     room: Room,
 ) -> None:

@@ -1,0 +1,121 @@
+"""What is left in a data folder once its server has stopped: is it right?"""
+
+import hashlib
+import io
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from asyncflow import uploads
+from asyncflow.jobs import FINAL_JOB, TERMINAL_EVENTS
+from asyncflow.store.local import LocalStore
+
+ENDS = frozenset(TERMINAL_EVENTS.values())
+
+
+class Evidence:
+    """A data folder that nobody is using."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def ask(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """Ask the database file, without changing it."""
+        uri = f"{(self.folder / 'asyncflow.db').absolute().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True)) as db:
+            return db.execute(query, values).fetchall()
+
+    def bytes_of(self, key: str) -> bytes:
+        """Return the bytes under *key*."""
+        return self._path(key).read_bytes()
+
+    def _path(self, key: str) -> Path:
+        return LocalStore(self.folder / "store").path(key)
+
+    def check(self) -> None:
+        """Check all that holds for any folder whose server has come to rest."""
+        self.check_file()
+        self.check_ends()
+        self.check_counters()
+        self.check_blobs()
+
+    def check_file(self) -> None:
+        """The file is sound, and no row refers to one that is not there."""
+        assert self.ask("PRAGMA quick_check") == [("ok",)]
+        assert self.ask("PRAGMA foreign_key_check") == []
+
+    def check_ends(self) -> None:
+        """A run that is over has one terminal event; one that is not has none."""
+        rows = self.ask("SELECT job_id, run, type FROM event")
+        ends = Counter((job, run) for job, run, kind in rows if kind in ENDS)
+        for job, state, run in self.ask("SELECT id, state, run FROM job"):
+            expected = {
+                (job, number): 1 for number in range(1, run + (state in FINAL_JOB))
+            }
+            found = {key: count for key, count in ends.items() if key[0] == job}
+            assert found == expected, (job, state)
+
+    def check_counters(self) -> None:
+        """The counters are what counting gives."""
+        assert self.ask(
+            "SELECT consumer, state, n FROM tally WHERE n <> 0 ORDER BY 1, 2"
+        ) == self.ask("SELECT consumer, state, count(*) FROM step GROUP BY 1, 2")
+        assert self.ask("SELECT id FROM job WHERE open < gates") == []
+        counted = (
+            "SELECT id FROM job WHERE open <> (SELECT count(*) FROM step"
+            " WHERE job_id = job.id AND state IN('ready', 'running', 'retrying'))"
+        )
+        assert self.ask(counted) == []
+
+    def check_blobs(self) -> None:
+        """Every row has its bytes, and no bytes are there without a row."""
+        assert self.ask("SELECT key FROM trash") == []
+        complete = self._keys("SELECT key FROM upload WHERE state = 'complete'")
+        begun = self._keys("SELECT key FROM upload WHERE state = 'receiving'")
+        made = self._keys("SELECT key FROM derivative")
+        found = {path for path in (self.folder / "store").rglob("*") if path.is_file()}
+        assert not (complete | made) - found, "bytes are missing"
+        assert not found - complete - begun - made, "bytes belong to nobody"
+        for key, size in self.ask("SELECT key, size FROM derivative"):
+            assert self._path(key).stat().st_size == size
+        for pid, step, token, key in self.ask(
+            "SELECT j.pid, s.id, s.token, d.key FROM derivative d"
+            " JOIN step s ON s.id = d.step_id JOIN job j ON j.id = d.job_id"
+        ):
+            assert key.startswith(f"{uploads.attempt_prefix(pid, step, token)}/")
+
+    def _keys(self, query: str) -> set[Path]:
+        store = LocalStore(self.folder / "store")
+        return {store.path(key) for (key,) in self.ask(query)}
+
+    def check_originals(self, sha256: Mapping[str, str]) -> None:
+        """What was sent is what is kept: job to its SHA-256."""
+        for job, digest in sha256.items():
+            kept = hashlib.sha256(self.bytes_of(uploads.raw_key(job))).hexdigest()
+            assert kept == digest, job
+
+    def states(self, jobs: Iterable[str]) -> dict[str, tuple[str, str | None]]:
+        """Return the state and the error of *jobs*."""
+        rows = self.ask("SELECT pid, state, error FROM job")
+        found = {pid: (state, error) for pid, state, error in rows}
+        return {job: found[job] for job in jobs}
+
+    def files(self, job: str) -> dict[str, bytes]:
+        """Return a job's derivatives by name."""
+        rows = self.ask(
+            "SELECT d.name, d.key FROM derivative d JOIN job j ON j.id = d.job_id"
+            " WHERE j.pid = ?",
+            job,
+        )
+        return {name: self.bytes_of(key) for name, key in rows}
+
+
+def check_picture(data: bytes) -> None:
+    """Decode a picture to its last byte."""
+    with Image.open(io.BytesIO(data)) as picture:
+        picture.load()

@@ -1,0 +1,40 @@
+"""A server with a processor that does what its file says."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.crash.evidence import Evidence
+from tests.faults import probe
+from tests.server_process import ServerProcess
+
+Make = Callable[..., ServerProcess]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    """Return how to start a server on a folder; none survives the test."""
+    made: list[ServerProcess] = []
+
+    def start(
+        *, data_dir: Path | None = None, wall_s: float = 60.0, **settings: str
+    ) -> ServerProcess:
+        server = ServerProcess(
+            data_dir=data_dir or tmp_path / "data",
+            settings={"workers": "1", **settings},
+            wrap=probe.install(tmp_path / f"plugin{len(made)}", wall_s=wall_s),
+        )
+        made.append(server)
+        return server.start()
+
+    yield start
+    for server in made:
+        if server.process is not None and server.process.poll() is None:
+            server.kill()
+
+
+@pytest.fixture
+def evidence(tmp_path: Path) -> Evidence:
+    """Return the folder that servers leave behind."""
+    return Evidence(tmp_path / "data")

@@ -1,0 +1,142 @@
+"""A disk that is full, and then is not: nothing is lost, nobody restarts anything."""
+
+import contextlib
+import os
+import resource
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.crash.evidence import Evidence
+from tests.faults import probe, watch
+from tests.faults.conftest import Make
+from tests.server_process import Answer, ServerProcess
+
+TUS = {"Tus_Resumable": "1.0.0"}
+MIB = 1 << 20
+LENGTH = 3 * MIB
+DATA = probe.text(parts=1).ljust(LENGTH)
+ROOM = 48 * MIB
+
+
+def begin(server: ServerProcess) -> str:
+    """Create an upload of DATA; return its id."""
+    answer = server.request("POST", "/files/", b"", **TUS, Upload_Length=str(LENGTH))
+    assert answer.status == 201, answer.body
+    return answer.headers["location"].rpartition("/")[2]
+
+
+def send(server: ServerProcess, upload: str, start: int, end: int = LENGTH) -> Answer:
+    """Send DATA from *start* to *end*."""
+    return server.request(
+        "PATCH",
+        f"/files/{upload}",
+        DATA[start:end],
+        **TUS,
+        Upload_Offset=str(start),
+        Content_Type="application/offset+octet-stream",
+    )
+
+
+def offset(server: ServerProcess, upload: str) -> int:
+    """Return how much of an upload the server has."""
+    answer = server.request("HEAD", f"/files/{upload}", **TUS)
+    assert answer.status == 200
+    return int(answer.headers["upload-offset"])
+
+
+@contextlib.contextmanager
+def files_no_larger_than(server: ServerProcess, size: int) -> Iterator[None]:
+    """Let the server write no file beyond *size*, as a spent quota would."""
+    before = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, before)
+
+
+def test_a_chunk_that_finds_no_room_keeps_what_got_in(
+    make: Make, evidence: Evidence
+) -> None:
+    server = make()
+    upload = begin(server)
+    with files_no_larger_than(server, 2 * MIB):
+        answer = send(server, upload, 0)
+        assert (answer.status, answer.json["code"]) == (507, "disk_full")
+        assert offset(server, upload) == 2 * MIB
+
+    assert send(server, upload, 2 * MIB).status == 204
+
+    assert server.finished(upload)["status"] == "COMPLETED"
+    assert server.stop() == 0
+    evidence.check()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Give a file system of its own with little room."""
+    place = tmp_path / "data"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={ROOM},mode=0700", "small"]
+    subprocess.run([*command, str(place)], check=True)
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def fill(place: Path) -> Path:
+    """Write until nothing more fits; return the file that takes the room."""
+    filler = place / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(64 << 10))
+    with filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 512)
+    return filler
+
+
+def is_ready(server: ServerProcess) -> bool:
+    return server.request("GET", "/readyz").status == 200
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_full_disk_under_the_database_heals_without_a_restart(
+    make: Make, evidence: Evidence, small_disk: Path
+) -> None:
+    server = make(data_dir=small_disk, lease="2")
+    whole, half = begin(server), begin(server)
+    for upload in (whole, half):
+        assert send(server, upload, 0, MIB).status == 204
+    working = server.upload("slow.txt", probe.text(parts=2, before=1.0, between=0.2))
+    watch.until_working(server, working)
+    filler = fill(small_disk)
+
+    refused = send(server, whole, MIB)
+
+    assert refused.status in {503, 507}, refused.body
+    assert "retry-after" in refused.headers
+    created = server.request("POST", "/files/", b"", **TUS, Upload_Length="5")
+    assert created.status in {503, 507}
+    ready = server.request("GET", "/readyz")
+    assert (ready.status, ready.json["checks"]["database"]["ok"]) == (503, False)
+    assert server.request("GET", "/livez").status == 200
+    assert server.status(whole)["status"] == "UPLOADING"
+    watch.pause(2.5)  # longer than the lease: the step must not be lost meanwhile
+
+    filler.unlink()
+
+    watch.until(lambda: is_ready(server))
+    assert server.finished(whole)["status"] == "COMPLETED"
+    assert server.finished(working)["status"] == "COMPLETED"
+    assert offset(server, half) == MIB
+    assert send(server, half, MIB).status == 204
+    assert server.finished(half)["status"] == "COMPLETED"
+    assert {code for (code,) in evidence.ask("SELECT code FROM attempt")} <= {
+        "disk_full"
+    }
+    watch.until(lambda: not evidence.ask("SELECT key FROM trash"))
+    assert server.stop() == 0
+    evidence.check()

@@ -1,0 +1,139 @@
+"""Stopping a server, by signals to it or to its whole group, and starting two."""
+
+import http.client
+import os
+import signal
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from asyncflow import processes
+from tests.crash.evidence import Evidence
+from tests.faults import probe, watch
+from tests.faults.conftest import Make
+from tests.server_process import ServerProcess
+
+TUS = {"Tus_Resumable": "1.0.0"}
+DATA = probe.text(parts=1) + b"x" * 200_000
+
+
+def begin(server: ServerProcess) -> str:
+    """Create an upload of DATA; return its id."""
+    answer = server.request("POST", "/files/", b"", **TUS, Upload_Length=str(len(DATA)))
+    assert answer.status == 201, answer.body
+    return answer.headers["location"].rpartition("/")[2]
+
+
+def offset(server: ServerProcess, upload: str) -> int:
+    """Return how much of an upload the server has."""
+    answer = server.request("HEAD", f"/files/{upload}", **TUS)
+    assert answer.status == 200
+    return int(answer.headers["upload-offset"])
+
+
+def finish(server: ServerProcess, upload: str) -> None:
+    """Send what is missing of an upload."""
+    at = offset(server, upload)
+    answer = server.request(
+        "PATCH",
+        f"/files/{upload}",
+        DATA[at:],
+        **TUS,
+        Upload_Offset=str(at),
+        Content_Type="application/offset+octet-stream",
+    )
+    assert answer.status == 204, answer.body
+
+
+@contextmanager
+def half_sent(server: ServerProcess, upload: str, half: int) -> Iterator[None]:
+    """Hold a PATCH that has brought only *half* of its bytes."""
+    address = urllib.parse.urlsplit(server.url)
+    assert address.hostname is not None
+    link = http.client.HTTPConnection(address.hostname, address.port, timeout=20)
+    link.putrequest("PATCH", f"/files/{upload}")
+    for name, value in {
+        "Tus-Resumable": "1.0.0",
+        "Upload-Offset": "0",
+        "Content-Type": "application/offset+octet-stream",
+        "Content-Length": str(len(DATA)),
+    }.items():
+        link.putheader(name, value)
+    link.endheaders(DATA[:half])
+    try:
+        watch.until(lambda: server.status(upload)["uploadedBytes"] == half)
+        yield
+    finally:
+        link.close()
+
+
+@pytest.mark.parametrize("to_group", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_server_keeps_what_arrived_and_charges_nothing(
+    make: Make, evidence: Evidence, number: signal.Signals, *, to_group: bool
+) -> None:
+    server = make(grace="0.6", workers="2")
+    short = server.upload("short.txt", probe.text(before=0.2))
+    long = server.upload("long.txt", probe.text(before=2.0))
+    watch.until_working(server, long)
+    family = processes.tree(server.pid)
+    upload = begin(server)
+    with half_sent(server, upload, 60_000):
+        began = watch.now()
+        (os.killpg if to_group else os.kill)(server.pid, number)
+        assert server.wait() == 0
+    assert watch.now() - began < 8
+    watch.until_gone(family)
+    assert evidence.states([short])[short][0] == "COMPLETED"
+    assert evidence.ask("SELECT attempts, lost, interrupted FROM step") == [
+        (0, 0, 0)
+    ] * len(evidence.ask("SELECT id FROM step"))
+
+    server.start()
+    assert offset(server, upload) == 60_000
+    finish(server, upload)
+    for job in (long, upload):
+        assert server.finished(job)["status"] == "COMPLETED"
+    assert server.stop() == 0
+    evidence.check()
+
+
+def test_a_second_signal_ends_the_server_at_once(
+    make: Make, evidence: Evidence
+) -> None:
+    server = make(grace="60")
+    job = server.upload("long.txt", probe.text(before=1.5))
+    watch.until_working(server, job)
+    family = processes.tree(server.pid)
+    server.signal(signal.SIGTERM)
+    watch.until(lambda: "server.stopping" in server.log())
+
+    server.signal(signal.SIGTERM)
+
+    assert server.wait() == 128 + signal.SIGTERM
+    watch.until_gone(family)
+    server.start()
+    assert server.finished(job)["status"] == "COMPLETED"
+    assert server.stop() == 0
+    evidence.check()
+
+
+def test_a_second_server_on_the_same_folder_goes_away_and_harms_nobody(
+    make: Make, evidence: Evidence
+) -> None:
+    first = make()
+    job = first.upload("slow.txt", probe.text(parts=2, before=1.0))
+    second = ServerProcess(data_dir=first.data_dir)
+    second.spawn()
+
+    assert second.wait() == 1
+
+    told = second.log()
+    assert f"another asyncflow (process {first.pid}) uses" in told
+    assert "Traceback" not in told
+    assert first.finished(job)["status"] == "COMPLETED"
+    assert evidence.ask("SELECT id FROM attempt") == []
+    assert first.stop() == 0
+    evidence.check()
