@@ -43,6 +43,7 @@ from asyncflow.notation import (
     HOST,
     KIB,
     MEDIA_TYPE,
+    MODULE,
     TOKEN,
     all_match,
     check_base_url,
@@ -67,6 +68,7 @@ Seconds = Annotated[float, BeforeValidator(parse_seconds)]
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_words)]
 Hosts = Annotated[Words, AfterValidator(all_match(HOST))]
 Origins = Annotated[Words, AfterValidator(check_origins)]
+Modules = Annotated[Words, AfterValidator(all_match(MODULE))]
 MediaTypes = Annotated[Words, AfterValidator(all_match(MEDIA_TYPE))]
 
 
@@ -123,6 +125,13 @@ class Settings(BaseSettings):
         Path("data"), "path", "folder for everything the server keeps", "a path"
     )
     workers: int = _number(0, "processes that work on files; 0: one per core", 0, 1024)
+    processors: Modules = _setting(
+        (),
+        "list",
+        "modules of your own whose processors the workers load; installed, or in a"
+        " folder that PYTHONPATH names",
+        "names of Python modules such as my_processors, separated by commas",
+    )
     token: Annotated[SecretStr, AfterValidator(_check_token)] | None = _setting(
         None,
         "secret",

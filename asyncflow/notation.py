@@ -29,6 +29,7 @@ _TIME_UNITS = {"ms": 0.001, "s": 1.0, "m": MINUTE, "h": HOUR, "d": DAY}
 _SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)\s*([a-z]*)")
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
 HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.*-]+")
+MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 MEDIA_TYPE = re.compile(r"\*|[A-Za-z0-9!#$&^_.+*?-]+/[A-Za-z0-9!#$&^_.+*?-]+")
 TOKEN = re.compile(r"[!-~]{8,}")
 

@@ -26,10 +26,11 @@ from asyncflow.db.sqlite import SqliteDatabase
 from asyncflow.db.writer import Batch
 from asyncflow.engine import Clock, Engine
 from asyncflow.errors import DataDirInUse
+from asyncflow.history import History
 from asyncflow.janitor import Janitor
 from asyncflow.jobs import JobState, Limits, PlanEntry, Subscription
 from asyncflow.metrics import Metrics
-from asyncflow.pool import Pool, default_size
+from asyncflow.pool import Pool, default_modules, default_size
 from asyncflow.progress import Hub
 from asyncflow.store.base import HasSpace, Space, Store
 from asyncflow.store.local import LocalStore
@@ -98,6 +99,9 @@ class Runtime:
         self.settings = settings
         self.url_prefix = url_prefix
         self.metrics = Metrics()
+        clock = clock or Clock()
+        #: the last hour, for the admin page
+        self.history = History(clock.wall_s)
         self.draining = False
         #: open WebSockets and event streams
         self.sockets: set[Socket] = set()
@@ -107,7 +111,7 @@ class Runtime:
         self._limits = Limits(attempts=settings.attempts)
         self.engine = Engine(
             doorbell=LocalDoorbell(),
-            clock=clock or Clock(),
+            clock=clock,
             limits=self._limits,
             worker=f"{socket.gethostname()}:{os.getpid()}",
             lease_s=settings.lease,
@@ -124,6 +128,7 @@ class Runtime:
         self.pool = Pool(
             size=settings.workers or default_size(),
             folder=folder / "slots",
+            modules=(*default_modules(), *settings.processors),
             slot_memory_bytes=settings.slot_memory_bytes or None,
         )
         self.admission = Admission(
@@ -273,8 +278,10 @@ class Runtime:
     def _count_change(self, change: Change) -> None:
         if change.terminal is not None:
             self.metrics.jobs_finished.inc(change.state)
+            self.history.add(change.state.lower())
         if change.state is JobState.PENDING:
             self.metrics.uploads_completed.inc()
+            self.history.add("uploaded")
 
     async def _measure(self) -> None:
         metrics = self.metrics
