@@ -15,6 +15,8 @@ from asyncflow.web.keys import runtime_key
 from asyncflow.web.parsing import number_parameter
 
 MAX_PAGE: Final = 500
+#: no file's name is longer
+MAX_SEARCH: Final = 255
 
 _encode = msgspec.json.Encoder().encode
 
@@ -75,8 +77,8 @@ async def status(request: web.Request) -> web.Response:
 async def listing(request: web.Request) -> web.Response:
     """List jobs, newest first, without their steps."""
     require(request, ADMIN)
-    state = request.query.get("state")
-    if state is not None and state not in JobState.__members__:
+    state = ", ".join(request.query.getall("state", [])) or None
+    if "state" in request.query and state not in JobState.__members__:
         raise InvalidParameter("state", state, accepted=", ".join(JobState))
     limit = number_parameter(request, "limit", default=50, least=1, most=MAX_PAGE)
     after = number_parameter(request, "after", default=0, least=0, most=10**15 - 1)
@@ -84,9 +86,10 @@ async def listing(request: web.Request) -> web.Response:
         state=None if state is None else JobState(state),
         before=after or None,
         limit=limit,
+        search=request.query.get("search", "").strip()[:MAX_SEARCH],
     )
     following = None if page.next is None else str(page.next)
-    return _json(JobsPage(jobs=page.jobs, next=following))
+    return answer(JobsPage(jobs=page.jobs, next=following))
 
 
 async def retry(request: web.Request) -> web.Response:
@@ -96,7 +99,7 @@ async def retry(request: web.Request) -> web.Response:
     job = job_id(request)
     run = await runtime.engine.retry(job)
     url = f"{runtime.url_prefix}/status/{job}"
-    return _json(RetryAnswer(job_id=job, run=run, status_url=url), status=202)
+    return answer(RetryAnswer(job_id=job, run=run, status_url=url), status=202)
 
 
 async def cancel(request: web.Request) -> web.Response:
@@ -104,7 +107,7 @@ async def cancel(request: web.Request) -> web.Response:
     require(request, UPLOAD)
     job = job_id(request)
     done = await request.app[runtime_key].engine.cancel(job)
-    return _json(CancelAnswer(job_id=job, cancelled=done))
+    return answer(CancelAnswer(job_id=job, cancelled=done))
 
 
 async def delete(request: web.Request) -> web.Response:
@@ -114,7 +117,8 @@ async def delete(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
-def _json(view: View, *, status: int = 200) -> web.Response:
+def answer(view: View, *, status: int = 200) -> web.Response:
+    """Return *view* as JSON that nobody keeps."""
     return web.Response(
         status=status,
         body=_encode(view),
