@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from asyncflow.db.base import Claimed, Ended
-from asyncflow.db.sqlite import SqliteDatabase, migrate
+from asyncflow.db.sqlite import SqliteDatabase
 from asyncflow.jobs import UPLOADED, Limits, PlanEntry, Verdict
-from bench.inserts import new_upload
+from bench.inserts import make_schema, new_upload
 from bench.rows import Row, percentile
 
 _GATE: Final = PlanEntry(consumer="noop", on=UPLOADED, gate=True)
@@ -39,7 +39,7 @@ def measure(folder: Path, *, quick: bool) -> list[Row]:
 
 def _fill(path: Path, jobs: int) -> None:
     """Write *jobs* finished jobs, fast and not durably."""
-    migrate(path)
+    asyncio.run(make_schema(path))
     text = resources.files("bench").joinpath("history.sql").read_text("utf-8")
     connection = sqlite3.connect(path, isolation_level=None)
     try:

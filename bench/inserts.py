@@ -12,7 +12,7 @@ import aiosqlite
 from asyncflow import uploads
 from asyncflow.db.base import NewUpload
 from asyncflow.db.queries import load
-from asyncflow.db.sqlite import SqliteDatabase, migrate
+from asyncflow.db.sqlite import SqliteDatabase
 from bench.machine import syncs_ms
 from bench.rows import Row, percentile
 
@@ -96,6 +96,13 @@ def new_upload() -> NewUpload:
     )
 
 
+async def make_schema(path: Path) -> None:
+    """Make an empty database at *path*."""
+    db = SqliteDatabase(path)
+    await db.start()
+    await db.close()
+
+
 class _Naive:
     """What a handler would write first: a transaction for each upload."""
 
@@ -105,7 +112,7 @@ class _Naive:
 
     @classmethod
     async def open(cls, path: Path) -> "_Naive":
-        await asyncio.to_thread(migrate, path)
+        await make_schema(path)
         connection = await aiosqlite.connect(path, isolation_level=None)
         await connection.execute("PRAGMA journal_mode=WAL")
         await connection.execute("PRAGMA synchronous=FULL")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from bench import photo
-from bench.machine import cores, proportional_mib, resident_mib, tree
+from bench.machine import cores, cpu_s, proportional_mib, resident_mib, tree
 from bench.rows import Row, percentile
 from bench.server import Server, serving
 
@@ -18,11 +18,12 @@ _SETTLED_S: Final = 1.0
 def measure(folder: Path, *, quick: bool) -> list[Row]:
     """Return the time to the first page and the memory, idle and after some work."""
     starts = 1 if quick else 5
-    taken = []
+    taken, cpus = [], []
     for number in range(starts):
         with serving(folder / f"start-{number}", cores=cores()) as server:
             server.get("/")
             taken.append(time.perf_counter() - server.began)
+            cpus.append(sum(map(cpu_s, tree(server.pid))))
     with serving(folder / "memory", cores=cores()) as server:
         server.get("/")
         time.sleep(0 if quick else _SETTLED_S)
@@ -36,6 +37,12 @@ def measure(folder: Path, *, quick: bool) -> list[Row]:
             unit="s",
             most=_MOST_S,
             note=f"best of {starts}, median {percentile(taken, 50):.2f} s",
+        ),
+        Row(
+            what="CPU until the first page",
+            value=min(cpus),
+            unit="s",
+            note="server, fork server and workers",
         ),
         Row(what="main RSS idle", value=idle, unit="MiB", most=_MOST_MIB),
         *memory,

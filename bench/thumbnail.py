@@ -11,7 +11,7 @@ from typing import Final
 import aiohttp
 
 from bench import photo
-from bench.machine import cores
+from bench.machine import cores, cpu_s, tree
 from bench.rows import Row, percentile
 from bench.server import serving
 from bench.wire import PATCH, Wire, check, create_tus
@@ -39,7 +39,10 @@ def measure(folder: Path, *, quick: bool) -> list[Row]:
         # what a first photo loads, later ones find loaded
         for job in [server.upload(picture) for _ in range(2 * len(cores()))]:
             server.finished(job)
+        members = tree(server.pid)
+        cpu = sum(map(cpu_s, members))
         taken = asyncio.run(_measure(server.port, picture, count))
+        cpu = sum(map(cpu_s, members)) - cpu
     fetched = [one.fetched for one in taken]
     return [
         Row(
@@ -54,6 +57,12 @@ def measure(folder: Path, *, quick: bool) -> list[Row]:
         ),
         Row(what="last byte to thumbnail min", value=min(fetched), unit="ms"),
         *_stages(taken),
+        Row(
+            what="CPU for one photo",
+            value=cpu / count * 1000,
+            unit="ms",
+            note="server and workers, until the job is completed",
+        ),
     ]
 
 
