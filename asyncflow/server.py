@@ -16,6 +16,7 @@ from asyncflow.config import Settings
 from asyncflow.errors import StartError
 from asyncflow.runtime import Runtime
 from asyncflow.web import events, jobs, multipart, page, progress, tus
+from asyncflow.web.admin import add_admin
 from asyncflow.web.archive import add_archive
 from asyncflow.web.auth import TokenAuth, ensure_token
 from asyncflow.web.downloads import add_downloads
@@ -78,15 +79,15 @@ def build_app(runtime: Runtime, who: Access) -> web.Application:
     files = JobFiles(runtime)
     add_downloads(app, files, runtime.store)
     add_archive(app, files, runtime.store)
+    checks = {
+        "accepting": _check(lambda: "the server stops" if runtime.draining else None),
+        "database": _check(lambda: runtime.db.trouble),
+        "workers": _check(lambda: None if runtime.pool.workers() else "no workers"),
+    }
+    add_admin(app, checks=checks)
     add_health(
         app,
-        checks={
-            "accepting": _check(
-                lambda: "the server stops" if runtime.draining else None
-            ),
-            "database": _check(lambda: runtime.db.trouble),
-            "workers": _check(lambda: None if runtime.pool.workers() else "no workers"),
-        },
+        checks=checks,
         metrics=runtime.metrics,
         capabilities=lambda: capabilities(runtime),
     )

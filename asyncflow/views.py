@@ -38,6 +38,28 @@ class StepView(View, frozen=True, kw_only=True):
     next_retry: str | None = None
 
 
+class AttemptView(View, frozen=True, kw_only=True):
+    """An attempt that did not succeed: the history of a dead letter."""
+
+    step: str
+    run: int
+    verdict: str
+    code: str
+    detail: str
+    worker: str | None
+    started_at: str | None
+    finished_at: str | None
+
+
+class EventView(View, frozen=True, kw_only=True):
+    """Something that happened to a job."""
+
+    seq: int
+    type: str
+    run: int
+    at: str | None
+
+
 class FileView(View, frozen=True, kw_only=True):
     """A derivative: its key in the store and what is known about it."""
 

@@ -12,6 +12,7 @@ Rules
   the caller's monotonic clock.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -24,12 +25,24 @@ from asyncflow.jobs import (
     Subscription,
     Verdict,
 )
-from asyncflow.views import JobView, StepView
+from asyncflow.views import AttemptView, EventView, JobView, StepView
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Once:
+    """A client's Idempotency-Key, and a fingerprint of the request that carries it."""
+
+    key: str
+    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewUpload:
-    """An upload about to be created; its job gets the same id."""
+    """An upload about to be created; its job gets the same id.
+
+    *is_part*: it only holds bytes for another upload and has no job that anybody sees.
+    *parts*: it is joined from so many of those. *chosen*: its client chose the id.
+    """
 
     id: str
     key: str
@@ -42,6 +55,16 @@ class NewUpload:
     raw_metadata: str
     expires: int
     now: int
+    client: str = ""
+    #: how many uploads the client may have open, this one included
+    client_limit: int = sys.maxsize
+    dialect: str = ""
+    is_part: bool = False
+    parts: int | None = None
+    concat: str = ""
+    digest: str = ""
+    chosen: bool = False
+    once: Once | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +83,23 @@ class UploadRow:
     expires: int | None
     job_state: JobState
     version: int
+    dialect: str
+    is_part: bool
+    parts: int | None
+    concat: str
+    digest: str
+    checked_from: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A part of a joined upload. `state` is None once the part is gone."""
+
+    n: int
+    part: str
+    state: str | None
+    length: int | None
+    key: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +187,14 @@ class StoredFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """Whose a job is."""
+
+    owner: str
+    tenant: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trash:
     """Bytes that nothing refers to any more."""
 
@@ -184,8 +232,13 @@ class Database(Protocol):
 
     # ----- uploads
 
-    async def create_upload(self, new: NewUpload) -> None:
-        """Store the upload and its job (UPLOADING)."""
+    async def create_upload(self, new: NewUpload) -> str:
+        """Store the upload and its job (UPLOADING); return its id.
+
+        Another id, or the chosen one again: such an upload is there already, by the
+        same Idempotency-Key or by the chosen id; nothing was stored.
+        Raise KeyReused, TooManyUploads.
+        """
         ...
 
     async def find_upload(self, upload_id: str) -> UploadRow:
@@ -197,6 +250,7 @@ class Database(Protocol):
     ) -> None:
         """Make the upload complete: job PENDING, `file.uploaded`, its gate steps.
 
+        A part becomes complete and nothing follows.
         Doing it again is not an error and changes nothing.
         Raise UploadNotFound or UploadGone.
         """
@@ -207,17 +261,41 @@ class Database(Protocol):
     ) -> bool:
         """End an unfinished upload as CANCELLED or REJECTED; tell whether it was open.
 
-        Its bytes go to the trash; a complete upload is left alone.
+        Its bytes go to the trash; a complete upload is left alone, a part is forgotten.
         Raise UploadNotFound.
         """
         ...
 
     async def extend_upload(self, upload_id: str, expires: int) -> None:
-        """Move the end of an unfinished upload's time."""
+        """Move the end of an unfinished upload's, or of a part's, time."""
+        ...
+
+    async def set_length(self, upload_id: str, length: int) -> bool:
+        """Store a length not known before; False: it is known, and another."""
+        ...
+
+    async def set_checked_from(self, upload_id: str, at: int | None) -> None:
+        """Store where a chunk begins whose checksum is still to be seen; None: none."""
+        ...
+
+    async def set_digest(self, upload_id: str, digest: str) -> None:
+        """Store the digest that the whole unfinished upload must have."""
+        ...
+
+    async def take_place(self, final_id: str, n: int, part_id: str) -> str:
+        """Put a part into place *n*; return which part is there (the first stays)."""
+        ...
+
+    async def places(self, final_id: str) -> Sequence[Place]:
+        """Return the parts of a joined upload in their order."""
+        ...
+
+    async def finals_of(self, part_id: str) -> Sequence[str]:
+        """Return the unfinished uploads that a part has a place in."""
         ...
 
     async def expired_uploads(self, now: int, limit: int) -> Sequence[str]:
-        """Return ids of unfinished uploads whose time is over."""
+        """Return ids of unfinished uploads, and of parts, whose time is over."""
         ...
 
     async def unfinished_uploads(self, after: int, limit: int) -> Sequence[UploadRow]:
@@ -299,9 +377,29 @@ class Database(Protocol):
         ...
 
     async def jobs(
-        self, *, state: JobState | None, before: int | None, limit: int
+        self,
+        *,
+        state: JobState | None,
+        before: int | None,
+        limit: int,
+        search: str = "",
     ) -> Page:
-        """Return a page of jobs without their steps, newest first."""
+        """Return a page of jobs without their steps, newest first.
+
+        *search* is a part of the file's name or of the job's id, in any ASCII case.
+        """
+        ...
+
+    async def attempts(self, job_id: str) -> Sequence[AttemptView]:
+        """Return the attempts that did not succeed, oldest first. Raise JobNotFound."""
+        ...
+
+    async def events(self, job_id: str) -> Sequence[EventView]:
+        """Return what happened to a job, oldest first. Raise JobNotFound."""
+        ...
+
+    async def owner(self, job_id: str) -> Owner:
+        """Return whose job it is. Raise JobNotFound."""
         ...
 
     async def file(self, job_id: str, name: str) -> StoredFile:
@@ -310,6 +408,10 @@ class Database(Protocol):
 
     async def tallies(self) -> Mapping[tuple[str, str], int]:
         """Return how many steps each consumer has in each state."""
+        ...
+
+    async def waiting_since(self) -> Mapping[str, int]:
+        """Return when the oldest ready step of each consumer could have started."""
         ...
 
     async def open_uploads(self) -> int:

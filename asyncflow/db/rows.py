@@ -8,7 +8,14 @@ import msgspec
 from asyncflow import views
 from asyncflow.db.base import StoredFile, UploadRow
 from asyncflow.jobs import JobState, PlanEntry, StepState
-from asyncflow.views import ErrorView, FileView, JobView, StepView
+from asyncflow.views import (
+    AttemptView,
+    ErrorView,
+    EventView,
+    FileView,
+    JobView,
+    StepView,
+)
 
 _plan = msgspec.json.Decoder(list[PlanEntry])
 
@@ -62,6 +69,12 @@ def upload_row(row: sqlite3.Row) -> UploadRow:
         expires=row["expires"],
         job_state=JobState(row["job_state"]),
         version=row["version"],
+        dialect=row["dialect"],
+        is_part=bool(row["is_part"]),
+        parts=row["parts"],
+        concat=row["concat"],
+        digest=row["digest"],
+        checked_from=row["checked_from"],
     )
 
 
@@ -118,6 +131,30 @@ def _job_fields(row: sqlite3.Row) -> dict[str, Any]:
         "error": _error(row["error"]),
         "version": row["version"],
     }
+
+
+def attempt(row: sqlite3.Row) -> AttemptView:
+    """Return an attempt that did not succeed."""
+    return AttemptView(
+        step=row["consumer"],
+        run=row["run"],
+        verdict=row["verdict"],
+        code=row["code"],
+        detail=row["detail"],
+        worker=row["worker"],
+        started_at=views.timestamp(row["started"]),
+        finished_at=views.timestamp(row["finished"]),
+    )
+
+
+def event(row: sqlite3.Row) -> EventView:
+    """Return an event of a job."""
+    return EventView(
+        seq=row["seq"],
+        type=row["type"],
+        run=row["run"],
+        at=views.timestamp(row["at"]),
+    )
 
 
 def original(row: sqlite3.Row) -> StoredFile:

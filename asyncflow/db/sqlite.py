@@ -24,7 +24,9 @@ from asyncflow.db.base import (
     Claimed,
     Ended,
     NewUpload,
+    Owner,
     Page,
+    Place,
     Published,
     StoredFile,
     Trash,
@@ -39,7 +41,7 @@ from asyncflow.errors import (
     UploadNotFound,
 )
 from asyncflow.jobs import JobState, Limits, PlanEntry, StepState, Subscription
-from asyncflow.views import JobView
+from asyncflow.views import AttemptView, EventView, JobView
 
 log = structlog.get_logger(__name__)
 
@@ -154,7 +156,7 @@ class SqliteDatabase:
 
     async def probe(self, now: int) -> None:
         """Write one durable row."""
-        await self._writer.write(lambda db: db.execute(SQL["pulse"], {"now": now}))
+        await self._write("pulse", {"now": now})
 
     # ----- how operations reach the writer and what follows a commit
 
@@ -167,6 +169,9 @@ class SqliteDatabase:
     async def _change(self, operation: Operation[Change | None]) -> Change | None:
         return await self._writer.write(operation, after=self._tell)
 
+    async def _write(self, name: str, args: Mapping[str, object]) -> None:
+        await self._writer.write(lambda db: db.execute(SQL[name], args))
+
     async def _rows(self, name: str, args: Mapping[str, object]) -> list[sqlite3.Row]:
         self._turn = (self._turn + 1) % len(self._readers)
         reader = self._readers[self._turn]
@@ -178,9 +183,12 @@ class SqliteDatabase:
 
     # ----- uploads
 
-    async def create_upload(self, new: NewUpload) -> None:
-        """Store the upload and its job."""
-        await self._change(lambda db: intake.create(db, new))
+    async def create_upload(self, new: NewUpload) -> str:
+        """Store the upload and its job; return the id, of one that was there as well."""
+        made, _ = await self._writer.write(
+            lambda db: intake.create(db, new), after=lambda r: self._tell(r[1])
+        )
+        return made
 
     async def find_upload(self, upload_id: str) -> UploadRow:
         """Return the upload."""
@@ -205,12 +213,49 @@ class SqliteDatabase:
         return ended is not None
 
     async def extend_upload(self, upload_id: str, expires: int) -> None:
-        """Move the end of an unfinished upload's time."""
-        args = {"pid": upload_id, "expires": expires}
-        await self._writer.write(lambda db: db.execute(SQL["extend_upload"], args))
+        """Move the end of an unfinished upload's, or of a part's, time."""
+        await self._write("extend_upload", {"pid": upload_id, "expires": expires})
+
+    async def set_length(self, upload_id: str, length: int) -> bool:
+        """Store a length not known before; False: it is known, and another."""
+        return await self._writer.write(
+            lambda db: intake.set_length(db, upload_id, length)
+        )
+
+    async def set_checked_from(self, upload_id: str, at: int | None) -> None:
+        """Store where a chunk begins whose checksum is still to be seen."""
+        await self._write("set_checked_from", {"pid": upload_id, "at": at})
+
+    async def set_digest(self, upload_id: str, digest: str) -> None:
+        """Store the digest that the whole unfinished upload must have."""
+        await self._write("set_digest", {"pid": upload_id, "digest": digest})
+
+    async def take_place(self, final_id: str, n: int, part_id: str) -> str:
+        """Put a part into place *n*; return which part is there."""
+        return await self._writer.write(
+            lambda db: intake.take_place(db, final_id, n, part_id)
+        )
+
+    async def places(self, final_id: str) -> Sequence[Place]:
+        """Return the parts of a joined upload in their order."""
+        found = await self._rows("places", {"pid": final_id})
+        return [
+            Place(
+                n=row["n"],
+                part=row["part"],
+                state=row["state"],
+                length=row["length"],
+                key=row["key"] or "",
+            )
+            for row in found
+        ]
+
+    async def finals_of(self, part_id: str) -> Sequence[str]:
+        """Return the unfinished uploads that a part has a place in."""
+        return [row["pid"] for row in await self._rows("finals_of", {"pid": part_id})]
 
     async def expired_uploads(self, now: int, limit: int) -> Sequence[str]:
-        """Return ids of unfinished uploads whose time is over."""
+        """Return ids of unfinished uploads, and of parts, whose time is over."""
         args = {"now": now, "limit": limit}
         return [row["pid"] for row in await self._rows("expired_uploads", args)]
 
@@ -336,17 +381,47 @@ class SqliteDatabase:
         return rows.job_view(found[0])
 
     async def jobs(
-        self, *, state: JobState | None, before: int | None, limit: int
+        self,
+        *,
+        state: JobState | None,
+        before: int | None,
+        limit: int,
+        search: str = "",
     ) -> Page:
         """Return a page of jobs without their steps, newest first."""
-        name = "jobs_page" if state is None else "jobs_page_of_state"
         args = {"before": before or sys.maxsize, "limit": limit + 1}
-        found = await self._rows(
-            name, args if state is None else {**args, "state": state}
-        )
+        if search:
+            found = await self._rows(
+                "jobs_page_found", {**args, "state": state, "search": search}
+            )
+        elif state is None:
+            found = await self._rows("jobs_page", args)
+        else:
+            found = await self._rows("jobs_page_of_state", {**args, "state": state})
         following = found[limit - 1]["id"] if len(found) > limit else None
         shown = tuple(rows.job_summary(row) for row in found[:limit])
         return Page(jobs=shown, next=following)
+
+    async def attempts(self, job_id: str) -> Sequence[AttemptView]:
+        """Return the attempts that did not succeed, oldest first."""
+        return [rows.attempt(row) for row in await self._of_job("attempts", job_id)]
+
+    async def events(self, job_id: str) -> Sequence[EventView]:
+        """Return what happened to a job, oldest first."""
+        return [rows.event(row) for row in await self._of_job("events", job_id)]
+
+    async def _of_job(self, name: str, job_id: str) -> list[sqlite3.Row]:
+        found = await self._rows(name, {"pid": job_id})
+        if not found and not await self._rows("job_exists", {"pid": job_id}):
+            raise JobNotFound
+        return found
+
+    async def owner(self, job_id: str) -> Owner:
+        """Return whose job it is."""
+        found = await self._rows("job_owner", {"pid": job_id})
+        if not found:
+            raise JobNotFound
+        return Owner(owner=found[0]["owner"], tenant=found[0]["tenant"])
 
     async def file(self, job_id: str, name: str) -> StoredFile:
         """Return one file of a job."""
@@ -366,6 +441,11 @@ class SqliteDatabase:
         """Return how many steps each consumer has in each state."""
         found = await self._rows("tallies", {})
         return {(row["consumer"], row["state"]): row["n"] for row in found}
+
+    async def waiting_since(self) -> Mapping[str, int]:
+        """Return when the oldest ready step of each consumer could have started."""
+        found = await self._rows("waiting_since", {})
+        return {row["consumer"]: row["since"] for row in found}
 
     async def open_uploads(self) -> int:
         """Return how many uploads are unfinished."""

@@ -4,6 +4,7 @@ Part of `asyncflow.testing.db_suite.DbSuite`, which says how it is used.
 """
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -316,3 +317,91 @@ class JobObligations:
             uploads.raw_key(job): False,
             uploads.derivative_prefix(job): True,
         }
+
+    # ----- what an operator looks at
+
+    async def test_every_attempt_that_did_not_succeed_is_kept(
+        self, world: World
+    ) -> None:
+        job = await world.past_gate(IMAGE)
+        await world.end(await world.take("image"), Verdict.ERROR, "broken")
+        world.now += HOUR_MS
+        await world.end(await world.take("image"), Verdict.BAD_FILE, "damaged")
+        await world.db.retry(job, world.now)
+        await world.done(await world.take("image"))
+
+        found = await world.db.attempts(job)
+
+        assert [(a.step, a.run, a.verdict, a.code) for a in found] == [
+            ("image", 1, "error", "broken"),
+            ("image", 1, "bad_file", "damaged"),
+        ]
+        assert found[0].detail == "because of broken"
+        assert found[0].worker == "w1"
+        assert (found[0].finished_at or "") < (found[1].finished_at or "")
+
+    async def test_what_happened_to_a_job_is_told_in_its_order(
+        self, world: World
+    ) -> None:
+        job = await world.failed()
+        await world.db.retry(job, world.now)
+
+        found = await world.db.events(job)
+
+        assert [(one.type, one.run) for one in found] == [
+            ("file.uploaded", 1),
+            ("identify.completed", 1),
+            ("file.accepted", 1),
+            ("image.dead", 1),
+            ("job.failed", 1),
+            ("job.retried", 2),
+        ]
+
+    async def test_a_job_to_which_nothing_happened_has_no_history(
+        self, world: World
+    ) -> None:
+        job = await world.upload()
+        assert (await world.db.attempts(job), await world.db.events(job)) == ([], [])
+
+        await world.db.delete(job)
+        with pytest.raises(JobNotFound):
+            await world.db.attempts(job)
+        with pytest.raises(JobNotFound):
+            await world.db.events(job)
+
+    async def test_jobs_are_found_by_a_part_of_their_name_or_id(
+        self, world: World
+    ) -> None:
+        names = ("Holiday 100%.jpg", "holiday.pdf", "other.jpg")
+        first, second, third = [await world.upload(name=name) for name in names]
+
+        async def found(search: str, **other: Any) -> list[str]:
+            asked = {"state": None, "before": None, "limit": 10, **other}
+            page = await world.db.jobs(search=search, **asked)
+            return [one.job_id for one in page.jobs]
+
+        assert await found("HOLI") == [second, first]
+        assert await found("0%") == [first]
+        assert await found("%") == [first]
+        assert await found("_") == []
+        assert await found(third[-6:].upper()) == [third]
+        await world.end_upload(second)
+        assert await found("holiday", state=JobState.CANCELLED) == [second]
+        page = await world.db.jobs(state=None, before=None, limit=1, search="holiday")
+        assert page.next is not None
+        assert await found("holiday", before=page.next) == [first]
+
+    async def test_the_oldest_waiting_step_of_each_consumer_is_known(
+        self, world: World
+    ) -> None:
+        began = world.now
+        await world.past_gate(IMAGE)
+        world.now += HOUR_MS
+        await world.past_gate(IMAGE, TEXT)
+
+        assert await world.db.waiting_since() == {
+            "image": began,
+            "text": began + HOUR_MS,
+        }
+        await world.claim("text")
+        assert list(await world.db.waiting_since()) == ["image"]

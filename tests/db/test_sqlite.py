@@ -149,6 +149,8 @@ def test_no_statement_walks_through_history(empty: Path) -> None:
     assert found == {
         # an index that holds the running steps alone
         ("running_steps", "SCAN step USING INDEX step_lease"),
+        # an index that holds the ready steps alone
+        ("waiting_since", "SCAN step USING INDEX step_ready"),
         # an index that holds the unfinished uploads alone
         ("open_uploads", "SCAN upload USING INDEX upload_open"),
         # one job's steps and files, put in order

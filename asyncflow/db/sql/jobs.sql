@@ -1,5 +1,6 @@
 -- name: job_by_pid
-SELECT id, pid, state, run, open, gates, version, plan FROM job WHERE pid = :pid;
+SELECT id, pid, state, run, open, gates, version, plan FROM job
+WHERE pid = :pid AND is_part = 0;
 
 -- name: job_by_id
 SELECT id, pid, state, run, open, gates, version, plan FROM job WHERE id = :job;
@@ -43,18 +44,40 @@ SELECT j.*, u.state AS upload_state, u.length AS upload_length,
   (SELECT json_group_array(json_array(d.name, d.consumer, d.key, d.media_type, d.size,
       json(d.facts)))
     FROM (SELECT * FROM derivative WHERE job_id = j.id ORDER BY id) d) AS files
-FROM job j LEFT JOIN upload u ON u.job_id = j.id WHERE j.pid = :pid;
+FROM job j LEFT JOIN upload u ON u.job_id = j.id WHERE j.pid = :pid AND j.is_part = 0;
 
 -- name: jobs_page
-SELECT * FROM job WHERE id < :before ORDER BY id DESC LIMIT :limit;
+SELECT * FROM job WHERE is_part = 0 AND id < :before ORDER BY id DESC LIMIT :limit;
 
 -- name: jobs_page_of_state
-SELECT * FROM job WHERE state = :state AND id < :before ORDER BY id DESC LIMIT :limit;
+SELECT * FROM job WHERE is_part = 0 AND state = :state AND id < :before
+ORDER BY id DESC LIMIT :limit;
+
+-- name: jobs_page_found
+-- A search reads jobs until the page is full: only people search.
+SELECT * FROM job WHERE id < :before AND (:state IS NULL OR state = :state)
+  AND (instr(lower(file_name), lower(:search)) OR instr(pid, lower(:search)))
+ORDER BY id DESC LIMIT :limit;
+
+-- name: job_exists
+SELECT 1 FROM job WHERE pid = :pid;
+
+-- name: attempts
+SELECT s.consumer, a.run, a.verdict, a.code, a.detail, a.worker, a.started, a.finished
+FROM attempt a JOIN step s ON s.id = a.step_id JOIN job j ON j.id = s.job_id
+WHERE j.pid = :pid ORDER BY a.id;
+
+-- name: events
+SELECT e.seq, e.type, e.run, e.at FROM event e JOIN job j ON j.id = e.job_id
+WHERE j.pid = :pid ORDER BY e.seq;
+
+-- name: job_owner
+SELECT owner, tenant FROM job WHERE pid = :pid;
 
 -- name: original_file
 SELECT j.pid, j.state, j.file_name, coalesce(j.media_type, 'application/octet-stream')
   AS media_type, j.size, j.uploaded AS at, j.accepted, u.key, u.state AS upload_state
-FROM job j JOIN upload u ON u.job_id = j.id WHERE j.pid = :pid;
+FROM job j JOIN upload u ON u.job_id = j.id WHERE j.pid = :pid AND j.is_part = 0;
 
 -- name: derived_file
 SELECT j.pid, j.state, j.file_name, d.name, d.key, d.media_type, d.size, d.at,

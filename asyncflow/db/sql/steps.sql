@@ -112,6 +112,10 @@ WHERE job_id = :job AND state = 'dead' AND required = 1 ORDER BY finished, id LI
 -- name: tallies
 SELECT consumer, state, n FROM tally;
 
+-- name: waiting_since
+-- Reads what waits and nothing else: the index holds ready steps alone.
+SELECT consumer, min(run_at) AS since FROM step WHERE state = 'ready' GROUP BY consumer;
+
 -- name: throw_away
 INSERT INTO trash(key, is_prefix) VALUES(:key, :is_prefix) ON CONFLICT DO NOTHING;
 

@@ -1,0 +1,53 @@
+"""What happened lately, minute by minute: for a chart, not for accounting.
+
+It lives in memory and begins anew with each start; `/metrics` is what keeps history.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+MINUTES = 60
+MINUTE_S = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Minute:
+    """One minute: when it began (seconds since 1970), and how often what happened."""
+
+    at: int
+    counts: Mapping[str, int]
+
+
+class History:
+    """Counts by name for each of the last *minutes*; older ones fall out.
+
+    *clock* returns seconds since 1970. One event loop only; not thread-safe.
+    """
+
+    def __init__(self, clock: Callable[[], float], *, minutes: int = MINUTES) -> None:
+        self._clock = clock
+        self._minutes: deque[tuple[int, Counter[str]]] = deque(maxlen=minutes)
+        self._move()
+
+    def add(self, name: str) -> None:
+        """Count *name* in this minute."""
+        self._move()
+        self._minutes[-1][1][name] += 1
+
+    def minutes(self) -> tuple[Minute, ...]:
+        """Return every minute there is, oldest first, the current one last."""
+        self._move()
+        return tuple(Minute(at=at, counts=dict(c)) for at, c in self._minutes)
+
+    def _move(self) -> None:
+        """Open the minutes up to now, also those in which nothing happened."""
+        now = int(self._clock()) // MINUTE_S * MINUTE_S
+        if not self._minutes:
+            self._minutes.append((now, Counter()))
+        first = now - MINUTE_S * ((self._minutes.maxlen or 1) - 1)
+        # a clock that was set back goes on in the minute that is open
+        at = max(self._minutes[-1][0] + MINUTE_S, first)
+        while at <= now:
+            self._minutes.append((at, Counter()))
+            at += MINUTE_S
