@@ -30,8 +30,11 @@ def make(tmp_path: Path) -> Iterator[Make]:
 
     yield start
     for server in made:
-        if server.process is not None and server.process.poll() is None:
+        if server.process is None:
+            continue
+        if server.process.poll() is None:
             server.kill()
+        server.wait()
 
 
 @pytest.fixture

@@ -4,8 +4,9 @@ import contextlib
 import os
 import resource
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from tests.faults import probe, watch
 from tests.faults.conftest import Make
 from tests.server_process import Answer, ServerProcess
 
-TUS = {"Tus_Resumable": "1.0.0"}
+TUS: Mapping[str, Any] = {"Tus_Resumable": "1.0.0"}
 MIB = 1 << 20
 LENGTH = 3 * MIB
 DATA = probe.text(parts=1).ljust(LENGTH)

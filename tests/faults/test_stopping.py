@@ -4,8 +4,9 @@ import http.client
 import os
 import signal
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.faults import probe, watch
 from tests.faults.conftest import Make
 from tests.server_process import ServerProcess
 
-TUS = {"Tus_Resumable": "1.0.0"}
+TUS: Mapping[str, Any] = {"Tus_Resumable": "1.0.0"}
 DATA = probe.text(parts=1) + b"x" * 200_000
 
 
@@ -104,7 +105,7 @@ def test_a_second_signal_ends_the_server_at_once(
     make: Make, evidence: Evidence
 ) -> None:
     server = make(grace="60")
-    job = server.upload("long.txt", probe.text(before=1.5))
+    job = server.upload("long.txt", probe.text(before=3.0))
     watch.until_working(server, job)
     family = processes.tree(server.pid)
     server.signal(signal.SIGTERM)
