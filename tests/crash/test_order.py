@@ -83,8 +83,8 @@ def check_job_second(trace: list[Call], durable: int, told: int) -> None:
     written = [c.ended for c in trace if c.is_write(log) and durable < c.began < told]
     synced = [c.began for c in trace if c.is_sync(log) and durable < c.ended < told]
     assert written, "the job was not written after its bytes were durable"
-    assert synced, "the job was not made durable"
-    assert synced[-1] > written[-1], "the job was told before it was durable"
+    # the next batch, which claims the job's first step, may have begun as well
+    assert [at for at in synced if at > written[0]], "it was told before it was durable"
 
 
 @pytest.mark.needs("strace")
