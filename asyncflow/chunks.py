@@ -47,6 +47,7 @@ from asyncflow.errors import (
     UploadBusy,
     UploadComplete,
     UploadGone,
+    UploadNotFound,
     UploadPreempted,
     UploadTooLarge,
 )
@@ -430,7 +431,7 @@ class Chunks:
         for upload_id, size in list(self._unaccepted.items()):
             try:
                 await self._accept(upload_id, size)
-            except UploadGone:
+            except (UploadGone, UploadNotFound):
                 self._unaccepted.pop(upload_id, None)
 
     async def recover(self) -> int:

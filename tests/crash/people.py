@@ -73,6 +73,8 @@ class Person:
     accepted: dict[str, Sent] = field(default_factory=dict)
     #: what was seen of finished probes: job and name to bytes
     seen: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    #: jobs that were deleted, and the server said so
+    deleted: set[str] = field(default_factory=set)
     resumed: int = 0
     failure: BaseException | None = None
 
@@ -86,6 +88,8 @@ class Person:
                 else:
                     self._at_once(name, data)
                 self._look()
+                if self.rng.random() < 0.15:
+                    self._close_one()
                 self.stop.wait(self.rng.uniform(0.0, 0.2))
         except Exception as failure:  # noqa: BLE001 -- told to the test
             self.failure = failure
@@ -180,6 +184,27 @@ class Person:
             except LOST:
                 self._wait()
                 return
+
+    def _close_one(self) -> None:
+        """Cancel or delete a job, perhaps while it runs; then expect nothing of it."""
+        job = next(reversed(self.accepted), None)
+        if job is None:
+            return
+        del self.accepted[job]
+        self.seen = {key: data for key, data in self.seen.items() if key[0] != job}
+        deletes = self.rng.random() < 0.5
+        try:
+            status, _headers, body = (
+                self._ask("DELETE", f"/jobs/{job}", None)
+                if deletes
+                else self._ask("POST", f"/jobs/{job}/cancel", b"")
+            )
+        except LOST:
+            self._wait()
+            return
+        assert status < 300 or (status == 409 and not deletes), body
+        if deletes:
+            self.deleted.add(job)
 
     # ----- requests
 

@@ -120,6 +120,8 @@ def check(evidence: Evidence, people: list[Person]) -> None:
     assert resumed > KILLS // 8, "the kills hit no upload"
     evidence.check()
     evidence.check_originals({job: sent.sha256 for job, sent in accepted.items()})
+    deleted = {job for person in people for job in person.deleted}
+    assert not deleted & {pid for (pid,) in evidence.ask("SELECT pid FROM job")}
     states = evidence.states(accepted)
     assert {state for state, _error in states.values()} == {"COMPLETED"}, states
     shapes: dict[str, set[frozenset[str]]] = {}

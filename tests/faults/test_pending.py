@@ -1,0 +1,115 @@
+"""Whole uploads that the database could not take: they become jobs when it can."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from asyncflow.admission import Admission, Rules
+from asyncflow.broker.memory import LocalDoorbell
+from asyncflow.chunks import Announced, Chunks
+from asyncflow.db.sqlite import SqliteDatabase
+from asyncflow.engine import Clock, Engine
+from asyncflow.errors import DatabaseUnavailable, JobNotFound
+from asyncflow.jobs import JobState, Limits
+from asyncflow.progress import Hub
+from asyncflow.store.local import LocalStore
+
+
+class Faltering(Engine):
+    """An engine whose database takes no job while it is down."""
+
+    down = False
+
+    async def accept(self, upload_id: str, size: int) -> None:
+        if self.down:
+            raise DatabaseUnavailable("the disk is full")
+        await super().accept(upload_id, size)
+
+
+class Body:
+    """A body that comes in one piece."""
+
+    def __init__(self, data: bytes) -> None:
+        self._left = [data]
+
+    async def read(self) -> bytes:
+        return self._left.pop() if self._left else b""
+
+    def stop(self, error: Exception) -> None:
+        raise error
+
+
+class Place:
+    """An engine room without a pool."""
+
+    def __init__(self, folder: Path) -> None:
+        self.engine = Faltering(
+            doorbell=LocalDoorbell(),
+            clock=Clock(),
+            limits=Limits(),
+            worker="test",
+            lease_s=30.0,
+        )
+        self.db = SqliteDatabase(folder / "some.db", on_change=self.engine.changed)
+        self.engine.attach(self.db, Hub(self.db.job))
+        rules = Rules(
+            max_bytes=1000, allowed_types=(), backlog_limit=10, fill_level=100
+        )
+        self.chunks = Chunks(
+            db=self.db,
+            engine=self.engine,
+            store=LocalStore(folder / "store"),
+            admission=Admission(rules, space=None, backlog=lambda: 0),
+            expiry_s=60.0,
+        )
+
+    async def whole(self) -> str:
+        """Return an upload that is whole and that the database did not take."""
+        said = Announced(
+            owner="local",
+            tenant="local",
+            file_name="a.txt",
+            declared_type="text/plain",
+            length=5,
+        )
+        upload = await self.chunks.create(said)
+        with pytest.raises(DatabaseUnavailable):
+            await self.chunks.append(upload.id, 0, Body(b"hello"), length=5)
+        return upload.id
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncIterator[Place]:
+    made = Place(tmp_path)
+    await made.db.start()
+    await made.engine.start([])
+    made.engine.down = True
+    yield made
+    await made.engine.hub.close()
+    await made.db.close()
+
+
+async def test_what_could_not_be_accepted_is_accepted_later(place: Place) -> None:
+    upload = await place.whole()
+    before = (await place.db.job(upload)).status
+    with pytest.raises(DatabaseUnavailable):
+        await place.chunks.finish_pending()
+    place.engine.down = False
+
+    await place.chunks.finish_pending()
+
+    assert before is JobState.UPLOADING
+    assert (await place.db.job(upload)).uploaded_bytes == 5
+
+
+async def test_one_that_was_deleted_meanwhile_holds_up_nobody(place: Place) -> None:
+    deleted, kept = await place.whole(), await place.whole()
+    place.engine.down = False
+    await place.db.delete(deleted)
+
+    await place.chunks.finish_pending()
+
+    with pytest.raises(JobNotFound):
+        await place.db.job(deleted)
+    assert (await place.db.job(kept)).uploaded_bytes == 5
