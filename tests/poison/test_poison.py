@@ -1,0 +1,149 @@
+"""Hostile files among good ones, through a whole server: only they come to harm."""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.server_process import ServerProcess
+from tests.web.live import failures, healthy_server, metric, rows, until
+
+#: what the worst libraries do, each behind the name of a file
+PROCESSOR = '''
+"""A processor that does what the worst libraries do."""
+import ctypes
+import os
+import re
+import subprocess
+import sys
+import time
+
+from asyncflow.processors.base import Result, Work, processor
+
+
+@processor("victim", accepts=("text/*",), outputs=(), wall_s=2.0)
+def victim(work: Work) -> Result:
+    match work.file_name:
+        case "abort.txt":
+            os.abort()
+        case "segfault.txt":
+            ctypes.string_at(0)
+        case "loop.txt":
+            # one call into C that never lets go of the interpreter
+            re.match("(a|a)*b", "a" * 100)
+        case "hog.txt":
+            hoard = []
+            while True:
+                hoard.append(b"x" * (16 << 20))
+        case "forks.txt":
+            for _ in range(5):
+                if os.fork() == 0:
+                    os.setsid()
+                    time.sleep(600)
+            subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+            os.abort()
+    return Result(facts={"bytes": work.source.stat().st_size})
+'''
+
+POISON = {
+    "abort.txt": "crashed",
+    "segfault.txt": "crashed",
+    "loop.txt": "timeout",
+    "hog.txt": "out_of_memory",
+    "forks.txt": "crashed",
+}
+GOOD = 20
+WORKERS = 2
+IDLE = 'asyncflow_workers{state="idle"}'
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerProcess]:
+    (tmp_path / "victims.py").write_text(PROCESSOR)
+    with healthy_server(
+        tmp_path,
+        processors="victims",
+        workers=str(WORKERS),
+        attempts="1",
+        slot_memory_bytes="300MiB",
+    ) as found:
+        yield found
+
+
+def upload_all(server: ServerProcess) -> dict[str, str]:
+    """Upload good files with the poison among them; return the jobs by name."""
+    names = [f"good-{number}.txt" for number in range(GOOD)]
+    for place, poison in enumerate(POISON):
+        names.insert(4 * place + 2, poison)
+    return {name: server.upload(name, b"hello") for name in names}
+
+
+def step(job: Any, name: str) -> Any:
+    return next(one for one in job["steps"] if one["name"] == name)
+
+
+def family(pid: int) -> set[int]:
+    """Return all processes below *pid*."""
+    found: set[int] = set()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for child in map(int, (task / "children").read_text().split()):
+                with contextlib.suppress(FileNotFoundError):
+                    found |= {child} | family(child)
+    return found
+
+
+def has_processes_of(folder: Path) -> bool:
+    """Tell whether a process works in *folder* or below it."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                if (entry / "cwd").readlink().is_relative_to(folder):
+                    return True
+    return False
+
+
+@pytest.mark.timeout(120)
+def test_poison_harms_only_itself(server: ServerProcess) -> None:
+    healthy = family(server.pid)
+    jobs = upload_all(server)
+    ended = {name: server.finished(job) for name, job in jobs.items()}
+    back = time.monotonic()
+    until(lambda: metric(server, IDLE) == WORKERS, 2.0)
+    assert time.monotonic() - back < 2.0
+
+    for name, reason in POISON.items():
+        assert ended[name]["status"] == "FAILED", name
+        assert ended[name]["error"]["code"] == reason, ended[name]["error"]
+        assert ended[name]["error"]["step"] == "victim"
+        assert step(ended[name], "identify")["status"] == "done"
+    good = [name for name in jobs if name.startswith("good")]
+    assert {ended[name]["status"] for name in good} == {"COMPLETED"}
+    assert {step(ended[name], "victim")["attempts"] for name in good} <= {0, 1}
+    failed = rows(
+        server,
+        "SELECT DISTINCT file_name FROM attempt JOIN step ON step.id=step_id "
+        "JOIN job ON job.id=job_id",
+    )
+    assert {name for (name,) in failed} == set(POISON)
+
+    until(lambda: len(family(server.pid)) == len(healthy))
+    assert server.finished(server.upload("after.txt", b"hello"))["status"] == (
+        "COMPLETED"
+    )
+    assert failures(server) == []
+
+
+def test_a_stopped_server_leaves_no_process(server: ServerProcess) -> None:
+    everyone = family(server.pid)
+    assert len(everyone) > WORKERS
+    server.upload("forks.txt", b"hello")
+    server.upload("loop.txt", b"hello")
+    assert server.stop() == 0
+    until(lambda: not [pid for pid in everyone if Path(f"/proc/{pid}").exists()])
+    until(lambda: not has_processes_of(server.data_dir.parent))
+    server.start()
