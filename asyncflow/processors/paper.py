@@ -28,10 +28,10 @@ _EDGE: Final = 32  # grey levels from one pixel to the next that make an edge
 _MAX_SKEW: Final = 10  # degrees
 #: below it, the engines read as well, and turning would only blur
 MIN_SKEW: Final = 0.25
-#: pages of text reach 11 to 28, photographs 1 to 3, stripes anything
-_IS_TEXT: Final = 8.0
-#: half as much is enough to believe a slope
-_HAS_SLOPE: Final = 4.0
+#: lines of text reach 5 to 30, photographs 1 to 3, stripes and grids anything
+_IS_TEXT: Final = 4.0
+#: below it, finer tries cannot reach that
+_WORTH_A_LOOK: Final = 2.0
 #: a page with less ink than this share of its area is empty
 _MIN_INK: Final = 0.002
 _WHITE: Final = 255
@@ -56,7 +56,7 @@ def looks_like_text(picture: Any) -> bool:
 def skew_of(picture: Any) -> float:
     """Return by how many degrees lines sink to the right; 0 where there are none."""
     angle, certainty = _slant(_edges(_small(picture)))
-    return angle if certainty >= _HAS_SLOPE else 0.0
+    return angle if certainty >= _IS_TEXT else 0.0
 
 
 def straighten(picture: Any, skew: float) -> tuple[Any, Matrix]:
@@ -112,11 +112,12 @@ def _slant(ink: Any) -> tuple[float, float]:
     rough = {angle: _jumps(strips, angle, groups=_GROUPS) for angle in angles}
     best = max(rough, key=rough.__getitem__)
     usual = sorted(rough.values())[len(rough) // 2] or 1.0
-    if rough[best] < usual * _HAS_SLOPE:
-        return 0.0, rough[best] / usual
+    if rough[best] < usual * _WORTH_A_LOOK:
+        return 0.0, 0.0
     tries = [best + step / 10 for step in range(-9, 10)]
     angle = max(tries, key=lambda at: _jumps(strips, at, groups=1))
-    return round(angle, 1), rough[best] / usual
+    most = max(rough[best], _jumps(strips, angle, groups=_GROUPS))
+    return round(angle, 1), most / usual
 
 
 def _jumps(strips: Any, angle: float, *, groups: int) -> float:

@@ -1,0 +1,217 @@
+import json
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import PIL.Image
+import PIL.ImageChops
+import pypdfium2
+import pytest
+
+from asyncflow.errors import BadFile, Skip
+from asyncflow.processors import ocr
+from asyncflow.processors.text import text
+from asyncflow.testing.processor import Ran, run_processor
+from tests.processors import text_pages
+from tests.processors.text_pages import landscape, match, saved, sheet, skewed
+
+ENGINES = [
+    pytest.param("tesserocr"),
+    pytest.param("pytesseract", marks=pytest.mark.needs("tesseract")),
+]
+LAID: dict[str, Callable[[PIL.Image.Image], PIL.Image.Image]] = {
+    "upright": lambda page: page,
+    "upside down": lambda page: page.rotate(180),
+    "on its left side": lambda page: page.rotate(90, expand=True),
+    "on its right side": lambda page: page.rotate(-90, expand=True),
+    "two degrees askew": lambda page: skewed(page, 2),
+    "askew and upside down": lambda page: skewed(page, -3.4).rotate(180),
+}
+TURNS = {
+    "upside down": 180,
+    "on its left side": 90,
+    "on its right side": 270,
+    "askew and upside down": 180,
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a worker: Tesseract's threads get in each other's way."""
+    monkeypatch.setenv("OMP_THREAD_LIMIT", "1")
+
+
+def read(path: Path, media_type: str = "image/png", **options: object) -> Ran:
+    return run_processor(text, path, media_type=media_type, options=options)
+
+
+def words_of(ran: Ran) -> list[str]:
+    return ran.files["text"].read_text().split()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("laid", LAID)
+def test_a_page_is_read_however_it_lay_on_the_glass(
+    tmp_path: Path, engine: str, laid: str
+) -> None:
+    words = text_pages.some_words()
+    path = saved(LAID[laid](sheet(words)), tmp_path / "page.png")
+    ran = read(path, engine=engine)
+    assert match(words, words_of(ran)) >= 0.98
+    assert match(words, text_pages.words_in_pdf(ran.files["searchablePdf"])) >= 0.98
+    page = json.loads(ran.files["textJson"].read_text())["pages"][0]
+    assert page["rotation"] == TURNS.get(laid, 0)
+    assert (abs(page["skew"]) > 1) == ("askew" in laid)
+    assert ran.facts["engine"] == engine
+
+
+def test_boxes_lie_where_the_words_are_on_the_page_as_it_was_given(
+    tmp_path: Path,
+) -> None:
+    words = text_pages.some_words(60)
+    upright = sheet(words)
+    path = saved(skewed(upright, 3).rotate(180), tmp_path / "page.png")
+    page = json.loads(read(path).files["textJson"].read_text())["pages"][0]
+    assert (page["width"], page["height"], page["unit"]) == (*upright.size, "px")
+    ink = PIL.ImageChops.invert(PIL.Image.open(path).convert("L"))
+    everything = ink.getbbox()
+    assert everything is not None
+    boxes = [word["box"] for word in page["words"]]
+    around = [
+        pick(side)
+        for pick, side in zip(
+            (min, min, max, max), zip(*boxes, strict=True), strict=True
+        )
+    ]
+    assert around == pytest.approx(everything, abs=12)
+    assert all(word["confidence"] > 60 for word in page["words"])
+    # nothing of the first word but its neighbours' edges is left outside its box
+    first = ink.crop(tuple(map(int, boxes[0])))
+    assert sum(first.histogram()[128:]) > 100
+
+
+def test_a_searchable_pdf_of_a_picture_has_its_size_and_stands_upright(
+    tmp_path: Path,
+) -> None:
+    words = text_pages.some_words(60)
+    path = saved(sheet(words).rotate(90, expand=True), tmp_path / "page.png")
+    pdf = pypdfium2.PdfDocument(read(path).files["searchablePdf"])
+    assert pdf[0].get_size() == pytest.approx((595.2, 841.9), abs=0.5)
+    shown = pdf[0].render(scale=text_pages.DPI / 72, grayscale=True).to_pil()
+    # the ink is where it was before the page was turned, and no letters were added
+    difference = PIL.ImageChops.difference(shown.resize(text_pages.SIZE), sheet(words))
+    assert sum(difference.histogram()[100:]) < 0.01 * shown.width * shown.height
+    pdf.close()
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_small_picture_of_text_is_read(tmp_path: Path, *, dark: bool) -> None:
+    words = text_pages.some_words(40)
+    small = sheet(words, dark=dark).reduce(2)
+    ran = read(saved(small, tmp_path / "shot.png"))
+    assert match(words, words_of(ran)) >= 0.95
+
+
+def test_all_pages_of_a_tiff_are_read(tmp_path: Path) -> None:
+    first, second = text_pages.some_words(40), text_pages.some_words(40, seed=2)
+    pages = [sheet(first), PIL.Image.new("L", text_pages.SIZE, 255), sheet(second)]
+    path = saved(
+        pages[0], tmp_path / "fax.tiff", save_all=True, append_images=pages[1:]
+    )
+    ran = read(path, "image/tiff")
+    assert ran.facts["pages"] == 3
+    said = ran.files["text"].read_text().split("\f")
+    assert [match(first, said[0].split()), match(second, said[2].split())] == [1.0, 1.0]
+    assert said[1] == ""
+    assert len(pypdfium2.PdfDocument(ran.files["searchablePdf"])) == 3
+    assert ran.percents[-1] == 100
+    assert len(ran.percents) == 3
+
+
+def test_a_photograph_costs_a_glance_and_makes_no_files(tmp_path: Path) -> None:
+    path = tmp_path / "view.jpg"
+    landscape((3840, 2160)).save(path)
+    read(path, "image/jpeg")  # loads what is loaded once
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    ran = read(path, "image/jpeg")
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    assert ran.facts == {"pages": 1, "words": 0, "looksLikeText": False}
+    assert ran.derivatives == ()
+    assert after.ru_utime - before.ru_utime < 0.5
+
+
+def test_a_photograph_is_read_when_that_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "view.jpg"
+    landscape((400, 300)).save(path)
+    ran = read(path, "image/jpeg", images="always")
+    assert ran.facts["ocrPages"] == 1
+    assert "text" in ran.files
+
+
+def test_pictures_are_not_read_when_that_is_switched_off(tmp_path: Path) -> None:
+    path = saved(sheet(text_pages.some_words(40)), tmp_path / "page.png")
+    assert read(path, images="never").derivatives == ()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_page_that_takes_too_long_is_given_up(tmp_path: Path, engine: str) -> None:
+    reader = ocr.choose(engine, ["eng"])
+    page = sheet(text_pages.some_words(400))
+    scan = ocr.Scan(
+        width=page.width, height=page.height, pixels=page.tobytes(), dpi=text_pages.DPI
+    )
+    with pytest.raises(ocr.PageTimeout):
+        reader.read(scan, within_s=0.05)
+    reader.close()
+
+
+def test_a_language_that_is_not_there_is_named_with_those_that_are(
+    tmp_path: Path,
+) -> None:
+    path = saved(sheet(text_pages.some_words(40)), tmp_path / "page.png")
+    with pytest.raises(Skip, match=r"language tlh is installed; installed: .*eng"):
+        read(path, languages=["eng", "tlh"])
+
+
+def test_a_picture_that_ends_too_early_is_the_files_fault(tmp_path: Path) -> None:
+    whole = saved(sheet(text_pages.some_words(40)), tmp_path / "page.png")
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(whole.read_bytes()[:-4000])
+    with pytest.raises(BadFile) as caught:
+        read(cut)
+    assert caught.value.reason in ("truncated", "damaged")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("engine", "cuneiform"),
+        ("images", True),
+        ("languages", []),
+        ("languages", "../eng"),
+        ("preview", "yes"),
+        ("pageS", 0),
+        ("maxPages", True),
+    ],
+)
+def test_a_bad_option_is_named_with_what_is_accepted(
+    tmp_path: Path, option: str, value: object
+) -> None:
+    path = saved(sheet(["word"]), tmp_path / "page.png")
+    with pytest.raises(ValueError, match=rf"^{option} is .*; accepted"):
+        read(path, **{option: value})
+
+
+@pytest.mark.parametrize("name", ["ocr_page_300dpi.png", "ocr_page_skew2deg.png"])
+def test_real_sized_pages_are_read_alike_straight_and_askew(
+    corpus: Path, name: str
+) -> None:
+    ran = read(corpus / name)
+    assert ran.facts["words"] == 560
+    said = " ".join(words_of(ran))
+    assert said.startswith("The upload server streams every chunk to disk and answers")
+
+
+def test_a_real_photograph_is_not_taken_for_text(corpus: Path) -> None:
+    ran = read(corpus / "photo_4k.jpg", "image/jpeg")
+    assert ran.facts["looksLikeText"] is False
