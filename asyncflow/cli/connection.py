@@ -32,6 +32,8 @@ class Server:
 
     def client(self, *, patient: bool = False) -> Client:
         """Return a client; a *patient* one tries for about half a minute."""
+        # the progress shown is ours; a line about each retry would tear it apart
+        stamina.instrumentation.set_on_retry_hooks([])
         return Client(self.url, self.token, patience=None if patient else _HASTE)
 
 
@@ -97,9 +99,6 @@ def _local_token(data_dir: Path | None) -> str | None:
 
 def converse(talk: Callable[[], Awaitable[T]]) -> T:
     """Run *talk* to its end; say in one sentence what went wrong, if something did."""
-    # the progress shown is ours; a line about each retry would tear it apart
-    stamina.instrumentation.set_on_retry_hooks([])
-
     async def whole() -> T:
         return await talk()
 
