@@ -25,7 +25,7 @@ HOT = {
     "due_steps": "step_due",
     "lost_leases": "step_lease",
     "running_steps": "step_lease",
-    "expired_uploads": "upload_open",
+    "expired_uploads": "upload_timed",
     "jobs_page_of_state": "job_state",
     "cancel_steps": "step_job",
     "running_of_job": "step_job",
