@@ -87,7 +87,7 @@ def _worth_reading(document: pages.Document, options: Options) -> bool:
     if options.images != "auto":
         return options.images == "always"
     for number in range(document.pages):
-        with _ended_after(options.page_s * _PATIENCE), document.page(number) as page:
+        with ended_after(options.page_s * _PATIENCE), document.page(number) as page:
             if isinstance(page, pages.PicturePage) and page.looks_like_text():
                 return True
     return False
@@ -131,7 +131,7 @@ class _Run:
         """Read one page; remember why if that fails."""
         try:
             with (
-                _ended_after(self._options.page_s * _PATIENCE),
+                ended_after(self._options.page_s * _PATIENCE),
                 self._document.page(number) as page,
             ):
                 self._page(page)
@@ -218,7 +218,7 @@ class _Run:
         # a page that cannot be shown is not the end: it may not be needed at all
         with (
             contextlib.suppress(BadFile),
-            _ended_after(self._options.page_s * _PATIENCE),
+            ended_after(self._options.page_s * _PATIENCE),
             self._document.page(0) as page,
         ):
             if isinstance(page, pages.PdfPage):
@@ -267,7 +267,7 @@ class _Run:
 
 
 @contextlib.contextmanager
-def _ended_after(seconds: float) -> Iterator[None]:
+def ended_after(seconds: float) -> Iterator[None]:
     """End this process if the block takes longer: native code hears nothing else."""
     timer = threading.Timer(seconds, os._exit, (_EXIT_CODE,))
     timer.daemon = True

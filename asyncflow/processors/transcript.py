@@ -94,7 +94,8 @@ class Transcript:
             self._text.write("\f")
             self._table.write(",")
         self._pages += 1
-        if text := clean(text).strip("\n"):
+        lines = [line.rstrip() for line in clean(text).split("\n")]
+        if text := "\n".join(lines).strip("\n"):
             self._text.write(f"{text}\n")
         entry = json.dumps(page, ensure_ascii=False, separators=(",", ":"))
         self._table.write(f"\n{entry}")

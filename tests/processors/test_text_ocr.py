@@ -54,7 +54,7 @@ def words_of(ran: Ran) -> list[str]:
 def test_a_page_is_read_however_it_lay_on_the_glass(
     tmp_path: Path, engine: str, laid: str
 ) -> None:
-    words = text_pages.some_words()
+    words = text_pages.some_words(60)
     path = saved(LAID[laid](sheet(words)), tmp_path / "page.png")
     ran = read(path, engine=engine)
     assert match(words, words_of(ran)) >= 0.98

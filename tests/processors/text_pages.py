@@ -31,7 +31,7 @@ DPI = 150
 SIZE = (1240, 1754)
 
 
-def some_words(count: int = 90, *, seed: int = 1) -> list[str]:
+def some_words(count: int, *, seed: int = 1) -> list[str]:
     return random.Random(seed).choices(_VOCABULARY.split(), k=count)
 
 

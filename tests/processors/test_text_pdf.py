@@ -1,0 +1,250 @@
+import json
+import re
+from pathlib import Path
+
+import PIL.Image
+import pypdfium2
+import pytest
+
+from asyncflow.errors import BadFile, Skip
+from asyncflow.jobs import Verdict
+from asyncflow.orders import Made, Order
+from asyncflow.pool import Pool
+from asyncflow.processors import ocr
+from asyncflow.processors.text import text
+from asyncflow.testing.processor import Ran, run_processor
+from tests.processors import text_pages
+from tests.processors.text_pages import match, scanned_pdf, sheet, typed_pdf
+
+PDF = "application/pdf"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a worker: Tesseract's threads get in each other's way."""
+    monkeypatch.setenv("OMP_THREAD_LIMIT", "1")
+
+
+def read(path: Path, **options: object) -> Ran:
+    return run_processor(text, path, media_type=PDF, options=options)
+
+
+def pages_of(ran: Ran) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = json.loads(ran.files["textJson"].read_text())[
+        "pages"
+    ]
+    return found
+
+
+def test_a_text_layer_is_taken_as_it_is_and_nothing_is_read_again(
+    tmp_path: Path,
+) -> None:
+    words = text_pages.some_words(40)
+    ran = read(typed_pdf([words, words[:8]], tmp_path / "typed.pdf"))
+    said = ran.files["text"].read_text().split("\f")
+    assert [said[0].split(), said[1].split()] == [words, words[:8]]
+    assert ran.facts["layerPages"] == 2
+    assert ran.facts["ocrPages"] == 0
+    assert "engine" not in ran.facts
+    assert "searchablePdf" not in ran.files
+    first = pages_of(ran)[0]
+    assert first["unit"] == "pt"
+    assert first["words"][0] == {  # type: ignore[index]
+        "text": words[0],
+        "box": [pytest.approx(side, abs=3) for side in (20, 54, 80, 54)],
+        "confidence": None,
+    }
+
+
+def test_only_the_page_without_text_is_read(tmp_path: Path) -> None:
+    typed, scanned = text_pages.some_words(16), text_pages.some_words(60, seed=3)
+    path = text_pages.joined(
+        [
+            typed_pdf([typed, []], tmp_path / "typed.pdf"),
+            scanned_pdf([sheet(scanned).rotate(180)], tmp_path / "scanned.pdf"),
+        ],
+        tmp_path / "mixed.pdf",
+    )
+    ran = read(path)
+    assert [page["source"] for page in pages_of(ran)] == ["layer", "ocr", "ocr"]
+    assert ran.facts["layerPages"] == 1
+    said = [part.split() for part in ran.files["text"].read_text().split("\f")]
+    assert said[:2] == [typed, []]
+    assert match(scanned, said[2]) >= 0.98
+    searchable = ran.files["searchablePdf"]
+    assert text_pages.words_in_pdf(searchable, 0) == typed
+    assert match(scanned, text_pages.words_in_pdf(searchable, 2)) >= 0.98
+
+
+def test_a_searchable_pdf_keeps_the_pages_sizes_and_looks(tmp_path: Path) -> None:
+    page = sheet(text_pages.some_words(20))
+    path = scanned_pdf([page, page.rotate(90, expand=True)], tmp_path / "scan.pdf")
+    made = pypdfium2.PdfDocument(read(path).files["searchablePdf"])
+    before = pypdfium2.PdfDocument(path)
+    assert len(made) == 2
+    assert made[0].get_size() == pytest.approx(before[0].get_size())
+    assert made[1].get_mediabox() == pytest.approx(before[1].get_mediabox())
+    # shown upright, but for that the page is the same
+    assert made[1].get_size() == pytest.approx(before[1].get_size()[::-1])
+    for number in range(2):
+        shown = made[number].render(scale=0.5, grayscale=True).to_pil()
+        meant = before[0].render(scale=0.5, grayscale=True).to_pil()
+        meant = meant.resize(shown.size)
+        assert abs(mean(shown) - mean(meant)) < 1
+    made.close()
+    before.close()
+
+
+def mean(picture: PIL.Image.Image) -> float:
+    counts = picture.histogram()
+    return sum(grey * count for grey, count in enumerate(counts)) / sum(counts)
+
+
+@pytest.mark.parametrize("turn", [90, 180, 270])
+def test_words_lie_right_on_pages_that_are_shown_turned(
+    tmp_path: Path, turn: int
+) -> None:
+    words = text_pages.some_words(60)
+    path = scanned_pdf([sheet(words)], tmp_path / "scan.pdf")
+    pdf = pypdfium2.PdfDocument(path)
+    pdf[0].set_rotation(turn)
+    pdf.save(tmp_path / "turned.pdf")
+    pdf.close()
+    ran = read(tmp_path / "turned.pdf")
+    assert match(words, ran.files["text"].read_text().split()) >= 0.98
+    assert match(words, text_pages.words_in_pdf(ran.files["searchablePdf"])) >= 0.98
+    assert pages_of(ran)[0]["rotation"] == 360 - turn
+    again = pages_of(read(ran.files["searchablePdf"]))[0]
+    assert again["source"] == "layer"
+    first = again["words"][0]["box"]  # type: ignore[index]
+    # the first word starts where it was drawn, 130 and 160 pixels from the corner
+    assert first[0] == pytest.approx(130 * 72 / text_pages.DPI, abs=3)
+    assert first[1] == pytest.approx(160 * 72 / text_pages.DPI, abs=20)
+
+
+def test_an_empty_page_is_no_failure(tmp_path: Path) -> None:
+    pdf = pypdfium2.PdfDocument.new()
+    pdf.new_page(300, 200)
+    pdf.save(tmp_path / "empty.pdf")
+    pdf.close()
+    ran = read(tmp_path / "empty.pdf")
+    assert (ran.facts["pages"], ran.facts["words"]) == (1, 0)
+    assert ran.files["text"].read_bytes() == b""
+    assert pages_of(ran)[0]["source"] == "none"
+
+
+def test_a_preview_is_published_before_anything_is_read(tmp_path: Path) -> None:
+    path = typed_pdf([["word"]], tmp_path / "typed.pdf")
+    ran = read(path)
+    assert ran.published == ("preview",)
+    with PIL.Image.open(ran.files["preview"]) as preview:
+        assert (preview.format, max(preview.size)) == ("JPEG", 800)
+    assert "preview" not in read(path, preview=False).files
+
+
+def test_a_lost_page_does_not_spoil_the_others(tmp_path: Path) -> None:
+    ran = read(text_pages.with_lost_page(tmp_path / "lost.pdf"))
+    assert ran.facts["failedPages"] == [{"page": 2, "reason": "damaged"}]
+    assert ran.files["text"].read_text() == "first\n\f\fthird\n"
+    assert pages_of(ran)[1] == {"number": 2, "error": "damaged"}
+
+
+def test_a_document_without_a_good_page_fails(tmp_path: Path) -> None:
+    path = text_pages.with_lost_page(tmp_path / "lost.pdf")
+    path.write_bytes(
+        re.sub(rb"\[4 0 R 99 0 R 5 0 R\]", b"[98 0 R 99 0 R 97 0 R]", path.read_bytes())
+    )
+    with pytest.raises(BadFile) as caught:
+        read(path)
+    assert caught.value.reason == "damaged"
+
+
+def test_terminal_commands_in_a_text_layer_are_removed(tmp_path: Path) -> None:
+    words = [
+        "red\x1b[31malert",
+        "\x1b]0;title\x07bell",
+        "nul\x00l",
+        "c1\x9b2Jx",
+        "fine",
+    ]
+    ran = read(typed_pdf([words], tmp_path / "hostile.pdf"))
+    for name in ("text", "textJson"):
+        said = ran.files[name].read_text()
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]|31m|2J|u00[01]", said)
+        assert "alert" in said
+        assert "fine" in said
+
+
+def test_pages_beyond_the_limit_are_refused(tmp_path: Path) -> None:
+    path = typed_pdf([["one"], ["two"], ["three"]], tmp_path / "long.pdf")
+    with pytest.raises(BadFile) as caught:
+        read(path, maxPages=2)
+    assert caught.value.reason == "too_many_pages"
+
+
+def test_without_an_engine_text_layers_are_still_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scanned = scanned_pdf([sheet(["word"])], tmp_path / "scan.pdf")
+    typed = typed_pdf([["typed"]], tmp_path / "typed.pdf")
+    both = text_pages.joined([scanned, typed], tmp_path / "both.pdf")
+    # a language of which nothing can be installed stands for a missing engine
+    ran = read(both, languages=["none_such"])
+    assert ran.facts["failedPages"] == [{"page": 1, "reason": "missing_tool"}]
+    assert ran.files["text"].read_text() == "\ftyped\n"
+    with pytest.raises(Skip, match="none_such"):
+        read(scanned, languages=["none_such"])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("sys.prefix", str(tmp_path))
+    assert not ocr.is_installed("pytesseract")
+    with pytest.raises(Skip, match="pytesseract cannot be used"):
+        read(scanned, engine="pytesseract")
+
+
+async def test_a_confined_worker_reads_a_scan(tmp_path: Path) -> None:
+    words = text_pages.some_words(60)
+    source = scanned_pdf([sheet(words).rotate(180)] * 2, tmp_path / "scan.pdf")
+    made: dict[str, str] = {}
+    percents: list[float] = []
+
+    async def take(one: Made) -> None:
+        with open(one.fd, "rb", closefd=False) as file:
+            made[one.name] = file.read().decode("utf-8", errors="replace")
+
+    pool = Pool(
+        size=1, folder=tmp_path / "slots", modules=("asyncflow.processors.text",)
+    )
+    await pool.start()
+    try:
+        order = Order(
+            label="text",
+            processor="text",
+            source=source,
+            file_name="scan.pdf",
+            media_type=PDF,
+        )
+        outcome = await pool.run(order, on_progress=percents.append, on_derivative=take)
+    finally:
+        await pool.close()
+    assert outcome.verdict is Verdict.DONE, outcome.trace
+    assert list(made) == ["preview", "text", "textJson", "searchablePdf"]
+    assert match(words * 2, made["text"].split()) >= 0.98
+    assert 50 in percents
+
+
+def test_a_real_scan_is_read(corpus: Path) -> None:
+    ran = read(corpus / "scan_only.pdf")
+    words = ran.files["text"].read_text().split()
+    assert words[:6] == ["The", "upload", "server", "streams", "every", "chunk"]
+    searchable = ran.files["searchablePdf"]
+    assert match(words, text_pages.words_in_pdf(searchable)) >= 0.98
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("text_crazyones.pdf", "The Crazy Ones"), ("empty_user_pw.pdf", "pdf encryption")],
+)
+def test_real_text_layers_are_taken(corpus: Path, name: str, said: str) -> None:
+    ran = read(corpus / name)
+    assert ran.files["text"].read_text().startswith(said)
+    assert ran.facts["layerPages"] == ran.facts["pages"]
