@@ -8,21 +8,74 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from asyncflow.client.api import Client as Client
+    from asyncflow.client.failures import (
+        BadAddress as BadAddress,
+        RequestFailed as RequestFailed,
+        ServerRefused as ServerRefused,
+        ServerUnreachable as ServerUnreachable,
+        SourceChanged as SourceChanged,
+        UnexpectedAnswer as UnexpectedAnswer,
+    )
+    from asyncflow.client.messages import (
+        Job as Job,
+        Problem as Problem,
+        Step as Step,
+        Update as Update,
+    )
+    from asyncflow.client.session import Patience as Patience
+    from asyncflow.client.sync import SyncClient as SyncClient
+    from asyncflow.client.uploading import Progress as Progress
+    from asyncflow.config import Settings as Settings
+    from asyncflow.db.base import Change as Change
+    from asyncflow.embedding import create_app as create_app, setup as setup
+    from asyncflow.errors import (
+        AsyncflowError as AsyncflowError,
+        BadFile as BadFile,
+        Skip as Skip,
+        TryLater as TryLater,
+        Unauthorized as Unauthorized,
+    )
+    from asyncflow.hooks import OwnedJob as OwnedJob
     from asyncflow.processors.base import (
         Derivative as Derivative,
         Result as Result,
         Work as Work,
         processor as processor,
     )
+    from asyncflow.web.auth import Principal as Principal
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "Derivative": "asyncflow.processors.base",
-    "Result": "asyncflow.processors.base",
-    "Work": "asyncflow.processors.base",
-    "processor": "asyncflow.processors.base",
+_NAMES = {
+    "asyncflow.client.api": ("Client",),
+    "asyncflow.client.failures": (
+        "BadAddress",
+        "RequestFailed",
+        "ServerRefused",
+        "ServerUnreachable",
+        "SourceChanged",
+        "UnexpectedAnswer",
+    ),
+    "asyncflow.client.messages": ("Job", "Problem", "Step", "Update"),
+    "asyncflow.client.session": ("Patience",),
+    "asyncflow.client.sync": ("SyncClient",),
+    "asyncflow.client.uploading": ("Progress",),
+    "asyncflow.config": ("Settings",),
+    "asyncflow.db.base": ("Change",),
+    "asyncflow.embedding": ("create_app", "setup"),
+    "asyncflow.errors": (
+        "AsyncflowError",
+        "BadFile",
+        "Skip",
+        "TryLater",
+        "Unauthorized",
+    ),
+    "asyncflow.hooks": ("OwnedJob",),
+    "asyncflow.processors.base": ("Derivative", "Result", "Work", "processor"),
+    "asyncflow.web.auth": ("Principal",),
 }
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [*_HOMES, "__version__"]
 

@@ -18,7 +18,7 @@ from asyncflow.runtime import Runtime
 from asyncflow.web import events, jobs, multipart, page, progress, tus
 from asyncflow.web.admin import add_admin
 from asyncflow.web.archive import add_archive
-from asyncflow.web.auth import TokenAuth, ensure_token
+from asyncflow.web.auth import Authenticate, TokenAuth, ensure_token
 from asyncflow.web.downloads import add_downloads
 from asyncflow.web.edge import install_edge
 from asyncflow.web.files import JobFiles
@@ -41,6 +41,11 @@ class Access:
     token: str
     needed_everywhere: bool
 
+    @property
+    def is_open(self) -> bool:
+        """Whether single jobs can be reached without the token."""
+        return not self.needed_everywhere
+
 
 def access(settings: Settings) -> Access:
     """Return the token in force, made on the first start.
@@ -58,9 +63,11 @@ def access(settings: Settings) -> Access:
     return Access(token=ensure_token(settings.data_dir), needed_everywhere=False)
 
 
-def build_app(runtime: Runtime, who: Access) -> web.Application:
-    """Return the application that serves *runtime*."""
+def build_app(runtime: Runtime, authenticate: Authenticate) -> web.Application:
+    """Return the application that serves *runtime* to whom *authenticate* knows."""
     settings = runtime.settings
+    # with a token there is one owner; who else it is, somebody else's function decides
+    has_one_owner = isinstance(authenticate, TokenAuth)
     app = web.Application(client_max_size=0)
     app[runtime_key] = runtime
     install_edge(
@@ -68,11 +75,14 @@ def build_app(runtime: Runtime, who: Access) -> web.Application:
         guards=Guards(
             loopback_only=not settings.is_public,
             public_url=settings.public_url,
-            allowed_hosts=settings.allowed_hosts,
+            # whoever must prove who they are is safe from rebound names
+            allowed_hosts=settings.allowed_hosts if has_one_owner else ("*",),
             allowed_origins=frozenset(settings.allowed_origins),
         ),
-        authenticate=TokenAuth(who.token, open_locally=not who.needed_everywhere),
+        authenticate=authenticate,
         metrics=runtime.metrics,
+        owner_of=None if has_one_owner else runtime.db.owner,
+        prefix=runtime.url_prefix,
     )
     for routes in (page, tus, multipart, jobs, progress, events):
         routes.add_routes(app)
@@ -150,7 +160,7 @@ async def _serve(settings: Settings) -> int:
     await runtime.start()
     try:
         site = await start_site(
-            build_app(runtime, who),
+            build_app(runtime, TokenAuth(who.token, open_locally=who.is_open)),
             host=settings.host,
             port=settings.port,
             limits=ConnectionLimits(

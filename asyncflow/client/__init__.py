@@ -22,4 +22,5 @@ from asyncflow.client.messages import (
     Update as Update,
 )
 from asyncflow.client.session import Patience as Patience
+from asyncflow.client.sync import SyncClient as SyncClient
 from asyncflow.client.uploading import Progress as Progress

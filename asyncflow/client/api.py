@@ -180,6 +180,19 @@ class Client:
             pass
         return await self.status(job_id)
 
+    async def cancel(self, job_id: str) -> Job:
+        """Close a job and return it; what succeeded stays, what is over stays over."""
+        reference = f"jobs/{quote(job_id, safe='')}/cancel"
+        async with self._session.request("POST", reference):
+            pass
+        return await self.status(job_id)
+
+    async def delete(self, job_id: str) -> None:
+        """Forget a job with all its bytes."""
+        reference = f"jobs/{quote(job_id, safe='')}"
+        async with self._session.request("DELETE", reference):
+            pass
+
     async def download(self, job_id: str, name: str, to: Path) -> Path:
         """Fetch the file called *name* (`original`, `thumbnail`, …) into *to*.
 

@@ -12,6 +12,7 @@ Rules
 
 import hashlib
 import hmac
+import ipaddress
 import os
 import secrets
 import stat
@@ -37,16 +38,21 @@ COOKIE_AGE_S: Final = 30 * 24 * 3600
 
 #: what supervisors ask before anybody has a token
 OPEN_PATHS: Final = frozenset({"/livez", "/readyz"})
+#: our own scripts and styles: no secrets, and pages elsewhere load them without a token
+OPEN_FOLDER: Final = "/assets/"
 SOCKET_PATH: Final = "/ws"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """Who is asking, and what they may do."""
+    """Who is asking, and what they may do.
+
+    Without the scope `admin` one reaches only jobs of one's own owner and tenant.
+    """
 
     owner: str
-    tenant: str
-    scopes: frozenset[str]
+    tenant: str = ""
+    scopes: frozenset[str] = frozenset({UPLOAD, READ})
 
 
 #: raises Unauthorized when nobody, or nobody known, is asking
@@ -68,13 +74,22 @@ class TokenAuth:
 
     With *open_locally* whoever can reach the server may upload and read single jobs,
     whose ids cannot be guessed; the token adds `admin`. Otherwise nothing goes without
-    the token.
+    the token. *near_only* keeps that openness from other machines, for a server that
+    does not know which address it listens on. *prefix* stands before every path.
     """
 
-    def __init__(self, token: str, *, open_locally: bool) -> None:
+    def __init__(
+        self,
+        token: str,
+        *,
+        open_locally: bool,
+        near_only: bool = False,
+        prefix: str = "",
+    ) -> None:
         if len(token) < MIN_TOKEN_CHARS:
             raise ValueError(f"a token has at least {MIN_TOKEN_CHARS} characters")
         self._token = token.encode()
+        self._near_only, self._prefix = near_only, prefix
         digest = hashlib.sha256(self._token).hexdigest()
         self.cookie_name = f"asyncflow-{digest[:8]}"
         self._cookie = hmac.new(self._token, b"cookie", hashlib.sha256).hexdigest()
@@ -85,7 +100,7 @@ class TokenAuth:
     async def __call__(self, request: web.Request) -> Principal:
         """Return who is asking. Raise Unauthorized for a wrong token, or none."""
         shown = _bearer(request)
-        if shown is None and request.path == SOCKET_PATH:
+        if shown is None and self._is_socket(request):
             shown = request.query.get("token")
         if shown is not None:
             if self.accepts(shown):
@@ -95,9 +110,20 @@ class TokenAuth:
         cookie = request.cookies.get(self.cookie_name, "")
         if hmac.compare_digest(cookie.encode(errors="replace"), self._cookie.encode()):
             return self._known
-        if not self._anonymous.scopes:
+        if not self._anonymous.scopes or (self._near_only and not _is_near(request)):
             raise Unauthorized
         return self._anonymous
+
+    def _is_socket(self, request: web.Request) -> bool:
+        return request.path == self._prefix + SOCKET_PATH
+
+    def is_visit(self, request: web.Request) -> bool:
+        """Tell whether a browser comes to a page with `?token=`."""
+        return (
+            request.method == hdrs.METH_GET
+            and not self._is_socket(request)
+            and "token" in request.query
+        )
 
     def accepts(self, shown: str) -> bool:
         """Tell whether *shown* is the token; takes as long for any wrong one."""
@@ -116,7 +142,7 @@ class TokenAuth:
             self.cookie_name,
             self._cookie,
             max_age=COOKIE_AGE_S,
-            path="/",
+            path=self._prefix or "/",
             httponly=True,
             secure=secure or request.secure,
             samesite="Strict",
@@ -125,18 +151,22 @@ class TokenAuth:
 
 
 def authentication(
-    authenticate: Authenticate, *, secure_cookie: bool = False
+    authenticate: Authenticate, *, secure_cookie: bool = False, prefix: str = ""
 ) -> Middleware:
     """Return the middleware that finds out who is asking, before any route runs.
 
     *secure_cookie*: browsers reach the server by https, whatever we see ourselves.
+    *prefix* stands before every path.
     """
+    open_paths = {prefix + path for path in OPEN_PATHS}
+    open_folder = prefix + OPEN_FOLDER
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path in OPEN_PATHS:
+        path = request.path
+        if path in open_paths or path.startswith(open_folder):
             return await handler(request)
-        if isinstance(authenticate, TokenAuth) and _visits_with_token(request):
+        if isinstance(authenticate, TokenAuth) and authenticate.is_visit(request):
             return authenticate.remember(request, secure=secure_cookie)
         request[principal_key] = await authenticate(request)
         return await handler(request)
@@ -144,12 +174,13 @@ def authentication(
     return middleware
 
 
-def _visits_with_token(request: web.Request) -> bool:
-    return (
-        request.method == hdrs.METH_GET
-        and request.path != SOCKET_PATH
-        and "token" in request.query
-    )
+def _is_near(request: web.Request) -> bool:
+    """Tell whether the other end of the connection is this machine."""
+    try:
+        return ipaddress.ip_address(request.remote or "").is_loopback
+    except ValueError:
+        # a UNIX socket has no address: its file's mode says who may connect
+        return request.transport is not None and not request.remote
 
 
 def _bearer(request: web.Request) -> str | None:

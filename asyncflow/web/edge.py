@@ -3,9 +3,11 @@
 Theory of operation
 -------------------
 From the outside in: `observed` measures what the client got; `problems` turns errors
-of all that follow into answers; `guard` refuses foreign hosts and pages and answers
-preflights, which carry no token; `authentication` finds out who is asking. Headers go
-on in a signal, so that answers which were raised have them too.
+of all that follow into answers; `friendly` tells people without the token how
+they get in; `guard` refuses foreign hosts and pages and answers preflights, which carry
+no token; `authentication` finds out who is asking, `ownership`
+keeps them off what is somebody else's. Headers go on in a signal, so that answers which
+were raised have them too.
 """
 
 from aiohttp import web
@@ -15,6 +17,8 @@ from asyncflow.web.auth import Authenticate, authentication
 from asyncflow.web.errors import problems
 from asyncflow.web.guards import Guards, guard, install_headers
 from asyncflow.web.observe import observed
+from asyncflow.web.owners import OwnerOf, ownership
+from asyncflow.web.page import friendly
 
 
 def install_edge(
@@ -23,15 +27,23 @@ def install_edge(
     guards: Guards,
     authenticate: Authenticate,
     metrics: Metrics,
+    owner_of: OwnerOf | None = None,
+    prefix: str = "",
 ) -> None:
-    """Put the guards around *app*: before its routes run, and before it is frozen."""
+    """Put the guards around *app*: before its routes run, and before it is frozen.
+
+    With *owner_of* everybody reaches only their own jobs; without, there is one owner.
+    """
     secure = (guards.public_url or "").startswith("https:")
     app.middlewares.extend(
         [
             observed(metrics),
             problems(),
+            friendly(prefix=prefix),
             guard(guards),
-            authentication(authenticate, secure_cookie=secure),
+            authentication(authenticate, secure_cookie=secure, prefix=prefix),
         ]
     )
+    if owner_of is not None:
+        app.middlewares.append(ownership(owner_of, prefix=prefix))
     install_headers(app, guards)

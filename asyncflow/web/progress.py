@@ -27,6 +27,7 @@ from asyncflow.progress import Hub, Message, encode
 from asyncflow.runtime import Runtime
 from asyncflow.web.auth import READ, require
 from asyncflow.web.keys import runtime_key
+from asyncflow.web.owners import Reach, reach_key
 
 MAX_QUEUED: Final = 1000
 MAX_JOBS: Final = 1000
@@ -57,8 +58,10 @@ class Session:
     A WebSocket and an event stream differ only in who sends what `take` returns.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, reach: Reach | None = None) -> None:
+        """Watch for somebody who can *reach* some jobs; None: every one."""
         self._runtime = runtime
+        self._reach = reach
         self._hub: Hub = runtime.hub
         self._queue: deque[Message] = deque()
         self._wake = asyncio.Event()
@@ -108,6 +111,8 @@ class Session:
         self._held[job] = []
         self._hub.join(job, self)
         try:
+            if self._reach is not None:
+                await self._reach.check(job)
             view = await self._runtime.status(job)
         except AsyncflowError as error:
             self.unsubscribe(job)
@@ -182,7 +187,7 @@ async def socket(request: web.Request) -> web.WebSocketResponse:
         heartbeat=PING_S, max_msg_size=MAX_MESSAGE, compress=False
     )
     await answer.prepare(request)
-    session = Session(runtime)
+    session = Session(runtime, request.get(reach_key))
     runtime.sockets.add(answer)
     sending = asyncio.create_task(_send(request, answer, session), name="ws-send")
     try:

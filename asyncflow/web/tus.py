@@ -1,212 +1,284 @@
 """The tus 1.0 protocol: https://tus.io/protocols/resumable-upload.
 
-Core, creation, creation-with-upload, expiration, termination. Only headers are read
-here; what happens to the bytes is `asyncflow.chunks`.
+Core and every extension: creation, creation-with-upload, creation-defer-length,
+expiration, checksum, checksum-trailer, termination, concatenation and
+concatenation-unfinished. Only headers are read here; what happens to the bytes is
+`asyncflow.chunks` and `asyncflow.joining`.
 """
 
-from email.utils import formatdate
+import base64
+import re
+from collections.abc import Mapping
 from typing import Final
+from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 
-from asyncflow import uploads
-from asyncflow.chunks import Announced, Upload
+from asyncflow import turns, uploads
 from asyncflow.errors import (
     InvalidHeader,
+    PartNotUsable,
     PastUploadLength,
     UnsupportedContentType,
     UnsupportedTusVersion,
-    UploadNotFound,
 )
-from asyncflow.runtime import Runtime
-from asyncflow.web.auth import UPLOAD, require
-from asyncflow.web.bodies import BodyReader, continue_later
+from asyncflow.turns import Announced, Check, Upload
+from asyncflow.uploads import Checksum
+from asyncflow.web.auth import UPLOAD, Principal, require
+from asyncflow.web.intake import (
+    client_of,
+    fill,
+    headers_of,
+    location,
+    once_of,
+    upload_id,
+)
 from asyncflow.web.keys import runtime_key
 from asyncflow.web.parsing import (
     needed_number_header,
+    number_header,
     refuse_encoding,
     tus_metadata,
 )
+from asyncflow.web.trailers import announces, trailer
 
 PRECONDITION_FAILED: Final = 412
+RESUMABLE: Final = "Tus-Resumable"
 VERSION: Final = "1.0.0"
-EXTENSIONS: Final = "creation,creation-with-upload,expiration,termination"
+EXTENSIONS: Final = (
+    "creation,creation-with-upload,creation-defer-length,expiration,checksum,"
+    "checksum-trailer,termination,concatenation,concatenation-unfinished"
+)
 CHUNK_TYPE: Final = "application/offset+octet-stream"
-JOB_ID: Final = "Asyncflow-Job-Id"
+CHECKSUM: Final = "Upload-Checksum"
+CONCAT: Final = "Upload-Concat"
+DEFER: Final = "Upload-Defer-Length"
+#: a header line with more would not be read at all
+MAX_PARTS: Final = 1000
+
+_FINAL = re.compile(r"final;[ ]*(\S+(?:[ ]+\S+)*)")
 
 
-def add_routes(app: web.Application) -> None:
-    """Add the upload resource to *app*, with and without a slash at its end."""
-    for path in ("/files", "/files/"):
-        app.router.add_route(hdrs.METH_OPTIONS, path, discover)
-        app.router.add_post(path, create, expect_handler=continue_later)
-    one = "/files/{id}"
-    app.router.add_route(hdrs.METH_OPTIONS, one, discover)
-    app.router.add_head(one, look)
-    app.router.add_patch(one, append, expect_handler=continue_later)
-    app.router.add_delete(one, terminate)
-    app.on_response_prepare.append(_sign)
+def sign(response: web.StreamResponse) -> None:
+    """Put the headers that tus wants into an answer, refusals included."""
+    response.headers[RESUMABLE] = VERSION
+    if response.status == PRECONDITION_FAILED:
+        response.headers["Tus-Version"] = VERSION
 
 
-async def _sign(request: web.Request, response: web.StreamResponse) -> None:
-    """Put the headers that tus wants into every answer, refusals included."""
-    resource = request.match_info.route.resource
-    if resource is not None and resource.canonical.startswith("/files"):
-        response.headers["Tus-Resumable"] = VERSION
-        if response.status == PRECONDITION_FAILED:
-            response.headers["Tus-Version"] = VERSION
-
-
-async def discover(request: web.Request) -> web.Response:
-    """Say what this server can do (OPTIONS)."""
+def discovery(request: web.Request) -> dict[str, str]:
+    """Return the headers that say what this server can do."""
     rules = request.app[runtime_key].admission.rules
-    return web.Response(
-        headers={
-            "Tus-Version": VERSION,
-            "Tus-Extension": EXTENSIONS,
-            "Tus-Max-Size": str(rules.max_bytes),
-            hdrs.CACHE_CONTROL: "no-store",
-        }
-    )
+    return {
+        "Tus-Version": VERSION,
+        "Tus-Extension": EXTENSIONS,
+        "Tus-Max-Size": str(rules.max_bytes),
+        "Tus-Checksum-Algorithm": ",".join(uploads.CHECKSUMS),
+    }
 
 
 async def create(request: web.Request) -> web.Response:
     """Create an upload, with its first bytes if they come along (POST)."""
     principal = require(request, UPLOAD)
-    runtime = request.app[runtime_key]
-    _check_version(request)
+    check_version(request)
     refuse_encoding(request)
+    concat = request.headers.get(CONCAT, "")
+    if concat.startswith("final"):
+        return await _join(request, principal, concat)
+    if concat not in {"", "partial"}:
+        raise InvalidHeader(CONCAT, concat, accepted="partial, or final;/files/ID ...")
     length = _announced_length(request)
     with_body = _carries_chunk(request, length)
-    raw, metadata = tus_metadata(request.headers)
-    name = uploads.clean_name(metadata.get("filename") or metadata.get("name"))
-    said = metadata.get("filetype") or metadata.get("type")
-    upload = await runtime.chunks.create(
-        Announced(
-            owner=principal.owner,
-            tenant=principal.tenant,
-            file_name=name,
-            declared_type=uploads.declared_type(name, said),
-            length=length,
-            metadata=metadata,
-            raw_metadata=raw,
-        )
-    )
+    check = checksum(request) if with_body else None
+    said = _announced(request, principal, length=length, concat=concat)
+    runtime = request.app[runtime_key]
+    upload = await runtime.chunks.create(said)
     runtime.metrics.uploads_created.inc("tus")
-    if with_body and length:
+    if with_body and length != 0 and not upload.is_known:
         try:
-            upload = await _fill(request, runtime, upload.id, 0)
+            upload = await fill(request, upload.id, 0, check=check)
         except BaseException as error:
             # Nobody was told its address: nobody could go on with it.
-            await runtime.chunks.abandon(upload.id, error)
+            if said.once is None:
+                await runtime.chunks.abandon(upload.id, error)
             raise
-    headers = _headers(upload)
-    headers[hdrs.LOCATION] = _location(request, runtime, upload.id)
+    return _created(request, upload)
+
+
+def _created(request: web.Request, upload: Upload) -> web.Response:
+    headers = _shown(upload)
+    headers[hdrs.LOCATION] = location(request, request.app[runtime_key], upload.id)
     return web.Response(status=201, headers=headers)
 
 
-def _announced_length(request: web.Request) -> int:
-    if "Upload-Defer-Length" in request.headers:
-        accepted = "nothing: announce the length with Upload-Length"
-        value = request.headers["Upload-Defer-Length"]
-        raise InvalidHeader("Upload-Defer-Length", value, accepted=accepted)
-    return needed_number_header(request.headers, "Upload-Length")
+def _announced(
+    request: web.Request, principal: Principal, *, length: int | None, concat: str
+) -> Announced:
+    raw, metadata = tus_metadata(request.headers)
+    name, kind = _name_and_type(metadata)
+    return Announced(
+        owner=principal.owner,
+        tenant=principal.tenant,
+        client=client_of(request, principal),
+        file_name=name,
+        declared_type=kind,
+        length=length,
+        metadata=metadata,
+        raw_metadata=raw,
+        dialect=turns.TUS,
+        is_part=concat == "partial",
+        concat=concat,
+        once=once_of(request, length, raw, concat),
+    )
 
 
-def _carries_chunk(request: web.Request, length: int) -> bool:
+def _name_and_type(metadata: Mapping[str, str]) -> tuple[str, str]:
+    name = uploads.clean_name(metadata.get("filename") or metadata.get("name"))
+    said = metadata.get("filetype") or metadata.get("type")
+    return name, uploads.declared_type(name, said)
+
+
+def _announced_length(request: web.Request) -> int | None:
+    """Return the length; None: it will be told later."""
+    if DEFER not in request.headers:
+        return needed_number_header(request.headers, "Upload-Length")
+    values = request.headers.getall(DEFER)
+    if values != ["1"] or "Upload-Length" in request.headers:
+        accepted = "1, and then no Upload-Length"
+        raise InvalidHeader(DEFER, ", ".join(values), accepted=accepted)
+    return None
+
+
+def _carries_chunk(request: web.Request, length: int | None) -> bool:
     """Tell whether a creation brings bytes along; refuse what could not end well."""
     if not request.can_read_body:
         return False
-    if request.content_length is not None and request.content_length > length:
+    coming = request.content_length
+    if length is not None and coming is not None and coming > length:
         raise PastUploadLength(
-            f"a body of {request.content_length} bytes reaches beyond the length "
-            f"{length}"
+            f"a body of {coming} bytes reaches beyond the length {length}"
         )
     if uploads.clean_type(request.headers.get(hdrs.CONTENT_TYPE)) != CHUNK_TYPE:
         raise UnsupportedContentType(f"a body here must be {CHUNK_TYPE}")
     return True
 
 
+# ----- concatenation
+
+
+async def _join(
+    request: web.Request, principal: Principal, concat: str
+) -> web.Response:
+    """Create an upload of the bytes of others."""
+    if request.can_read_body:
+        raise PastUploadLength("an upload that is joined from others takes no body")
+    if "Upload-Length" in request.headers:
+        value = request.headers["Upload-Length"]
+        raise InvalidHeader("Upload-Length", value, accepted="none beside final")
+    parts = _parts(concat)
+    said = _announced(request, principal, length=None, concat=concat)
+    runtime = request.app[runtime_key]
+    upload = await runtime.joiner.create(said, parts)
+    runtime.metrics.uploads_created.inc("tus")
+    return _created(request, upload)
+
+
+def _parts(concat: str) -> list[str]:
+    """Return the ids of the parts; their addresses may be relative or absolute."""
+    found = _FINAL.fullmatch(concat)
+    addresses = found[1].split() if found else []
+    if not 0 < len(addresses) <= MAX_PARTS:
+        accepted = f"final; and 1 to {MAX_PARTS} addresses of partial uploads"
+        raise InvalidHeader(CONCAT, concat, accepted=accepted)
+    ids = [urlsplit(address).path.rpartition("/")[2] for address in addresses]
+    for part in ids:
+        if not uploads.is_id(part):
+            raise PartNotUsable(f"{part[:60]!r} is no upload")
+    return ids
+
+
+# ----- one upload
+
+
 async def look(request: web.Request) -> web.Response:
     """Tell the offset (HEAD)."""
     require(request, UPLOAD)
-    _check_version(request)
-    upload = await request.app[runtime_key].chunks.find(_id(request))
-    headers = _headers(upload)
+    check_version(request)
+    runtime = request.app[runtime_key]
+    upload = await runtime.chunks.find(upload_id(request))
+    if upload.is_joined:
+        upload = await runtime.joiner.settle(upload.id)
+    headers = _shown(upload)
     if upload.length is not None:
         headers["Upload-Length"] = str(upload.length)
+    elif not upload.is_joined:
+        headers[DEFER] = "1"
     if upload.raw_metadata:
         headers["Upload-Metadata"] = upload.raw_metadata
+    if upload.concat:
+        headers[CONCAT] = upload.concat
     return web.Response(headers=headers)
+
+
+def _shown(upload: Upload) -> dict[str, str]:
+    headers = headers_of(upload)
+    if upload.is_joined and not upload.is_complete:
+        # an upload that waits for its parts has no offset
+        del headers["Upload-Offset"]
+    return headers
 
 
 async def append(request: web.Request) -> web.Response:
     """Append bytes at the offset (PATCH)."""
     require(request, UPLOAD)
-    _check_version(request)
-    upload_id = _id(request)
+    check_version(request)
+    found = upload_id(request)
     if uploads.clean_type(request.headers.get(hdrs.CONTENT_TYPE)) != CHUNK_TYPE:
         raise UnsupportedContentType(f"Content-Type must be {CHUNK_TYPE}")
     refuse_encoding(request)
     offset = needed_number_header(request.headers, "Upload-Offset")
-    runtime = request.app[runtime_key]
-    upload = await _fill(request, runtime, upload_id, offset)
-    return web.Response(status=204, headers=_headers(upload))
+    total = number_header(request.headers, "Upload-Length")
+    upload = await fill(request, found, offset, total=total, check=checksum(request))
+    return web.Response(status=204, headers=headers_of(upload))
 
 
 async def terminate(request: web.Request) -> web.Response:
     """End an unfinished upload and give up its bytes (DELETE)."""
     require(request, UPLOAD)
-    _check_version(request)
-    await request.app[runtime_key].chunks.terminate(_id(request))
+    check_version(request)
+    await request.app[runtime_key].chunks.terminate(upload_id(request))
     return web.Response(status=204)
 
 
-async def _fill(
-    request: web.Request, runtime: Runtime, upload_id: str, offset: int
-) -> Upload:
-    body = BodyReader(request, min_rate=runtime.settings.body_min_rate)
-    try:
-        return await runtime.chunks.append(
-            upload_id, offset, body, length=body_length(request)
-        )
-    finally:
-        runtime.metrics.bytes_received.inc(by=body.received)
-
-
-def body_length(request: web.Request) -> int | None:
-    """Return how many bytes the body announces; 0: there is none; None: chunked."""
-    if not request.can_read_body:
-        return 0
-    return request.content_length
-
-
-def _id(request: web.Request) -> str:
-    upload_id = request.match_info["id"]
-    if not uploads.is_id(upload_id):
-        raise UploadNotFound
-    return upload_id
-
-
-def _check_version(request: web.Request) -> None:
-    if request.headers.getall("Tus-Resumable", []) != [VERSION]:
+def check_version(request: web.Request) -> None:
+    """Return if the request speaks our version. Raise UnsupportedTusVersion."""
+    if request.headers.getall(RESUMABLE, []) != [VERSION]:
         raise UnsupportedTusVersion
 
 
-def _headers(upload: Upload) -> dict[str, str]:
-    headers = {
-        "Upload-Offset": str(upload.offset),
-        JOB_ID: upload.id,
-        hdrs.CACHE_CONTROL: "no-store",
-    }
-    if upload.expires is not None:
-        headers["Upload-Expires"] = formatdate(upload.expires / 1000, usegmt=True)
-    return headers
+# ----- checksums
 
 
-def _location(request: web.Request, runtime: Runtime, upload_id: str) -> str:
-    """Return the upload's address: relative, so that no proxy can make it wrong."""
-    public = runtime.settings.public_url
-    if public is not None:
-        return f"{public.rstrip('/')}/files/{upload_id}"
-    return upload_id if request.path.endswith("/") else f"files/{upload_id}"
+def checksum(request: web.Request) -> Check | None:
+    """Return what tells the body's checksum, once it has ended; None: it has none."""
+    values = request.headers.getall(CHECKSUM, [])
+    if values:
+        found = _checksum(", ".join(values))
+        return lambda: found
+    if announces(request, CHECKSUM):
+        return lambda: _checksum(trailer(request, CHECKSUM))
+    return None
+
+
+def _checksum(value: str | None) -> Checksum:
+    algorithm, _space, encoded = (value or "").partition(" ")
+    maker = uploads.CHECKSUMS.get(algorithm)
+    try:
+        wanted = base64.b64decode(encoded, validate=True)
+    except ValueError:  # binascii.Error, and characters beyond ASCII
+        wanted = b""
+    if maker is None or len(wanted) != len(maker().digest()):
+        names = ", ".join(uploads.CHECKSUMS)
+        accepted = f"one of {names}, a space, and the checksum in base64"
+        raise InvalidHeader(CHECKSUM, value, accepted=accepted)
+    return Checksum(algorithm=algorithm, value=wanted)

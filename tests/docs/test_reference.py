@@ -14,6 +14,7 @@ from asyncflow.metrics import Metrics
 from asyncflow.processors import identify, image
 from asyncflow.processors.base import REGISTRY
 from asyncflow.runtime import Runtime
+from asyncflow.web.auth import TokenAuth
 from asyncflow.web.errors import NOT_HTTP, status_of
 from tests.docs.pages import PACKAGE, ROOT, page, rows
 
@@ -128,7 +129,7 @@ def test_every_processor_is_documented() -> None:
 @pytest.fixture
 def routes(tmp_path: Path) -> set[str]:
     runtime = Runtime(Settings(data_dir=tmp_path / "data"))
-    who = server.Access(token="for-the-routes", needed_everywhere=False)
+    who = TokenAuth("for-the-routes", open_locally=True)
     found = set()
     for route in server.build_app(runtime, who).router.routes():
         if route.resource is None:

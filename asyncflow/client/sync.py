@@ -1,0 +1,159 @@
+"""The client for programs without asyncio: the same calls, each waiting for its end.
+
+Theory of operation
+-------------------
+The asynchronous client runs on an event loop in a thread of its own; a call hands its
+coroutine over and waits. So it works beside a loop that the caller's thread may have,
+and a Ctrl-C that ends the wait also ends what was waited for.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from asyncflow.client.api import Client
+from asyncflow.client.messages import Job, Update
+from asyncflow.client.session import Patience
+from asyncflow.client.uploading import CHUNK_BYTES, Progress
+
+T = TypeVar("T")
+
+
+class SyncClient:
+    """A connection to the server at *url*; use it with `with`, in one thread or more.
+
+    The arguments and errors are those of `Client`. Functions that are told of progress
+    are called in the client's own thread.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        patience: Patience | None = None,
+        state_dir: Path | None = None,
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> None:
+        self._client = Client(
+            url,
+            token,
+            patience=patience,
+            state_dir=state_dir,
+            chunk_bytes=chunk_bytes,
+        )
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self._loop = loop = asyncio.new_event_loop()
+        # a daemon: a program that forgets to leave the block can still end
+        self._thread = threading.Thread(
+            target=loop.run_forever, name="asyncflow-client", daemon=True
+        )
+        self._thread.start()
+        self._run(self._client.__aenter__())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        if self._loop is None or self._thread is None:
+            return
+        self._run(self._client.__aexit__(kind, error, at))
+        self._run(self._loop.shutdown_asyncgens())
+        self._run(self._loop.shutdown_default_executor())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._loop = self._thread = None
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._loop is None:
+            work.close()
+            raise RuntimeError("use the client inside `with`")
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            # a Ctrl-C came while we waited: nobody waits for the rest any more
+            future.cancel()
+            raise
+
+    def _each(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
+        try:
+            while (item := self._run(_next(items))) is not None:
+                yield item
+        finally:
+            self._run(items.aclose())
+
+    def is_ready(self) -> bool:
+        """Tell whether the server that answers takes work now."""
+        return self._run(self._client.is_ready())
+
+    def address_of(self, reference: str) -> str:
+        """Return the whole address of a reference that the server gave."""
+        return self._client.address_of(reference)
+
+    def upload(
+        self,
+        source: Path | bytes,
+        *,
+        name: str | None = None,
+        media_type: str | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+        resume: bool = True,
+    ) -> str:
+        """Upload *source* and return the job's id; see `Client.upload`."""
+        told = {} if on_progress is None else {"on_progress": on_progress}
+        return self._run(
+            self._client.upload(
+                source, name=name, media_type=media_type, resume=resume, **told
+            )
+        )
+
+    def status(self, job_id: str) -> Job:
+        """Return the job as it is now."""
+        return self._run(self._client.status(job_id))
+
+    def jobs(self, *, state: str | None = None, page: int = 100) -> Iterator[Job]:
+        """Yield jobs, newest first, in *state* or in any."""
+        return self._each(self._client.jobs(state=state, page=page))
+
+    def watch(self, job_id: str) -> Iterator[Update]:
+        """Yield a snapshot of the job, then every change until it ends."""
+        return self._each(self._client.watch(job_id))
+
+    def wait(
+        self, job_id: str, on_update: Callable[[Update], None] | None = None
+    ) -> Job:
+        """Return the job when it has ended, however it ended."""
+        if on_update is None:
+            return self._run(self._client.wait(job_id))
+        return self._run(self._client.wait(job_id, on_update))
+
+    def retry(self, job_id: str) -> Job:
+        """Run the dead steps of a job again and return the job."""
+        return self._run(self._client.retry(job_id))
+
+    def cancel(self, job_id: str) -> Job:
+        """Close a job and return it; what succeeded stays."""
+        return self._run(self._client.cancel(job_id))
+
+    def delete(self, job_id: str) -> None:
+        """Forget a job with all its bytes."""
+        self._run(self._client.delete(job_id))
+
+    def download(self, job_id: str, name: str, to: Path) -> Path:
+        """Fetch the file called *name* into *to*, which appears only when whole."""
+        return self._run(self._client.download(job_id, name, to))
+
+
+async def _next(items: AsyncGenerator[T, None]) -> T | None:
+    return await anext(items, None)

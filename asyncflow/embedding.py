@@ -1,0 +1,135 @@
+"""asyncflow inside somebody else's aiohttp application.
+
+`create_app` makes an application that any runner can serve; `setup` mounts one under a
+prefix. Either way the engine room starts and stops with the application.
+
+Rules
+-----
+- The host keeps its routes, its middlewares, its log and its process as they are.
+- Nothing listens here: limits on connections belong to who runs the application.
+- Without `authenticate` the rules of `asyncflow serve` hold; who is not on this machine
+  needs the token, for we do not know which address is listened on.
+"""
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from asyncflow import logs
+from asyncflow.config import Settings, load
+from asyncflow.hooks import Hooks, OnCompleted, OnEvent, OwnedJob, owned
+from asyncflow.runtime import Runtime
+from asyncflow.server import access, build_app
+from asyncflow.web.auth import Authenticate, TokenAuth
+
+DEFAULT_PREFIX = "/uploads"
+
+
+def create_app(
+    settings: Settings | None = None,
+    *,
+    authenticate: Authenticate | None = None,
+    on_completed: OnCompleted | None = None,
+    on_event: OnEvent | None = None,
+) -> web.Application:
+    """Return an application that is a whole server, for any runner.
+
+    *settings* are read as `asyncflow serve` reads them if none are given. The hooks are
+    those of `setup`.
+
+    Raises:
+        BadSettings: the settings that were read cannot be used.
+        StartError: the server cannot start like this.
+    """
+    return _build(settings, "", authenticate, on_completed, on_event)
+
+
+def setup(
+    app: web.Application,
+    *,
+    prefix: str = DEFAULT_PREFIX,
+    settings: Settings | None = None,
+    authenticate: Authenticate | None = None,
+    on_completed: OnCompleted | None = None,
+    on_event: OnEvent | None = None,
+) -> web.Application:
+    """Mount a server in *app* below *prefix*; return the sub-application.
+
+    `authenticate(request)` returns a Principal or raises Unauthorized; everybody then
+    reaches only jobs of their own owner and tenant. `on_completed(job)` is told of jobs
+    that succeeded, `on_event(change)` of every change; what they raise is logged.
+
+    Raises:
+        ValueError: the prefix is no path such as `/uploads`.
+        BadSettings: the settings that were read cannot be used.
+        StartError: the server cannot start like this.
+    """
+    if not prefix.startswith("/") or prefix.endswith("/"):
+        raise ValueError(f"prefix is {prefix!r}; accepted: a path such as /uploads")
+    ours = _build(settings, prefix, authenticate, on_completed, on_event)
+    app.add_subapp(prefix, ours)
+    return ours
+
+
+def _build(
+    settings: Settings | None,
+    prefix: str,
+    authenticate: Authenticate | None,
+    on_completed: OnCompleted | None,
+    on_event: OnEvent | None,
+) -> web.Application:
+    if settings is None:
+        settings = load({}, env=os.environ, cwd=Path.cwd())
+    # the workers' folder is another one
+    settings = settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
+    if not structlog.is_configured():
+        logs.configure(level=settings.log_level, as_json=settings.log_format == "json")
+    if authenticate is None:
+        who = access(settings)
+        authenticate = TokenAuth(
+            who.token,
+            open_locally=who.is_open,
+            near_only=not settings.allow_public,
+            prefix=prefix,
+        )
+    runtime = Runtime(settings, url_prefix=prefix)
+
+    async def look(job_id: str) -> OwnedJob:
+        view, owner = await runtime.status(job_id), await runtime.db.owner(job_id)
+        return owned(view, owner=owner.owner, tenant=owner.tenant)
+
+    hooks = Hooks(look=look, on_completed=on_completed, on_event=on_event)
+    app = build_app(runtime, authenticate)
+    if prefix:
+        app.router.add_get("", _to_the_page)
+    _tie(app, runtime, hooks)
+    return app
+
+
+async def _to_the_page(request: web.Request) -> web.Response:
+    """Send a browser to the page: its links are relative to the slash at the end."""
+    where = request.rel_url.with_path(f"{request.path}/", keep_query=True)
+    return web.Response(status=308, headers={"Location": str(where)})
+
+
+def _tie(app: web.Application, runtime: Runtime, hooks: Hooks) -> None:
+    """Let the engine room live as long as *app* does."""
+    grace_s = runtime.settings.grace
+
+    async def live(_app: web.Application) -> AsyncIterator[None]:
+        runtime.engine.listeners.append(hooks.changed)
+        await runtime.start()
+        hooks.start()
+        yield
+        await hooks.stop(grace_s)
+        await runtime.close()
+
+    async def drain(_app: web.Application) -> None:
+        # before the runner waits for open requests: sockets would keep it waiting
+        await runtime.drain(grace_s)
+
+    app.cleanup_ctx.append(live)
+    app.on_shutdown.append(drain)

@@ -1,0 +1,78 @@
+"""Everybody has their own jobs, and none of anybody else's."""
+
+from typing import Any
+
+import pytest
+
+from tests.embedding.asking import TUS, by_name, ended, put
+from tests.embedding.conftest import Mount
+
+ANNA = {"X-User": "anna"}
+STRANGERS = [{"X-User": "bert"}, {"X-User": "anna", "X-Tenant": "elsewhere"}]
+UNKNOWN = "01a20323-0000-7000-8000-000000000000"
+ASKING = [
+    ("GET", "status/{}"),
+    ("GET", "jobs/{}"),
+    ("GET", "jobs/{}/files/original"),
+    ("GET", "jobs/{}/files.zip"),
+    ("GET", "jobs/{}/events"),
+    ("POST", "jobs/{}/retry"),
+    ("POST", "jobs/{}/cancel"),
+    ("DELETE", "jobs/{}"),
+    ("HEAD", "files/{}"),
+    ("PATCH", "files/{}"),
+    ("DELETE", "files/{}"),
+]
+
+
+async def test_who_is_unknown_may_do_nothing(mount: Mount) -> None:
+    host = await mount(authenticate=by_name)
+    answer = await host.put("/uploads/upload/a.txt", data=b"text")
+    assert answer.status == 401
+    assert (await answer.json(content_type=None))["detail"] == "sign in first"
+    assert (await host.get("/uploads/livez")).status == 200
+
+
+@pytest.mark.parametrize("stranger", STRANGERS)
+async def test_somebody_elses_job_looks_like_none(
+    mount: Mount, stranger: dict[str, str]
+) -> None:
+    host = await mount(authenticate=by_name)
+    job = (await put(host, "a.txt", b"text", **ANNA))["jobId"]
+    await ended(host, job, **ANNA)
+    for method, path in ASKING:
+        for more in ({}, TUS):
+            seen: list[Any] = []
+            for one in (job, UNKNOWN, "no-id"):
+                url = f"/uploads/{path.format(one)}"
+                said = await host.request(method, url, headers={**stranger, **more})
+                body = await said.text()
+                seen.append((said.status, body.partition('"requestId"')[0]))
+            assert seen[0] == seen[1] == seen[2], (method, path)
+            assert seen[0][0] == 404
+    own = await host.get(f"/uploads/status/{job}", headers=ANNA)
+    assert (await own.json())["status"] == "COMPLETED"
+
+
+async def test_a_socket_tells_nothing_of_somebody_elses_job(mount: Mount) -> None:
+    host = await mount(authenticate=by_name)
+    job = (await put(host, "a.txt", b"text", **ANNA))["jobId"]
+    for one in (job, UNKNOWN):
+        with pytest.raises(LookupError, match="job_not_found"):
+            await ended(host, one, **STRANGERS[0])
+
+
+async def test_any_host_name_is_right_for_who_must_prove_themselves(
+    mount: Mount,
+) -> None:
+    host = await mount(authenticate=by_name)
+    named = {**ANNA, "Host": "app.example.org"}
+    assert (await host.get("/uploads/capabilities", headers=named)).status == 200
+    crossed = {**named, "Origin": "https://evil.example"}
+    posted = await host.post("/uploads/files/", headers={**crossed, **TUS})
+    assert posted.status == 403
+
+
+async def test_the_list_needs_the_scope(mount: Mount) -> None:
+    host = await mount(authenticate=by_name)
+    assert (await host.get("/uploads/jobs", headers=ANNA)).status == 401
