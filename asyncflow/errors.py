@@ -386,6 +386,15 @@ class BlobExists(StoreError):
     code = "blob_exists"
 
 
+# ----- backups
+
+
+class BackupError(AsyncflowError):
+    """The backup cannot be made, read or restored."""
+
+    code = "backup"
+
+
 # ----- what a processor says about its file
 
 

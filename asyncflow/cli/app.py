@@ -31,6 +31,11 @@ class Entry:
 
 
 COMMANDS = {
+    "backup": Entry(
+        module="asyncflow.cli.backup",
+        attribute="backup",
+        help="Copy all that a server keeps to the new folder DEST, also while it runs.",
+    ),
     "demo": Entry(
         module="asyncflow.cli.demo",
         attribute="demo",
@@ -45,6 +50,11 @@ COMMANDS = {
         module="asyncflow.cli.jobs",
         attribute="jobs",
         help="List jobs, newest first.",
+    ),
+    "restore": Entry(
+        module="asyncflow.cli.backup",
+        attribute="restore",
+        help="Make a new data folder from the backup SOURCE.",
     ),
     "retry": Entry(
         module="asyncflow.cli.jobs",

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from asyncflow.cli.backup import verify as verify_files
 from asyncflow.cli.connection import Server, server_at, server_options
 from asyncflow.cli.findings import Finding, ok, stop, warn
 from asyncflow.cli.machine import machine
@@ -27,14 +28,16 @@ _NARROWEST = 16
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--verify", is_flag=True, help="Read every stored file, too.")
 @server_options
-def doctor(*, as_json: bool, url: str, token: str | None) -> int:
+def doctor(*, as_json: bool, verify: bool, url: str, token: str | None) -> int:
     """Check this machine and say what to fix.
 
-    Ends with 1 if something would keep the server from starting.
+    Ends with 1 if something would keep the server from starting, or if `--verify`
+    finds stored files that are missing or damaged.
     """
     findings: list[Finding] = []
-    for finding in _findings(url, token):
+    for finding in _findings(url, token, verify=verify):
         findings.append(finding)
         if not as_json:
             click.echo(_line(finding))
@@ -43,11 +46,11 @@ def doctor(*, as_json: bool, url: str, token: str | None) -> int:
         click.echo(msgspec.json.format(document, indent=2).decode())
     stops = sum(finding.level == "stop" for finding in findings)
     if stops and not as_json:
-        click.echo(f"\n{stops} of these would stop the server.", err=True)
+        click.echo(f"\n{stops} of these must be mended.", err=True)
     return 1 if stops else 0
 
 
-def _findings(url: str, token: str | None) -> Iterator[Finding]:
+def _findings(url: str, token: str | None, *, verify: bool) -> Iterator[Finding]:
     yield from tools()
     data_dir, fill_level = Path.cwd() / "data", 90
     try:
@@ -59,6 +62,8 @@ def _findings(url: str, token: str | None) -> Iterator[Finding]:
         data_dir, fill_level = settings.data_dir, settings.fill_level
         yield ok("settings", "all of them are fine")
     yield from machine(data_dir, fill_level=fill_level)
+    if verify:
+        yield from verify_files(data_dir)
     yield asyncio.run(_server(server_at(url, token)))
 
 

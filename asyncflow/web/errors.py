@@ -87,7 +87,7 @@ STATUS: Mapping[type[AsyncflowError], int] = {
 }
 
 #: classes (with all below them) that end before or beside HTTP and never become answers
-NOT_HTTP: Final = (errors.StartError, errors.ProcessorError)
+NOT_HTTP: Final = (errors.StartError, errors.BackupError, errors.ProcessorError)
 
 #: what aiohttp itself refuses, by status; any other keeps its own reason phrase
 _OF_AIOHTTP: Mapping[int, type[AsyncflowError]] = {

@@ -1,0 +1,112 @@
+"""`asyncflow backup` and `asyncflow restore`, and the check that `doctor` makes."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import msgspec
+
+from asyncflow import backup as backups
+from asyncflow.cli.findings import Finding, ok, stop
+from asyncflow.cli.flags import SettingsRefused
+from asyncflow.cli.terminal import clean, size_text
+from asyncflow.config import load
+from asyncflow.errors import AsyncflowError, BadSettings
+
+#: damaged files named one by one; beyond that their number says it all
+SHOWN = 20
+
+_folder = click.Path(path_type=Path, file_okay=False)
+_data_dir = click.option(
+    "--data-dir", type=_folder, help="The server's folder.  [default: as it is set]"
+)
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print one document.")
+
+
+@click.command()
+@click.argument("dest", type=_folder)
+@_data_dir
+@_as_json
+def backup(*, dest: Path, data_dir: Path | None, as_json: bool) -> int:
+    """Copy all that a server keeps to the new folder DEST, also while it runs.
+
+    Unfinished uploads are left out: their clients begin again. Ends with 1 if bytes
+    that a row names are missing; the rest is backed up all the same.
+    """
+    taken_at = datetime.now(UTC).isoformat(timespec="seconds")
+    try:
+        made = asyncio.run(
+            backups.back_up(_folder_of(data_dir), dest, taken_at=taken_at, told=_told)
+        )
+    except AsyncflowError as error:
+        raise click.ClickException(error.detail) from error
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(made)).decode())
+    else:
+        click.echo(f"{made.blobs} files, {size_text(made.bytes)}, in {_shown(dest)}")
+        if made.deleted:
+            click.echo(f"{made.deleted} files were deleted meanwhile and left out")
+    for key in made.missing[:SHOWN]:
+        click.echo(f"missing: {key}", err=True)
+    if made.missing:
+        click.echo(f"{len(made.missing)} files were not whole already", err=True)
+    return 1 if made.missing else 0
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path, file_okay=False, exists=True))
+@_data_dir
+def restore(*, source: Path, data_dir: Path | None) -> int:
+    """Make a new data folder from the backup SOURCE.
+
+    The data folder must be absent or empty, and no server may run in it. After an
+    interruption remove the folder and begin again.
+    """
+    folder = _folder_of(data_dir)
+    try:
+        count = asyncio.run(backups.restore(source, folder, told=_told))
+    except AsyncflowError as error:
+        raise click.ClickException(error.detail) from error
+    click.echo(f"{count} files are back in {_shown(folder)}")
+    return 0
+
+
+def verify(data_dir: Path) -> Iterator[Finding]:
+    """Read every stored file; yield what is wrong, or that nothing is."""
+    try:
+        damages = asyncio.run(backups.verify(data_dir, told=_told))
+    except AsyncflowError as error:
+        yield stop("files", error.detail, "name the right one with ASYNCFLOW_DATA_DIR")
+        return
+    for damage in damages[:SHOWN]:
+        blob = damage.blob
+        text = f"job {blob.job_id}, {blob.name}: {damage.why}"
+        yield stop("files", text, f"take {blob.key} from a backup, or delete the job")
+    if len(damages) > SHOWN:
+        text = f"and {len(damages) - SHOWN} more"
+        yield stop("files", text, "look at the disk's health")
+    if not damages:
+        yield ok("files", "every stored file is there and whole")
+
+
+def _folder_of(data_dir: Path | None) -> Path:
+    if data_dir is not None:
+        return data_dir
+    try:
+        return load({}, env=os.environ, cwd=Path.cwd()).data_dir
+    except BadSettings as error:
+        raise SettingsRefused(error.detail) from error
+
+
+def _shown(folder: Path) -> str:
+    return clean(str(folder), keep_lines=False)
+
+
+def _told(done: int, total: int) -> None:
+    """Count on a terminal; a log has no use for it."""
+    if sys.stderr.isatty():
+        click.echo(f"\r{done} of {total}", nl=done == total, err=True)

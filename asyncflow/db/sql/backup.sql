@@ -1,0 +1,20 @@
+-- name: named_blobs
+-- Every blob that a row promises: whole uploads, then derivatives.
+SELECT j.pid AS job, 'original' AS name, u.key, u.length AS size,
+  json_extract(j.facts, '$.identify.sha256') AS sha256
+FROM upload u JOIN job j ON j.id = u.job_id WHERE u.state = 'complete'
+UNION ALL
+SELECT j.pid, d.name, d.key, d.size, NULL
+FROM derivative d JOIN job j ON j.id = d.job_id;
+
+-- name: hold_snapshot
+-- The first read opens the snapshot that a transaction sees to its end.
+SELECT count(*) FROM sqlite_schema;
+
+-- name: forget_unfinished
+-- The bytes of an unfinished upload move on while a backup runs: nothing fits them.
+DELETE FROM job WHERE id IN (SELECT job_id FROM upload WHERE state = 'receiving');
+
+-- name: forget_trash
+-- Its bytes are not copied.
+DELETE FROM trash;
