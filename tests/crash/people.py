@@ -37,7 +37,7 @@ def some_file(rng: random.Random) -> tuple[str, bytes]:
         case 0 | 1:
             return "small.jpg", photo(rng, 320, 240)
         case 2:
-            return "large.jpg", photo(rng, 3000, 2250)
+            return "large.jpg", photo(rng, 2400, 1800)
         case _:
             orders = {
                 "parts": rng.randrange(1, 4),

@@ -39,7 +39,7 @@ class Killer:
 
     def round(self) -> None:
         """Let the server live for a while, kill it, look for orphans, start it."""
-        time.sleep(self.rng.uniform(0.0, 0.8))
+        time.sleep(self.rng.uniform(0.0, 0.6))
         self._kill()
         if self.rng.random() < 0.2:
             # while it starts, recovers, or has just begun to listen

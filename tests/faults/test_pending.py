@@ -7,13 +7,14 @@ import pytest
 
 from asyncflow.admission import Admission, Rules
 from asyncflow.broker.memory import LocalDoorbell
-from asyncflow.chunks import Announced, Chunks
+from asyncflow.chunks import Chunks
 from asyncflow.db.sqlite import SqliteDatabase
 from asyncflow.engine import Clock, Engine
 from asyncflow.errors import DatabaseUnavailable, JobNotFound
 from asyncflow.jobs import JobState, Limits
 from asyncflow.progress import Hub
 from asyncflow.store.local import LocalStore
+from asyncflow.turns import Announced
 
 
 class Faltering(Engine):

@@ -49,7 +49,9 @@ def finish(server: ServerProcess, upload: str) -> None:
 
 
 @contextmanager
-def half_sent(server: ServerProcess, upload: str, half: int) -> Iterator[None]:
+def half_sent(
+    server: ServerProcess, upload: str, half: int
+) -> Iterator[http.client.HTTPConnection]:
     """Hold a PATCH that has brought only *half* of its bytes."""
     address = urllib.parse.urlsplit(server.url)
     assert address.hostname is not None
@@ -65,7 +67,7 @@ def half_sent(server: ServerProcess, upload: str, half: int) -> Iterator[None]:
     link.endheaders(DATA[:half])
     try:
         watch.until(lambda: server.status(upload)["uploadedBytes"] == half)
-        yield
+        yield link
     finally:
         link.close()
 
@@ -81,11 +83,13 @@ def test_a_stopped_server_keeps_what_arrived_and_charges_nothing(
     watch.until_working(server, long)
     family = processes.tree(server.pid)
     upload = begin(server)
-    with half_sent(server, upload, 60_000):
+    with half_sent(server, upload, 60_000) as link:
         began = watch.now()
         (os.killpg if to_group else os.kill)(server.pid, number)
+        assert link.getresponse().status == 503
+        link.close()
         assert server.wait() == 0
-    assert watch.now() - began < 8
+    assert watch.now() - began < 5
     watch.until_gone(family)
     assert evidence.states([short])[short][0] == "COMPLETED"
     assert evidence.ask("SELECT attempts, lost, interrupted FROM step") == [
