@@ -26,9 +26,9 @@ school second sentence should small something sometimes special state still stor
 study sudden table their thing those thought through together took travel until upon
 voice walk watch water weather while white whole window winter without words world would
 write years young"""
-#: A4 at 150 dpi: as small as is still read without a mistake, to save time
+#: half a sheet of A4, as coarse as is still read without a mistake: it saves time
 DPI = 150
-SIZE = (1240, 1754)
+SIZE = (1240, 877)
 
 
 def some_words(count: int, *, seed: int = 1) -> list[str]:
