@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from bench.machine import pinned
 
+_ROOT: Final = Path(__file__).resolve().parent.parent
 _STOP_S: Final = 60.0
 _PATIENCE_S: Final = 120.0
 _PAUSE_S: Final = 0.02
@@ -29,6 +30,8 @@ class Server:
         env = {
             "PATH": os.environ["PATH"],
             "HOME": str(folder),
+            # this checkout is measured, whatever else is installed
+            "PYTHONPATH": str(_ROOT),
             "ASYNCFLOW_FILL_LEVEL": "100",
             "ASYNCFLOW_GRACE": "1",
             "ASYNCFLOW_LOG_LEVEL": "warning",

@@ -1,0 +1,128 @@
+"""Pages a minute and CPU time of reading scans, by each engine that is installed.
+
+The page is A4 at 300 dpi with 560 words; finding out which way it is turned, levelling
+its lines and writing the searchable PDF are part of what is measured, loading the
+libraries is not. It runs in this process, on one core, as in a worker.
+"""
+
+import os
+import random
+import resource
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+
+from asyncflow.processors import ocr
+from asyncflow.processors.text import text
+from asyncflow.testing.processor import Ran, run_processor
+from bench.rows import Row
+
+_MOST_CPU_S: Final = 2.3
+_MOST_GLANCE_S: Final = 0.5
+_SIZE: Final = (2480, 3508)
+_DPI: Final = 300
+_WORDS: Final = (
+    "upload server streams every chunk to disk and answers as soon as the last byte is "
+    "there while workers read pages of letters invoices and books in another process"
+)
+_WORDS_A_PAGE: Final = 560
+_LINE: Final = 82
+#: what Tesseract does by itself slows it down on every machine with few cores
+_ONE_THREAD: Final = {"OMP_THREAD_LIMIT": "1", "VIPS_CONCURRENCY": "1"}
+
+
+def measure(folder: Path, *, quick: bool) -> list[Row]:
+    """Return CPU seconds a page and pages a minute, and the cost of a photograph."""
+    os.environ.update(_ONE_THREAD)
+    pages = 1 if quick else 4
+    folder.mkdir(parents=True, exist_ok=True)
+    scan = _scan(folder / "scan.pdf", pages)
+    rows = []
+    for engine in filter(ocr.is_installed, ocr.ENGINES):
+        rows += _reading(scan, pages, engine)
+    return [*rows, *_glance(folder, times=1 if quick else 10)]
+
+
+def _reading(scan: Path, pages: int, engine: str) -> list[Row]:
+    options: dict[str, object] = {"engine": engine}
+
+    def read() -> Ran:
+        return run_processor(text, scan, media_type="application/pdf", options=options)
+
+    read()
+    wall, cpu, ran = _timed(read)
+    words = ran.facts["words"]
+    return [
+        Row(
+            what=f"A4 page by {engine}, CPU",
+            value=cpu / pages,
+            unit="s",
+            most=_MOST_CPU_S if engine == ocr.ENGINES[0] else None,
+            note=f"of {pages}; {words} of {_WORDS_A_PAGE * pages} words",
+        ),
+        Row(
+            what=f"pages by {engine} on one core",
+            value=60 * pages / wall,
+            unit="/min",
+        ),
+    ]
+
+
+def _glance(folder: Path, *, times: int) -> list[Row]:
+    path = folder / "photo.jpg"
+    noise = PIL.Image.effect_noise((960, 540), 90).resize((3840, 2160))
+    noise.convert("RGB").save(path, quality=90)
+
+    def look() -> Ran:
+        return run_processor(text, path, media_type="image/jpeg")
+
+    look()
+    taken = min(_timed(look)[1] for _ in range(times))
+    return [
+        Row(
+            what="4K photograph: seeing that it is no text, CPU",
+            value=taken,
+            unit="s",
+            most=_MOST_GLANCE_S,
+            note=f"best of {times}",
+        )
+    ]
+
+
+def _timed(work: Callable[[], Ran]) -> tuple[float, float, Ran]:
+    """Return wall and CPU seconds of *work*, children included, and its result."""
+    began, before = time.perf_counter(), _cpu_s()
+    ran = work()
+    return time.perf_counter() - began, _cpu_s() - before, ran
+
+
+def _cpu_s() -> float:
+    used = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def _scan(path: Path, pages: int) -> Path:
+    """Write a PDF of *pages* pictures of pages, some askew, some upside down."""
+    first, *rest = [_page(number) for number in range(pages)]
+    first.save(path, save_all=True, append_images=rest, resolution=_DPI)
+    return path
+
+
+def _page(number: int) -> PIL.Image.Image:
+    words = random.Random(number).choices(_WORDS.split(), k=_WORDS_A_PAGE)  # noqa: S311 -- test data
+    page = PIL.Image.new("L", _SIZE, 255)
+    PIL.ImageDraw.Draw(page).multiline_text(
+        (220, 260),
+        textwrap.fill(" ".join(words), _LINE),
+        font=PIL.ImageFont.load_default(size=44),
+        fill=0,
+        spacing=18,
+    )
+    askew = page.rotate(2 * (number % 2), PIL.Image.Resampling.BICUBIC, fillcolor=255)
+    return askew.rotate(180 * (number // 2 % 2))
