@@ -17,6 +17,7 @@ import os
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,8 +176,11 @@ class _Library:
             self._reader = self._open(self._language, tesserocr.PSM.AUTO)
         _show(self._reader, scan)
         try:
+            until = time.monotonic() + within_s
             if not self._reader.Recognize(max(1, round(within_s * 1000))):
-                raise PageTimeout
+                if time.monotonic() >= until:
+                    raise PageTimeout
+                return []  # too small to hold a letter
             return list(_seen(self._reader.GetTSVText(0).splitlines()))
         finally:
             self._reader.Clear()

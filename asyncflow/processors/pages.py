@@ -23,6 +23,8 @@ from asyncflow.processors.matrix import Box, Matrix
 MAX_PIXELS: Final = 18_000_000
 #: what a page of a PDF is rendered at
 RENDER_DPI: Final = 300
+#: Tesseract takes no longer picture
+_MAX_SIDE: Final = 32_000
 _POINTS: Final = 72
 #: smaller pictures are enlarged: letters of ten pixels are read badly
 _SMALL_SIDE: Final = 1600
@@ -114,6 +116,7 @@ class PdfPage:
         """Render the page; return it in grey, the map to points, and its dpi."""
         scale = RENDER_DPI / _POINTS
         scale = min(scale, math.sqrt(MAX_PIXELS / (self.width * self.height)))
+        scale = min(scale, _MAX_SIDE / max(self.width, self.height))
         bitmap = self._page.render(scale=scale, grayscale=True)
         try:
             stride, height = bitmap.stride, bitmap.height
@@ -163,6 +166,7 @@ class PicturePage:
         """Return the picture in grey, the map to its own pixels, and its dpi."""
         pixels = self.width * self.height
         scale = min(1.0, math.sqrt(MAX_PIXELS / pixels))
+        scale = min(scale, _MAX_SIDE / max(self.width, self.height))
         if max(self.width, self.height) < _SMALL_SIDE:
             scale = _ENLARGE
         dpi = round(self.dpi * scale)

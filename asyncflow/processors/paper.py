@@ -24,6 +24,7 @@ from asyncflow.processors.matrix import Matrix
 LOOK_SIDE: Final = 1200
 _STRIP: Final = 12  # pixels
 _GROUPS: Final = 4
+_LEAST_SIDE: Final = 16  # no line of text fits into less
 _EDGE: Final = 32  # grey levels from one pixel to the next that make an edge
 _MAX_SKEW: Final = 10  # degrees
 #: below it, the engines read as well, and turning would only blur
@@ -105,6 +106,8 @@ def _edges(picture: Any) -> Any:
 
 def _slant(ink: Any) -> tuple[float, float]:
     """Return the angle at which rows jump most, and how many times more than usual."""
+    if min(ink.width, ink.height) < _LEAST_SIDE:
+        return 0.0, 0.0
     count = max(_GROUPS, ink.width // _STRIP)
     strips = ink.resize(count / ink.width, vscale=1.0, kernel="linear").copy_memory()
     angles = [float(angle) for angle in range(-_MAX_SKEW, _MAX_SKEW + 1)]

@@ -168,6 +168,9 @@ class _Run:
             picture, dpi=dpi, engine=engine, within_s=self._options.page_s
         )
         to_page = found.back.then(to_page)
+        # before the transcript, which keeps no page that fails later
+        if self._options.searchable:
+            self._make_searchable(page, found, to_page)
         self._transcript.add(
             page,
             source="ocr",
@@ -185,8 +188,6 @@ class _Run:
         )
         self._sources.append("ocr")
         self._confidences += [seen.confidence for seen in found.words]
-        if self._options.searchable:
-            self._make_searchable(page, found, to_page)
 
     def _reader(self) -> ocr.Engine:
         if self._lacking is not None:

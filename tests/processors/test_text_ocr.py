@@ -149,6 +149,21 @@ def test_a_photograph_is_read_when_that_is_asked_for(tmp_path: Path) -> None:
     assert "text" in ran.files
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("size", [(1, 1), (400, 1), (3, 3000), (40, 40)])
+def test_a_picture_too_small_for_letters_is_no_failure(
+    tmp_path: Path, engine: str, size: tuple[int, int]
+) -> None:
+    path = tmp_path / "tiny.png"
+    stripes = PIL.Image.new("L", size, 255)
+    stripes.putdata([255 * (at // 3 % 2) for at in range(size[0] * size[1])])
+    stripes.save(path)
+    assert read(path).facts["words"] == 0
+    ran = read(path, images="always", engine=engine)
+    assert ran.facts["failedPages"] == []
+    assert ran.facts["ocrPages"] == 1
+
+
 def test_pictures_are_not_read_when_that_is_switched_off(tmp_path: Path) -> None:
     path = saved(sheet(text_pages.some_words(40)), tmp_path / "page.png")
     assert read(path, images="never").derivatives == ()
