@@ -27,6 +27,8 @@ class Rules:
     allowed_types: tuple[str, ...]
     backlog_limit: int
     fill_level: float
+    #: unfinished uploads of one client
+    open_uploads: int = 1000
 
 
 class Admission:

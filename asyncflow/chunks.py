@@ -9,7 +9,10 @@ Rules
   only when the last write of that one has returned. Nobody waits behind a dead
   connection, and no late byte can land.
 - The last byte makes the job: sync, then one transaction, then the answer.
-- The blob's length is the offset: there is no second place that could disagree.
+- The blob's length is the offset, except that bytes of a chunk with a checksum count
+  only once it has been seen to be right: until then the row says where it begins.
+- A part (of an upload that is joined from parts) is filled like any other and becomes
+  complete like any other, but never a job.
 
 Theory of operation
 -------------------
@@ -20,11 +23,8 @@ of the database is full, say), the upload stays whole and unaccepted; `finish_pe
 and any later request on it try again.
 """
 
-import asyncio
-from collections.abc import Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import replace
 
 import structlog
 
@@ -33,83 +33,46 @@ from asyncflow.admission import Admission
 from asyncflow.db.base import Change, Database, NewUpload, UploadRow
 from asyncflow.engine import Engine
 from asyncflow.errors import (
+    BlobExists,
     BlobNotFound,
+    ChecksumMismatch,
     ClientError,
     DatabaseUnavailable,
+    DigestMismatch,
     DiskFull,
     EmptyFile,
+    FinalUpload,
+    LengthMismatch,
     OffsetMismatch,
     PastUploadLength,
     ShuttingDown,
     TruncatedBody,
     TypeMismatch,
     TypeNotAllowed,
-    UploadBusy,
     UploadComplete,
     UploadGone,
     UploadNotFound,
-    UploadPreempted,
     UploadTooLarge,
 )
 from asyncflow.jobs import JobState
 from asyncflow.store.base import Store, Writer
+from asyncflow.store.digests import digest_of
+from asyncflow.turns import (
+    IETF,
+    Announced,
+    Body,
+    Check,
+    Ends,
+    Head,
+    OnPart,
+    Turn,
+    Turns,
+    Upload,
+    even_if_cancelled,
+    nobody_waits,
+)
 
 log = structlog.get_logger(__name__)
-
-#: how long a newcomer waits for the disk to give back the earlier request's write
-TAKE_OVER_S = 10.0
-
-
-class Body(Protocol):
-    """The bytes of one request, as the upload engine takes them."""
-
-    async def read(self) -> bytes:
-        """Return the next bytes as soon as there are any, empty at the clean end.
-
-        Raise TruncatedBody or ConnectionError if the sender stopped or went away,
-        SlowBody if it crawls; what arrived before is handed out first.
-        """
-        ...
-
-    def stop(self, error: Exception) -> None:
-        """Make the read that waits now, or the next one, raise *error*."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Announced:
-    """What a client says about a file before it sends it."""
-
-    owner: str
-    tenant: str
-    file_name: str
-    declared_type: str
-    length: int | None
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    raw_metadata: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Upload:
-    """An upload as its client may know it. `expires` is None once it is complete."""
-
-    id: str
-    offset: int
-    length: int | None
-    expires: int | None
-    raw_metadata: str = ""
-    is_complete: bool = False
-
-
-class _Turn:
-    """One request that is filling an upload."""
-
-    def __init__(self, body: Body) -> None:
-        self.body = body
-        self.over = asyncio.Event()
-        self.offset = 0
-        #: it ends the upload itself: nobody has to stop it
-        self.refuses = False
 
 
 class Chunks:
@@ -129,7 +92,9 @@ class Chunks:
         self._store = store
         self._admission = admission
         self._expiry_ms = int(expiry_s * 1000)
-        self._turns: dict[str, _Turn] = {}
+        self._turns = Turns()
+        #: called when a part is complete, before its client is told
+        self.on_part: OnPart = nobody_waits
         #: whole uploads whose transaction failed: id -> size
         self._unaccepted: dict[str, int] = {}
 
@@ -138,14 +103,18 @@ class Chunks:
     async def create(self, said: Announced) -> Upload:
         """Create an empty upload, bytes reserved; a known length of 0 completes it.
 
+        One that the same Idempotency-Key has created before is returned as it is now.
+
         Raises:
             ClientError, ServerBusy: as `Admission.check` says.
+            KeyReused: the Idempotency-Key belongs to another request.
+            TooManyUploads: the client should finish some first.
         """
         await self._admission.check(
             length=said.length, declared_type=said.declared_type
         )
         now = self._engine.clock.now()
-        upload_id = self._engine.clock.new_id()
+        upload_id = said.id or self._engine.clock.new_id()
         new = NewUpload(
             id=upload_id,
             key=uploads.raw_key(upload_id),
@@ -158,24 +127,33 @@ class Chunks:
             raw_metadata=said.raw_metadata,
             expires=now + self._expiry_ms,
             now=now,
+            client=said.client,
+            client_limit=self._admission.rules.open_uploads,
+            dialect=said.dialect,
+            is_part=said.is_part,
+            parts=said.parts,
+            concat=said.concat,
+            digest="" if said.digest is None else str(said.digest),
+            chosen=said.id is not None,
+            once=said.once,
         )
         # The row comes first: a blob without a row would never be found again.
-        await self._engine.create_upload(new)
+        made = await self._engine.create_upload(new)
+        if made != upload_id:
+            return replace(await self.find(made), is_known=True)
+        is_joined = said.parts is not None
         try:
-            await self._store.create(new.key, length=said.length)
+            await self._store.create(new.key, length=None if is_joined else said.length)
         except DiskFull:
             await self._end(upload_id, JobState.CANCELLED, "disk_full", "no room")
             raise
-        if said.length == 0:
-            await self._accept(upload_id, 0)
-        return Upload(
-            id=upload_id,
-            offset=0,
-            length=said.length,
-            expires=None if said.length == 0 else new.expires,
-            raw_metadata=said.raw_metadata,
-            is_complete=said.length == 0,
-        )
+        except BlobExists:
+            # The id is its client's choice, and another request was there first.
+            return replace(await self.find(made), is_known=True)
+        row = await self._open(upload_id)
+        if self._is_whole(row, 0):
+            row = await self._complete(row, 0)
+        return Upload.of(row, 0)
 
     # ----- look
 
@@ -187,15 +165,24 @@ class Chunks:
             UploadBusy: the disk holds the earlier request's write.
         """
         row = await self._open(upload_id)
-        if await self._take_over(upload_id):
+        if await self._turns.take_over(upload_id):
             row = await self._open(upload_id)
         if row.state != uploads.UploadState.RECEIVING:
-            return self._view(row, row.length or 0)
+            return Upload.of(row, row.length or 0)
+        if row.parts is not None:
+            return Upload.of(row, 0)
         offset = await self._offset(row)
-        if offset == row.length:
-            await self._accept(upload_id, offset)
-            row = await self._open(upload_id)
-        return self._view(row, offset)
+        if self._is_whole(row, offset):
+            row = await self._complete(row, offset)
+        return Upload.of(row, offset)
+
+    @staticmethod
+    def _is_whole(row: UploadRow, offset: int) -> bool:
+        """Tell whether an upload is complete though no request has said so.
+
+        In the IETF draft only a request completes an upload, its length does not.
+        """
+        return row.parts is None and offset == row.length and row.dialect != IETF
 
     async def received(self, upload_id: str) -> int:
         """Return how many bytes have arrived, disturbing nobody."""
@@ -219,7 +206,7 @@ class Chunks:
 
     def _is_late(self, row: UploadRow) -> bool:
         # A request that fills it keeps it alive; a whole one is only not accepted yet.
-        if row.expires is None or row.state != uploads.UploadState.RECEIVING:
+        if row.expires is None:
             return False
         busy = row.id in self._turns or row.id in self._unaccepted
         return not busy and row.expires <= self._engine.clock.now()
@@ -237,18 +224,7 @@ class Chunks:
                 await self._store.delete(row.key)
                 raise
             return 0
-        return size if row.length is None else min(size, row.length)
-
-    @staticmethod
-    def _view(row: UploadRow, offset: int) -> Upload:
-        return Upload(
-            id=row.id,
-            offset=offset,
-            length=row.length,
-            expires=row.expires,
-            raw_metadata=row.raw_metadata,
-            is_complete=row.state == uploads.UploadState.COMPLETE,
-        )
+        return uploads.offset_of(size, length=row.length, checked_from=row.checked_from)
 
     # ----- fill
 
@@ -259,34 +235,45 @@ class Chunks:
         body: Body,
         *,
         length: int | None,
-        is_rest: bool = False,
+        ends: Ends = Ends.AT_LENGTH,
+        total: int | None = None,
+        check: Check | None = None,
     ) -> Upload:
         """Append *body* (*length* bytes, None: unknown) at *offset*.
 
         Returns once the bytes are durable and, with the last one, the job exists.
-        *is_rest*: the body's clean end is the file's end, whatever was announced.
+        *ends*: what makes the upload whole; *total*: its length, as this request says;
+        *check*: the body's checksum.
 
         Raises:
-            EmptyFile: the rest, and so the file, has no bytes.
-            OffsetMismatch, PastUploadLength, UploadComplete: nothing was written.
+            OffsetMismatch, PastUploadLength, UploadComplete, FinalUpload,
+            LengthMismatch: nothing was written.
+            ChecksumMismatch: nothing of the body is kept.
+            DigestMismatch: the file is whole but another; it has been refused.
             TypeMismatch, TypeNotAllowed: the upload has been refused and ended.
             TruncatedBody, DiskFull, UploadPreempted: what arrived is kept.
         """
         row = await self._open(upload_id)
-        waited = await self._take_over(upload_id)
+        waited = await self._turns.take_over(upload_id)
         # No await lies between the end of the last turn and this one.
-        turn = self._turns[upload_id] = _Turn(body)
+        turn = self._turns.begin(upload_id, body)
         try:
             if waited:
                 row = await self._open(upload_id)
             if row.state == uploads.UploadState.COMPLETE:
                 return self._append_to_complete(row, offset, length)
             self._check_start(row, await self._offset(row), offset, length)
-            return await self._fill(row, turn, offset, is_rest=is_rest)
+            if ends is Ends.WITH_BODY and total is None and length is not None:
+                total = offset + length
+            row = await self._settle_length(row, offset, total)
+            if check is not None:
+                return await self._fill_checked(row, turn, offset, check, ends)
+            if row.checked_from is not None:
+                # what lies behind was never seen to be right
+                await self._cut_off(row, offset)
+            return await self._fill(row, turn, offset, ends)
         finally:
-            turn.over.set()
-            if self._turns.get(upload_id) is turn:
-                del self._turns[upload_id]
+            self._turns.end(upload_id, turn)
             self._engine.hub.upload_idle(upload_id)
 
     def _append_to_complete(
@@ -294,15 +281,17 @@ class Chunks:
     ) -> Upload:
         end = row.length or 0
         if offset != end:
-            raise OffsetMismatch(expected=end, received=offset)
+            raise OffsetMismatch(expected=end, received=offset, is_complete=True)
         if length != 0:
             raise UploadComplete
-        return self._view(row, end)
+        return Upload.of(row, end)
 
     def _check_start(
         self, row: UploadRow, at: int, offset: int, length: int | None
     ) -> None:
         """Refuse what could not end well, before a byte is read."""
+        if row.parts is not None:
+            raise FinalUpload
         if offset != at:
             raise OffsetMismatch(expected=at, received=offset)
         if length is not None and row.length is not None and at + length > row.length:
@@ -312,30 +301,91 @@ class Chunks:
         if self._admission.closed:
             raise ShuttingDown
 
+    async def _settle_length(
+        self, row: UploadRow, at: int, total: int | None
+    ) -> UploadRow:
+        """Store the upload's length if this request is the first to say it."""
+        if total is None or total == row.length:
+            return row
+        if row.length is not None or total < at:
+            raise LengthMismatch(
+                f"the length is {total} now, but "
+                + (f"{row.length} before" if row.length is not None else f"{at} came")
+            )
+        max_bytes = self._admission.rules.max_bytes
+        if total > max_bytes:
+            raise UploadTooLarge(length=total, max_bytes=max_bytes)
+        if not await self._db.set_length(row.id, total):
+            raise LengthMismatch
+        return await self._open(row.id)
+
     async def _fill(
-        self, row: UploadRow, turn: _Turn, offset: int, *, is_rest: bool
+        self, row: UploadRow, turn: Turn, offset: int, ends: Ends
     ) -> Upload:
-        writer = await self._store.append(row.key, offset)
-        turn.offset = at = offset
+        at = await self._write(row, turn, offset, ends)
+        return await self._finish(row, at, ends)
+
+    async def _fill_checked(
+        self, row: UploadRow, turn: Turn, offset: int, check: Check, ends: Ends
+    ) -> Upload:
+        """Fill with bytes that count only if their checksum is right."""
+        if row.checked_from != offset:
+            await self._db.set_checked_from(row.id, offset)
         try:
-            await self._move(row, turn, writer, is_rest=is_rest)
+            at = await self._write(row, turn, offset, ends)
+            await self._compare(row.key, check(), offset, at)
+        except BaseException:
+            if not turn.refuses:
+                await even_if_cancelled(self._cut_off(row, offset))
+            raise
+        await self._db.set_checked_from(row.id, None)
+        return await self._finish(row, at, ends)
+
+    async def _compare(
+        self, key: str, expected: uploads.Checksum, start: int, end: int
+    ) -> None:
+        algorithm = expected.algorithm
+        if await digest_of(self._store, key, algorithm, start, end) != expected:
+            raise ChecksumMismatch
+
+    async def _cut_off(self, row: UploadRow, offset: int) -> int:
+        """Take back the bytes behind *offset*, then the mark that they did not count.
+
+        A crash in between leaves the mark, which says the same.
+        """
+        writer = await self._store.append(row.key, offset)
+        await self._make_durable(writer)
+        await self._db.set_checked_from(row.id, None)
+        return offset
+
+    async def _write(self, row: UploadRow, turn: Turn, offset: int, ends: Ends) -> int:
+        """Write the body at *offset* durably; return the offset behind it."""
+        writer = await self._store.append(row.key, offset)
+        turn.offset = offset
+        try:
+            await self._move(row, turn, writer, ends)
         finally:
-            at = await _even_if_cancelled(self._make_durable(writer))
-        if is_rest and at == 0:
-            raise EmptyFile
-        if at == row.length or (is_rest and row.length is None):
-            await self._accept(row.id, at)
-            row = await self._open(row.id)
+            at = await even_if_cancelled(self._make_durable(writer))
+        return at
+
+    async def _finish(self, row: UploadRow, at: int, ends: Ends) -> Upload:
+        """Turn an upload whose bytes are all there into a job; tell how it is."""
+        if ends is Ends.WITH_BODY and row.length not in {None, at}:
+            raise LengthMismatch(f"{at} bytes came, but the length is {row.length}")
+        if ends is Ends.WITH_BODY or (ends is Ends.AT_LENGTH and at == row.length):
+            if at == 0 and not row.dialect:
+                raise EmptyFile
+            row = await self._complete(row, at)
         elif row.expires is not None:
             row = await self._extend(row)
-        return self._view(row, at)
+        return Upload.of(row, at)
 
     async def _move(
-        self, row: UploadRow, turn: _Turn, writer: Writer, *, is_rest: bool
+        self, row: UploadRow, turn: Turn, writer: Writer, ends: Ends
     ) -> None:
         """Move the body into the blob, watching its type and its length."""
         limit = self._limit(row)
-        head = _Head(await self._first_bytes(row.key, writer.offset))
+        head = Head(await self._first_bytes(row, writer.offset))
         while data := await turn.body.read():
             if head.wants_more:
                 head.add(data)
@@ -347,7 +397,7 @@ class Chunks:
             self._engine.hub.uploading(row.id, turn.offset)
             if len(data) > room:
                 self._refuse_surplus(row)
-        is_whole = is_rest if row.length is None else writer.offset == row.length
+        is_whole = ends is Ends.WITH_BODY or writer.offset == row.length
         if head.wants_more and head.data and is_whole:
             await self._check_head(row, turn, head)
 
@@ -359,20 +409,19 @@ class Chunks:
             raise UploadTooLarge(length=None, max_bytes=self._admission.rules.max_bytes)
         raise PastUploadLength(f"the upload's length is {row.length} bytes")
 
-    async def _first_bytes(self, key: str, offset: int) -> bytes | None:
-        """Return what is there of the signature; None: it was checked already."""
-        if offset >= uploads.SIGNATURE_BYTES:
+    async def _first_bytes(self, row: UploadRow, offset: int) -> bytes | None:
+        """Return what is there of the signature; None: there is nothing to check."""
+        if row.is_part or offset >= uploads.SIGNATURE_BYTES:
             return None
-        return b"".join([part async for part in self._store.read(key, 0, offset)])
+        return b"".join([part async for part in self._store.read(row.key, 0, offset)])
 
-    async def _check_head(self, row: UploadRow, turn: _Turn, head: "_Head") -> None:
+    async def _check_head(self, row: UploadRow, turn: Turn, head: Head) -> None:
         """Refuse a file whose first bytes are plainly not of the declared kind."""
         try:
             self._judge(row, bytes(head.data))
         except (TypeMismatch, TypeNotAllowed) as refused:
             turn.refuses = True
-            self._admission.on_refusal(refused.code)
-            await self._end(row.id, JobState.REJECTED, refused.code, refused.detail)
+            await self._refuse(row.id, refused)
             raise
 
     def _judge(self, row: UploadRow, first: bytes) -> None:
@@ -398,25 +447,52 @@ class Chunks:
         await self._db.extend_upload(row.id, now + self._expiry_ms)
         return await self._open(row.id)
 
-    # ----- take over
-
-    async def _take_over(self, upload_id: str) -> bool:
-        """Stop the request that fills the upload and wait for its last write.
-
-        Tell whether there was one: then what was known of the upload is old.
-        """
-        waited = False
-        while (turn := self._turns.get(upload_id)) is not None:
-            waited = True
-            turn.body.stop(UploadPreempted())
-            try:
-                async with asyncio.timeout(TAKE_OVER_S):
-                    await turn.over.wait()
-            except TimeoutError:
-                raise UploadBusy from None
-        return waited
-
     # ----- complete and end
+
+    async def _complete(self, row: UploadRow, size: int) -> UploadRow:
+        """Accept an upload whose bytes are all there, if they are the right ones."""
+        if row.digest:
+            expected = uploads.Checksum.parse(row.digest)
+            found = await digest_of(self._store, row.key, expected.algorithm)
+            if found != expected:
+                refused = DigestMismatch()
+                await self._end(row.id, JobState.REJECTED, refused.code, refused.detail)
+                raise refused
+        await self._accept(row.id, size)
+        if row.is_part:
+            await self.on_part(row.id)
+        return await self._open(row.id)
+
+    async def complete_joined(self, row: UploadRow, size: int) -> None:
+        """Accept an upload whose bytes the store has put together.
+
+        Raises:
+            TypeMismatch, TypeNotAllowed, DigestMismatch: it has been refused and ended.
+        """
+        end = uploads.SIGNATURE_BYTES
+        first = b"".join([part async for part in self._store.read(row.key, 0, end)])
+        try:
+            self._judge(row, first)
+        except (TypeMismatch, TypeNotAllowed) as refused:
+            await self._refuse(row.id, refused)
+            raise
+        await self._complete(row, size)
+
+    async def check_size(self, upload_id: str, size: int) -> None:
+        """Return if a joined upload may have *size* bytes.
+
+        Raises:
+            UploadTooLarge: it has been refused and ended.
+        """
+        max_bytes = self._admission.rules.max_bytes
+        if size > max_bytes:
+            refused = UploadTooLarge(length=size, max_bytes=max_bytes)
+            await self._refuse(upload_id, refused)
+            raise refused
+
+    async def _refuse(self, upload_id: str, refused: ClientError) -> None:
+        self._admission.on_refusal(refused.code)
+        await self._end(upload_id, JobState.REJECTED, refused.code, refused.detail)
 
     async def _accept(self, upload_id: str, size: int) -> None:
         try:
@@ -445,9 +521,9 @@ class Chunks:
         return found
 
     async def _recover(self, row: UploadRow) -> bool:
-        if row.length is None or await self._offset(row) != row.length:
+        if row.parts is not None or not self._is_whole(row, await self._offset(row)):
             return False
-        await self._accept(row.id, row.length)
+        await self._complete(row, row.length or 0)
         return True
 
     async def terminate(self, upload_id: str) -> None:
@@ -458,7 +534,7 @@ class Chunks:
             UploadComplete: it is a job now; delete the job instead.
         """
         row = await self._open(upload_id)
-        await self._take_over(upload_id)
+        await self._turns.take_over(upload_id)
         ended = await self._end(
             row.id, JobState.CANCELLED, "terminated", "the client ended the upload"
         )
@@ -497,19 +573,7 @@ class Chunks:
 
     async def drain(self, grace_s: float) -> None:
         """Let running requests end within *grace_s*, then stop them; bytes are kept."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + grace_s
-        while self._turns and loop.time() < end:
-            turn = next(iter(self._turns.values()))
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(end):
-                    await turn.over.wait()
-        for turn in tuple(self._turns.values()):
-            turn.body.stop(ShuttingDown())
-        for turn in tuple(self._turns.values()):
-            with suppress(TimeoutError):
-                async with asyncio.timeout(TAKE_OVER_S):
-                    await turn.over.wait()
+        await self._turns.drain(grace_s)
 
     def changed(self, change: Change) -> None:
         """Stop filling an upload whose job was closed by somebody else."""
@@ -518,30 +582,3 @@ class Chunks:
             return
         if change.terminal is not None or change.gone:
             turn.body.stop(UploadGone())
-
-
-async def _even_if_cancelled(work: Coroutine[None, None, int]) -> int:
-    """Finish *work* before a cancellation goes on: nobody may overtake a write."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
-
-
-class _Head:
-    """Collects the first bytes of a file for the signature check."""
-
-    def __init__(self, known: bytes | None) -> None:
-        self.data = bytearray(known or b"")
-        self._checked = known is None
-
-    @property
-    def wants_more(self) -> bool:
-        """Tell whether the check still waits for bytes."""
-        return not self._checked and len(self.data) < uploads.SIGNATURE_BYTES
-
-    def add(self, data: bytes | bytearray | memoryview) -> None:
-        """Take the next bytes of the file."""
-        self.data += data[: uploads.SIGNATURE_BYTES - len(self.data)]

@@ -180,6 +180,9 @@ class Settings(BaseSettings):
     fill_level: int = _number(
         90, "percent of the disk in use above which new files are refused", 1, 100
     )
+    open_uploads: int = _number(
+        1000, "unfinished uploads that one client may have", 1, 10**9
+    )
     upload_expiry: Seconds = _span(DAY, "after this an unfinished upload is removed")
     attempts: int = _number(3, "tries at a step before it is dead", 1, 100)
     lease: Seconds = _span(30.0, "time a step stays claimed without a heartbeat")

@@ -156,9 +156,9 @@ class Engine:
 
     # ----- uploads
 
-    async def create_upload(self, new: NewUpload) -> None:
-        """Store an upload and its job."""
-        await self._db.create_upload(new)
+    async def create_upload(self, new: NewUpload) -> str:
+        """Store an upload and its job; return the id, of one that was there as well."""
+        return await self._db.create_upload(new)
 
     async def accept(self, upload_id: str, size: int) -> None:
         """Turn a whole upload into work, in one transaction."""

@@ -146,6 +146,48 @@ class RangeNotSatisfiable(ClientError):
         return {"size": self.size}
 
 
+class LengthMismatch(ClientError):
+    """The upload's length is known, and another one."""
+
+    code = "inconsistent_length"
+
+
+class ChecksumMismatch(ClientError):
+    """The bytes of this request do not have the checksum announced; none is kept."""
+
+    code = "checksum_mismatch"
+
+
+class DigestMismatch(ClientError):
+    """The bytes do not have the digest announced; they are not kept."""
+
+    code = "digest_mismatch"
+
+
+class FinalUpload(ClientError):
+    """This upload is joined from its parts and takes no bytes itself."""
+
+    code = "final_upload"
+
+
+class PartNotUsable(ClientError):
+    """A part named for this upload is not there, or is no part."""
+
+    code = "part_not_usable"
+
+
+class ChunkConflict(ClientError):
+    """This chunk contradicts what has arrived under the same jobId."""
+
+    code = "chunk_conflict"
+
+
+class KeyReused(ClientError):
+    """This Idempotency-Key belongs to another request."""
+
+    code = "idempotency_key_reused"
+
+
 class UnsupportedContentType(ClientError):
     """The Content-Type of the request is not accepted here."""
 
@@ -202,9 +244,12 @@ class OffsetMismatch(ClientError):
 
     code = "offset_mismatch"
 
-    def __init__(self, *, expected: int, received: int) -> None:
+    def __init__(
+        self, *, expected: int, received: int, is_complete: bool = False
+    ) -> None:
         super().__init__(f"the upload is at offset {expected}, not {received}")
         self.expected, self.received = expected, received
+        self.is_complete = is_complete
 
     def extra(self) -> Mapping[str, object]:
         """Give both offsets."""
@@ -281,6 +326,21 @@ class MisdirectedHost(ClientError):
     """The Host header names a server that this one is not."""
 
     code = "misdirected_host"
+
+
+class TooManyUploads(ClientError):
+    """This client has as many unfinished uploads as this server allows."""
+
+    code = "too_many_uploads"
+    retry_after_s = 60.0
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"finish or end some first: at most {limit} may be open")
+        self.limit = limit
+
+    def extra(self) -> Mapping[str, object]:
+        """Give the limit."""
+        return {"maxOpen": self.limit}
 
 
 class TooManyConnections(ClientError):

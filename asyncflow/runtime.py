@@ -29,6 +29,7 @@ from asyncflow.errors import DataDirInUse
 from asyncflow.history import History
 from asyncflow.janitor import Janitor
 from asyncflow.jobs import JobState, Limits, PlanEntry, Subscription
+from asyncflow.joining import Joiner
 from asyncflow.metrics import Metrics
 from asyncflow.pool import Pool, default_modules, default_size
 from asyncflow.progress import Hub
@@ -144,6 +145,10 @@ class Runtime:
             admission=self.admission,
             expiry_s=settings.upload_expiry,
         )
+        self.joiner = Joiner(
+            db=self.db, engine=self.engine, store=self.store, chunks=self.chunks
+        )
+        self.chunks.on_part = self.joiner.part_done
         self.janitor = Janitor(
             db=self.db, engine=self.engine, store=self.store, chunks=self.chunks
         )
@@ -157,6 +162,7 @@ class Runtime:
             allowed_types=settings.allowed_types,
             backlog_limit=settings.backlog_limit,
             fill_level=settings.fill_level,
+            open_uploads=settings.open_uploads,
         )
 
     def _options(self) -> Mapping[str, Mapping[str, object]]:
@@ -219,7 +225,7 @@ class Runtime:
         ]
         self.metrics.on_scrape(self._measure)
         freed = await self.engine.start(consumers)
-        whole = await self.chunks.recover()
+        whole = await self.chunks.recover() + await self.joiner.recover()
         if freed or whole:
             log.info("server.recovered", steps=freed, uploads=whole)
         await self._consumers.start()
@@ -242,6 +248,7 @@ class Runtime:
         if self._consumers is not None:
             await self._consumers.stop(0.0)
         await self.janitor.stop()
+        await self.joiner.stop()
         await self.pool.close()
         await self.hub.close()
         await self.db.close()

@@ -15,7 +15,7 @@ from asyncflow import __version__, logs, sandbox
 from asyncflow.config import Settings
 from asyncflow.errors import StartError
 from asyncflow.runtime import Runtime
-from asyncflow.web import events, jobs, multipart, page, progress, tus
+from asyncflow.web import dialects, events, jobs, multipart, page, progress
 from asyncflow.web.admin import add_admin
 from asyncflow.web.archive import add_archive
 from asyncflow.web.auth import Authenticate, TokenAuth, ensure_token
@@ -84,7 +84,7 @@ def build_app(runtime: Runtime, authenticate: Authenticate) -> web.Application:
         owner_of=None if has_one_owner else runtime.db.owner,
         prefix=runtime.url_prefix,
     )
-    for routes in (page, tus, multipart, jobs, progress, events):
+    for routes in (page, dialects, multipart, jobs, progress, events):
         routes.add_routes(app)
     files = JobFiles(runtime)
     add_downloads(app, files, runtime.store)

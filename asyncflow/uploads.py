@@ -12,12 +12,17 @@ from `identify` in a worker.
 """
 
 import enum
+import hashlib
 import mimetypes
 import re
 import unicodedata
 import uuid
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
+from typing import Protocol
 
 #: how many first bytes the signature check needs to see
 SIGNATURE_BYTES = 1024
@@ -37,14 +42,17 @@ class UploadState(enum.StrEnum):
 #: state -> {what happens: state}
 UPLOAD_TRANSITIONS: Mapping[UploadState, Mapping[str, UploadState]] = {
     UploadState.RECEIVING: {
-        "offset reaches the length": UploadState.COMPLETE,
+        "all bytes are there": UploadState.COMPLETE,
         "terminated, expired or refused": UploadState.ENDED,
     },
     UploadState.COMPLETE: {},
     UploadState.ENDED: {},
 }
 
-_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+# Ours are UUIDs of version 7; a client's own choice may be a random one, version 4.
+_ID = re.compile(
+    r"[0-9a-f]{8}-[0-9a-f]{4}-[47][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+)
 
 
 def new_id(now_ms: int, random: bytes) -> str:
@@ -63,6 +71,15 @@ def new_id(now_ms: int, random: bytes) -> str:
 def is_id(text: str) -> bool:
     """Tell whether *text* could be an id of ours."""
     return _ID.fullmatch(text) is not None
+
+
+def offset_of(size: int, *, length: int | None, checked_from: int | None) -> int:
+    """Return how many of a blob's *size* bytes count as received.
+
+    Not those behind the length, nor those of a chunk whose checksum nobody has seen.
+    """
+    bounds = (size, length, checked_from)
+    return min(bound for bound in bounds if bound is not None)
 
 
 def raw_key(upload_id: str) -> str:
@@ -246,3 +263,57 @@ KNOWN_TYPES = frozenset(
     | {"image/avif", "image/heic", "image/heif", "video/mp4", "video/quicktime"}
     | {"application/pdf", "audio/mp4", "video/webm"}
 )
+
+
+# ----- checksums
+
+
+class Hasher(Protocol):
+    """A checksum in the making."""
+
+    def update(self, data: bytes, /) -> None:
+        """Take the next bytes."""
+        ...
+
+    def digest(self) -> bytes:
+        """Return the checksum of all bytes so far."""
+        ...
+
+
+class _Crc32:
+    def __init__(self) -> None:
+        self._value = 0
+
+    def update(self, data: bytes, /) -> None:
+        self._value = zlib.crc32(data, self._value)
+
+    def digest(self) -> bytes:
+        return self._value.to_bytes(4, "big")
+
+
+#: name -> a new hasher. They guard against accidents, not against attackers.
+CHECKSUMS: Mapping[str, Callable[[], Hasher]] = {
+    "sha1": partial(hashlib.sha1, usedforsecurity=False),
+    "sha256": hashlib.sha256,
+    "sha512": hashlib.sha512,
+    "md5": partial(hashlib.md5, usedforsecurity=False),
+    "crc32": _Crc32,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checksum:
+    """What bytes must hash to; `algorithm` is a name of CHECKSUMS."""
+
+    algorithm: str
+    value: bytes
+
+    def __str__(self) -> str:
+        """Return it as the database keeps it."""
+        return f"{self.algorithm}:{self.value.hex()}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Checksum":
+        """Return what `str` made."""
+        algorithm, _colon, value = text.partition(":")
+        return cls(algorithm=algorithm, value=bytes.fromhex(value))

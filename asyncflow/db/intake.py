@@ -8,7 +8,7 @@ import msgspec
 from asyncflow.db import work
 from asyncflow.db.base import Change, NewUpload
 from asyncflow.db.queries import load
-from asyncflow.errors import UploadGone, UploadNotFound
+from asyncflow.errors import KeyReused, TooManyUploads, UploadGone, UploadNotFound
 from asyncflow.jobs import UPLOADED, JobState, PlanEntry
 
 SQL = load("uploads.sql")
@@ -16,12 +16,49 @@ SQL = load("uploads.sql")
 _encode = msgspec.json.Encoder().encode
 
 
-def create(db: sqlite3.Connection, new: NewUpload) -> Change:
-    """Store the upload and its job."""
+def create(db: sqlite3.Connection, new: NewUpload) -> tuple[str, Change | None]:
+    """Store the upload and its job; return the id, of one that was there as well."""
+    there = _created_before(db, new)
+    if there is not None:
+        return there, None
+    held = db.execute(SQL["open_of_client"], {"client": new.client}).fetchone()
+    if held["n"] >= new.client_limit:
+        raise TooManyUploads(new.client_limit)
+    job = _insert(db, new)
+    if new.once is not None:
+        db.execute(
+            SQL["insert_creation"],
+            {
+                "owner": new.owner,
+                "key": new.once.key,
+                "fingerprint": new.once.fingerprint,
+                "job": job,
+            },
+        )
+    if new.is_part:
+        return new.id, None
+    return new.id, Change(job_id=new.id, version=1, state=JobState.UPLOADING)
+
+
+def _created_before(db: sqlite3.Connection, new: NewUpload) -> str | None:
+    if new.once is not None:
+        args = {"owner": new.owner, "key": new.once.key}
+        row = db.execute(SQL["find_creation"], args).fetchone()
+        if row is not None and row["state"] != "ended":
+            if row["fingerprint"] != new.once.fingerprint:
+                raise KeyReused
+            return str(row["pid"])
+    if new.chosen and db.execute(SQL["find_upload"], {"pid": new.id}).fetchone():
+        return new.id
+    return None
+
+
+def _insert(db: sqlite3.Connection, new: NewUpload) -> int:
     job = db.execute(
         SQL["insert_job"],
         {
             "id": new.id,
+            "is_part": int(new.is_part),
             "owner": new.owner,
             "tenant": new.tenant,
             "file_name": new.file_name,
@@ -39,9 +76,14 @@ def create(db: sqlite3.Connection, new: NewUpload) -> Change:
             "length": new.length,
             "raw_metadata": new.raw_metadata,
             "expires": new.expires,
+            "client": new.client,
+            "dialect": new.dialect,
+            "parts": new.parts,
+            "concat": new.concat,
+            "digest": new.digest,
         },
     )
-    return Change(job_id=new.id, version=1, state=JobState.UPLOADING)
+    return int(job)
 
 
 def _find(db: sqlite3.Connection, pid: str) -> sqlite3.Row:
@@ -58,6 +100,9 @@ def accept(
     row = _find(db, pid)
     if row["state"] == "ended":
         raise UploadGone
+    if row["is_part"]:
+        db.execute(SQL["complete_part"], {"job": row["id"], "size": size})
+        return None
     done = db.execute(SQL["complete_upload"], {"job": row["id"], "size": size})
     if done.rowcount == 0:
         return None
@@ -84,9 +129,29 @@ def end(
 ) -> Change | None:
     """End an unfinished upload; None: it was over already."""
     row = _find(db, pid)
+    track = work.Tracker(db, row["id"], pid)
+    if row["is_part"]:
+        track.throw_away(row["key"], is_prefix=False)
+        db.execute(work.SQL["delete_job"], {"job": row["id"]})
+        return Change(job_id=pid, version=2, state=state, trash=True, gone=True)
     if db.execute(SQL["end_upload"], {"job": row["id"]}).rowcount == 0:
         return None
-    track = work.Tracker(db, row["id"], pid)
     track.throw_away(row["key"], is_prefix=False)
     work.close(track, 1, state, {"code": code, "detail": detail, "step": None}, now)
     return track.change()
+
+
+def set_length(db: sqlite3.Connection, pid: str, length: int) -> bool:
+    """Store a length not known before; False: it is known, and another."""
+    args = {"pid": pid, "length": length}
+    if db.execute(SQL["set_length"], args).rowcount == 0:
+        return False
+    db.execute(SQL["set_size"], args)
+    return True
+
+
+def take_place(db: sqlite3.Connection, pid: str, n: int, part: str) -> str:
+    """Put a part into place *n*; return which part is there."""
+    args = {"final": _find(db, pid)["id"], "n": n}
+    db.execute(SQL["insert_place"], {**args, "part": part})
+    return str(db.execute(SQL["find_place"], args).fetchone()["part"])

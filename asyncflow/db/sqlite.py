@@ -184,7 +184,7 @@ class SqliteDatabase:
     # ----- uploads
 
     async def create_upload(self, new: NewUpload) -> str:
-        """Store the upload and its job; return the id, of one that was there as well."""
+        """Store the upload and its job; return the id, also of one that was there."""
         made, _ = await self._writer.write(
             lambda db: intake.create(db, new), after=lambda r: self._tell(r[1])
         )

@@ -9,7 +9,7 @@ Rules
 - A failed write keeps what was written before it; `Writer.offset` tells how much.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -102,6 +102,19 @@ class HasLocalPath(Protocol):
 
     def path(self, key: str) -> Path:
         """Return where the blob lies (whether or not it exists)."""
+        ...
+
+
+@runtime_checkable
+class CanConcat(Protocol):
+    """A store that can join blobs without passing their bytes through the program."""
+
+    async def concat(self, key: str, parts: Sequence[str]) -> int:
+        """Make the blob *key* hold the bytes of *parts* in order; return its length.
+
+        What it held before is lost; the parts stay. Durable on return.
+        Raise BlobNotFound if one is absent, DiskFull if there is no room.
+        """
         ...
 
 

@@ -25,7 +25,7 @@ import os
 import stat
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -108,6 +108,10 @@ class LocalStore:
         """Store the whole file behind *source_fd*; return its length in bytes."""
         return await _on(self._writers, self._put, key, source_fd)
 
+    async def concat(self, key: str, parts: Sequence[str]) -> int:
+        """Make the blob *key* hold the bytes of *parts*; return its length."""
+        return await _on(self._writers, self._concat, key, tuple(parts))
+
     async def delete(self, key: str) -> None:
         """Forget the blob."""
         await _on(self._writers, self._delete, key)
@@ -147,6 +151,24 @@ class LocalStore:
             if self._fsync:
                 kernel.sync_data(fd)
         return count
+
+    def _concat(self, key: str, parts: tuple[str, ...]) -> int:
+        end = 0
+        target = self._open_at(key, 0)
+        try:
+            for part in parts:
+                source = self._open_to_read(part)
+                try:
+                    with _explained(key):
+                        end += kernel.append_whole(source, target, end)
+                finally:
+                    os.close(source)
+            if self._fsync:
+                with _explained(key):
+                    kernel.sync_data(target)
+        finally:
+            os.close(target)
+        return end
 
     @contextlib.contextmanager
     def _new_file(self, key: str) -> Iterator[int]:

@@ -4,7 +4,7 @@ It has no path and no space: capabilities are left out, not refused.
 """
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from asyncflow.errors import BlobExists, BlobNotFound, StoreError
 from asyncflow.store.keys import is_under, segments
@@ -49,6 +49,12 @@ class MemoryStore:
             data += piece
         self._add(key, data)
         return len(data)
+
+    async def concat(self, key: str, parts: Sequence[str]) -> int:
+        """Make the blob *key* hold the bytes of *parts*; return its length."""
+        blob = self._find(key)
+        blob[:] = b"".join(self._find(part) for part in parts)
+        return len(blob)
 
     async def delete(self, key: str) -> None:
         """Forget the blob."""

@@ -11,7 +11,7 @@ Rules
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -26,6 +26,16 @@ KIB: Final = 1024
 
 async def continue_later(request: web.Request) -> None:
     """Send nothing yet: `BodyReader` says `100 Continue` when somebody reads."""
+
+
+async def send_interim(
+    request: web.BaseRequest, status: int, phrase: str, headers: Mapping[str, str]
+) -> None:
+    """Send an answer of the 1xx kind; the real one can still be chosen."""
+    lines = [f"HTTP/1.1 {status} {phrase}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    await request.writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+    request.writer.output_size = 0
 
 
 class BodyReader:
@@ -109,9 +119,7 @@ class BodyReader:
         request = self._request
         expected = request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
         if expected and request.version >= HttpVersion11 and not self._content.at_eof():
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            # an interim answer does not count: the real one can still be chosen
-            request.writer.output_size = 0
+            await send_interim(request, 100, "Continue", {})
 
     async def _gather(self) -> bytes:
         first = self._content.read_nowait() or await self._wait()

@@ -45,10 +45,14 @@ STATUS: Mapping[type[AsyncflowError], int] = {
     errors.EmptyFile: 400,
     errors.TruncatedBody: 400,
     errors.MalformedRequest: 400,
+    errors.LengthMismatch: 400,
+    errors.DigestMismatch: 400,
+    errors.PartNotUsable: 400,
     errors.Unauthorized: 401,
     errors.ForeignOrigin: 403,
     # the tus specification wants 403 for a PATCH on what takes no more bytes
     errors.UploadComplete: 403,
+    errors.FinalUpload: 403,
     errors.NotFound: 404,
     errors.UploadNotFound: 404,
     errors.JobNotFound: 404,
@@ -59,6 +63,7 @@ STATUS: Mapping[type[AsyncflowError], int] = {
     errors.OffsetMismatch: 409,
     errors.UploadPreempted: 409,
     errors.JobNotRetryable: 409,
+    errors.ChunkConflict: 409,
     errors.UploadGone: 410,
     errors.UnsupportedTusVersion: 412,
     errors.PreconditionFailed: 412,
@@ -71,7 +76,11 @@ STATUS: Mapping[type[AsyncflowError], int] = {
     errors.RangeNotSatisfiable: 416,
     errors.MisdirectedHost: 421,
     errors.TypeMismatch: 422,
+    errors.KeyReused: 422,
+    errors.TooManyUploads: 429,
     errors.HeadTooLarge: 431,
+    # the tus specification's own
+    errors.ChecksumMismatch: 460,
     errors.TooManyConnections: 503,
     errors.ServerBusy: 503,
     errors.BacklogFull: 503,
@@ -84,6 +93,19 @@ STATUS: Mapping[type[AsyncflowError], int] = {
     errors.BlobExists: 500,
     # the file was deleted between the row that names it and the store
     errors.BlobNotFound: 404,
+}
+
+#: problem types that IANA has registered, or the IETF draft asks it to
+_IANA: Final = "https://iana.org/assignments/http-problem-types#"
+TYPES: Mapping[type[AsyncflowError], tuple[str, str]] = {
+    errors.OffsetMismatch: (
+        f"{_IANA}mismatching-upload-offset",
+        "Mismatching Upload Offset",
+    ),
+    errors.LengthMismatch: (
+        f"{_IANA}inconsistent-upload-length",
+        "Inconsistent Upload Length",
+    ),
 }
 
 #: classes (with all below them) that end before or beside HTTP and never become answers
@@ -115,8 +137,9 @@ def headers_of(error: AsyncflowError) -> dict[str, str]:
     match error:
         case errors.Unauthorized():
             headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="asyncflow"'
-        case errors.OffsetMismatch(expected=expected):
+        case errors.OffsetMismatch(expected=expected, is_complete=is_complete):
             headers["Upload-Offset"] = str(expected)
+            headers["Upload-Complete"] = "?1" if is_complete else "?0"
         case errors.RangeNotSatisfiable(size=size):
             headers[hdrs.CONTENT_RANGE] = f"bytes */{size}"
         case _:
@@ -131,16 +154,18 @@ def document(
     detail: str,
     request_id: str | None,
     extra: Mapping[str, object] | None = None,
+    kind: tuple[str, str] | None = None,
 ) -> bytes:
     """Return the JSON of a problem; *extra* cannot replace the members of RFC 9457.
 
-    `type` is `about:blank`, so `title` is the status's phrase (RFC 9457, 4.2.1);
-    `code` is what programs compare.
+    *kind* is its registered type and title; without one `type` is `about:blank` and
+    `title` the status's phrase (RFC 9457, 4.2.1). `code` is what programs compare.
     """
+    name, title = kind or ("about:blank", _phrase(status))
     members: dict[str, object] = {
         **(extra or {}),
-        "type": "about:blank",
-        "title": _phrase(status),
+        "type": name,
+        "title": title,
         "status": status,
         "detail": detail,
         "code": code,
@@ -168,6 +193,7 @@ def problem(
             detail=error.detail,
             request_id=request.get(request_id_key),
             extra=error.extra(),
+            kind=TYPES.get(type(error)),
         ),
     )
 

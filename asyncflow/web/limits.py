@@ -13,12 +13,13 @@ Rules
 
 Theory of operation
 -------------------
-`GuardedHandler` is aiohttp's protocol with four additions: a timer for the head, a seat
-in the `Seats` of the server, problem documents for what the parser refuses, and a
-closing sequence. The closing sequence matters because a TCP stack that closes a socket
-with unread bytes sends a reset, and a reset may overtake the answer: so the answer goes
-out, the sending side is shut down, and what still arrives is thrown away until the
-client has read the answer and closes, or `linger_s` is over.
+`GuardedHandler` is aiohttp's protocol with five additions: a timer for the head, a seat
+in the `Seats` of the server, problem documents for what the parser refuses, the tail of
+a body that announces trailers, and a closing sequence. The closing sequence matters
+because a TCP stack that closes a socket with unread bytes sends a reset, and a reset
+may overtake the answer: so the answer goes out, the sending side is shut down, and what
+still arrives is thrown away until the client has read the answer and closes, or
+`linger_s` is over.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
@@ -42,6 +43,7 @@ from asyncflow.errors import (
     TruncatedBody,
 )
 from asyncflow.web.errors import PROBLEM, SERVER, document, headers_of, status_of
+from asyncflow.web.trailers import Tail
 
 if TYPE_CHECKING:
     from aiohttp.streams import StreamReader
@@ -110,6 +112,7 @@ class GuardedHandler(RequestHandler):
         "_refused",
         "_seated",
         "_seats",
+        "_tail",
     )
 
     def __init__(
@@ -124,6 +127,7 @@ class GuardedHandler(RequestHandler):
         self._half_closed = False
         #: of the newest request, until it is answered
         self._body: StreamReader | None = None
+        self._tail: Tail | None = None
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._gone: asyncio.Event | None = None
@@ -156,10 +160,14 @@ class GuardedHandler(RequestHandler):
         if self._discarding:
             return
         before = self._request_count
+        body = self._body
+        # what comes behind the body's end is not its tail
+        if self._tail is not None and body is not None and not body.is_eof():
+            self._tail.add(data)
         super().data_received(data)
         if self._request_count != before:
             self._disarm()
-            self._take_body()
+            self._take_body(data)
         elif data and self._is_between_requests:
             self._head_bytes += len(data)
             self._arm()
@@ -248,14 +256,22 @@ class GuardedHandler(RequestHandler):
         answer.force_close()
         return answer
 
-    def _take_body(self) -> None:
+    def _take_body(self, data: bytes) -> None:
         message, body = self._messages[-1]
         if isinstance(message, RawRequestMessage):
             self._body = body
+            self._tail = Tail() if hdrs.TRAILER in message.headers else None
+            if self._tail is not None:
+                self._tail.add(data)
         elif self._body is not None and not self._body.is_eof():
             # The parser reports a malformed chunk as one more request and forgets the
             # body, whose reader would wait until it counts as slow.
             self._body.set_exception(MalformedRequest())
+
+    @property
+    def tail(self) -> Tail | None:
+        """The last bytes of the newest body; None: it announces no trailers."""
+        return self._tail
 
     # ----- the end of a request
 

@@ -7,13 +7,13 @@ whole in memory, and a file counts only when all of it has arrived.
 """
 
 import time
+from dataclasses import replace
 from typing import Final
 
 import msgspec
 from aiohttp import hdrs, web
 
 from asyncflow import uploads
-from asyncflow.chunks import Announced, Upload
 from asyncflow.errors import (
     AsyncflowError,
     ClientError,
@@ -27,14 +27,15 @@ from asyncflow.errors import (
 )
 from asyncflow.jobs import JobState
 from asyncflow.runtime import Runtime
+from asyncflow.turns import Announced, Ends, Upload
 from asyncflow.views import ErrorView, View
 from asyncflow.web.auth import UPLOAD, Principal, require
 from asyncflow.web.bodies import BodyReader, continue_later
 from asyncflow.web.errors import status_of
 from asyncflow.web.formdata import FormReader, Part
+from asyncflow.web.intake import JOB_ID, body_length, client_of, once_of
 from asyncflow.web.keys import runtime_key
 from asyncflow.web.parsing import content_disposition, refuse_encoding
-from asyncflow.web.tus import JOB_ID, body_length
 
 FIELD: Final = "file"
 
@@ -96,6 +97,8 @@ async def _raw(
         file_name=shown,
         declared_type=uploads.declared_type(shown, request.content_type),
         length=length,
+        client=client_of(request, principal),
+        once=once_of(request, shown, length, request.content_type),
     )
     body = BodyReader(request, min_rate=runtime.settings.body_min_rate)
     upload = await _store(runtime, said, body, length=length)
@@ -118,12 +121,21 @@ async def _store(
     *,
     length: int | None,
 ) -> Upload:
-    """Create, fill and complete an upload; leave nothing behind if that fails."""
+    """Create, fill and complete an upload; leave nothing behind if that fails.
+
+    With an Idempotency-Key it may be complete already; what is not begins anew, since
+    nobody can go on with a body that broke off.
+    """
     upload = await runtime.chunks.create(said)
+    if upload.is_known and upload.is_complete:
+        return upload
+    if upload.is_known:
+        await runtime.chunks.terminate(upload.id)
+        upload = await runtime.chunks.create(said)
     runtime.metrics.uploads_created.inc("form" if length is None else "raw")
     try:
         upload = await runtime.chunks.append(
-            upload.id, 0, body, length=length, is_rest=True
+            upload.id, 0, body, length=length, ends=Ends.WITH_BODY
         )
     except BaseException as error:
         await runtime.chunks.abandon(upload.id, error)
@@ -161,7 +173,8 @@ async def _form(request: web.Request, principal: Principal) -> web.Response:
     try:
         while (part := await form.next_part()) is not None:
             if part.name == FIELD and part.file_name is not None:
-                await _take_part(runtime, part, _announced(part, principal), told)
+                said = _announced(request, part, principal, n=len(told.answers))
+                await _take_part(runtime, part, said, told)
     except (ClientError, ServerBusy) as broken:
         # What was accepted before must be told: its sender would send it again.
         if not told.has_accepted:
@@ -238,14 +251,22 @@ class _Told:
         )
 
 
-def _announced(part: Part, principal: Principal) -> Announced:
+def _announced(
+    request: web.Request, part: Part, principal: Principal, *, n: int
+) -> Announced:
     shown = uploads.clean_name(part.file_name)
+    once = once_of(request, n, shown, part.content_type)
+    if once is not None:
+        # one key for the form, but each of its files is an upload
+        once = replace(once, key=f"{once.key}#{n}")
     return Announced(
         owner=principal.owner,
         tenant=principal.tenant,
         file_name=shown,
         declared_type=uploads.declared_type(shown, part.content_type),
         length=None,
+        client=client_of(request, principal),
+        once=once,
     )
 
 

@@ -72,8 +72,9 @@ async def test_a_refusal_is_a_problem_document(serve: Serve, dial: Dial) -> None
     assert answer.status == 409
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.problem == {
-        "type": "about:blank",
-        "title": "Conflict",
+        "type": "https://iana.org/assignments/http-problem-types"
+        "#mismatching-upload-offset",
+        "title": "Mismatching Upload Offset",
         "status": 409,
         "detail": "the upload is at offset 7, not 9",
         "code": "offset_mismatch",

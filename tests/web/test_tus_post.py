@@ -206,13 +206,6 @@ def test_packing_named_in_a_second_header_is_seen(server: ServerProcess) -> None
     assert (answer.status, code_of(answer)) == (415, "unsupported_content_encoding")
 
 
-def test_a_deferred_length_is_refused_with_a_hint(server: ServerProcess) -> None:
-    with Line(server) as line:
-        answer = line.ask("POST", "/files", TUS, ("Upload-Defer-Length", "1"))
-    assert (answer.status, code_of(answer)) == (400, "invalid_header")
-    assert "Upload-Length" in answer.json["detail"]
-
-
 def test_a_body_longer_than_the_file_leaves_nothing_behind(
     server: ServerProcess,
 ) -> None:

@@ -3,6 +3,7 @@
 CREATE TABLE job(
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   pid TEXT NOT NULL UNIQUE,                    -- the public id, equal to the upload's
+  is_part INTEGER NOT NULL DEFAULT 0,          -- holds the bytes of a part: never a job
   owner TEXT NOT NULL,
   tenant TEXT NOT NULL,
   state TEXT NOT NULL CHECK(state IN(
@@ -25,7 +26,8 @@ CREATE TABLE job(
   started INTEGER,
   finished INTEGER
 ) STRICT;
-CREATE INDEX job_state ON job(state, id);
+CREATE INDEX job_state ON job(state, id) WHERE is_part=0;
+CREATE INDEX job_listed ON job(id) WHERE is_part=0;
 
 CREATE TABLE upload(
   job_id INTEGER PRIMARY KEY REFERENCES job(id) ON DELETE CASCADE,
@@ -33,9 +35,35 @@ CREATE TABLE upload(
   length INTEGER,                              -- NULL: not announced
   metadata TEXT NOT NULL DEFAULT '',           -- Upload-Metadata as it came
   state TEXT NOT NULL CHECK(state IN('receiving','complete','ended')),
-  expires INTEGER
+  expires INTEGER,                             -- of a part also when it is complete
+  client TEXT NOT NULL DEFAULT '',             -- who is counted for it while it is open
+  dialect TEXT NOT NULL DEFAULT '',            -- how it was created: tus, ietf or neither
+  parts INTEGER,                               -- joined from so many; NULL: from bytes
+  concat TEXT NOT NULL DEFAULT '',             -- Upload-Concat as it came
+  digest TEXT NOT NULL DEFAULT '',             -- what the whole must have: name:hex
+  checked_from INTEGER                         -- behind this nothing is vouched for yet
 ) STRICT;
-CREATE INDEX upload_open ON upload(expires) WHERE state='receiving';
+CREATE INDEX upload_timed ON upload(expires) WHERE expires IS NOT NULL;
+CREATE INDEX upload_open ON upload(client) WHERE state='receiving';
+
+-- Which part lies where in an upload that is joined from parts.
+CREATE TABLE place(
+  final INTEGER NOT NULL REFERENCES upload(job_id) ON DELETE CASCADE,
+  n INTEGER NOT NULL,                          -- from 0
+  part TEXT NOT NULL,                          -- the part's public id
+  PRIMARY KEY(final, n)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX place_part ON place(part);
+
+-- Idempotency-Key: which upload a request has created already.
+CREATE TABLE creation(
+  owner TEXT NOT NULL,
+  key TEXT NOT NULL,
+  fingerprint TEXT NOT NULL,                   -- of the request
+  job_id INTEGER NOT NULL REFERENCES job(id) ON DELETE CASCADE,
+  PRIMARY KEY(owner, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX creation_job ON creation(job_id);
 
 CREATE TABLE event(
   seq INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -55,12 +55,12 @@ ORDER BY id DESC LIMIT :limit;
 
 -- name: jobs_page_found
 -- A search reads jobs until the page is full: only people search.
-SELECT * FROM job WHERE id < :before AND (:state IS NULL OR state = :state)
+SELECT * FROM job WHERE is_part = 0 AND id < :before AND (:state IS NULL OR state = :state)
   AND (instr(lower(file_name), lower(:search)) OR instr(pid, lower(:search)))
 ORDER BY id DESC LIMIT :limit;
 
 -- name: job_exists
-SELECT 1 FROM job WHERE pid = :pid;
+SELECT 1 FROM job WHERE pid = :pid AND is_part = 0;
 
 -- name: attempts
 SELECT s.consumer, a.run, a.verdict, a.code, a.detail, a.worker, a.started, a.finished

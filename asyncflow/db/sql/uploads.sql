@@ -1,30 +1,81 @@
 -- name: insert_job
 -- A job is born with its upload.
-INSERT INTO job(pid, owner, tenant, state, file_name, declared_type, size, metadata, created)
-VALUES(:id, :owner, :tenant, 'UPLOADING', :file_name, :declared_type, :length, :metadata, :now)
+INSERT INTO job(pid, is_part, owner, tenant, state, file_name, declared_type, size,
+  metadata, created)
+VALUES(:id, :is_part, :owner, :tenant, 'UPLOADING', :file_name, :declared_type, :length,
+  :metadata, :now)
 RETURNING id;
 
 -- name: insert_upload
-INSERT INTO upload(job_id, key, length, metadata, state, expires)
-VALUES(:job, :key, :length, :raw_metadata, 'receiving', :expires);
+INSERT INTO upload(job_id, key, length, metadata, state, expires, client, dialect, parts,
+  concat, digest)
+VALUES(:job, :key, :length, :raw_metadata, 'receiving', :expires, :client, :dialect,
+  :parts, :concat, :digest);
+
+-- name: insert_creation
+INSERT INTO creation(owner, key, fingerprint, job_id)
+VALUES(:owner, :key, :fingerprint, :job)
+ON CONFLICT DO UPDATE SET fingerprint = excluded.fingerprint, job_id = excluded.job_id;
+
+-- name: find_creation
+SELECT j.pid, u.state, c.fingerprint FROM creation c JOIN job j ON j.id = c.job_id
+JOIN upload u ON u.job_id = c.job_id WHERE c.owner = :owner AND c.key = :key;
 
 -- name: find_upload
 SELECT j.id, j.pid, j.owner, j.file_name, j.declared_type, j.state AS job_state, j.version,
-  u.key, u.length, u.metadata, u.state, u.expires
+  j.is_part, u.*
 FROM job j JOIN upload u ON u.job_id = j.id WHERE j.pid = :pid;
 
 -- name: complete_upload
 -- Once: a second completion finds the upload no longer receiving.
-UPDATE upload SET state = 'complete', length = :size, expires = NULL
+UPDATE upload SET state = 'complete', length = :size, expires = NULL, checked_from = NULL
+WHERE job_id = :job AND state = 'receiving';
+
+-- name: complete_part
+-- A part still expires: it serves only the upload that it is joined into.
+UPDATE upload SET state = 'complete', length = :size, checked_from = NULL
 WHERE job_id = :job AND state = 'receiving';
 
 -- name: job_uploaded
 UPDATE job SET state = 'PENDING', size = :size, uploaded = :now, plan = :plan,
   open = 0, gates = 0, version = version + 1 WHERE id = :job;
 
+-- name: set_length
+-- Once: a length that is known does not change.
+UPDATE upload SET length = :length
+WHERE state = 'receiving' AND (length IS NULL OR length = :length)
+  AND job_id = (SELECT id FROM job WHERE pid = :pid);
+
+-- name: set_size
+UPDATE job SET size = :length WHERE pid = :pid;
+
+-- name: set_checked_from
+UPDATE upload SET checked_from = :at WHERE job_id = (SELECT id FROM job WHERE pid = :pid);
+
+-- name: set_digest
+UPDATE upload SET digest = :digest
+WHERE state = 'receiving' AND job_id = (SELECT id FROM job WHERE pid = :pid);
+
+-- name: insert_place
+INSERT INTO place(final, n, part) VALUES(:final, :n, :part) ON CONFLICT DO NOTHING;
+
+-- name: find_place
+SELECT part FROM place WHERE final = :final AND n = :n;
+
+-- name: places
+-- The parts of a joined upload that have a place, in their order.
+SELECT p.n, p.part, u.state, u.length, u.key FROM place p
+JOIN job f ON f.id = p.final AND f.pid = :pid
+LEFT JOIN job j ON j.pid = p.part LEFT JOIN upload u ON u.job_id = j.id
+ORDER BY p.n;
+
+-- name: finals_of
+SELECT DISTINCT f.pid FROM place p JOIN job f ON f.id = p.final
+JOIN upload u ON u.job_id = f.id WHERE p.part = :pid AND u.state = 'receiving';
+
 -- name: extend_upload
 UPDATE upload SET expires = :expires
-WHERE state = 'receiving' AND job_id = (SELECT id FROM job WHERE pid = :pid);
+WHERE expires IS NOT NULL AND job_id = (SELECT id FROM job WHERE pid = :pid);
 
 -- name: end_upload
 UPDATE upload SET state = 'ended', expires = NULL
@@ -32,10 +83,13 @@ WHERE job_id = :job AND state = 'receiving';
 
 -- name: expired_uploads
 SELECT j.pid FROM upload u JOIN job j ON j.id = u.job_id
-WHERE u.state = 'receiving' AND u.expires <= :now ORDER BY u.expires LIMIT :limit;
+WHERE u.expires <= :now ORDER BY u.expires LIMIT :limit;
 
 -- name: open_uploads
 SELECT count(*) AS n FROM upload WHERE state = 'receiving';
+
+-- name: open_of_client
+SELECT count(*) AS n FROM upload WHERE state = 'receiving' AND client = :client;
 
 -- name: stored_bytes
 SELECT bytes AS n FROM stored WHERE id = 1;
@@ -43,6 +97,6 @@ SELECT bytes AS n FROM stored WHERE id = 1;
 -- name: unfinished_uploads
 -- For recovery: a page after the upload whose row id is :after.
 SELECT j.id, j.pid, j.owner, j.file_name, j.declared_type, j.state AS job_state, j.version,
-  u.key, u.length, u.metadata, u.state, u.expires
+  j.is_part, u.*
 FROM upload u JOIN job j ON j.id = u.job_id
 WHERE u.state = 'receiving' AND u.job_id > :after ORDER BY u.job_id LIMIT :limit;

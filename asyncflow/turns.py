@@ -1,0 +1,217 @@
+"""What the upload engine is told and tells: announcements, bodies, turns at an upload.
+
+What becomes of the bytes is decided in `asyncflow.chunks`.
+"""
+
+import asyncio
+import enum
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from asyncflow import uploads
+from asyncflow.db.base import Once, UploadRow
+from asyncflow.errors import ShuttingDown, UploadBusy, UploadPreempted
+
+#: how long a newcomer waits for the disk to give back the earlier request's write
+TAKE_OVER_S: Final = 10.0
+
+#: the dialects that an upload remembers to have been created in
+TUS: Final = "tus"
+IETF: Final = "ietf"
+
+#: returns the checksum that a body must have; asked when the body has ended
+Check = Callable[[], uploads.Checksum]
+#: hears of a part that is complete
+OnPart = Callable[[str], Awaitable[None]]
+
+
+class Body(Protocol):
+    """The bytes of one request, as the upload engine takes them."""
+
+    async def read(self) -> bytes:
+        """Return the next bytes as soon as there are any, empty at the clean end.
+
+        Raise TruncatedBody or ConnectionError if the sender stopped or went away,
+        SlowBody if it crawls; what arrived before is handed out first.
+        """
+        ...
+
+    def stop(self, error: Exception) -> None:
+        """Make the read that waits now, or the next one, raise *error*."""
+        ...
+
+
+class Ends(enum.Enum):
+    """What makes an upload whole."""
+
+    #: its bytes reach its length
+    AT_LENGTH = "at its length"
+    #: the clean end of this body, and then its length must be right
+    WITH_BODY = "with this body"
+    #: a later request, whatever its offset is by then
+    LATER = "later"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announced:
+    """What a client says about a file before it sends it.
+
+    *id*: its own choice of an id; *is_part*: it only holds bytes for another upload;
+    *parts*: it is joined from so many of those; *digest*: what the whole must have.
+    """
+
+    owner: str
+    tenant: str
+    file_name: str
+    declared_type: str
+    length: int | None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    raw_metadata: str = ""
+    #: who is counted for it while it is open
+    client: str = ""
+    dialect: str = ""
+    id: str | None = None
+    is_part: bool = False
+    parts: int | None = None
+    concat: str = ""
+    digest: uploads.Checksum | None = None
+    once: Once | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """An upload as its client may know it. `expires` is None once it is a job.
+
+    *is_known*: it was there before it was asked for, by the same Idempotency-Key.
+    """
+
+    id: str
+    offset: int
+    length: int | None
+    expires: int | None
+    raw_metadata: str = ""
+    is_complete: bool = False
+    dialect: str = ""
+    concat: str = ""
+    is_joined: bool = False
+    is_known: bool = False
+
+    @classmethod
+    def of(cls, row: UploadRow, offset: int, *, is_known: bool = False) -> "Upload":
+        """Return what a client may know of *row*."""
+        return cls(
+            id=row.id,
+            offset=offset,
+            length=row.length,
+            expires=row.expires,
+            raw_metadata=row.raw_metadata,
+            is_complete=row.state == uploads.UploadState.COMPLETE,
+            dialect=row.dialect,
+            concat=row.concat,
+            is_joined=row.parts is not None,
+            is_known=is_known,
+        )
+
+
+class Turn:
+    """One request that is filling an upload."""
+
+    def __init__(self, body: Body) -> None:
+        self.body = body
+        self.over = asyncio.Event()
+        self.offset = 0
+        #: it ends the upload itself: nobody has to stop it
+        self.refuses = False
+
+
+class Turns:
+    """Who is filling which upload: one request at a time."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, Turn] = {}
+
+    def __contains__(self, upload_id: str) -> bool:
+        return upload_id in self._of
+
+    def get(self, upload_id: str) -> Turn | None:
+        """Return the turn of the request that fills the upload now."""
+        return self._of.get(upload_id)
+
+    def begin(self, upload_id: str, body: Body) -> Turn:
+        """Give a request its turn: nobody else may have one."""
+        turn = self._of[upload_id] = Turn(body)
+        return turn
+
+    def end(self, upload_id: str, turn: Turn) -> None:
+        """Take a request's turn back; its last write has returned."""
+        turn.over.set()
+        if self._of.get(upload_id) is turn:
+            del self._of[upload_id]
+
+    async def take_over(self, upload_id: str) -> bool:
+        """Stop the request that fills the upload and wait for its last write.
+
+        Tell whether there was one: then what was known of the upload is old.
+        """
+        waited = False
+        while (turn := self._of.get(upload_id)) is not None:
+            waited = True
+            turn.body.stop(UploadPreempted())
+            try:
+                async with asyncio.timeout(TAKE_OVER_S):
+                    await turn.over.wait()
+            except TimeoutError:
+                raise UploadBusy from None
+        return waited
+
+    async def drain(self, grace_s: float) -> None:
+        """Let running requests end within *grace_s*, then stop them; bytes are kept."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + grace_s
+        while self._of and loop.time() < end:
+            turn = next(iter(self._of.values()))
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(end):
+                    await turn.over.wait()
+        for turn in tuple(self._of.values()):
+            turn.body.stop(ShuttingDown())
+        for turn in tuple(self._of.values()):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TAKE_OVER_S):
+                    await turn.over.wait()
+
+
+class Head:
+    """Collects the first bytes of a file for the signature check.
+
+    *known* is what is there of them already; None: they were checked, or need not be.
+    """
+
+    def __init__(self, known: bytes | None) -> None:
+        self.data = bytearray(known or b"")
+        self._checked = known is None
+
+    @property
+    def wants_more(self) -> bool:
+        """Tell whether the check still waits for bytes."""
+        return not self._checked and len(self.data) < uploads.SIGNATURE_BYTES
+
+    def add(self, data: bytes | bytearray | memoryview) -> None:
+        """Take the next bytes of the file."""
+        self.data += data[: uploads.SIGNATURE_BYTES - len(self.data)]
+
+
+async def nobody_waits(_part: str) -> None:
+    """Do nothing: no upload waits for this part."""
+
+
+async def even_if_cancelled(work: Coroutine[None, None, int]) -> int:
+    """Finish *work* before a cancellation goes on: nobody may overtake a write."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise

@@ -1,0 +1,111 @@
+"""What every upload dialect says to the engine in the same way.
+
+Who is counted for an upload, which request repeats an earlier one, where an upload is
+found, how a body gets into it.
+"""
+
+import hashlib
+import re
+from email.utils import formatdate
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from asyncflow import uploads
+from asyncflow.db.base import Once
+from asyncflow.errors import InvalidHeader, UploadNotFound
+from asyncflow.runtime import Runtime
+from asyncflow.turns import Check, Ends, Upload
+from asyncflow.web.auth import ADMIN, Principal
+from asyncflow.web.bodies import BodyReader
+from asyncflow.web.keys import runtime_key
+
+JOB_ID: Final = "Asyncflow-Job-Id"
+IDEMPOTENCY_KEY: Final = "Idempotency-Key"
+
+_KEY = re.compile(r'"[ !#-\[\]-~]{1,255}"|[!#-~]{1,255}')
+
+
+def client_of(request: web.Request, principal: Principal) -> str:
+    """Return who is counted for an upload: its owner, or an address without a name."""
+    if ADMIN in principal.scopes:
+        return f"owner {principal.owner}"
+    return f"peer {request.remote}"
+
+
+def once_of(request: web.Request, *facts: object) -> Once | None:
+    """Return the Idempotency-Key with a fingerprint of the request; None: no key.
+
+    *facts* are what makes the request this one beside its method and address: never
+    its body, which may be large and may not have come.
+    """
+    values = request.headers.getall(IDEMPOTENCY_KEY, [])
+    if not values:
+        return None
+    if len(values) > 1 or not _KEY.fullmatch(values[0]):
+        accepted = "one string of 1 to 255 visible ASCII characters"
+        raise InvalidHeader(IDEMPOTENCY_KEY, ", ".join(values), accepted=accepted)
+    said = repr((request.method, request.path.rstrip("/"), facts))
+    fingerprint = hashlib.sha256(said.encode()).hexdigest()
+    return Once(key=values[0].strip('"'), fingerprint=fingerprint)
+
+
+def body_length(request: web.Request) -> int | None:
+    """Return how many bytes the body announces; 0: there is none; None: chunked."""
+    if not request.can_read_body:
+        return 0
+    return request.content_length
+
+
+async def fill(
+    request: web.Request,
+    upload_id: str,
+    offset: int,
+    *,
+    ends: Ends = Ends.AT_LENGTH,
+    total: int | None = None,
+    check: Check | None = None,
+) -> Upload:
+    """Append the request's body to an upload, as `Chunks.append` does."""
+    runtime = request.app[runtime_key]
+    body = BodyReader(request, min_rate=runtime.settings.body_min_rate)
+    try:
+        return await runtime.chunks.append(
+            upload_id,
+            offset,
+            body,
+            length=body_length(request),
+            ends=ends,
+            total=total,
+            check=check,
+        )
+    finally:
+        runtime.metrics.bytes_received.inc(by=body.received)
+
+
+def upload_id(request: web.Request) -> str:
+    """Return the id in the address. Raise UploadNotFound if it cannot be one."""
+    found = request.match_info["id"]
+    if not uploads.is_id(found):
+        raise UploadNotFound
+    return found
+
+
+def headers_of(upload: Upload) -> dict[str, str]:
+    """Return what every dialect tells of an upload."""
+    headers = {
+        "Upload-Offset": str(upload.offset),
+        JOB_ID: upload.id,
+        hdrs.CACHE_CONTROL: "no-store",
+    }
+    if upload.expires is not None:
+        headers["Upload-Expires"] = formatdate(upload.expires / 1000, usegmt=True)
+    return headers
+
+
+def location(request: web.Request, runtime: Runtime, found: str) -> str:
+    """Return the upload's address: relative, so that no proxy can make it wrong."""
+    public = runtime.settings.public_url
+    if public is not None:
+        return f"{public.rstrip('/')}/files/{found}"
+    return found if request.path.endswith("/") else f"files/{found}"
