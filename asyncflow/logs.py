@@ -15,12 +15,14 @@ def configure(*, level: str, as_json: bool) -> None:
     ]
     last: list[structlog.typing.Processor]
     if as_json:
+        # Without local variables: there are names, tokens and whole requests in them.
+        tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
         last = [
-            structlog.processors.dict_tracebacks,
+            structlog.processors.ExceptionRenderer(tracebacks),
             structlog.processors.JSONRenderer(),
         ]
     else:
-        # Plain tracebacks: the rich ones print local variables, secrets among them.
+        # Plain tracebacks, for the same reason.
         last = [
             structlog.dev.ConsoleRenderer(
                 colors=sys.stderr.isatty(),
