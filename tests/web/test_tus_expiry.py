@@ -1,5 +1,7 @@
+import time
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 
 import pytest
 
@@ -72,3 +74,19 @@ def test_a_running_request_keeps_its_upload_alive(server: ServerProcess) -> None
         line.send(b"world")
         assert line.answer().status == 204
     assert server.finished(upload)["status"] == "COMPLETED"
+
+
+def test_what_expired_while_the_server_was_down_holds_up_no_start(
+    tmp_path: Path,
+) -> None:
+    with healthy_server(tmp_path, upload_expiry="1s") as server:
+        lost, kept = create(server, 10), create(server, 10)
+        (path,) = (server.data_dir / "store" / "raw").rglob(lost)
+        path.unlink()
+        expires = expiry(look(server, kept).headers["upload-expires"])
+        assert server.stop() == 0
+        until(lambda: time.time() > expires + 1)
+        server.start()
+        for upload in (lost, kept):
+            assert is_over(server, upload)
+            assert server.status(upload)["error"]["code"] == "expired"

@@ -69,3 +69,15 @@ def test_a_restart_forgets_no_byte(tmp_path_factory: pytest.TempPathFactory) -> 
         assert look(server, upload).headers["upload-offset"] == "5"
         assert patch(server, upload, 5, b"world").status == 204
         assert server.finished(upload)["status"] == "COMPLETED"
+
+
+def test_an_upload_whose_bytes_never_got_a_place_begins_at_zero(
+    server: ServerProcess,
+) -> None:
+    # as after a crash between the row and the blob
+    upload = create(server, 5, metadata(filename="a.txt"))
+    (path,) = (server.data_dir / "store" / "raw").rglob(upload)
+    path.unlink()
+    assert look(server, upload).headers["upload-offset"] == "0"
+    assert patch(server, upload, 0, b"hello").status == 204
+    assert server.finished(upload)["status"] == "COMPLETED"
