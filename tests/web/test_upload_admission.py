@@ -1,0 +1,154 @@
+"""What the operator's limits refuse: with the same words whatever the protocol."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.server_process import Answer, ServerProcess
+from tests.web.live import (
+    CHUNK,
+    TUS,
+    Line,
+    code_of,
+    form,
+    healthy_server,
+    jobs,
+    kept,
+    metadata,
+    metric,
+    until,
+)
+
+EXPECT = ("Expect", "100-continue")
+Send = Callable[[ServerProcess, str, bytes], Answer]
+
+
+def by_put(server: ServerProcess, name: str, data: bytes) -> Answer:
+    with Line(server) as line:
+        line.head("PUT", f"/upload/{name}", EXPECT, length=len(data))
+        return answer_to(line, data)
+
+
+def by_form(server: ServerProcess, name: str, data: bytes) -> Answer:
+    kind, body = form((name, data))
+    with Line(server) as line:
+        return line.ask("POST", "/upload", kind, body=body)
+
+
+def by_tus(server: ServerProcess, name: str, data: bytes) -> Answer:
+    with Line(server) as line:
+        length = ("Upload-Length", str(len(data)))
+        said = (TUS, CHUNK, length, metadata(filename=name), EXPECT)
+        line.head("POST", "/files", *said, length=len(data))
+        return answer_to(line, data)
+
+
+def answer_to(line: Line, data: bytes) -> Answer:
+    """Send the body once the server wants it, as a client with manners does."""
+    answer = line.answer()
+    if answer.status == 100:
+        line.send(data)
+        answer = line.answer()
+    return answer
+
+
+every_protocol = pytest.mark.parametrize("send", [by_put, by_form, by_tus])
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with healthy_server(tmp_path_factory.mktemp("full"), fill_level="1") as found:
+        yield found
+
+
+@every_protocol
+def test_a_full_disk_is_answered_507_before_a_row_is_written(
+    full: ServerProcess, send: Send
+) -> None:
+    answer = send(full, "a.txt", b"hello")
+    assert (answer.status, code_of(answer)) == (507, "disk_full")
+    assert int(answer.headers["retry-after"]) > 0
+    assert kept(full) == (set(), 0)
+    assert jobs(full) == 0
+    # who only looks is served
+    assert full.request("GET", "/").status == 200
+
+
+@pytest.fixture(scope="module")
+def picky(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp("picky")
+    with healthy_server(folder, allowed_types="text/*") as found:
+        yield found
+
+
+@every_protocol
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("photo.png", b"\x89PNG\r\n\x1a\n" + bytes(50)),
+        ("unnamed", b"\x89PNG\r\n\x1a\n" + bytes(50)),
+        ("unnamed", b"%PDF-1.7\n"),
+    ],
+)
+def test_a_type_that_is_not_taken_is_refused_by_name_or_by_first_bytes(
+    picky: ServerProcess, send: Send, name: str, data: bytes
+) -> None:
+    blobs, uploads = kept(picky)
+    answer = send(picky, name, data)
+    assert (answer.status, code_of(answer)) == (415, "type_not_allowed")
+    assert "text/*" in answer.json["detail"]
+    until(lambda: kept(picky)[0] <= blobs)
+    assert kept(picky)[1] == uploads
+
+
+@every_protocol
+def test_a_type_that_is_taken_is_taken(picky: ServerProcess, send: Send) -> None:
+    answer = send(picky, "a.txt", b"hello")
+    assert answer.status in {201, 202}
+    job = picky.finished(answer.headers["asyncflow-job-id"])
+    assert job["status"] == "COMPLETED"
+    assert picky.request("DELETE", f"/jobs/{job['jobId']}").status == 204
+
+
+STUCK = """
+import time
+from asyncflow.processors.base import Result, Work, processor
+
+@processor("stuck", accepts=("text/*",), wall_s=100.0)
+def stuck(work: Work) -> Result:
+    time.sleep(100)
+    return Result()
+"""
+
+
+def test_a_full_backlog_is_answered_503_until_there_is_room_again(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "stuck_processors.py").write_text(STUCK)
+    with healthy_server(
+        tmp_path,
+        processors="stuck_processors",
+        workers="1",
+        backlog_limit="1",
+        grace="100ms",
+    ) as server:
+        taken = [server.upload("a.txt", b"hello")]
+
+        def is_full() -> bool:
+            answer = server.request("PUT", "/upload/a.txt", b"hello")
+            if answer.status == 202:
+                taken.append(answer.json["jobId"])
+                return False
+            assert (answer.status, code_of(answer)) == (503, "backlog_full")
+            assert int(answer.headers["retry-after"]) > 0
+            return True
+
+        until(is_full)
+        for send in (by_form, by_tus):
+            assert code_of(send(server, "a.txt", b"hello")) == "backlog_full"
+        refused = metric(server, 'asyncflow_uploads_refused_total{code="backlog_full"}')
+        assert refused >= 3
+        for job in taken:
+            assert server.request("POST", f"/jobs/{job}/cancel").status == 200
+        until(lambda: server.request("PUT", "/upload/b.txt", b"hello").status == 202)
