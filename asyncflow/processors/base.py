@@ -17,7 +17,6 @@ from pathlib import Path
 from asyncflow.jobs import ACCEPTED
 
 
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Derivative:
     """One file made from the source: `name` is unique within the step."""
