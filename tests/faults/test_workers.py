@@ -99,7 +99,6 @@ def test_a_step_that_waits_for_its_time_is_not_forgotten_over_a_crash(
     job = server.upload("later.txt", probe.text(parts=2, until=soon, later=3))
     watch.until_step(server, job, "retrying")
     server.kill()
-    server.start()
-    assert watch.step(server, job)["status"] == "retrying"
+    server.start()  # sooner than the step's time, and nobody else will ring for it
 
     finish(server, job, evidence)
