@@ -42,6 +42,7 @@ from asyncflow.notation import (
     GIB,
     HOST,
     KIB,
+    LANGUAGE,
     MEDIA_TYPE,
     MODULE,
     TOKEN,
@@ -69,6 +70,7 @@ Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_words)]
 Hosts = Annotated[Words, AfterValidator(all_match(HOST))]
 Origins = Annotated[Words, AfterValidator(check_origins)]
 Modules = Annotated[Words, AfterValidator(all_match(MODULE))]
+Languages = Annotated[Words, AfterValidator(all_match(LANGUAGE))]
 MediaTypes = Annotated[Words, AfterValidator(all_match(MEDIA_TYPE))]
 
 
@@ -174,6 +176,22 @@ class Settings(BaseSettings):
         100_000_000, "pixels of a picture, all frames together", 1, 10**12
     )
     max_pages: int = _number(2000, "pages of a document", 1, 10**6)
+    text_engine: Literal["auto", "tesserocr", "pytesseract"] = _choice(
+        "auto", "program that reads text", "auto", "tesserocr", "pytesseract"
+    )
+    text_languages: Languages = _setting(
+        ("eng",),
+        "list",
+        "languages that text is read in; their data must be installed",
+        "codes of three letters such as eng,deu",
+    )
+    text_images: Literal["auto", "always", "never"] = _choice(
+        "auto",
+        "whether pictures are read; auto: those that look like pages",
+        "auto",
+        "always",
+        "never",
+    )
     backlog_limit: int = _number(
         10_000, "waiting steps above which new files are refused", 1, 10**9
     )

@@ -30,6 +30,7 @@ _SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)\s*([a-z]*)")
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
 HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.*-]+")
 MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
+LANGUAGE = re.compile(r"[a-z]{3}(_[A-Za-z]+)?")
 MEDIA_TYPE = re.compile(r"\*|[A-Za-z0-9!#$&^_.+*?-]+/[A-Za-z0-9!#$&^_.+*?-]+")
 TOKEN = re.compile(r"[!-~]{8,}")
 

@@ -82,6 +82,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     on: str
     gate: bool
     required: bool
+    priority: int
     outputs: tuple[str, ...]
     wall_s: float
     memory_bytes: int

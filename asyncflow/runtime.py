@@ -173,6 +173,12 @@ class Runtime:
                 "maxPages": settings.max_pages,
             },
             "image": {"maxPixels": settings.max_pixels},
+            "text": {
+                "maxPages": settings.max_pages,
+                "engine": settings.text_engine,
+                "languages": settings.text_languages,
+                "images": settings.text_images,
+            },
         }
 
     # ----- start and stop
@@ -199,7 +205,7 @@ class Runtime:
                     on=card.on,
                     gate=card.gate,
                     required=card.required,
-                    priority=GATE_PRIORITY if card.gate else 0,
+                    priority=GATE_PRIORITY if card.gate else card.priority,
                     max_attempts=self._limits.attempts,
                 ),
                 accepts=card.accepts,

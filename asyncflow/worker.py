@@ -265,6 +265,7 @@ def _card(known: base.Processor) -> dict[str, object]:
         "on": known.on,
         "gate": known.gate,
         "required": known.required,
+        "priority": known.priority,
         "outputs": known.outputs,
         "wall_s": known.wall_s,
         "memory_bytes": known.memory_bytes,

@@ -59,7 +59,7 @@ class Processor:
     """A registered processor; `ready()` returns None or which tool is missing.
 
     `wall_s` bounds one attempt; `memory_bytes` is the per-kind RLIMIT_AS backstop.
-    `outputs` are the names a derivative may have (fnmatch patterns); others are refused.
+    `outputs` are the names that a derivative may have (fnmatch patterns).
     """
 
     name: str
@@ -68,6 +68,8 @@ class Processor:
     on: str
     gate: bool
     required: bool
+    #: smaller is sooner; gates come before everything else
+    priority: int
     outputs: tuple[str, ...]
     wall_s: float
     memory_bytes: int
@@ -88,6 +90,7 @@ def processor(
     on: str = ACCEPTED,
     gate: bool = False,
     required: bool = True,
+    priority: int = 0,
     outputs: tuple[str, ...] = ("*",),
     wall_s: float = 60.0,
     memory_bytes: int = 2 << 30,
@@ -110,6 +113,7 @@ def processor(
             on=on,
             gate=gate,
             required=required,
+            priority=priority,
             outputs=outputs,
             wall_s=wall_s,
             memory_bytes=memory_bytes,

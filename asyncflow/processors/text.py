@@ -67,6 +67,8 @@ def _missing() -> str | None:
     accepts=("application/pdf", *_PICTURES),
     outputs=("text", "textJson", "searchablePdf", "preview"),
     # each page has its own limit; this one only ends what escapes all of them
+    # thumbnails first: reading a page takes a second, a thumbnail a moment
+    priority=10,
     wall_s=MAX_PAGES * PAGE_S,
     memory_bytes=3 << 30,
     ready=_missing,

@@ -11,7 +11,7 @@ from asyncflow.config import Settings, declared, load
 from asyncflow.events import EVENT_TYPES
 from asyncflow.jobs import REASONS, TERMINAL_EVENTS
 from asyncflow.metrics import Metrics
-from asyncflow.processors import identify, image
+from asyncflow.processors import identify, image, text
 from asyncflow.processors.base import REGISTRY
 from asyncflow.runtime import Runtime
 from asyncflow.web.auth import TokenAuth
@@ -118,7 +118,7 @@ def test_every_processor_is_documented() -> None:
     own = {
         one.name
         for one in REGISTRY.values()
-        if one.run.__module__ in {identify.__name__, image.__name__}
+        if one.run.__module__ in {identify.__name__, image.__name__, text.__name__}
     }
     found = {row[0].strip("`") for row in rows("reference/processors.md")}
     assert found == own
