@@ -1,10 +1,19 @@
 // One file on the page: its upload, its steps, its results.
 
-import { duration, fileName, jobState, size, stepName, stepState } from "./words.js";
+import { textBox } from "./text.js";
+import { duration, fileName, jobState, sentence, size, stepName, stepState } from "./words.js";
 
-const FINAL = new Set(["COMPLETED", "FAILED", "REJECTED", "CANCELLED"]);
+export const FINAL = new Set(["COMPLETED", "FAILED", "REJECTED", "CANCELLED"]);
 const SHOWN = /^image\/(jpeg|png|webp|gif|avif)$/;
-const TEXT_SHOWN = 200_000;
+const MAX_PREVIEW = 30_000_000;
+const OVER = new Set(["done", "skipped", "dead", "cancelled"]);
+const WORDS = {
+  pause: "Pause",
+  resume: "Resume",
+  cancel: "Cancel",
+  retry: "Retry",
+  remove: "Remove from list",
+};
 
 const make = (tag, name, text = "") => {
   const element = document.createElement(tag);
@@ -24,6 +33,8 @@ export class Card {
     this.upload = null;
     this.wantsFile = false;
     this.rate = null;
+    this.shown = null;
+    this.chips = new Map();
     this.build();
   }
 
@@ -32,11 +43,15 @@ export class Card {
     const head = make("div", "head");
     this.picture = make("img", "picture");
     this.picture.alt = "";
+    // hundreds of photos: only those that are looked at are decoded
+    this.picture.loading = "lazy";
+    this.picture.decoding = "async";
     this.picture.hidden = true;
     const title = make("div", "title");
-    title.append(make("h3", "name", this.name));
+    const name = make("h2", "name", this.name);
+    name.dir = "auto";
     this.status = make("p", "status", size(this.bytes));
-    title.append(this.status);
+    title.append(name, this.status);
     head.append(this.picture, title);
     this.bar = document.createElement("progress");
     this.bar.max = 100;
@@ -48,14 +63,8 @@ export class Card {
     this.steps.hidden = true;
     this.results = make("div", "results");
     this.buttons = make("p", "buttons");
-    this.element.append(
-      head,
-      this.bar,
-      this.problem,
-      this.steps,
-      this.results,
-      this.buttons,
-    );
+    const parts = [head, this.bar, this.problem, this.steps, this.results, this.buttons];
+    this.element.append(...parts);
   }
 
   offer(...names) {
@@ -68,17 +77,22 @@ export class Card {
   }
 
   button(name) {
-    const words = {
-      pause: "Pause",
-      resume: "Resume",
-      cancel: "Cancel",
-      retry: "Retry",
-      remove: "Remove from list",
-    };
-    const button = make("button", "", words[name]);
+    const button = make("button", "", WORDS[name]);
     button.type = "button";
-    button.setAttribute("aria-label", `${words[name]}: ${this.name}`);
-    button.addEventListener("click", () => this.actions[name]());
+    button.dataset.action = name;
+    button.setAttribute("aria-label", `${WORDS[name]}: ${this.name}`);
+    let busy = false;
+    button.addEventListener("click", async () => {
+      if (busy) return;
+      busy = true;
+      try {
+        await this.actions[name]();
+      } catch (error) {
+        this.complain(error.message);
+      } finally {
+        busy = false;
+      }
+    });
     return button;
   }
 
@@ -101,39 +115,35 @@ export class Card {
     this.preview();
     if (this.bytes > 0) this.bar.value = (100 * upload.offset) / this.bytes;
     this.complain(error ? error.message : "");
-    const sent = `${size(upload.offset)} of ${size(this.bytes)}`;
+    const whole = size(this.bytes);
+    const sent = `${size(upload.offset)} of ${whole}`;
     const show = {
-      waiting: () => {
-        this.become("waiting", "waiting");
-        this.status.textContent = `Waiting · ${size(this.bytes)}`;
-        this.offer("cancel");
-      },
+      waiting: () => this.uploads("waiting", `Waiting · ${whole}`, "cancel"),
       uploading: () => {
-        this.become("uploading", "uploading");
-        this.status.textContent = `Uploading · ${sent}${this.speed(upload.offset)}`;
-        this.offer("pause", "cancel");
+        const text = error ? "Trying again" : "Uploading";
+        const speed = error ? "" : this.speed(upload.offset);
+        this.uploads("uploading", `${text} · ${sent}${speed}`, "pause", "cancel");
       },
-      paused: () => {
-        this.become("paused", "paused");
-        this.status.textContent = `Paused · ${sent}`;
-        this.offer("resume", "cancel");
-      },
+      paused: () => this.uploads("paused", `Paused · ${sent}`, "resume", "cancel"),
       sent: () => {
-        if (FINAL.has(this.state)) return;
-        this.become("sent", "uploaded");
+        if (this.job && this.job.status !== "UPLOADING") return;
+        this.uploads("uploaded", `Uploaded · ${whole}`);
         this.bar.value = 100;
-        this.status.textContent = `Uploaded · ${size(this.bytes)}`;
-        this.offer();
       },
       refused: () => {
-        this.become("refused", "refused");
         this.bar.hidden = true;
-        this.status.textContent = `Refused · ${size(this.bytes)}`;
-        this.offer("retry", "remove");
+        this.uploads("refused", `Refused · ${whole}`, "retry", "remove");
       },
-      cancelled: () => this.become("cancelled", "cancelled"),
+      cancelled: () => this.uploads("cancelled", "Cancelled"),
     };
+    if (upload.state !== "refused") this.bar.hidden = false;
     show[upload.state]();
+  }
+
+  uploads(state, status, ...offers) {
+    this.become(state, state);
+    this.status.textContent = status;
+    this.offer(...offers);
   }
 
   // Bytes a second over the last few seconds, and what that means for the rest.
@@ -156,14 +166,18 @@ export class Card {
 
   preview() {
     if (this.picture.src || !this.file || !SHOWN.test(this.file.type)) return;
-    if (this.file.size > 30_000_000) return;
-    this.picture.src = URL.createObjectURL(this.file);
-    this.picture.hidden = false;
-    this.picture.onload = () => {
-      if (this.picture.src.startsWith("blob:")) URL.revokeObjectURL(this.picture.src);
-    };
-    this.picture.onerror = () => {
-      this.picture.hidden = true;
+    if (this.file.size > MAX_PREVIEW) return;
+    this.show(URL.createObjectURL(this.file));
+  }
+
+  show(address) {
+    const { picture } = this;
+    const before = picture.src;
+    picture.src = address;
+    picture.hidden = false;
+    if (before.startsWith("blob:")) URL.revokeObjectURL(before);
+    picture.onerror = () => {
+      picture.hidden = true;
     };
   }
 
@@ -173,7 +187,8 @@ export class Card {
     if (message.job) {
       this.job = message.job;
     } else if (message.type === "step" && this.job) {
-      this.job.status = message.status;
+      // how it ended is told by the last message, with the reason
+      if (!FINAL.has(message.status)) this.job.status = message.status;
       this.put(message.step);
     } else if (message.type === "progress" && this.job) {
       this.job.uploadedBytes = message.uploadedBytes ?? this.job.uploadedBytes;
@@ -197,14 +212,19 @@ export class Card {
       return;
     }
     const state = jobState(job.status);
+    if (this.wantsFile) this.results.replaceChildren();
+    this.wantsFile = false;
     this.become(job.status, state.toLowerCase());
     const over = FINAL.has(job.status);
     this.bar.hidden = over;
     this.bar.value = share(job.steps);
-    this.status.textContent = `${state} · ${size(job.fileSize ?? this.bytes)}`;
-    this.complain(job.error ? `${job.error.detail} (${job.error.code})` : "");
+    const left = over ? null : job.estimatedTimeRemaining;
+    const soon = left ? ` · about ${duration(left)} left` : "";
+    this.status.textContent = `${state} · ${size(job.fileSize ?? this.bytes)}${soon}`;
+    this.complain(job.error ? `${sentence(job.error.detail)} (${job.error.code})` : "");
     this.showSteps();
     if (over) this.showResults();
+    else this.shown = null;
     if (!over) this.offer("cancel");
     else if (job.status === "COMPLETED") this.offer("remove");
     else this.offer("retry", "remove");
@@ -212,77 +232,61 @@ export class Card {
 
   showSteps() {
     this.steps.hidden = this.job.steps.length === 0;
-    this.steps.replaceChildren(
-      ...this.job.steps.map((step) => {
-        const percent = step.status === "running" ? ` ${Math.round(step.progress)} %` : "";
-        const chip = make("li", `step ${step.status}`);
-        chip.append(
-          make("span", "", stepName(step.name)),
-          make("span", "step-state", `${stepState(step.status)}${percent}`),
-        );
-        if (step.error) chip.title = step.error.detail;
-        return chip;
-      }),
-    );
+    for (const step of this.job.steps) {
+      if (!this.chips.has(step.name)) {
+        const chip = make("li", "step");
+        chip.append(make("span", "", stepName(step.name)), make("span", "step-state"));
+        this.chips.set(step.name, chip);
+        this.steps.append(chip);
+      }
+      const chip = this.chips.get(step.name);
+      const percent = step.status === "running" ? ` ${Math.round(step.progress)} %` : "";
+      chip.className = `step ${step.status}`;
+      chip.title = step.error ? sentence(step.error.detail) : "";
+      chip.lastChild.textContent = `${stepState(step.status)}${percent}`;
+    }
   }
 
-  showResults() {
+  async showResults() {
     const { job } = this;
-    const urls = Object.entries(job.downloadUrls);
+    const shown = `${job.run}/${job.version}`;
+    if (this.shown === shown) return;
+    this.shown = shown;
+    this.results.replaceChildren(...(job.accepted ? [this.links(job)] : []));
     const thumbnail = job.downloadUrls.thumbnail ?? job.downloadUrls.preview;
+    // the results are there without them: a picture or a text more is no failure
     if (thumbnail) {
-      this.picture.src = `${this.server.link(thumbnail)}?inline=1`;
-      this.picture.hidden = false;
+      this.server.picture(thumbnail).then((address) => this.show(address), () => {});
     }
-    const links = make("ul", "links");
-    links.setAttribute("aria-label", `Downloads of ${this.name}`);
-    for (const [name, url] of urls) {
-      const link = make("a", "", fileName(name));
-      link.href = this.server.link(url);
-      link.download = "";
-      const item = make("li");
-      item.append(link);
-      links.append(item);
-    }
-    if (urls.length > 1) {
-      const link = make("a", "all", "Download all (zip)");
-      link.href = this.server.url(`jobs/${job.jobId}/files.zip`);
-      link.download = "";
-      const item = make("li");
-      item.append(link);
-      links.append(item);
-    }
-    this.results.replaceChildren(links);
-    if (job.downloadUrls.text) this.showText(job.downloadUrls.text);
+    const { text } = job.downloadUrls;
+    const box = text ? await textBox(this.server, text, this.name).catch(() => null) : null;
+    if (box && this.shown === shown) this.results.append(box);
   }
 
-  async showText(url) {
-    let text = "";
-    try {
-      text = (await this.server.text(url)).trim();
-    } catch {
-      return;
+  links(job) {
+    const list = make("ul", "links");
+    list.setAttribute("aria-label", `Downloads of ${this.name}`);
+    const urls = Object.entries(job.downloadUrls);
+    for (const [name, url] of urls) list.append(this.link(fileName(name), this.server.link(url)));
+    if (urls.length > 1) {
+      list.append(this.link("All (zip)", this.server.url(`jobs/${job.jobId}/files.zip`)));
     }
-    if (!text) return;
-    const box = make("details", "text");
-    box.open = true;
-    const area = make("pre", "", text.slice(0, TEXT_SHOWN));
-    area.tabIndex = 0;
-    const find = make("input", "find");
-    find.type = "search";
-    find.placeholder = "Find in the text";
-    find.setAttribute("aria-label", `Find in the text of ${this.name}`);
-    find.addEventListener("input", () => mark(area, text.slice(0, TEXT_SHOWN), find.value));
-    const copy = make("button", "", "Copy text");
-    copy.type = "button";
-    copy.addEventListener("click", async () => {
-      await navigator.clipboard.writeText(text);
-      copy.textContent = "Copied";
-    });
-    const tools = make("p", "tools");
-    tools.append(find, copy);
-    box.append(make("summary", "", "Text"), tools, area);
-    this.results.append(box);
+    return list;
+  }
+
+  link(text, address) {
+    const link = make("a", "", text);
+    link.href = address;
+    link.download = "";
+    if (this.server.token) {
+      link.addEventListener("click", (event) => {
+        event.preventDefault();
+        this.server.save(address).catch((error) => this.complain(error.message));
+      });
+    }
+    const item = make("li");
+    item.append(link);
+    return item;
   }
 
   askForFile() {
@@ -296,12 +300,15 @@ export class Card {
       const label = make("label", "button again", "Choose the file");
       const input = document.createElement("input");
       input.type = "file";
-      input.setAttribute("aria-label", `Choose ${this.name} again`);
-      input.addEventListener("change", () => this.actions.give(input.files[0]));
+      input.setAttribute("aria-label", `Choose the file: ${this.name}`);
+      input.addEventListener("change", () => {
+        if (input.files.length > 0) this.actions.give(input.files[0]);
+        input.value = "";
+      });
       label.prepend(input);
       this.results.replaceChildren(label);
     }
-    this.offer("remove");
+    this.offer("cancel");
   }
 
   gone() {
@@ -316,26 +323,6 @@ export class Card {
 
 const share = (steps) => {
   if (steps.length === 0) return 0;
-  const over = new Set(["done", "skipped", "dead", "cancelled"]);
-  const total = steps.reduce((sum, s) => sum + (over.has(s.status) ? 100 : s.progress), 0);
+  const total = steps.reduce((sum, s) => sum + (OVER.has(s.status) ? 100 : s.progress), 0);
   return total / steps.length;
-};
-
-// Show `text` with every place of `wanted` marked; text only, never markup.
-const mark = (area, text, wanted) => {
-  if (!wanted) {
-    area.textContent = text;
-    return;
-  }
-  const parts = [];
-  const low = text.toLowerCase();
-  const key = wanted.toLowerCase();
-  let at = 0;
-  for (let found = low.indexOf(key); found >= 0; found = low.indexOf(key, at)) {
-    parts.push(text.slice(at, found), make("mark", "", text.slice(found, found + key.length)));
-    at = found + key.length;
-    if (parts.length > 2000) break;
-  }
-  area.replaceChildren(...parts, text.slice(at));
-  area.querySelector("mark")?.scrollIntoView({ block: "nearest" });
 };

@@ -1,6 +1,6 @@
 // What this browser has sent to this server, so that a reload can go on with it.
 
-const MAX_KEPT = 100;
+const MAX_KEPT = 500;
 
 export class Memory {
   constructor(base) {

@@ -1,4 +1,17 @@
-// Where the server is and how it is asked: addresses, the token, answers.
+// Where the server is and how it is asked: addresses, the token, answers in plain words.
+
+import { sentence } from "./words.js";
+
+const AWAY = "The server cannot be reached.";
+
+export class Refused extends Error {
+  constructor(problem, status, retryAfter = null) {
+    super(problem.detail ? sentence(problem.detail) : `The server answered ${status}.`);
+    this.code = problem.code || "refused";
+    this.status = status;
+    this.retryAfterS = Number(retryAfter) || 0;
+  }
+}
 
 export class Server {
   constructor(base, token) {
@@ -27,24 +40,61 @@ export class Server {
     return address.href;
   }
 
-  eventsUrl(job) {
-    return this.url(`jobs/${job}/events`);
+  // Raises Refused, or an Error when nobody answers.
+  async fetch(address, options = {}) {
+    let answer;
+    try {
+      answer = await fetch(address, { ...options, headers: this.headers(options.headers) });
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new Error(AWAY);
+    }
+    if (answer.ok) return answer;
+    const problem = await answer.json().catch(() => ({}));
+    throw new Refused(problem, answer.status, answer.headers.get("Retry-After"));
+  }
+
+  async send(method, path) {
+    const answer = await this.fetch(this.url(path), { method });
+    return answer.status === 204 ? {} : answer.json();
   }
 
   async get(path) {
     return this.send("GET", path);
   }
 
-  async text(path) {
-    const answer = await fetch(this.link(path), { headers: this.headers({}) });
-    if (!answer.ok) throw new Error(`The server answered ${answer.status}.`);
-    return answer.text();
+  // The first `limit` characters of a file, and whether there are more.
+  async text(path, limit) {
+    const answer = await this.fetch(this.link(path));
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    let text = "";
+    while (text.length <= limit) {
+      const { value, done } = await reader.read();
+      if (done) return { text, more: false };
+      text += value;
+    }
+    reader.cancel().catch(() => {});
+    return { text: text.slice(0, limit), more: true };
   }
 
-  async send(method, path) {
-    const answer = await fetch(this.url(path), { method, headers: this.headers({}) });
-    const body = answer.status === 204 ? {} : await answer.json();
-    if (!answer.ok) throw new Error(body.detail || `The server answered ${answer.status}.`);
-    return body;
+  // An address that an <img> can show. From elsewhere the picture has to be fetched:
+  // an image element sends neither the token nor the page's origin.
+  async picture(path) {
+    const address = `${this.link(path)}?inline=1`;
+    if (this.isOurs && !this.token) return address;
+    const answer = await this.fetch(address);
+    return URL.createObjectURL(await answer.blob());
+  }
+
+  // Saves a file for which a plain link would lack the token.
+  async save(address) {
+    const answer = await this.fetch(address);
+    const said = answer.headers.get("Content-Disposition") || "";
+    const name = /filename\*=UTF-8''([^;]+)/.exec(said) || /filename="([^"]*)"/.exec(said);
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(await answer.blob());
+    link.download = name ? decodeURIComponent(name[1]) : "download";
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
   }
 }

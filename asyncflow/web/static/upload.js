@@ -4,31 +4,21 @@
 // - What the server has is asked for before each attempt; nothing is sent twice.
 // - A lost network, a 5xx or a 409 is tried again with growing pauses, for ever, until
 //   the person pauses or cancels; a refusal (other 4xx) ends the upload with its reason.
-// - `key` remembers the upload in this browser, so that a reload can go on with it.
+// - One attempt runs at a time, however fast somebody presses Pause and Resume.
+
+import { Refused } from "./server.js";
 
 const VERSION = { "Tus-Resumable": "1.0.0" };
 const PAUSES_S = [0, 1, 2, 5, 10, 20];
+const MAY_PASS = new Set([408, 409, 423, 425, 429]);
+// a connection on which nothing moves for so long is given up
+const STALL_MS = 60_000;
 
-export class Refused extends Error {
-  constructor(problem, status) {
-    super(problem.detail || `The server answered ${status}.`);
-    this.code = problem.code || "refused";
-    this.status = status;
-  }
-}
-
-const encode = (text) => btoa(String.fromCharCode(...new TextEncoder().encode(text)));
-
-const read = async (answer) => {
-  try {
-    return await answer.json();
-  } catch {
-    return {};
-  }
-};
+const encode = (text) =>
+  btoa(Array.from(new TextEncoder().encode(text), (byte) => String.fromCharCode(byte)).join(""));
 
 export class Upload {
-  // `server` makes addresses and headers; `tell(state)` hears of every change.
+  // `server` makes addresses and headers; `tell(upload, error)` hears of every change.
   constructor(file, server, tell, known = null) {
     this.file = file;
     this.server = server;
@@ -37,26 +27,36 @@ export class Upload {
     this.offset = 0;
     this.state = "waiting";
     this.failures = 0;
-    this.wake = null;
-    this.request = null;
+    this.control = new AbortController();
+    this.before = Promise.resolve();
   }
 
-  async run() {
+  // Goes on until the file is sent, refused, paused or cancelled.
+  run() {
+    this.before = this.before.then(() => this.attempts());
+    return this.before;
+  }
+
+  async attempts() {
+    if (this.state !== "waiting") return;
     this.state = "uploading";
+    this.control = new AbortController();
+    this.tell(this);
+    let refusal = null;
     while (this.state === "uploading") {
       try {
-        await this.step();
+        await this.attempt();
       } catch (error) {
         if (this.state !== "uploading") break;
         if (error instanceof Refused && !this.mayPass(error)) {
           this.state = "refused";
-          this.tell(this, error);
-          return;
+          refusal = error;
+        } else {
+          await this.pauseAfter(error);
         }
-        await this.pauseAfter(error);
       }
     }
-    this.tell(this);
+    this.tell(this, refusal);
   }
 
   // 404 and 410 mean that the server forgot the upload: begin anew.
@@ -65,52 +65,78 @@ export class Upload {
       this.id = null;
       return true;
     }
-    return error.status === 409 || error.status === 423 || error.status >= 500;
+    return MAY_PASS.has(error.status) || error.status >= 500;
   }
 
   async pauseAfter(error) {
-    const pause = PAUSES_S[Math.min(this.failures, PAUSES_S.length - 1)];
+    const usual = PAUSES_S[Math.min(this.failures, PAUSES_S.length - 1)];
+    const wait = Math.max(usual, error.retryAfterS ?? 0);
     this.failures += 1;
-    this.tell(this, pause > 1 ? error : null);
+    this.tell(this, wait > 1 ? error : null);
     await new Promise((done) => {
-      this.wake = done;
-      setTimeout(done, pause * 1000);
-      addEventListener("online", done, { once: true });
+      const end = () => {
+        clearTimeout(timer);
+        removeEventListener("online", end);
+        this.control.signal.removeEventListener("abort", end);
+        done();
+      };
+      const timer = setTimeout(end, wait * 1000);
+      addEventListener("online", end);
+      this.control.signal.addEventListener("abort", end);
     });
   }
 
-  async step() {
+  async attempt() {
     if (this.id === null) await this.create();
     else await this.ask();
     if (this.offset < this.file.size) await this.send();
-    if (this.offset >= this.file.size) this.state = "sent";
+    if (this.offset >= this.file.size && this.state === "uploading") this.state = "sent";
+  }
+
+  async request(method, path, headers = {}) {
+    const stalled = AbortSignal.timeout(STALL_MS);
+    const control = new AbortController();
+    const stop = () => control.abort();
+    this.control.signal.addEventListener("abort", stop);
+    stalled.addEventListener("abort", stop);
+    try {
+      return await this.server.fetch(this.server.url(path), {
+        method,
+        headers: { ...VERSION, ...headers },
+        signal: control.signal,
+      });
+    } finally {
+      this.control.signal.removeEventListener("abort", stop);
+    }
   }
 
   async create() {
     const about = [`filename ${encode(this.file.name)}`];
     if (this.file.type) about.push(`filetype ${encode(this.file.type)}`);
-    const answer = await fetch(this.server.url("files/"), {
-      method: "POST",
-      headers: this.server.headers({
-        ...VERSION,
-        "Upload-Length": String(this.file.size),
-        "Upload-Metadata": about.join(","),
-      }),
+    const answer = await this.request("POST", "files/", {
+      "Upload-Length": String(this.file.size),
+      "Upload-Metadata": about.join(","),
     });
-    if (answer.status !== 201) throw new Refused(await read(answer), answer.status);
     this.id = answer.headers.get("Asyncflow-Job-Id");
     this.offset = 0;
     this.tell(this);
   }
 
   async ask() {
-    const answer = await fetch(this.server.url(`files/${this.id}`), {
-      method: "HEAD",
-      headers: this.server.headers(VERSION),
-    });
-    if (!answer.ok) throw new Refused({}, answer.status);
-    this.offset = Number(answer.headers.get("Upload-Offset"));
+    try {
+      const answer = await this.request("HEAD", `files/${this.id}`);
+      this.offset = Number(answer.headers.get("Upload-Offset"));
+    } catch (error) {
+      if (error.status === 410) await this.askWhy();
+      throw error;
+    }
     this.tell(this);
+  }
+
+  // An upload that was refused while its bytes came is gone, and its job says why.
+  async askWhy() {
+    const job = await this.server.get(`status/${this.id}`).catch(() => null);
+    if (job?.status === "REJECTED" && job.error) throw new Refused(job.error, 422);
   }
 
   // XMLHttpRequest, because fetch tells no progress of what it sends.
@@ -118,7 +144,9 @@ export class Upload {
     return new Promise((done, failed) => {
       const request = new XMLHttpRequest();
       const from = this.offset;
-      this.request = request;
+      const stop = () => request.abort();
+      let stalled = setTimeout(stop, STALL_MS);
+      this.control.signal.addEventListener("abort", stop);
       request.open("PATCH", this.server.url(`files/${this.id}`));
       const headers = this.server.headers({
         ...VERSION,
@@ -129,25 +157,24 @@ export class Upload {
         request.setRequestHeader(name, value);
       }
       request.upload.onprogress = (event) => {
+        clearTimeout(stalled);
+        stalled = setTimeout(stop, STALL_MS);
+        if (this.state !== "uploading") return;
         this.offset = from + event.loaded;
         this.tell(this);
       };
-      request.onerror = () => failed(new Error("The connection was lost."));
-      request.onabort = () => failed(new Error("The upload was stopped."));
-      request.onload = () => {
-        if (request.status !== 204) {
-          let problem = {};
-          try {
-            problem = JSON.parse(request.responseText);
-          } catch {
-            // no problem document: the status says it
-          }
-          failed(new Refused(problem, request.status));
-          return;
+      request.onloadend = () => {
+        clearTimeout(stalled);
+        this.control.signal.removeEventListener("abort", stop);
+        if (request.status === 204) {
+          this.offset = Number(request.getResponseHeader("Upload-Offset"));
+          this.failures = 0;
+          done();
+        } else if (request.status === 0) {
+          failed(new Error("The connection was lost."));
+        } else {
+          failed(refusal(request));
         }
-        this.offset = Number(request.getResponseHeader("Upload-Offset"));
-        this.failures = 0;
-        done();
       };
       request.send(this.file.slice(from));
     });
@@ -157,19 +184,34 @@ export class Upload {
     this.stop("paused");
   }
 
+  resume() {
+    this.state = "waiting";
+    this.failures = 0;
+    this.tell(this);
+  }
+
   async cancel() {
     this.stop("cancelled");
+    await this.before;
     if (this.id === null) return;
-    await fetch(this.server.url(`files/${this.id}`), {
-      method: "DELETE",
-      headers: this.server.headers(VERSION),
-    }).catch(() => {});
+    await this.server
+      .fetch(this.server.url(`files/${this.id}`), { method: "DELETE", headers: VERSION })
+      .catch(() => {});
   }
 
   stop(state) {
     this.state = state;
-    if (this.request !== null) this.request.abort();
-    if (this.wake !== null) this.wake();
+    this.control.abort();
     this.tell(this);
   }
 }
+
+const refusal = (request) => {
+  let problem = {};
+  try {
+    problem = JSON.parse(request.responseText);
+  } catch {
+    // no problem document: the status says it
+  }
+  return new Refused(problem, request.status, request.getResponseHeader("Retry-After"));
+};

@@ -1,20 +1,26 @@
-// <asyncflow-uploader endpoint="https://files.example.org/" token="…">
+// <asyncflow-uploader endpoint="https://files.example.org/" token="…" whole-page>
 //
 // The whole upload page as one element: choose, drop or paste files; each becomes a
 // card with its upload, its steps and its results. `endpoint` is where the server is
 // (default: beside this script), `token` is only needed where the server demands one
-// and no cookie is set. Fires `asyncflow-completed` with the job as `detail`.
+// and no cookie is set; with `whole-page` files may be dropped anywhere on the page.
+// Fires `asyncflow-completed` with the job as `detail` when a job completes meanwhile.
 
-import { Card } from "./card.js";
+import { Announcer } from "./announcer.js";
+import { Card, FINAL } from "./card.js";
+import { dropped } from "./drop.js";
+import { Memory } from "./memory.js";
 import { Server } from "./server.js";
 import { Upload } from "./upload.js";
-import { Memory } from "./memory.js";
 import { Watcher } from "./watch.js";
+import { count, size } from "./words.js";
 
 const AT_ONCE = 3;
+// states that somebody who does not see the page wants to hear of
+const TOLD = new Set(["uploaded", "paused", "refused", "gone", ...FINAL]);
 
 const TEMPLATE = `
-<link rel="stylesheet">
+<link rel="stylesheet" crossorigin="anonymous">
 <div class="drop">
   <p class="hint">Drop files or folders here, paste them, or</p>
   <p class="choose">
@@ -24,13 +30,25 @@ const TEMPLATE = `
   <p class="limits"></p>
 </div>
 <p class="offline" hidden>You are offline. Uploads go on when the network is back.</p>
+<div class="summary" hidden><p></p><button type="button">Remove finished from list</button></div>
 <ul class="cards" aria-label="Files"></ul>
-<p class="live" role="status" aria-live="polite"></p>
+<p class="live" role="status"></p>
 `;
 
 export class Uploader extends HTMLElement {
   connectedCallback() {
-    if (this.shadowRoot) return;
+    if (!this.shadowRoot) this.build();
+    this.ends = new AbortController();
+    this.listen(this.ends.signal);
+    this.watcher.begin();
+  }
+
+  disconnectedCallback() {
+    this.ends.abort();
+    this.watcher.close();
+  }
+
+  build() {
     const root = this.attachShadow({ mode: "open" });
     root.innerHTML = TEMPLATE;
     root.querySelector("link").href = new URL("uploader.css", import.meta.url).href;
@@ -39,74 +57,89 @@ export class Uploader extends HTMLElement {
       this.getAttribute("token"),
     );
     this.memory = new Memory(this.server.base);
+    this.all = new Set();
     this.cards = new Map();
     this.waiting = [];
     this.running = new Set();
     this.watcher = new Watcher(this.server, (job, message) => this.hear(job, message));
     this.list = root.querySelector(".cards");
-    this.live = root.querySelector(".live");
-    this.bind(root);
-    this.showLimits(root.querySelector(".limits"));
-    this.restore();
-  }
-
-  bind(root) {
-    const drop = root.querySelector(".drop");
+    this.announcer = new Announcer(root.querySelector(".live"));
+    this.summary = root.querySelector(".summary");
+    this.summary.querySelector("button").addEventListener("click", () => this.tidy());
     for (const input of root.querySelectorAll("input[type=file]")) {
       input.addEventListener("change", () => {
         this.add([...input.files]);
         input.value = "";
       });
     }
-    drop.addEventListener("dragover", (event) => {
-      event.preventDefault();
-      drop.classList.add("over");
-    });
-    drop.addEventListener("dragleave", () => drop.classList.remove("over"));
-    drop.addEventListener("drop", async (event) => {
-      event.preventDefault();
-      drop.classList.remove("over");
-      this.add(await dropped(event.dataTransfer));
-    });
-    document.addEventListener("paste", (event) => {
-      const files = [...(event.clipboardData?.files ?? [])];
-      if (files.length > 0) this.add(files);
-    });
-    const offline = root.querySelector(".offline");
-    const show = () => {
-      offline.hidden = navigator.onLine;
-    };
-    addEventListener("online", show);
-    addEventListener("offline", show);
-    addEventListener("beforeunload", (event) => {
-      if (this.running.size > 0) event.preventDefault();
-    });
-    show();
+    this.showLimits(root.querySelector(".limits"));
+    this.restore();
+  }
+
+  listen(signal) {
+    const zone = this.shadowRoot.querySelector(".drop");
+    const place = this.hasAttribute("whole-page") ? document : zone;
+    place.addEventListener("dragover", (event) => this.over(event, zone, true), { signal });
+    place.addEventListener("dragleave", (event) => this.over(event, zone, false), { signal });
+    place.addEventListener(
+      "drop",
+      async (event) => {
+        this.over(event, zone, false);
+        this.add(await dropped(event.dataTransfer));
+      },
+      { signal },
+    );
+    document.addEventListener("paste", (event) => this.paste(event), { signal });
+    addEventListener("online", () => this.showNetwork(), { signal });
+    addEventListener("offline", () => this.showNetwork(), { signal });
+    addEventListener(
+      "beforeunload",
+      (event) => {
+        if (this.running.size > 0 || this.waiting.length > 0) event.preventDefault();
+      },
+      { signal },
+    );
+    this.showNetwork();
+  }
+
+  over(event, zone, isOver) {
+    event.preventDefault();
+    zone.classList.toggle("over", isOver);
+  }
+
+  // A paste into a field of the page around us is none of our business.
+  paste(event) {
+    const into = event.composedPath()[0];
+    if (into.isContentEditable || into.matches?.("input, textarea")) return;
+    this.add([...(event.clipboardData?.files ?? [])]);
+  }
+
+  showNetwork() {
+    const offline = this.shadowRoot.querySelector(".offline");
+    if (offline.hidden === navigator.onLine) return;
+    offline.hidden = navigator.onLine;
+    this.announcer.say(navigator.onLine ? "You are online again." : offline.textContent);
   }
 
   async showLimits(place) {
     try {
       const can = await this.server.get("capabilities");
-      const { size } = await import("./words.js");
       const types = can.types.length > 0 ? can.types.join(", ") : "any type";
       place.textContent = `Up to ${size(can.limits.maxUploadBytes)} each, ${types}.`;
-    } catch {
-      place.textContent = "";
+    } catch (error) {
+      place.textContent = error.message;
     }
-  }
-
-  say(text) {
-    this.live.textContent = text;
   }
 
   // What this browser has sent before: unfinished uploads ask for their file again.
   restore() {
-    for (const known of this.memory.all()) this.open(known, null);
+    for (const known of this.memory.all()) this.list.prepend(this.open(known, null).element);
+    this.count();
   }
 
   open(known, file) {
     const card = new Card(known.name, known.size, {
-      pause: () => this.pause(card),
+      pause: () => card.upload.pause(),
       resume: () => this.resume(card),
       cancel: () => this.cancel(card),
       retry: () => this.retry(card),
@@ -116,7 +149,7 @@ export class Uploader extends HTMLElement {
     card.known = known;
     card.file = file;
     card.server = this.server;
-    this.list.prepend(card.element);
+    this.all.add(card);
     if (known.id) {
       this.cards.set(known.id, card);
       this.watcher.watch(known.id);
@@ -125,29 +158,33 @@ export class Uploader extends HTMLElement {
   }
 
   add(files) {
+    const fresh = document.createDocumentFragment();
     for (const file of files) {
       const again = this.unfinished(file);
       if (again) {
         this.give(again, file);
-        continue;
+      } else {
+        const card = this.open(Memory.about(file), file);
+        fresh.append(card.element);
+        this.start(card, file);
       }
-      const known = Memory.about(file);
-      this.start(this.open(known, file), file);
     }
-    if (files.length > 0) {
-      this.say(files.length === 1 ? `${files[0].name} added` : `${files.length} files added`);
-    }
+    this.list.prepend(fresh);
+    if (files.length === 0) return;
+    this.announcer.say(`${files.length === 1 ? files[0].name : `${files.length} files`} added.`);
+    this.count();
   }
 
   unfinished(file) {
-    return [...this.cards.values()].find(
-      (card) => card.wantsFile && Memory.matches(card.known, file),
-    );
+    for (const card of this.cards.values()) {
+      if (card.wantsFile && Memory.matches(card.known, file)) return card;
+    }
+    return null;
   }
 
   give(card, file) {
     if (!Memory.matches(card.known, file)) {
-      card.complain(`That is another file: ${card.known.name} is needed to go on.`);
+      card.complain(`That is another file. To go on, choose ${card.known.name} again, unchanged.`);
       return;
     }
     card.file = file;
@@ -155,12 +192,12 @@ export class Uploader extends HTMLElement {
   }
 
   start(card, file) {
-    card.upload = new Upload(
-      file,
-      this.server,
-      (upload, error) => this.moved(card, upload, error),
-      card.known.id,
-    );
+    const told = (upload, error) => this.moved(card, upload, error);
+    card.upload = new Upload(file, this.server, told, card.known.id);
+    this.enqueue(card);
+  }
+
+  enqueue(card) {
     card.showUpload(card.upload);
     this.waiting.push(card);
     this.next();
@@ -170,62 +207,95 @@ export class Uploader extends HTMLElement {
     while (this.running.size < AT_ONCE && this.waiting.length > 0) {
       const card = this.waiting.shift();
       if (card.upload.state !== "waiting") continue;
-      this.running.add(card);
-      card.upload.run().finally(() => {
-        this.running.delete(card);
+      const run = card.upload.run();
+      this.running.add(run);
+      run.finally(() => {
+        this.running.delete(run);
         this.next();
       });
     }
   }
 
   moved(card, upload, error) {
-    if (upload.id !== null && card.known.id !== upload.id) {
-      this.cards.delete(card.known.id);
-      card.known.id = upload.id;
+    const { known } = card;
+    if (upload.id !== null && known.id !== upload.id) {
+      this.lose(known.id);
+      known.id = upload.id;
       this.cards.set(upload.id, card);
-      this.memory.keep(card.known);
+      this.memory.keep(known);
     }
+    const before = card.state;
     card.showUpload(upload, error);
     if (upload.state === "sent") this.watcher.watch(upload.id);
-    if (upload.state === "refused") {
-      this.memory.drop(card.known.id);
-      this.say(`${card.known.name} was refused: ${error.message}`);
-    }
+    if (upload.state === "refused") this.memory.drop(known.id);
+    this.changed(card, before);
+  }
+
+  lose(id) {
+    if (!id) return;
+    this.cards.delete(id);
+    this.memory.drop(id);
+    this.watcher.forget(id);
   }
 
   hear(job, message) {
     const card = this.cards.get(job);
     if (!card) return;
-    if (message.type === "error" || message.type === "job.deleted") {
+    const before = card.state;
+    if (message.type === "job.deleted" || message.code === "job_not_found") {
       this.memory.drop(job);
       card.gone();
-      return;
+    } else {
+      card.hear(message);
     }
-    const before = card.state;
-    card.hear(message);
-    if (card.state === before) return;
-    this.say(`${card.known.name}: ${card.stateText}`);
-    if (card.state === "COMPLETED") {
-      this.dispatchEvent(
-        new CustomEvent("asyncflow-completed", { detail: card.job, bubbles: true }),
-      );
+    this.changed(card, before);
+    if (before && before !== card.state && card.state === "COMPLETED") {
+      const options = { detail: card.job, bubbles: true };
+      this.dispatchEvent(new CustomEvent("asyncflow-completed", options));
     }
   }
 
-  pause(card) {
-    card.upload.pause();
+  changed(card, before) {
+    if (card.state === before) return;
+    this.count();
+    if (!before || !TOLD.has(card.state)) return;
+    const why = card.problem.textContent;
+    this.announcer.say(`${card.known.name}: ${card.stateText}. ${why}`.trim());
+  }
+
+  // One line for many files.
+  count() {
+    const cards = [...this.all];
+    const done = cards.filter((card) => card.state === "COMPLETED").length;
+    const bad = cards.filter((card) => this.isOver(card)).length - done;
+    const parts = [count(cards.length, "file", "files"), `${done} done`];
+    if (bad > 0) parts.push(`${bad} failed`);
+    this.summary.hidden = cards.length < 2;
+    this.summary.firstChild.textContent = parts.join(" · ");
+    this.summary.lastChild.hidden = done === 0;
+  }
+
+  isOver(card) {
+    return FINAL.has(card.state) || card.state === "refused" || card.state === "gone";
+  }
+
+  tidy() {
+    const done = [...this.all].filter((card) => card.state === "COMPLETED");
+    for (const card of done) this.drop(card);
+    this.focusOn(null);
+    this.announcer.say(`${count(done.length, "file", "files")} removed from the list.`);
   }
 
   resume(card) {
-    card.upload.state = "waiting";
-    card.upload.failures = 0;
-    card.showUpload(card.upload);
-    this.waiting.push(card);
-    this.next();
+    card.upload.resume();
+    this.enqueue(card);
   }
 
   async cancel(card) {
-    if (card.upload && card.upload.state !== "sent") {
+    if (card.upload ? card.upload.state !== "sent" : card.wantsFile) {
+      card.upload ??= new Upload(null, this.server, () => {}, card.known.id);
+      // first: it shall neither come back nor be told of as gone
+      this.watcher.forget(card.known.id);
       await card.upload.cancel();
       this.remove(card);
       return;
@@ -238,49 +308,31 @@ export class Uploader extends HTMLElement {
       this.resume(card);
       return;
     }
-    try {
-      await this.server.send("POST", `jobs/${card.known.id}/retry`);
-      this.watcher.watch(card.known.id);
-    } catch (error) {
-      card.complain(error.message);
-    }
+    await this.server.send("POST", `jobs/${card.known.id}/retry`);
+    this.watcher.watch(card.known.id);
   }
 
   remove(card) {
-    const following = card.element.nextElementSibling ?? card.element.previousElementSibling;
+    const { element } = card;
+    const near = element.nextElementSibling ?? element.previousElementSibling;
+    this.drop(card);
+    this.focusOn(near);
+    this.announcer.say(`${card.known.name} removed from the list.`);
+  }
+
+  drop(card) {
     card.element.remove();
-    if (card.known.id) {
-      this.memory.drop(card.known.id);
-      this.watcher.forget(card.known.id);
-      this.cards.delete(card.known.id);
-    }
-    const focus = following?.querySelector("button") ?? this.shadowRoot.querySelector(".files");
-    focus.focus();
-    this.say(`${card.known.name} removed from the list`);
+    this.all.delete(card);
+    this.lose(card.known.id);
+    this.count();
+  }
+
+  focusOn(near) {
+    const target = near?.querySelector("button, input") ?? this.shadowRoot.querySelector(".files");
+    target.focus();
   }
 }
 
-// Files of a drop, folders opened.
-const dropped = async (transfer) => {
-  const entries = [...transfer.items]
-    .map((item) => item.webkitGetAsEntry?.())
-    .filter((entry) => entry);
-  if (entries.length === 0) return [...transfer.files];
-  return (await Promise.all(entries.map(unfold))).flat();
-};
-
-const unfold = async (entry) => {
-  if (entry.isFile) {
-    return [await new Promise((done, failed) => entry.file(done, failed))];
-  }
-  const reader = entry.createReader();
-  const found = [];
-  for (;;) {
-    const some = await new Promise((done, failed) => reader.readEntries(done, failed));
-    if (some.length === 0) break;
-    found.push(...(await Promise.all(some.map(unfold))).flat());
-  }
-  return found;
-};
-
-customElements.define("asyncflow-uploader", Uploader);
+if (!customElements.get("asyncflow-uploader")) {
+  customElements.define("asyncflow-uploader", Uploader);
+}

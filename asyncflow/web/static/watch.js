@@ -3,7 +3,10 @@
 // Rules
 // - Each way begins with a full snapshot, so that switching or reconnecting misses
 //   nothing; a job is given up once its terminal message has come.
-// - The way that works is kept; one that failed twice in a row is left for the next.
+// - A way is left for the next one when it fails twice although the server answers an
+//   ordinary request: a server that is away is waited for, not blamed on the way.
+// - A browser opens six connections to a server. Streams take two of them, polling one,
+//   so that uploads always find one.
 
 const LAST = new Set([
   "job.completed",
@@ -13,7 +16,11 @@ const LAST = new Set([
   "job.deleted",
 ]);
 const FINAL = new Set(["COMPLETED", "FAILED", "REJECTED", "CANCELLED"]);
+const NEXT = { socket: "events", events: "polling" };
+const STREAMS = 2;
 const POLL_MS = 1500;
+const FIRST_WORD_MS = 5000;
+const MAX_PAUSE_MS = 10_000;
 
 export class Watcher {
   // `tell(jobId, message)` hears every message in the order in which they come.
@@ -21,40 +28,58 @@ export class Watcher {
     this.server = server;
     this.tell = tell;
     this.jobs = new Set();
-    this.socket = null;
-    this.sources = new Map();
-    this.polls = new Map();
-    this.failures = 0;
     this.way = "socket";
+    this.socket = null;
+    this.streams = new Map();
+    this.polling = false;
+    this.pausing = false;
+    this.failures = 0;
+    this.silent = 0;
   }
 
   watch(job) {
     if (this.jobs.has(job)) return;
     this.jobs.add(job);
-    this.begin(job);
+    if (this.way === "socket" && this.socket?.readyState === WebSocket.OPEN) {
+      this.socket.send(JSON.stringify({ subscribe: [job] }));
+    } else {
+      this.begin();
+    }
   }
 
   forget(job) {
-    this.jobs.delete(job);
-    this.sources.get(job)?.close();
-    this.sources.delete(job);
-    clearTimeout(this.polls.get(job));
-    this.polls.delete(job);
+    if (!this.jobs.delete(job)) return;
+    this.streams.get(job)?.abort();
+    this.streams.delete(job);
     if (this.socket?.readyState === WebSocket.OPEN) {
       this.socket.send(JSON.stringify({ unsubscribe: [job] }));
     }
     if (this.jobs.size === 0) this.close();
+    else if (this.way === "events") this.begin();
   }
 
+  // Lets go of the network; `begin` takes everything up again.
   close() {
-    this.socket?.close();
+    const { socket } = this;
     this.socket = null;
+    socket?.close();
+    for (const stream of this.streams.values()) stream.abort();
+    this.streams.clear();
   }
 
-  begin(job) {
-    if (this.way === "socket") this.bySocket(job);
-    else if (this.way === "events") this.byEvents(job);
-    else this.byPolling(job);
+  begin() {
+    if (this.jobs.size === 0 || this.pausing) return;
+    if (this.way === "socket") {
+      this.bySocket();
+      return;
+    }
+    if (this.way === "events") {
+      for (const job of this.jobs) {
+        if (this.streams.size >= STREAMS) break;
+        if (!this.streams.has(job)) this.byEvents(job);
+      }
+    }
+    this.byPolling();
   }
 
   hear(message) {
@@ -62,77 +87,130 @@ export class Watcher {
     if (!this.jobs.has(job)) return;
     this.tell(job, message);
     const over = message.type === "snapshot" && FINAL.has(message.job.status);
-    if (over || LAST.has(message.type)) this.forget(job);
+    if (over || LAST.has(message.type) || message.type === "error") this.forget(job);
   }
 
-  bySocket(job) {
-    if (this.socket?.readyState === WebSocket.OPEN) {
-      this.socket.send(JSON.stringify({ subscribe: [job] }));
-    }
+  bySocket() {
     if (this.socket !== null) return;
-    const socket = new WebSocket(this.server.socketUrl());
-    this.socket = socket;
-    socket.onopen = () => {
-      this.failures = 0;
-      socket.send(JSON.stringify({ subscribe: [...this.jobs] }));
-    };
-    socket.onmessage = (event) => this.hear(JSON.parse(event.data));
-    socket.onclose = () => {
-      if (this.socket !== socket) return;
-      this.socket = null;
-      this.again("events");
-    };
-  }
-
-  again(next) {
-    if (this.jobs.size === 0) return;
-    this.failures += 1;
-    if (this.failures > 2) {
-      this.failures = 0;
-      this.way = next;
+    let socket;
+    try {
+      socket = new WebSocket(this.server.socketUrl());
+    } catch {
+      // forbidden by the policy of the page around us
+      this.again();
+      return;
     }
-    setTimeout(() => this.jobs.forEach((job) => this.begin(job)), 500 * this.failures);
-  }
-
-  byEvents(job) {
-    if (this.sources.has(job)) return;
-    const source = new EventSource(this.server.eventsUrl(job));
-    this.sources.set(job, source);
-    source.onmessage = (event) => {
+    this.socket = socket;
+    socket.onopen = () => socket.send(JSON.stringify({ subscribe: [...this.jobs] }));
+    socket.onmessage = (event) => {
       this.failures = 0;
       this.hear(JSON.parse(event.data));
     };
-    source.onerror = () => {
-      if (source.readyState !== EventSource.CLOSED) return;
-      this.sources.delete(job);
-      if (this.jobs.has(job)) this.again("polling");
+    socket.onclose = () => {
+      if (this.socket !== socket) return;
+      this.socket = null;
+      this.again();
     };
   }
 
-  async byPolling(job) {
-    if (this.polls.has(job)) return;
-    this.polls.set(job, 0);
+  // fetch instead of EventSource: it can send the token, and tells why it failed.
+  async byEvents(job) {
+    const control = new AbortController();
+    this.streams.set(job, control);
+    try {
+      const answer = await fetch(this.server.url(`jobs/${job}/events`), {
+        headers: this.server.headers({ Accept: "text/event-stream" }),
+        signal: control.signal,
+      });
+      if (!answer.ok) throw new Error(`The server answered ${answer.status}.`);
+      await this.read(answer, control);
+      if (this.streams.get(job) === control) throw new Error("The stream broke off.");
+    } catch {
+      if (this.streams.get(job) !== control) return;
+      this.streams.delete(job);
+      this.again();
+    }
+  }
+
+  async read(answer, control) {
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    // a proxy that keeps everything to itself until the end is no way to follow a job
+    const patience = setTimeout(() => control.abort(), FIRST_WORD_MS);
+    let text = "";
+    try {
+      for (;;) {
+        const { value, done } = await reader.read();
+        if (done) return;
+        clearTimeout(patience);
+        this.failures = 0;
+        const events = (text + value).split("\n\n");
+        text = events.pop();
+        for (const event of events) {
+          const line = event.split("\n").find((one) => one.startsWith("data: "));
+          if (line) this.hear(JSON.parse(line.slice(6)));
+        }
+      }
+    } finally {
+      clearTimeout(patience);
+    }
+  }
+
+  // Asks for one job after the other, so that many cost no more than a few.
+  async byPolling() {
+    if (this.polling) return;
+    this.polling = true;
+    while (this.jobs.size > this.streams.size && this.way !== "socket") {
+      const asked = [...this.jobs].filter((job) => !this.streams.has(job));
+      for (const job of asked) {
+        if (this.jobs.has(job)) await this.poll(job);
+        await pause(Math.max(POLL_MS / asked.length, 100));
+      }
+    }
+    this.polling = false;
+  }
+
+  // Tells whether the server answered.
+  async poll(job) {
     try {
       const answer = await fetch(this.server.url(`status/${job}`), {
         headers: this.server.headers({}),
       });
-      if (answer.ok) {
-        this.hear({ type: "snapshot", jobId: job, job: await answer.json() });
-      } else if (answer.status === 404) {
-        this.hear({ type: "job.deleted", jobId: job });
-      }
+      if (answer.ok) this.hear({ type: "snapshot", jobId: job, job: await answer.json() });
+      else if (answer.status === 404) this.hear({ type: "job.deleted", jobId: job });
+      return answer.status < 500;
     } catch {
-      // offline: the next round asks again
-    }
-    this.polls.delete(job);
-    if (this.jobs.has(job)) {
-      this.polls.set(
-        job,
-        setTimeout(() => {
-          this.polls.delete(job);
-          this.begin(job);
-        }, POLL_MS),
-      );
+      return false;
     }
   }
+
+  async again() {
+    if (this.pausing || this.jobs.size === 0) return;
+    this.pausing = true;
+    const [job] = this.jobs;
+    if (await this.poll(job)) {
+      this.silent = 0;
+      this.failures += 1;
+      if (this.failures >= 2 && this.way in NEXT) {
+        this.failures = 0;
+        this.way = NEXT[this.way];
+      }
+    } else {
+      this.silent += 1;
+    }
+    await pause(Math.min(250 * 2 ** this.silent, MAX_PAUSE_MS));
+    this.pausing = false;
+    this.begin();
+  }
 }
+
+// Ends early when the network comes back.
+const pause = (ms) =>
+  new Promise((done) => {
+    const end = () => {
+      clearTimeout(timer);
+      removeEventListener("online", end);
+      done();
+    };
+    const timer = setTimeout(end, ms);
+    addEventListener("online", end);
+  });

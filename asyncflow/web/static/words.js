@@ -28,7 +28,7 @@ const STEPS = {
   captions: "Captions",
 };
 
-export const stepName = (name) => STEPS[name] || name;
+export const stepName = (name) => STEPS[name] || plain(name);
 
 const STATES = {
   waiting: "waiting",
@@ -64,6 +64,23 @@ const FILES = {
   textJson: "Words (JSON)",
   searchablePdf: "Searchable PDF",
   preview: "Preview",
+  poster: "Poster",
+  captions: "Captions",
 };
 
-export const fileName = (name) => FILES[name] || name;
+export const fileName = (name) => FILES[name] || plain(name);
+
+// "no room here" becomes "No room here."
+export const sentence = (text) => {
+  const whole = text.charAt(0).toUpperCase() + text.slice(1);
+  return /[.!?…]$/.test(whole) ? whole : `${whole}.`;
+};
+
+export const count = (number, one, many) => `${number} ${number === 1 ? one : many}`;
+
+// "searchablePdf" becomes "Searchable pdf", for names that we have no words for.
+export const plain = (name) =>
+  (name.charAt(0).toUpperCase() + name.slice(1)).replace(
+    /([a-z0-9])([A-Z])/g,
+    (_all, before, after) => `${before} ${after.toLowerCase()}`,
+  );

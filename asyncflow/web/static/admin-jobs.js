@@ -1,0 +1,187 @@
+// The jobs of the admin page: found by state, name or id; each opens to its history.
+
+import { jobState, sentence, size, stepName } from "./words.js";
+
+const PAGE = 20;
+const TYPING_MS = 250;
+const ENDED = new Set(["COMPLETED", "FAILED", "REJECTED", "CANCELLED"]);
+const AGAIN = new Set(["FAILED", "REJECTED", "CANCELLED"]);
+const VERDICTS = {
+  skipped: "skipped",
+  bad_file: "the file's fault",
+  try_later: "to be tried later",
+  error: "failed",
+  lost: "worker lost",
+  interrupted: "interrupted",
+  released: "given back",
+};
+
+const make = (tag, name, text = "") => {
+  const element = document.createElement(tag);
+  if (name) element.className = name;
+  element.textContent = text;
+  return element;
+};
+
+const clock = (text) => (text ? new Date(text).toLocaleString() : "");
+
+const moment = (text) => {
+  const time = make("time", "", clock(text));
+  if (text) time.dateTime = text;
+  return time;
+};
+
+export class JobList {
+  constructor(server, at) {
+    this.server = server;
+    this.list = at("jobs");
+    this.none = at("none");
+    this.more = at("more");
+    this.live = at("live");
+    this.state = at("state");
+    this.search = at("search");
+    this.wanted = PAGE;
+    this.rows = new Map();
+    this.typing = 0;
+    at("filter").addEventListener("submit", (event) => event.preventDefault());
+    this.state.addEventListener("change", () => this.anew());
+    this.search.addEventListener("input", () => {
+      clearTimeout(this.typing);
+      this.typing = setTimeout(() => this.anew(), TYPING_MS);
+    });
+    this.more.addEventListener("click", () => {
+      this.wanted = Math.min(this.wanted + PAGE, 500);
+      this.tell(this.refresh());
+    });
+  }
+
+  anew() {
+    this.wanted = PAGE;
+    this.tell(this.refresh());
+  }
+
+  tell(work) {
+    work.catch((error) => this.say(error.message));
+  }
+
+  say(text) {
+    this.live.textContent = text;
+  }
+
+  async refresh() {
+    const asked = new URLSearchParams({ limit: this.wanted });
+    if (this.state.value) asked.set("state", this.state.value);
+    if (this.search.value.trim()) asked.set("search", this.search.value.trim());
+    const question = asked.toString();
+    this.question = question;
+    const page = await this.server.get(`jobs?${question}`);
+    // an answer to what nobody asks any more
+    if (this.question !== question) return;
+    this.show(page.jobs);
+    this.more.hidden = page.next === null || this.wanted >= 500;
+    this.none.hidden = page.jobs.length > 0;
+  }
+
+  // Rows are kept and moved, so that focus and what is open stay where they are.
+  show(jobs) {
+    const before = this.rows;
+    this.rows = new Map();
+    let last = null;
+    for (const job of jobs) {
+      const row = before.get(job.jobId) ?? new Row(job.jobId, this);
+      before.delete(job.jobId);
+      this.rows.set(job.jobId, row);
+      row.show(job);
+      const following = last ? last.nextSibling : this.list.firstChild;
+      if (following !== row.element) this.list.insertBefore(row.element, following);
+      last = row.element;
+    }
+    for (const row of before.values()) row.element.remove();
+  }
+}
+
+class Row {
+  constructor(id, list) {
+    this.id = id;
+    this.list = list;
+    this.version = null;
+    this.element = make("li");
+    const line = make("div", "row");
+    this.open = make("button", "open");
+    this.open.type = "button";
+    this.open.dir = "auto";
+    this.open.setAttribute("aria-expanded", "false");
+    this.open.addEventListener("click", () => list.tell(this.toggle()));
+    this.facts = make("span", "state");
+    this.retry = this.action("Retry", "retry", "A new run has begun.");
+    this.cancel = this.action("Cancel", "cancel", "The job is cancelled.");
+    line.append(this.open, this.facts, this.retry, this.cancel);
+    this.past = make("div", "past");
+    this.past.hidden = true;
+    this.element.append(line, this.past);
+  }
+
+  action(text, verb, told) {
+    const button = make("button", "", text);
+    button.type = "button";
+    button.addEventListener("click", () => this.list.tell(this.act(verb, told)));
+    return button;
+  }
+
+  async act(verb, told) {
+    const path = verb === "retry" ? `admin/retry/${this.id}` : `jobs/${this.id}/cancel`;
+    await this.list.server.send("POST", path);
+    this.list.say(told);
+    await this.list.refresh();
+    // the button that was pressed may be gone
+    if (this.element.isConnected) this.open.focus();
+  }
+
+  show(job) {
+    const changed = this.version !== job.version;
+    this.version = job.version;
+    this.element.dataset.state = job.status;
+    this.open.textContent = job.fileName;
+    const bytes = job.fileSize === null ? "" : ` · ${size(job.fileSize)}`;
+    this.facts.textContent = `${jobState(job.status)}${bytes} · ${clock(job.createdAt)}`;
+    this.retry.hidden = !AGAIN.has(job.status);
+    this.cancel.hidden = ENDED.has(job.status);
+    this.retry.setAttribute("aria-label", `Retry: ${job.fileName}`);
+    this.cancel.setAttribute("aria-label", `Cancel: ${job.fileName}`);
+    if (changed && !this.past.hidden) this.list.tell(this.tellPast());
+  }
+
+  async toggle() {
+    this.past.hidden = !this.past.hidden;
+    this.open.setAttribute("aria-expanded", String(!this.past.hidden));
+    if (!this.past.hidden) await this.tellPast();
+  }
+
+  async tellPast() {
+    const { server } = this.list;
+    const [job, past] = await Promise.all([
+      server.get(`jobs/${this.id}`),
+      server.get(`admin/jobs/${this.id}/attempts`),
+    ]);
+    const entries = [
+      { at: job.createdAt, text: "upload begun" },
+      ...past.events.map((one) => ({ at: one.at, text: `${one.type} (run ${one.run})` })),
+      ...past.attempts.map((one) => ({ at: one.finishedAt, text: attempt(one), bad: true })),
+    ].sort((one, other) => (one.at < other.at ? -1 : Number(one.at > other.at)));
+    const steps = make("ol");
+    for (const entry of entries) {
+      const item = make("li");
+      item.append(moment(entry.at), " ", make("span", entry.bad ? "problem" : "", entry.text));
+      steps.append(item);
+    }
+    const why = job.error ? `${sentence(job.error.detail)} (${job.error.code})` : "";
+    const parts = [make("p", "quiet", `Job ${this.id} · ${job.mediaType ?? "type unknown"}`)];
+    if (why) parts.push(make("p", "problem", why));
+    this.past.replaceChildren(...parts, steps);
+  }
+}
+
+const attempt = (one) => {
+  const verdict = VERDICTS[one.verdict] ?? one.verdict;
+  return `${stepName(one.step)}, run ${one.run}: ${verdict}: ${sentence(one.detail)} (${one.code})`;
+};

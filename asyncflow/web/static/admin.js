@@ -1,0 +1,100 @@
+// The admin page: asks the server every two seconds while somebody looks at it.
+
+import { JobList } from "./admin-jobs.js";
+import { draw } from "./chart.js";
+import { Server } from "./server.js";
+import { count, duration, size, stepName } from "./words.js";
+
+const EVERY_MS = 2000;
+
+const server = new Server(new URL("..", import.meta.url).href, null);
+const at = (id) => document.getElementById(id);
+const list = new JobList(server, at);
+
+const cell = (tag, text, name = "") => {
+  const element = document.createElement(tag);
+  element.textContent = text;
+  if (name) element.className = name;
+  if (tag === "th") element.scope = "row";
+  return element;
+};
+
+const row = (...cells) => {
+  const element = document.createElement("tr");
+  element.append(...cells);
+  return element;
+};
+
+const tile = (name, value) => {
+  const box = document.createElement("div");
+  box.append(cell("dt", name), cell("dd", value));
+  return box;
+};
+
+const age = (seconds) => (seconds === null ? "–" : duration(seconds));
+
+const consumer = (one) => {
+  const steps = (state) => one.steps[state] ?? 0;
+  const name = one.missingTool ? `${stepName(one.name)} (no ${one.missingTool})` : stepName(one.name);
+  return row(
+    cell("th", name),
+    cell("td", steps("ready")),
+    cell("td", age(one.oldestS)),
+    cell("td", steps("running")),
+    cell("td", steps("retrying")),
+    cell("td", steps("done")),
+    cell("td", steps("skipped")),
+    cell("td", steps("dead"), steps("dead") ? "bad" : ""),
+  );
+};
+
+const worker = (one) =>
+  row(
+    cell("th", `${one.slot + 1} · ${one.pid}`),
+    cell("td", one.state === "running" ? "working" : one.state),
+    cell("td", one.consumer ? stepName(one.consumer) : "–"),
+    cell("td", one.jobId ?? "–"),
+    cell("td", size(one.rssBytes)),
+    cell("td", one.stepsDone),
+  );
+
+const show = (now) => {
+  const failing = now.checks.filter((check) => check.reason !== null);
+  at("ready").textContent = failing.length > 0 ? "not ready" : "ready";
+  at("ready").className = failing.length > 0 ? "badge bad" : "badge good";
+  at("version").textContent = `version ${now.version}`;
+  complain(failing.map((check) => `${check.name}: ${check.reason}`).join("; "));
+  const busy = now.workers.filter((one) => one.state === "running").length;
+  at("now").replaceChildren(
+    tile("Steps waiting", now.waiting),
+    tile("Oldest waits", age(now.oldestS)),
+    tile("Workers busy", `${busy} of ${now.workers.length}`),
+    tile("Unfinished uploads", now.openUploads),
+    tile("Stored", size(now.storedBytes)),
+    tile("Watching", count(now.sockets, "socket", "sockets")),
+  );
+  at("consumers").replaceChildren(...now.consumers.map(consumer));
+  at("workers").replaceChildren(...now.workers.map(worker));
+  draw(at("chart"), now.minutes);
+};
+
+// An alert speaks when it changes, and only then.
+const complain = (text) => {
+  if (at("trouble").textContent !== text) at("trouble").textContent = text;
+};
+
+const refresh = async () => {
+  if (!document.hidden) {
+    try {
+      show(await server.get("admin/overview"));
+      await list.refresh();
+    } catch (error) {
+      complain(error.message);
+      at("ready").textContent = "no answer";
+      at("ready").className = "badge bad";
+    }
+  }
+  setTimeout(refresh, EVERY_MS);
+};
+
+refresh();

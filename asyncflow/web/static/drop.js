@@ -1,0 +1,30 @@
+// The files of a drop, folders opened.
+
+export const dropped = async (transfer) => {
+  // both lists are empty once the event is over: take them before anything is awaited
+  const files = [...transfer.files];
+  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+  if (entries.length === 0) return files;
+  return (await Promise.all(entries.map(unfold))).flat();
+};
+
+const unfold = async (entry) => {
+  try {
+    return entry.isFile ? [await read(entry)] : await list(entry.createReader());
+  } catch {
+    // a file that may not be read is left out; the others are not its hostages
+    return [];
+  }
+};
+
+const read = (entry) => new Promise((done, failed) => entry.file(done, failed));
+
+const list = async (reader) => {
+  const found = [];
+  for (;;) {
+    // a reader hands out a hundred at a time
+    const some = await new Promise((done, failed) => reader.readEntries(done, failed));
+    if (some.length === 0) return found;
+    found.push(...(await Promise.all(some.map(unfold))).flat());
+  }
+};
