@@ -150,7 +150,12 @@ class Chunks:
         except BlobExists:
             # The id is its client's choice, and another request was there first.
             return replace(await self.find(made), is_known=True)
-        row = await self._open(upload_id)
+        try:
+            row = await self._open(upload_id)
+        except ClientError:
+            # ended in between, or long ago if its client chose the id: keep no bytes
+            await self._store.delete(new.key)
+            raise
         if self._is_whole(row, 0):
             row = await self._complete(row, 0)
         return Upload.of(row, 0)
@@ -413,6 +418,9 @@ class Chunks:
         """Return what is there of the signature; None: there is nothing to check."""
         if row.is_part or offset >= uploads.SIGNATURE_BYTES:
             return None
+        if offset == 0:
+            # nothing is there: opening the blob would cost four turns of a thread
+            return b""
         return b"".join([part async for part in self._store.read(row.key, 0, offset)])
 
     async def _check_head(self, row: UploadRow, turn: Turn, head: Head) -> None:

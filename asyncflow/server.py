@@ -14,8 +14,9 @@ from aiohttp import web
 from asyncflow import __version__, logs, sandbox
 from asyncflow.config import Settings
 from asyncflow.errors import StartError
+from asyncflow.notify import READY, STOPPING, notify
 from asyncflow.runtime import Runtime
-from asyncflow.web import dialects, events, jobs, multipart, page, progress
+from asyncflow.web import chunked, dialects, events, jobs, multipart, page, progress
 from asyncflow.web.admin import add_admin
 from asyncflow.web.archive import add_archive
 from asyncflow.web.auth import Authenticate, TokenAuth, ensure_token
@@ -26,12 +27,14 @@ from asyncflow.web.guards import Guards
 from asyncflow.web.health import Capabilities, ProcessorStatus, add_health
 from asyncflow.web.keys import runtime_key
 from asyncflow.web.limits import ConnectionLimits
+from asyncflow.web.openapi import add_description
+from asyncflow.web.operations import OPERATIONS
 from asyncflow.web.site import Site, start_site
 
 log = structlog.get_logger(__name__)
 
 #: how long the last answers may take once everything has stopped
-CLOSE_S = 5.0
+CLOSE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +87,7 @@ def build_app(runtime: Runtime, authenticate: Authenticate) -> web.Application:
         owner_of=None if has_one_owner else runtime.db.owner,
         prefix=runtime.url_prefix,
     )
-    for routes in (page, dialects, multipart, jobs, progress, events):
+    for routes in (page, dialects, chunked, multipart, jobs, progress, events):
         routes.add_routes(app)
     files = JobFiles(runtime)
     add_downloads(app, files, runtime.store)
@@ -101,6 +104,7 @@ def build_app(runtime: Runtime, authenticate: Authenticate) -> web.Application:
         metrics=runtime.metrics,
         capabilities=lambda: capabilities(runtime),
     )
+    add_description(app, OPERATIONS, prefix=runtime.url_prefix)
     return app
 
 
@@ -118,7 +122,7 @@ def capabilities(runtime: Runtime) -> Capabilities:
     settings = runtime.settings
     return Capabilities(
         version=__version__,
-        protocols=("tus/1.0.0", "multipart", "raw"),
+        protocols=("tus/1.0.0", "ietf-resumable", "multipart", "raw", "chunked"),
         limits={
             "maxUploadBytes": settings.max_upload_bytes,
             "maxPixels": settings.max_pixels,
@@ -172,7 +176,9 @@ async def _serve(settings: Settings) -> int:
         )
         runtime.metrics.on_scrape(_connections(runtime, site))
         _greet(runtime, who, site)
+        notify(READY)
         await stop.wait()
+        notify(STOPPING)
         log.info("server.stopping", grace_s=settings.grace)
         site.stop_listening()
         await runtime.drain(settings.grace)

@@ -165,6 +165,25 @@ class BodyReader:
             raise self._broken
 
 
+class BytesBody:
+    """A body that is in memory already."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._stopped: Exception | None = None
+
+    def stop(self, error: Exception) -> None:
+        """Make the next read raise *error*."""
+        self._stopped = error
+
+    async def read(self) -> bytes:
+        """Return all bytes, then b""."""
+        if self._stopped is not None:
+            raise self._stopped
+        data, self._data = self._data, b""
+        return data
+
+
 async def read_whole(
     request: web.BaseRequest, *, max_bytes: int, min_rate: int = KIB
 ) -> bytes:

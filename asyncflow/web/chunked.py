@@ -1,0 +1,315 @@
+"""Uploads chunk by chunk, in any order: `POST /upload/chunked`.
+
+Rules
+-----
+- A chunk is a partial upload; the file is joined from them when none is missing.
+- The `jobId` is the joined upload's id: a random UUID of the client's, or one of ours.
+- A chunk counts once it is whole and durable. What belongs to no place, because its
+  request broke off or contradicts others, is given up.
+- The fields of a form may come before or after the bytes.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from typing import Annotated, Final
+
+import msgspec
+from aiohttp import hdrs, web
+
+from asyncflow import uploads
+from asyncflow.errors import (
+    ChunkConflict,
+    InvalidMultipart,
+    InvalidParameter,
+    MissingFile,
+    PartNotUsable,
+    UnsupportedContentType,
+    UploadNotFound,
+)
+from asyncflow.runtime import Runtime
+from asyncflow.turns import Announced, Body, Ends, Upload
+from asyncflow.uploads import Checksum
+from asyncflow.views import View
+from asyncflow.web.auth import UPLOAD, Principal, require
+from asyncflow.web.bodies import BodyReader, BytesBody, continue_later, read_whole
+from asyncflow.web.formdata import FormReader, Part
+from asyncflow.web.intake import JOB_ID, client_of, once_of
+from asyncflow.web.keys import runtime_key
+from asyncflow.web.parsing import refuse_encoding
+
+CHUNK: Final = "chunk"
+MAX_CHUNKS: Final = 10_000
+#: an answer lists no more missing chunks than this
+MAX_LISTED: Final = 1000
+MAX_JSON: Final = 16 << 20
+MAX_FIELD: Final = 1024
+
+_NUMBER = re.compile(r"[0-9]{1,9}")
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+
+
+class ChunkAnswer(View, frozen=True, kw_only=True):
+    """How far a file is that arrives in chunks."""
+
+    job_id: str
+    received: int
+    missing: tuple[int, ...]
+    status_url: str
+
+
+class _Json(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    chunk_index: Annotated[int, msgspec.Meta(ge=0)]
+    total_chunks: Annotated[int, msgspec.Meta(ge=1)]
+    chunk: str
+    job_id: str = ""
+    file_name: str = ""
+    file_type: str = ""
+    sha256: str = ""
+
+
+class _Fields(msgspec.Struct, frozen=True, kw_only=True):
+    """What a chunk's request says, checked."""
+
+    index: int
+    total: int
+    job: str | None
+    name: str
+    kind: str
+    digest: Checksum | None
+
+
+def add_routes(app: web.Application) -> None:
+    """Add the chunk API to *app*."""
+    app.router.add_post("/upload/chunked", post, expect_handler=continue_later)
+
+
+async def post(request: web.Request) -> web.Response:
+    """Take one chunk (POST)."""
+    principal = require(request, UPLOAD)
+    refuse_encoding(request)
+    if request.content_type == "application/json":
+        return await _json(request, principal)
+    if request.content_type.startswith("multipart/"):
+        return await _form(request, principal)
+    raise UnsupportedContentType("send multipart/form-data or application/json")
+
+
+async def _json(request: web.Request, principal: Principal) -> web.Response:
+    runtime = request.app[runtime_key]
+    rate = runtime.settings.body_min_rate
+    body = await read_whole(request, max_bytes=MAX_JSON, min_rate=rate)
+    try:
+        said = msgspec.json.decode(body, type=_Json)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidParameter("body", None, accepted=f"JSON: {error}") from None
+    fields = _fields(
+        {
+            "chunkIndex": str(said.chunk_index),
+            "totalChunks": str(said.total_chunks),
+            "jobId": said.job_id,
+            "fileName": said.file_name,
+            "fileType": said.file_type,
+            "sha256": said.sha256,
+        }
+    )
+    try:
+        data = base64.b64decode(said.chunk, validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidParameter(CHUNK, said.chunk, accepted="base64") from None
+    part = await _keep(request, principal, BytesBody(data))
+    return await _place(request, principal, fields, part)
+
+
+class _Got:
+    """What of a form has come so far."""
+
+    def __init__(self) -> None:
+        self.said: dict[str, str] = {}
+        self.part: Upload | None = None
+        #: what the chunk's own part of the form is called
+        self.name = ""
+
+
+async def _form(request: web.Request, principal: Principal) -> web.Response:
+    got = _Got()
+    try:
+        part = await _read_form(request, principal, got)
+        fields = _fields({"fileName": got.name, **got.said})
+    except BaseException as error:
+        if got.part is not None:
+            await request.app[runtime_key].chunks.abandon(got.part.id, error)
+        raise
+    return await _place(request, principal, fields, part)
+
+
+async def _read_form(request: web.Request, principal: Principal, got: _Got) -> Upload:
+    runtime = request.app[runtime_key]
+    body = BodyReader(request, min_rate=runtime.settings.body_min_rate)
+    form = FormReader(body, request.headers[hdrs.CONTENT_TYPE])
+    while (part := await form.next_part()) is not None:
+        name = part.name or ""
+        if name in got.said or (name == CHUNK and got.part is not None):
+            raise InvalidMultipart(f"the form has two fields {name!r}")
+        if name == CHUNK:
+            got.part = await _keep(request, principal, part)
+            got.name = part.file_name or ""
+        else:
+            got.said[name] = await _text(part)
+    if got.part is None:
+        raise MissingFile("the form has no part named `chunk`")
+    return got.part
+
+
+async def _text(part: Part) -> str:
+    value = b""
+    while data := await part.read():
+        value += data
+        if len(value) > MAX_FIELD:
+            name = part.name or ""
+            accepted = f"at most {MAX_FIELD} bytes"
+            raise InvalidParameter(
+                name, value[:80].decode("latin-1"), accepted=accepted
+            )
+    return value.decode("utf-8", "replace").strip()
+
+
+def _fields(said: Mapping[str, str]) -> _Fields:
+    total = _number(said, "totalChunks", least=1, most=MAX_CHUNKS)
+    job = said.get("jobId") or None
+    if job is not None and not uploads.is_id(job.lower()):
+        accepted = "a random UUID (version 4), or the jobId of an earlier answer"
+        raise InvalidParameter("jobId", job, accepted=accepted)
+    name = uploads.clean_name(said.get("fileName"))
+    return _Fields(
+        index=_number(said, "chunkIndex", least=0, most=total - 1),
+        total=total,
+        job=None if job is None else job.lower(),
+        name=name,
+        kind=uploads.declared_type(name, said.get("fileType")),
+        digest=_sha256(said.get("sha256", "")),
+    )
+
+
+def _sha256(text: str) -> Checksum | None:
+    if not text:
+        return None
+    if not _SHA256.fullmatch(text):
+        raise InvalidParameter("sha256", text, accepted="64 hexadecimal digits")
+    return Checksum(algorithm="sha256", value=bytes.fromhex(text))
+
+
+def _number(said: Mapping[str, str], name: str, *, least: int, most: int) -> int:
+    value = said.get(name)
+    if value is None or not _NUMBER.fullmatch(value) or not least <= int(value) <= most:
+        accepted = f"a whole number from {least} to {most}"
+        raise InvalidParameter(name, value, accepted=accepted)
+    return int(value)
+
+
+async def _keep(request: web.Request, principal: Principal, body: Body) -> Upload:
+    """Store the bytes of a chunk as a part; leave nothing behind if that fails."""
+    runtime = request.app[runtime_key]
+    part = await runtime.chunks.create(
+        Announced(
+            owner=principal.owner,
+            tenant=principal.tenant,
+            client=client_of(request, principal),
+            file_name=CHUNK,
+            declared_type="application/octet-stream",
+            length=None,
+            is_part=True,
+        )
+    )
+    try:
+        part = await runtime.chunks.append(
+            part.id, 0, body, length=None, ends=Ends.WITH_BODY
+        )
+    except BaseException as error:
+        await runtime.chunks.abandon(part.id, error)
+        raise
+    runtime.metrics.bytes_received.inc(by=part.offset)
+    return part
+
+
+async def _place(
+    request: web.Request, principal: Principal, fields: _Fields, part: Upload
+) -> web.Response:
+    """Put a stored chunk where it belongs, and answer."""
+    runtime = request.app[runtime_key]
+    try:
+        whole = await _whole(request, principal, fields)
+        if whole.is_complete:
+            await runtime.chunks.terminate(part.id)
+            return _answer(runtime, whole.id, fields.total, range(fields.total))
+        await runtime.joiner.place(whole.id, fields.index, part.id)
+    except BaseException as error:
+        await runtime.chunks.abandon(part.id, error)
+        raise
+    whole = await runtime.joiner.settle(whole.id)
+    received = (
+        range(fields.total)
+        if whole.is_complete
+        else await runtime.joiner.received(whole.id)
+    )
+    return _answer(runtime, whole.id, fields.total, received)
+
+
+async def _whole(request: web.Request, principal: Principal, fields: _Fields) -> Upload:
+    """Return the upload that the chunk belongs to; the first chunk creates it."""
+    runtime = request.app[runtime_key]
+    if fields.job is not None:
+        with suppress(UploadNotFound):
+            await _check_whole(runtime, principal, fields, fields.job)
+            return await runtime.chunks.find(fields.job)
+    facts = (fields.total, fields.name, fields.kind, fields.index)
+    upload = await runtime.chunks.create(
+        Announced(
+            owner=principal.owner,
+            tenant=principal.tenant,
+            client=client_of(request, principal),
+            file_name=fields.name,
+            declared_type=fields.kind,
+            length=None,
+            id=fields.job,
+            parts=fields.total,
+            digest=fields.digest,
+            once=None if fields.job else once_of(request, *facts),
+        )
+    )
+    runtime.metrics.uploads_created.inc("chunked")
+    await _check_whole(runtime, principal, fields, upload.id)
+    return upload
+
+
+async def _check_whole(
+    runtime: Runtime, principal: Principal, fields: _Fields, job: str
+) -> None:
+    row = await runtime.db.find_upload(job)
+    if row.owner != principal.owner or row.parts is None or row.concat:
+        raise PartNotUsable("this jobId names no upload that arrives in chunks")
+    if row.parts != fields.total:
+        raise ChunkConflict(
+            f"totalChunks is {fields.total} now, but {row.parts} before"
+        )
+
+
+def _answer(
+    runtime: Runtime, job: str, total: int, received: Collection[int]
+) -> web.Response:
+    there = set(received)
+    missing = tuple(n for n in range(total) if n not in there)
+    answer = ChunkAnswer(
+        job_id=job,
+        received=len(there),
+        missing=missing[:MAX_LISTED],
+        status_url=f"{runtime.url_prefix}/status/{job}",
+    )
+    return web.Response(
+        status=200 if missing else 202,
+        body=msgspec.json.encode(answer),
+        content_type="application/json",
+        headers={JOB_ID: job, hdrs.CACHE_CONTROL: "no-store"},
+    )
