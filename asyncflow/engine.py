@@ -110,9 +110,9 @@ class Engine:
     async def start(self, consumers: Sequence[Subscription]) -> int:
         """Register *consumers*, free what a dead server left; return how many steps."""
         now = self.clock.now()
+        freed = await self._db.recover(limits=self.limits, now=now)
         await self._db.register(consumers, now)
         self.subscriptions = tuple(await self._db.consumers())
-        freed = await self._db.recover(limits=self.limits, now=now)
         await self.refresh()
         self.doorbell.ring(s.entry.consumer for s in self.subscriptions)
         return freed

@@ -305,7 +305,11 @@ class Database(Protocol):
     # ----- steps
 
     async def register(self, consumers: Sequence[Subscription], now: int) -> None:
-        """Put consumers into the registry."""
+        """Put consumers into the registry.
+
+        Where this program is the only host, it forgets all others and skips the steps
+        that wait for them: nobody will ever take them.
+        """
         ...
 
     async def consumers(self) -> Sequence[Subscription]:

@@ -271,13 +271,16 @@ class SqliteDatabase:
     async def register(self, consumers: Sequence[Subscription], now: int) -> None:
         """Put consumers into the registry."""
 
-        def put(db: sqlite3.Connection) -> None:
+        def put(db: sqlite3.Connection) -> list[Change]:
+            # One host, one program: what it does not have now, nobody has.
+            db.execute(SQL["forget_consumers"])
             for one in consumers:
                 text = msgspec.json.encode(one).decode()
                 args = {"name": one.entry.consumer, "definition": text, "now": now}
                 db.execute(SQL["put_consumer"], args)
+            return work.skip_homeless(db, now)
 
-        await self._writer.write(put)
+        await self._writer.write(put, after=self._tell)
 
     async def consumers(self) -> Sequence[Subscription]:
         """Return every registered consumer."""

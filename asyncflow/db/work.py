@@ -462,6 +462,21 @@ def recover(db: sqlite3.Connection, *, limits: Limits, now: int) -> list[Change]
     return _free(db, over, ended, limits, now)
 
 
+def skip_homeless(db: sqlite3.Connection, now: int) -> list[Change]:
+    """Skip what waits for consumers that nobody has any more: its jobs would hang."""
+    changes = []
+    for step, consumer in db.execute(SQL["homeless_steps"]).fetchall():
+        args = {"step": step, "lease_until": 0, "worker": None, "now": now}
+        token = db.execute(SQL["claim_step"], args).fetchone()["token"]
+        ended = Ended(
+            verdict=Verdict.SKIPPED,
+            code="missing_tool",
+            detail=f"no processor called {consumer!r} is installed any more",
+        )
+        changes += _free(db, [(step, token)], ended, Limits(), now)
+    return changes
+
+
 def _free(
     db: sqlite3.Connection,
     steps: Iterable[Any],

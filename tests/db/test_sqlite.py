@@ -12,9 +12,9 @@ from asyncflow.db.base import Change
 from asyncflow.db.queries import load, migrations
 from asyncflow.db.sqlite import SqliteDatabase, migrate
 from asyncflow.errors import DatabaseTooNew
-from asyncflow.jobs import Verdict
+from asyncflow.jobs import JobState, StepState, Subscription, Verdict
 from asyncflow.testing.db_suite import DbSuite
-from asyncflow.testing.db_world import HOUR_MS, IMAGE, TEXT, World
+from asyncflow.testing.db_world import GATE, HOUR_MS, IMAGE, TEXT, World
 
 FILE = "asyncflow.db"
 STATEMENTS = load("uploads.sql", "steps.sql", "jobs.sql")
@@ -41,6 +41,20 @@ class TestSqlite(DbSuite):
         self, folder: Path, on_change: Callable[[Change], None]
     ) -> SqliteDatabase:
         return SqliteDatabase(folder / FILE, on_change=on_change)
+
+    async def test_steps_of_a_processor_that_was_removed_are_skipped(
+        self, world: World
+    ) -> None:
+        job = await world.past_gate(IMAGE)
+
+        await world.db.register([Subscription(entry=GATE, accepts=("*",))], world.now)
+
+        found = await world.db.job(job)
+        assert found.status is JobState.COMPLETED
+        skipped = found.steps[-1]
+        assert (skipped.name, skipped.status) == ("image", StepState.SKIPPED)
+        assert skipped.error is not None
+        assert skipped.error.code == "missing_tool"
 
     async def test_why_a_step_is_dead_is_kept_attempt_by_attempt(
         self, world: World, tmp_path: Path
@@ -147,6 +161,9 @@ def test_no_statement_walks_through_history(empty: Path) -> None:
     }
 
     assert found == {
+        # indexes that hold the waiting steps alone, once at each start
+        ("homeless_steps", "SCAN step USING INDEX step_ready"),
+        ("homeless_steps", "SCAN step USING INDEX step_due"),
         # an index that holds the running steps alone
         ("running_steps", "SCAN step USING INDEX step_lease"),
         # an index that holds the ready steps alone

@@ -52,6 +52,14 @@ SELECT id, token FROM step WHERE state = 'running' AND lease_until < :mono;
 -- name: running_steps
 SELECT id, token FROM step WHERE state = 'running';
 
+-- name: homeless_steps
+-- Steps that wait for a consumer which nobody has any more.
+SELECT id, consumer FROM step
+WHERE state = 'ready' AND consumer NOT IN (SELECT name FROM consumer)
+UNION ALL
+SELECT id, consumer FROM step
+WHERE state = 'retrying' AND consumer NOT IN (SELECT name FROM consumer);
+
 -- name: owned_step
 -- A step and what its end may change, only for the holder of the token.
 SELECT s.id, s.job_id, s.consumer, s.run, s.gate, s.required, s.max_attempts, s.attempts,
@@ -124,6 +132,9 @@ SELECT key, is_prefix FROM trash LIMIT :limit;
 
 -- name: drop_trash
 DELETE FROM trash WHERE key = :key;
+
+-- name: forget_consumers
+DELETE FROM consumer;
 
 -- name: put_consumer
 INSERT INTO consumer(name, definition, seen) VALUES(:name, :definition, :now)
