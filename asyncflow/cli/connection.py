@@ -99,6 +99,7 @@ def _local_token(data_dir: Path | None) -> str | None:
 
 def converse(talk: Callable[[], Awaitable[T]]) -> T:
     """Run *talk* to its end; say in one sentence what went wrong, if something did."""
+
     async def whole() -> T:
         return await talk()
 
