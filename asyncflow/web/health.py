@@ -1,17 +1,18 @@
 """What supervisors, scrapers and clients ask before they trust a server."""
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final
+from typing import Final, Literal
 
+import msgspec
 import structlog
 from aiohttp import hdrs, web
 
 from asyncflow.errors import AsyncflowError
 from asyncflow.metrics import EXPOSITION, Metrics
+from asyncflow.views import View
 
 #: a check that takes longer has failed: a supervisor gives up sooner than a disk
 CHECK_TIMEOUT_S: Final = 2.0
@@ -41,23 +42,62 @@ class Capabilities:
     types: tuple[str, ...]
     processors: tuple[ProcessorStatus, ...]
 
-    def shown(self) -> dict[str, object]:
-        """Return the JSON members."""
-        return {
-            "version": self.version,
-            "protocols": self.protocols,
-            "limits": dict(self.limits),
-            "types": self.types,
-            "processors": [
-                {
-                    "name": one.name,
-                    "accepts": one.accepts,
-                    "ready": one.missing_tool is None,
-                    "missingTool": one.missing_tool,
-                }
+    def shown(self) -> "CapabilitiesView":
+        """Return what is sent."""
+        return CapabilitiesView(
+            version=self.version,
+            protocols=self.protocols,
+            limits=self.limits,
+            types=self.types,
+            processors=tuple(
+                ProcessorView(
+                    name=one.name,
+                    accepts=one.accepts,
+                    ready=one.missing_tool is None,
+                    missing_tool=one.missing_tool,
+                )
                 for one in self.processors
-            ],
-        }
+            ),
+        )
+
+
+class ProcessorView(View, frozen=True, kw_only=True):
+    """A processor, and the tool that it lacks, if it does."""
+
+    name: str
+    accepts: tuple[str, ...]
+    ready: bool
+    missing_tool: str | None
+
+
+class CapabilitiesView(View, frozen=True, kw_only=True):
+    """What this server can do."""
+
+    version: str
+    protocols: tuple[str, ...]
+    limits: Mapping[str, int | float | None]
+    types: tuple[str, ...]
+    processors: tuple[ProcessorView, ...]
+
+
+class Alive(View, frozen=True, kw_only=True):
+    """The process answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+class CheckResult(View, frozen=True, kw_only=True):
+    """One condition of being ready."""
+
+    ok: bool
+    reason: str | None
+
+
+class Readiness(View, frozen=True, kw_only=True):
+    """Whether the server can work, by its checks."""
+
+    status: Literal["ready", "not ready"]
+    checks: Mapping[str, CheckResult]
 
 
 def add_health(
@@ -72,20 +112,20 @@ def add_health(
 
     async def livez(_: web.Request) -> web.Response:
         # answering is the proof: the loop runs
-        return _json({"status": "alive"})
+        return _json(Alive())
 
     async def readyz(_: web.Request) -> web.Response:
         reasons = await failing(checks, timeout_s=check_timeout_s)
-        shown = {
-            name: {"ok": name not in reasons, "reason": reasons.get(name)}
+        checked = {
+            name: CheckResult(ok=name not in reasons, reason=reasons.get(name))
             for name in checks
         }
         if reasons:
             return _json(
-                {"status": "not ready", "checks": shown},
+                Readiness(status="not ready", checks=checked),
                 status=HTTPStatus.SERVICE_UNAVAILABLE,
             )
-        return _json({"status": "ready", "checks": shown})
+        return _json(Readiness(status="ready", checks=checked))
 
     async def show_metrics(_: web.Request) -> web.Response:
         body = await metrics.render()
@@ -124,12 +164,10 @@ async def _run(name: str, check: Check, timeout_s: float) -> str | None:
         return "the check itself failed; the log has the reason"
 
 
-def _json(
-    value: Mapping[str, object], *, status: HTTPStatus = HTTPStatus.OK
-) -> web.Response:
+def _json(value: View, *, status: HTTPStatus = HTTPStatus.OK) -> web.Response:
     return web.Response(
         status=status,
-        body=json.dumps(value, ensure_ascii=False).encode(),
+        body=msgspec.json.encode(value),
         content_type="application/json",
         headers={hdrs.CACHE_CONTROL: "no-store"},
     )

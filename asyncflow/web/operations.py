@@ -1,0 +1,448 @@
+"""Every operation of the server, declared once; a test compares it with the routes."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from asyncflow import errors
+from asyncflow.jobs import JobState
+from asyncflow.views import JobView
+from asyncflow.web.admin import Overview, Past
+from asyncflow.web.chunked import MAX_CHUNKS, ChunkAnswer
+from asyncflow.web.health import Alive, CapabilitiesView, Readiness
+from asyncflow.web.jobs import MAX_PAGE, CancelAnswer, JobsPage, RetryAnswer
+from asyncflow.web.multipart import UploadAnswer, UploadAnswers
+from asyncflow.web.openapi import BYTES, STREAM, Answer, Operation, Parameter
+
+CHUNK_TYPE: Final = "application/offset+octet-stream"
+PARTIAL_TYPE: Final = "application/partial-upload"
+OCTETS: Final = "application/octet-stream"
+
+_TEXT: Final = {"type": "string"}
+_COUNT: Final = {"type": "integer", "minimum": 0, "maximum": 10**15 - 1}
+_ID: Final = Parameter(
+    name="id", place="path", says="the id of a job", shape={**_TEXT, "format": "uuid"}
+)
+_NAME: Final = Parameter(
+    name="name",
+    place="path",
+    says="the name of a file",
+    shape={**_TEXT, "minLength": 1},
+)
+
+
+def _header(name: str, says: str, shape: object = None) -> Parameter:
+    kind = shape if isinstance(shape, dict) else _TEXT
+    return Parameter(name=name, place="header", says=says, shape=kind)
+
+
+def _query(name: str, says: str, shape: dict[str, object]) -> Parameter:
+    return Parameter(name=name, place="query", says=says, shape=shape)
+
+
+_TUS: Final = _header(
+    "Tus-Resumable", "the protocol's version, for tus", {"const": "1.0.0"}
+)
+_INTEROP: Final = _header(
+    "Upload-Draft-Interop-Version", "the draft's number, for resumable uploads"
+)
+_CREATING: Final = (
+    _TUS,
+    _INTEROP,
+    _header("Upload-Length", "bytes of the whole file", _COUNT),
+    _header("Upload-Metadata", "tus: pairs of a key and a base64 value"),
+    _header("Upload-Complete", "resumable uploads: whether this is all of it"),
+)
+_NOW_IN_WAY: Final = (errors.ServerBusy, errors.DiskFull, errors.TooManyUploads)
+_OF_BODIES: Final = (
+    errors.InvalidHeader,
+    errors.SlowBody,
+    errors.UploadTooLarge,
+    errors.UnsupportedContentType,
+    errors.TypeMismatch,
+    errors.OffsetMismatch,
+    errors.UploadComplete,
+    errors.UploadNotFound,
+    errors.UploadGone,
+    errors.UnsupportedTusVersion,
+    errors.ChecksumMismatch,
+    *_NOW_IN_WAY,
+)
+_OF_UPLOADS: Final = (
+    errors.InvalidHeader,
+    errors.UploadNotFound,
+    errors.UploadGone,
+    errors.UploadComplete,
+    errors.UnsupportedTusVersion,
+    errors.UploadBusy,
+)
+_CREATED: Final = (
+    Answer(
+        status=201,
+        says="the upload exists",
+        headers=("Location", "Upload-Offset", "Asyncflow-Job-Id"),
+    ),
+    Answer(status=200, says="resumable uploads: the upload is complete"),
+)
+_APPENDED: Final = (
+    Answer(status=204, says="the bytes are kept", headers=("Upload-Offset",)),
+    Answer(status=200, says="resumable uploads: the upload is complete"),
+    Answer(status=201, says="resumable uploads: the bytes are kept"),
+)
+_DISCOVERED: Final = (
+    Answer(status=200, says="what the server can do", headers=("Tus-Version",)),
+    Answer(status=204, says="what the server can do, or what a page may ask"),
+)
+_ACCEPTED: Final = Answer(
+    status=202,
+    says="the bytes and the job are on stable storage",
+    bodies=(UploadAnswer, UploadAnswers),
+)
+_OF_JOBS: Final = (errors.JobNotFound,)
+_OF_FILES: Final = (errors.JobNotFound, errors.FileNotAvailable)
+
+
+def _creation(method: str) -> Operation:
+    return Operation(
+        route=f"{method} /files/",
+        tag="resumable uploads",
+        summary="Create an upload, with its first bytes if they come along",
+        parameters=_CREATING,
+        takes={CHUNK_TYPE: BYTES, PARTIAL_TYPE: BYTES, OCTETS: BYTES},
+        answers=_CREATED,
+        refusals=(*_OF_BODIES, errors.MethodNotAllowed),
+    )
+
+
+def _looking(method: str) -> Operation:
+    return Operation(
+        route=f"{method} /files/{{id}}",
+        tag="resumable uploads",
+        summary="Tell the offset of an upload",
+        parameters=(_ID, _TUS, _INTEROP),
+        answers=(
+            Answer(status=200, says="how far it is", headers=("Upload-Offset",)),
+            Answer(status=204, says="how far it is", headers=("Upload-Offset",)),
+        ),
+        refusals=_OF_UPLOADS,
+    )
+
+
+def _appending(method: str, summary: str) -> Operation:
+    return Operation(
+        route=f"{method} /files/{{id}}",
+        tag="resumable uploads",
+        summary=summary,
+        parameters=(
+            _ID,
+            _TUS,
+            _INTEROP,
+            _header("Upload-Offset", "where the bytes begin", _COUNT),
+        ),
+        takes={CHUNK_TYPE: BYTES, PARTIAL_TYPE: BYTES},
+        answers=_APPENDED,
+        refusals=(*_OF_BODIES, errors.MethodNotAllowed),
+    )
+
+
+def _discovery(path: str, *parameters: Parameter) -> Operation:
+    return Operation(
+        route=f"OPTIONS {path}",
+        tag="resumable uploads",
+        summary="Tell what the server can do",
+        parameters=parameters,
+        answers=_DISCOVERED,
+        refusals=(errors.UploadNotFound,) if parameters else (),
+    )
+
+
+RESUMABLE: Final = (
+    _discovery("/files/"),
+    _discovery("/files/{id}", _ID),
+    *map(_creation, ("POST", "PUT", "PATCH")),
+    *map(_looking, ("HEAD", "GET")),
+    _appending("PATCH", "Append bytes at the offset"),
+    _appending("POST", "Do what X-HTTP-Method-Override names"),
+    Operation(
+        route="DELETE /files/{id}",
+        tag="resumable uploads",
+        summary="End an unfinished upload and give up its bytes",
+        parameters=(_ID, _TUS, _INTEROP),
+        answers=(Answer(status=204, says="it is ended"),),
+        refusals=_OF_UPLOADS,
+    ),
+)
+
+WHOLE: Final = (
+    Operation(
+        route="POST /upload",
+        tag="uploads in one request",
+        summary="Upload files as a form, or one as the body",
+        parameters=(_query("name", "the file's name, for a body", {**_TEXT}),),
+        takes={
+            "multipart/form-data": {
+                "type": "object",
+                "properties": {"file": dict(BYTES)},
+                "required": ["file"],
+            },
+            OCTETS: BYTES,
+        },
+        answers=(_ACCEPTED,),
+        refusals=(errors.InvalidMultipart, errors.MissingFile, *_OF_BODIES),
+    ),
+    Operation(
+        route="PUT /upload/{name}",
+        tag="uploads in one request",
+        summary="Upload the body as a file of this name",
+        parameters=(_NAME,),
+        takes={OCTETS: BYTES},
+        answers=(_ACCEPTED,),
+        refusals=(errors.EmptyFile, errors.NotFound, *_OF_BODIES),
+    ),
+)
+
+_CHUNK_FIELDS: Final = {
+    "chunkIndex": {"type": "integer", "minimum": 0, "maximum": MAX_CHUNKS - 1},
+    "totalChunks": {"type": "integer", "minimum": 1, "maximum": MAX_CHUNKS},
+    "jobId": {**_TEXT, "format": "uuid"},
+    "fileName": _TEXT,
+    "fileType": _TEXT,
+    "sha256": {**_TEXT, "pattern": "^[0-9a-fA-F]{64}$"},
+}
+
+
+def _chunk(shape: Mapping[str, object]) -> dict[str, object]:
+    return {
+        "type": "object",
+        "properties": {**_CHUNK_FIELDS, "chunk": shape},
+        "required": ["chunkIndex", "totalChunks", "chunk"],
+    }
+
+
+CHUNKED: Final = (
+    Operation(
+        route="POST /upload/chunked",
+        tag="uploads in chunks",
+        summary="Upload one chunk of a file, in any order",
+        takes={
+            "multipart/form-data": _chunk(BYTES),
+            "application/json": _chunk({**_TEXT, "contentEncoding": "base64"}),
+        },
+        answers=(
+            Answer(status=200, says="the chunk is kept", bodies=(ChunkAnswer,)),
+            Answer(status=202, says="the file is complete", bodies=(ChunkAnswer,)),
+        ),
+        refusals=(
+            errors.InvalidParameter,
+            errors.MissingFile,
+            errors.PartNotUsable,
+            errors.ChunkConflict,
+            *_OF_BODIES,
+        ),
+    ),
+)
+
+
+def _status(path: str) -> Operation:
+    return Operation(
+        route=f"GET {path}",
+        tag="jobs",
+        summary="Tell everything about a job",
+        parameters=(_ID, _header("If-None-Match", "the ETag of a known state")),
+        answers=(
+            Answer(status=200, says="the job", bodies=(JobView,), headers=("ETag",)),
+            Answer(status=304, says="nothing changed"),
+        ),
+        refusals=_OF_JOBS,
+    )
+
+
+JOBS: Final = (
+    _status("/status/{id}"),
+    _status("/jobs/{id}"),
+    Operation(
+        route="GET /jobs",
+        tag="jobs",
+        summary="List jobs, newest first",
+        parameters=(
+            _query(
+                "state", "only jobs in this state", {"enum": [*JobState.__members__]}
+            ),
+            _query("search", "a part of the name or the id", {**_TEXT}),
+            _query(
+                "limit",
+                "jobs on a page",
+                {"type": "integer", "minimum": 1, "maximum": MAX_PAGE},
+            ),
+            _query("after", "`next` of the page before", dict(_COUNT)),
+        ),
+        answers=(Answer(status=200, says="a page of jobs", bodies=(JobsPage,)),),
+        refusals=(errors.InvalidParameter,),
+        needs_admin=True,
+    ),
+    Operation(
+        route="POST /jobs/{id}/retry",
+        tag="jobs",
+        summary="Start a new run of what did not succeed",
+        parameters=(_ID,),
+        answers=(Answer(status=202, says="the new run", bodies=(RetryAnswer,)),),
+        refusals=(*_OF_JOBS, errors.JobNotRetryable, errors.ServerBusy),
+    ),
+    Operation(
+        route="POST /jobs/{id}/cancel",
+        tag="jobs",
+        summary="Close a job; what succeeded stays",
+        parameters=(_ID,),
+        answers=(
+            Answer(status=200, says="whether it was open", bodies=(CancelAnswer,)),
+        ),
+        refusals=(*_OF_JOBS, errors.ServerBusy),
+    ),
+    Operation(
+        route="DELETE /jobs/{id}",
+        tag="jobs",
+        summary="Forget a job with all its bytes",
+        parameters=(_ID,),
+        answers=(Answer(status=204, says="it is gone"),),
+        refusals=(*_OF_JOBS, errors.ServerBusy),
+    ),
+    Operation(
+        route="GET /jobs/{id}/events",
+        tag="progress",
+        summary="Tell the progress of one job as server-sent events",
+        parameters=(_ID, _header("Last-Event-ID", "the last `seq` heard")),
+        answers=(
+            Answer(status=200, says="a stream", media_type=STREAM),
+            Answer(status=204, says="the end was heard already"),
+        ),
+        refusals=_OF_JOBS,
+    ),
+    Operation(
+        route="GET /ws",
+        tag="progress",
+        summary="Tell the progress of jobs over a WebSocket",
+        parameters=(_query("job", "a job to watch; repeatable", {**_TEXT}),),
+        answers=(Answer(status=101, says="the socket is open"),),
+    ),
+    Operation(
+        route="GET /jobs/{id}/files/{name}",
+        tag="downloads",
+        summary="Download the original or a derivative",
+        parameters=(
+            _ID,
+            _NAME,
+            _query(
+                "inline", "show it in the browser, if that is safe", {"enum": ["1"]}
+            ),
+            _header("Range", "the bytes wanted"),
+        ),
+        answers=(
+            Answer(status=200, says="the file", media_type="*/*", headers=("ETag",)),
+            Answer(status=206, says="a part of it", media_type="*/*"),
+            Answer(status=304, says="nothing changed"),
+        ),
+        refusals=(
+            *_OF_FILES,
+            errors.PreconditionFailed,
+            errors.RangeNotSatisfiable,
+        ),
+    ),
+    Operation(
+        route="GET /jobs/{id}/files.zip",
+        tag="downloads",
+        summary="Download the original and all derivatives at once",
+        parameters=(_ID,),
+        answers=(Answer(status=200, says="a zip", media_type="application/zip"),),
+        refusals=_OF_FILES,
+    ),
+)
+
+OPERATOR: Final = (
+    Operation(
+        route="GET /admin/overview",
+        tag="operation",
+        summary="Tell queues, workers and the last hour",
+        answers=(Answer(status=200, says="the overview", bodies=(Overview,)),),
+        needs_admin=True,
+    ),
+    Operation(
+        route="GET /admin/jobs/{id}/attempts",
+        tag="operation",
+        summary="Tell what happened to a job, and every failed attempt",
+        parameters=(_ID,),
+        answers=(Answer(status=200, says="its past", bodies=(Past,)),),
+        refusals=_OF_JOBS,
+        needs_admin=True,
+    ),
+    Operation(
+        route="POST /admin/retry/{id}",
+        tag="operation",
+        summary="Start a new run of what did not succeed",
+        parameters=(_ID,),
+        answers=(Answer(status=202, says="the new run", bodies=(RetryAnswer,)),),
+        refusals=(*_OF_JOBS, errors.JobNotRetryable, errors.ServerBusy),
+        needs_admin=True,
+    ),
+    Operation(
+        route="GET /livez",
+        tag="operation",
+        summary="Answer as long as the process lives",
+        answers=(Answer(status=200, says="it lives", bodies=(Alive,)),),
+    ),
+    Operation(
+        route="GET /readyz",
+        tag="operation",
+        summary="Tell whether the server can work",
+        answers=(
+            Answer(status=200, says="it can", bodies=(Readiness,)),
+            Answer(status=503, says="it cannot, and why", bodies=(Readiness,)),
+        ),
+    ),
+    Operation(
+        route="GET /metrics",
+        tag="operation",
+        summary="Numbers for Prometheus",
+        answers=(Answer(status=200, says="the numbers", media_type="text/plain"),),
+    ),
+    Operation(
+        route="GET /capabilities",
+        tag="operation",
+        summary="Tell the protocols, limits and processors of this server",
+        answers=(
+            Answer(status=200, says="what it can do", bodies=(CapabilitiesView,)),
+        ),
+    ),
+)
+
+
+def _page(path: str, summary: str, *, needs_admin: bool = False) -> Operation:
+    shown = Answer(status=200, says="the page", media_type="text/html")
+    return Operation(
+        route=f"GET {path}",
+        tag="pages",
+        summary=summary,
+        answers=(shown,),
+        needs_admin=needs_admin,
+    )
+
+
+PAGES: Final = (
+    _page("/", "Show the page to upload files"),
+    _page("/admin", "Show the operator's page", needs_admin=True),
+    _page("/docs", "Show this description to people"),
+    Operation(
+        route="GET /openapi.json",
+        tag="pages",
+        summary="Describe the server for programs",
+        answers=(Answer(status=200, says="this", media_type="application/json"),),
+    ),
+    Operation(
+        route="GET /assets/{name}",
+        tag="pages",
+        summary="A script or a style of a page",
+        parameters=(_NAME,),
+        answers=(Answer(status=200, says="the file", media_type="*/*"),),
+        refusals=(errors.NotFound,),
+    ),
+)
+
+OPERATIONS: Final = (*RESUMABLE, *WHOLE, *CHUNKED, *JOBS, *OPERATOR, *PAGES)
