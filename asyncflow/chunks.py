@@ -557,7 +557,8 @@ class Chunks:
         if upload_id in self._unaccepted:
             return
         detail = f"the request failed: {error}"
-        await self._end(upload_id, JobState.CANCELLED, TruncatedBody.code, detail)
+        with suppress(UploadNotFound):  # a part that was ended already
+            await self._end(upload_id, JobState.CANCELLED, TruncatedBody.code, detail)
 
     async def expire(self, limit: int = 100) -> int:
         """End uploads that nobody finished in time; return how many."""
