@@ -1,4 +1,4 @@
-"""`asyncflow demo`: a server, a picture, and what becomes of it, in one command."""
+"""`asyncflow demo`: a server, a picture, a scan, and what becomes of them."""
 
 import asyncio
 import mimetypes
@@ -16,11 +16,14 @@ from asyncflow.cli.child import Child, NotReady, ServerDied, free_port
 from asyncflow.cli.connection import Server, in_words, server_at
 from asyncflow.cli.picture import paint
 from asyncflow.cli.progress import STEP_OVER, reporter
+from asyncflow.cli.scan import type_letter
 from asyncflow.cli.status import job_text
 from asyncflow.cli.terminal import name_of, size_text, time_text
 from asyncflow.client import Client, Job, RequestFailed, Update
 
 _PICTURE = "valley-at-dawn.jpg"
+_SCAN = "spring-report.pdf"
+_LINES = 6  # of the text that was read, as a taste of it
 _STARTS = 3  # a free port may be taken by somebody else before the server has it
 
 
@@ -39,7 +42,7 @@ class Wishes:
 @click.option(
     "--file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False, readable=True),
-    help="Upload this file instead of a painted picture.",
+    help="Upload this file instead of the picture and the scan.",
 )
 @click.option(
     "--port",
@@ -56,7 +59,7 @@ class Wishes:
     help="Where the server keeps everything.",
 )
 def demo(*, leave: bool, file: Path | None, port: int, data_dir: Path) -> int:
-    """Start a server, upload a picture and watch it being processed.
+    """Start a server, upload a picture and a scan, watch them being processed.
 
     The server runs until Ctrl-C, so that you can try more.
     """
@@ -104,13 +107,17 @@ async def _perform(wishes: Wishes, finished: asyncio.Event) -> int:
         server = server_at(child.url, None, data_dir=wishes.data_dir)
         async with server.client(patient=True) as client:
             path = await _picture(wishes)
-            job = await _process(client, path)
+            jobs = [await _process(client, path)]
+            if wishes.file is None:
+                scan = await _scan(wishes)
+                jobs.append(await _process(client, scan))
+                await _taste(client, jobs[-1], wishes.data_dir)
         finished.set()
         if not wishes.leave:
             click.echo(_what_next(server, path))
             await child.gone()
             raise child.died()
-    return 0 if job.status == "COMPLETED" else 1
+    return 0 if all(job.status == "COMPLETED" for job in jobs) else 1
 
 
 @asynccontextmanager
@@ -170,6 +177,30 @@ async def _picture(wishes: Wishes) -> Path:
     shown = f"{size_text(path.stat().st_size)}, 12 megapixels, on its side, with GPS"
     click.echo(f"The picture: {name_of(str(path))} ({shown})")
     return path
+
+
+async def _scan(wishes: Wishes) -> Path:
+    path = wishes.data_dir / _SCAN
+    if not path.exists():
+        draft = path.with_suffix(".part")
+        await asyncio.to_thread(type_letter, draft)
+        await asyncio.to_thread(draft.replace, path)
+    shown = f"{size_text(path.stat().st_size)}, two pages, one upside down, no text"
+    click.echo(f"\nThe scan: {name_of(str(path))} ({shown})")
+    return path
+
+
+async def _taste(client: Client, job: Job, folder: Path) -> None:
+    """Show how the text that was read begins."""
+    if "text" not in job.download_urls:
+        return
+    path = folder / "spring-report.txt"
+    await client.download(job.job_id, "text", path)
+    text = await asyncio.to_thread(path.read_text, encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.strip()][:_LINES]
+    click.echo("\nIts text begins:")
+    for line in lines:
+        click.echo(f"  {name_of(line)}")
 
 
 async def _process(client: Client, path: Path) -> Job:

@@ -81,6 +81,11 @@ def test_the_demo_ends_with_a_processed_picture_and_no_server() -> None:
     assert "COMPLETED" in done.stdout
     for name in ("thumbnail", "medium", "large"):
         assert f"/files/{name}?inline=1" in done.stdout
+    text = done.stdout.split("Its text begins:")[1]
+    assert "The morning fog lifted at seven" in text
+    assert "We counted forty-one larks" in text
+    letter = Path("data/demo/spring-report.txt").read_text(encoding="utf-8")
+    assert "bring the\nlong tape" in letter.replace("\n\n", "\n")
     assert not is_open(address(done.stdout))
     assert Path("data/demo/valley-at-dawn.jpg").stat().st_size > 500_000
 
