@@ -80,7 +80,7 @@ class Joiner:
         return row
 
     async def place(self, final: str, n: int, part: str) -> None:
-        """Give a complete part its place; one with the same bytes may be there.
+        """Give a complete part its place, or end it if its bytes are there already.
 
         Raises:
             ChunkConflict: another one is there, with other bytes.
@@ -88,10 +88,9 @@ class Joiner:
         there = await self._db.take_place(final, n, part)
         if there == part:
             return
-        is_same = await self._hash(there) == await self._hash(part)
-        await self._chunks.terminate(part)
-        if not is_same:
+        if await self._hash(there) != await self._hash(part):
             raise ChunkConflict(f"chunk {n} has come before, with other bytes")
+        await self._chunks.terminate(part)
 
     async def _hash(self, part: str) -> uploads.Checksum:
         return await digest_of(self._store, uploads.raw_key(part), "sha256")

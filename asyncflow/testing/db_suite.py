@@ -33,6 +33,7 @@ from asyncflow.jobs import (
 )
 from asyncflow.testing.db_jobs import JobObligations
 from asyncflow.testing.db_steps import StepObligations
+from asyncflow.testing.db_uploads import UploadObligations
 from asyncflow.testing.db_world import (
     EVERYBODY,
     GATE,
@@ -46,7 +47,7 @@ from asyncflow.testing.db_world import (
 NOBODY = "018bcfe5-6800-7000-8000-00000000ffff"
 
 
-class DbSuite(StepObligations, JobObligations):
+class DbSuite(StepObligations, JobObligations, UploadObligations):
     """The obligations of `asyncflow.db.base.Database`, one test each."""
 
     pytestmark = pytest.mark.asyncio

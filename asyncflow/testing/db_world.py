@@ -6,7 +6,8 @@ moves only when a test says so.
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from asyncflow import uploads
 from asyncflow.db.base import Change, Claimed, Database, Ended, NewUpload, Published
@@ -52,26 +53,26 @@ class World:
 
     # ----- uploads
 
-    async def upload(self, *, length: int | None = 10, name: str = "a.jpg") -> str:
-        """Create an upload; return its id."""
+    async def upload(
+        self, *, length: int | None = 10, name: str = "a.jpg", **more: Any
+    ) -> str:
+        """Create an upload, *more* being members of `NewUpload`; return its id."""
         self.made += 1
         upload_id = uploads.new_id(self.now, self.made.to_bytes(10, "big"))
-        await self.db.create_upload(
-            NewUpload(
-                id=upload_id,
-                key=uploads.raw_key(upload_id),
-                owner="local",
-                tenant="local",
-                file_name=name,
-                declared_type="image/jpeg",
-                length=length,
-                metadata={"album": "été"},
-                raw_metadata="album w6l0w6k=",
-                expires=self.now + 60_000,
-                now=self.now,
-            )
+        new = NewUpload(
+            id=upload_id,
+            key=uploads.raw_key(upload_id),
+            owner="local",
+            tenant="local",
+            file_name=name,
+            declared_type="image/jpeg",
+            length=length,
+            metadata={"album": "été"},
+            raw_metadata="album w6l0w6k=",
+            expires=self.now + 60_000,
+            now=self.now,
         )
-        return upload_id
+        return await self.db.create_upload(replace(new, **more))
 
     async def accepted(self, *gates: PlanEntry) -> str:
         """Create an upload and make it complete; return the job's id."""

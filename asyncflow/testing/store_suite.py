@@ -20,7 +20,7 @@ import pytest
 import pytest_asyncio
 
 from asyncflow.errors import BlobExists, BlobNotFound, StoreError
-from asyncflow.store.base import HasLocalPath, HasSpace, Store
+from asyncflow.store.base import CanConcat, HasLocalPath, HasSpace, Store
 
 RAW = "raw/0189c5f0a1b2"
 SMALL = "processed/0189c5f0a1b2/7-1/thumbnail.jpg"
@@ -300,3 +300,46 @@ class StoreSuite:
             return
         space = await store.space()
         assert 0 <= space.free_bytes <= space.total_bytes
+
+    async def test_parts_are_joined_in_their_order(self, store: Store) -> None:
+        if not isinstance(store, CanConcat):
+            assert not hasattr(store, "concat"), "half a capability"
+            return
+        # sizes on and off the borders of blocks, none and repeated ones
+        sizes = (65_536, 131_072, 1, 0, 70_000, 65_536)
+        pieces = [os.urandom(size) for size in sizes]
+        for n, piece in enumerate(pieces):
+            await fill(store, f"parts/{n}", piece)
+        await fill(store, RAW, b"what was here before " * 50_000)
+        keys = [f"parts/{n}" for n in (0, 1, 2, 3, 4, 5, 0)]
+
+        assert await store.concat(RAW, keys) == sum(sizes) + sizes[0]
+
+        assert await read_all(store, RAW) == b"".join([*pieces, pieces[0]])
+        for n, piece in enumerate(pieces):
+            assert await read_all(store, f"parts/{n}") == piece
+
+    async def test_nothing_joined_is_nothing(self, store: Store) -> None:
+        if isinstance(store, CanConcat):
+            await fill(store, RAW, b"before")
+            assert await store.concat(RAW, []) == 0
+            assert await store.size(RAW) == 0
+
+    async def test_what_is_absent_cannot_be_joined(self, store: Store) -> None:
+        if isinstance(store, CanConcat):
+            await fill(store, "parts/a", b"a")
+            with pytest.raises(BlobNotFound):
+                await store.concat(RAW, ["parts/a"])
+            await store.create(RAW, length=None)
+            with pytest.raises(BlobNotFound):
+                await store.concat(RAW, ["parts/a", "parts/b"])
+
+    async def test_what_is_appended_to_a_part_is_not_in_the_joined(
+        self, store: Store
+    ) -> None:
+        if isinstance(store, CanConcat):
+            await fill(store, "parts/a", b"a" * 65_536)
+            await store.create(RAW, length=None)
+            await store.concat(RAW, ["parts/a"])
+            await extend(store, "parts/a", 0, b"b" * 70_000)
+            assert await read_all(store, RAW) == b"a" * 65_536

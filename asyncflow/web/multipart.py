@@ -7,6 +7,7 @@ whole in memory, and a file counts only when all of it has arrived.
 """
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -24,6 +25,9 @@ from asyncflow.errors import (
     ShuttingDown,
     SlowBody,
     TruncatedBody,
+    UploadBusy,
+    UploadComplete,
+    UploadGone,
 )
 from asyncflow.jobs import JobState
 from asyncflow.runtime import Runtime
@@ -38,6 +42,8 @@ from asyncflow.web.keys import runtime_key
 from asyncflow.web.parsing import content_disposition, refuse_encoding
 
 FIELD: Final = "file"
+#: tries to begin an upload beside others with the same Idempotency-Key
+BEGINNINGS: Final = 3
 
 
 class UploadAnswer(View, frozen=True, kw_only=True, omit_defaults=True):
@@ -123,15 +129,11 @@ async def _store(
 ) -> Upload:
     """Create, fill and complete an upload; leave nothing behind if that fails.
 
-    With an Idempotency-Key it may be complete already; what is not begins anew, since
-    nobody can go on with a body that broke off.
+    With an Idempotency-Key it may be complete already.
     """
-    upload = await runtime.chunks.create(said)
-    if upload.is_known and upload.is_complete:
+    upload = await _begin(runtime, said)
+    if upload.is_complete:
         return upload
-    if upload.is_known:
-        await runtime.chunks.terminate(upload.id)
-        upload = await runtime.chunks.create(said)
     runtime.metrics.uploads_created.inc("form" if length is None else "raw")
     try:
         upload = await runtime.chunks.append(
@@ -143,6 +145,21 @@ async def _store(
     finally:
         runtime.metrics.bytes_received.inc(by=body.received)
     return upload
+
+
+async def _begin(runtime: Runtime, said: Announced) -> Upload:
+    """Create an upload, or return the complete one of the same Idempotency-Key.
+
+    One that is not complete is ended: nobody can go on with a body that broke off.
+    """
+    for _ in range(BEGINNINGS):
+        # the request that broke off may end its upload itself meanwhile
+        with suppress(UploadGone, UploadComplete):
+            upload = await runtime.chunks.create(said)
+            if upload.is_complete or not upload.is_known:
+                return upload
+            await runtime.chunks.terminate(upload.id)
+    raise UploadBusy
 
 
 def _answer(

@@ -27,10 +27,10 @@ TRAILER: Header = ("Trailer", "Upload-Checksum")
 CHUNKED: Header = ("Transfer-Encoding", "chunked")
 
 DIGESTS = {
-    "sha1": hashlib.sha1(DATA).digest(),
+    "sha1": hashlib.sha1(DATA, usedforsecurity=False).digest(),
     "sha256": hashlib.sha256(DATA).digest(),
     "sha512": hashlib.sha512(DATA).digest(),
-    "md5": hashlib.md5(DATA).digest(),
+    "md5": hashlib.md5(DATA, usedforsecurity=False).digest(),
     "crc32": zlib.crc32(DATA).to_bytes(4, "big"),
 }
 

@@ -1,0 +1,170 @@
+"""What a database owes uploads that are checked, joined, repeated or counted.
+
+Part of `asyncflow.testing.db_suite.DbSuite`, which says how it is used.
+"""
+
+import asyncio
+
+import pytest
+
+from asyncflow.db.base import Once
+from asyncflow.errors import (
+    JobNotFound,
+    KeyReused,
+    TooManyUploads,
+    UploadNotFound,
+)
+from asyncflow.jobs import JobState
+from asyncflow.testing.db_world import GATE, HOUR_MS, World
+
+
+class UploadObligations:
+    """The obligations that concern single uploads and their parts."""
+
+    async def test_a_length_is_stored_once(self, world: World) -> None:
+        job = await world.upload(length=None)
+
+        assert await world.db.set_length(job, 12)
+        assert await world.db.set_length(job, 12)
+        assert not await world.db.set_length(job, 13)
+
+        assert (await world.db.find_upload(job)).length == 12
+        assert (await world.db.job(job)).file_size == 12
+
+    async def test_where_a_checked_chunk_begins_is_remembered(
+        self, world: World
+    ) -> None:
+        job = await world.upload()
+        await world.db.set_checked_from(job, 5)
+        assert (await world.db.find_upload(job)).checked_from == 5
+        await world.db.set_checked_from(job, None)
+        assert (await world.db.find_upload(job)).checked_from is None
+        await world.db.set_checked_from(job, 7)
+        await world.accept(job, GATE)
+        assert (await world.db.find_upload(job)).checked_from is None
+
+    async def test_a_digest_is_stored_until_the_upload_is_complete(
+        self, world: World
+    ) -> None:
+        job = await world.upload(digest="sha256:00")
+        await world.db.set_digest(job, "sha256:01")
+        assert (await world.db.find_upload(job)).digest == "sha256:01"
+        await world.accept(job, GATE)
+        await world.db.set_digest(job, "sha256:02")
+        assert (await world.db.find_upload(job)).digest == "sha256:01"
+
+    # ----- parts
+
+    async def test_a_part_is_an_upload_and_no_job(self, world: World) -> None:
+        part = await world.upload(is_part=True)
+        for complete in (False, True):
+            if complete:
+                await world.accept(part, GATE)
+            row = await world.db.find_upload(part)
+            assert (row.is_part, row.state == "complete") == (True, complete)
+            with pytest.raises(JobNotFound):
+                await world.db.job(part)
+            with pytest.raises(JobNotFound):
+                await world.db.cancel(part, world.now)
+            with pytest.raises(JobNotFound):
+                await world.db.delete(part)
+            for state in (None, JobState.UPLOADING):
+                page = await world.db.jobs(state=state, before=None, limit=9)
+                assert page.jobs == ()
+        assert world.changes == []
+        assert await world.claim() == []
+
+    async def test_a_complete_part_expires_too(self, world: World) -> None:
+        part = await world.upload(is_part=True)
+        await world.accept(part, GATE)
+        assert await world.db.expired_uploads(world.now + HOUR_MS, 9) == [part]
+        await world.db.extend_upload(part, world.now + 2 * HOUR_MS)
+        assert await world.db.expired_uploads(world.now + HOUR_MS, 9) == []
+
+    @pytest.mark.parametrize("complete", [False, True])
+    async def test_an_ended_part_is_forgotten(
+        self, world: World, *, complete: bool
+    ) -> None:
+        part = await world.upload(is_part=True)
+        if complete:
+            await world.accept(part, GATE)
+        assert await world.end_upload(part)
+        with pytest.raises(UploadNotFound):
+            await world.db.find_upload(part)
+        assert [one.key for one in await world.db.trash(9)] == [f"raw/{part}"]
+        assert [(c.job_id, c.gone) for c in world.changes] == [(part, True)]
+        assert await world.db.stored_bytes() == 0
+
+    async def test_the_first_part_in_a_place_stays(self, world: World) -> None:
+        final = await world.upload(parts=2, length=None)
+        one, two, late = [await world.upload(is_part=True) for _ in range(3)]
+        assert await world.db.take_place(final, 1, two) == two
+        assert await world.db.take_place(final, 0, one) == one
+        assert await world.db.take_place(final, 1, late) == two
+        await world.accept(one, GATE)
+
+        found = await world.db.places(final)
+
+        assert [(p.n, p.part, p.state, p.length, p.key) for p in found] == [
+            (0, one, "complete", 10, f"raw/{one}"),
+            (1, two, "receiving", 10, f"raw/{two}"),
+        ]
+        await world.end_upload(two)
+        assert [p.state for p in await world.db.places(final)] == ["complete", None]
+
+    async def test_it_is_known_who_waits_for_a_part(self, world: World) -> None:
+        part = await world.upload(is_part=True)
+        waiting, done = [await world.upload(parts=1) for _ in range(2)]
+        for final in (waiting, done):
+            await world.db.take_place(final, 0, part)
+        await world.accept(done, GATE)
+        assert await world.db.finals_of(part) == [waiting]
+
+    # ----- repeated and counted
+
+    async def test_a_creation_with_a_known_key_creates_nothing(
+        self, world: World
+    ) -> None:
+        once = Once(key="k", fingerprint="f")
+        first = await world.upload(once=once)
+        assert await world.upload(once=once) == first
+        with pytest.raises(KeyReused):
+            await world.upload(once=Once(key="k", fingerprint="other"))
+        other = await world.upload(once=Once(key="other", fingerprint="f"))
+        assert other != first
+        assert await world.upload(once=once, owner="somebody") not in {first, other}
+
+    async def test_two_creations_with_one_key_at_once_create_one_upload(
+        self, world: World
+    ) -> None:
+        once = Once(key="k", fingerprint="f")
+        ids = await asyncio.gather(*(world.upload(once=once) for _ in range(8)))
+        assert len(set(ids)) == 1
+
+    async def test_a_key_goes_with_its_upload(self, world: World) -> None:
+        once = Once(key="k", fingerprint="f")
+        first = await world.upload(once=once)
+        await world.end_upload(first)
+        second = await world.upload(once=Once(key="k", fingerprint="other"))
+        assert second != first
+        await world.db.delete(second)
+        assert await world.upload(once=once) not in {first, second}
+
+    async def test_an_id_that_its_client_chose_is_created_once(
+        self, world: World
+    ) -> None:
+        first = await world.upload(parts=2)
+        assert await world.upload(id=first, chosen=True) == first
+        assert (await world.db.find_upload(first)).parts == 2
+
+    async def test_a_client_may_have_so_many_uploads_open(self, world: World) -> None:
+        mine = [await world.upload(client="me", client_limit=2) for _ in range(2)]
+        with pytest.raises(TooManyUploads):
+            await world.upload(client="me", client_limit=2)
+        await world.upload(client="you", client_limit=2)
+        await world.accept(mine[0], GATE)
+        await world.upload(client="me", client_limit=2)
+        with pytest.raises(TooManyUploads):
+            await world.upload(client="me", client_limit=2)
+        await world.end_upload(mine[1])
+        await world.upload(client="me", client_limit=2)

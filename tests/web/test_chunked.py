@@ -1,0 +1,320 @@
+import base64
+import hashlib
+import itertools
+import json
+import random
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.server_process import Answer, ServerProcess
+from tests.web.live import (
+    TUS,
+    Header,
+    Line,
+    blobs,
+    code_of,
+    create,
+    healthy_server,
+    kept,
+    metadata,
+    rows,
+    until,
+)
+
+DATA = b"numbered pieces of one and the same text\n" * 300
+SIZE = 2000
+PIECES = [DATA[i : i + SIZE] for i in range(0, len(DATA), SIZE)]
+LAST = len(PIECES) - 1
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp("chunked")
+    with healthy_server(folder, max_upload_bytes="50000") as found:
+        yield found
+
+
+@pytest.fixture
+def job() -> str:
+    return str(uuid.uuid4())
+
+
+def chunk_form(
+    data: bytes, *, first: str = "", **fields: object
+) -> tuple[Header, bytes]:
+    parts = {
+        name: f'Content-Disposition: form-data; name="{name}"\r\n\r\n{value}'.encode()
+        for name, value in fields.items()
+    }
+    parts["chunk"] = (
+        b'Content-Disposition: form-data; name="chunk"; filename="blob"\r\n'
+        b"Content-Type: application/octet-stream\r\n\r\n" + data
+    )
+    names = sorted(parts, key=lambda name: name != first)
+    body = b"".join(b"--edge\r\n" + parts[name] + b"\r\n" for name in names)
+    kind = ("Content-Type", "multipart/form-data; boundary=edge")
+    return kind, body + b"--edge--\r\n"
+
+
+def send(
+    server: ServerProcess,
+    index: int,
+    data: bytes | None = None,
+    *headers: Header,
+    total: int = LAST + 1,
+    first: str = "",
+    **fields: object,
+) -> Answer:
+    """Send a chunk as a form."""
+    piece = PIECES[index] if data is None else data
+    said = {"chunkIndex": index, "totalChunks": total, **fields}
+    kind, body = chunk_form(piece, first=first, **said)
+    with Line(server) as line:
+        return line.ask("POST", "/upload/chunked", kind, *headers, body=body)
+
+
+def send_json(server: ServerProcess, **members: object) -> Answer:
+    kind = ("Content-Type", "application/json")
+    with Line(server) as line:
+        body = json.dumps(members).encode()
+        return line.ask("POST", "/upload/chunked", kind, body=body)
+
+
+def encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def original(server: ServerProcess, job: str) -> bytes:
+    assert server.finished(job)["status"] == "COMPLETED"
+    return server.request("GET", f"/jobs/{job}/files/original").body
+
+
+def test_chunks_in_any_order_become_the_file(server: ServerProcess, job: str) -> None:
+    order = list(range(LAST + 1))
+    random.Random(4).shuffle(order)
+    missing = set(order)
+    for index in order:
+        answer = send(server, index, jobId=job, fileName="text.txt")
+        missing.discard(index)
+        assert answer.status == (200 if missing else 202)
+        assert answer.json == {
+            "jobId": job,
+            "received": LAST + 1 - len(missing),
+            "missing": sorted(missing),
+            "statusUrl": f"/status/{job}",
+        }
+    assert original(server, job) == DATA
+    assert server.status(job)["fileName"] == "text.txt"
+
+
+def test_the_id_comes_back_from_the_first_chunk(server: ServerProcess) -> None:
+    job = send(server, 0).json["jobId"]
+    for index in range(1, LAST + 1):
+        assert send(server, index, jobId=job).json["jobId"] == job
+    assert original(server, job) == DATA
+
+
+def test_chunks_may_be_json(server: ServerProcess, job: str) -> None:
+    for index, piece in enumerate(PIECES):
+        answer = send_json(
+            server,
+            chunkIndex=index,
+            totalChunks=LAST + 1,
+            jobId=job.upper() if index % 2 else job,
+            chunk=encoded(piece),
+            sha256=hashlib.sha256(DATA).hexdigest(),
+        )
+    assert (answer.status, answer.json["missing"]) == (202, [])
+    assert original(server, job) == DATA
+
+
+@pytest.mark.parametrize("first", ["chunk", "jobId", "fileName"])
+def test_the_fields_may_come_before_or_after_the_bytes(
+    server: ServerProcess, job: str, first: str
+) -> None:
+    answer = send(server, 0, b"all", total=1, jobId=job, fileName="x.txt", first=first)
+    assert answer.status == 202
+    assert original(server, job) == b"all"
+    assert server.status(job)["fileName"] == "x.txt"
+
+
+def test_a_repeated_chunk_does_no_harm(server: ServerProcess, job: str) -> None:
+    for index in (1, 1, 0, 1):
+        answer = send(server, index, jobId=job)
+    assert answer.json["received"] == 2
+    for index in range(2, LAST + 1):
+        send(server, index, jobId=job)
+    again = send(server, 0, jobId=job)
+    assert (again.status, again.json["missing"]) == (202, [])
+    assert original(server, job) == DATA
+    places = "SELECT part FROM place JOIN job ON job.id=final WHERE pid=?"
+    parts = {part for (part,) in rows(server, places, job)}
+    assert len(parts) == LAST + 1
+    until(lambda: not parts & {Path(blob).name for blob in blobs(server)})
+
+
+def test_a_chunk_with_other_bytes_is_refused(server: ServerProcess, job: str) -> None:
+    send(server, 0, jobId=job)
+    answer = send(server, 0, b"x" * SIZE, jobId=job)
+    assert (answer.status, code_of(answer)) == (409, "chunk_conflict")
+    for index in range(1, LAST + 1):
+        send(server, index, jobId=job)
+    assert original(server, job) == DATA
+
+
+def test_another_total_is_refused(server: ServerProcess, job: str) -> None:
+    send(server, 0, jobId=job)
+    answer = send(server, 1, jobId=job, total=LAST + 2)
+    assert (answer.status, code_of(answer)) == (409, "chunk_conflict")
+    assert str(LAST + 1) in answer.json["detail"]
+
+
+def test_all_chunks_at_once(server: ServerProcess, job: str) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        everything = [*range(LAST + 1), *range(LAST + 1)]
+        answers = list(
+            threads.map(lambda index: send(server, index, jobId=job), everything)
+        )
+    assert {answer.status for answer in answers} <= {200, 202}
+    assert original(server, job) == DATA
+
+
+def test_what_arrived_is_there_after_a_crash(tmp_path: Path, job: str) -> None:
+    with healthy_server(tmp_path) as server:
+        for index in range(0, LAST + 1, 2):
+            send(server, index, jobId=job)
+        server.kill()
+        server.log_path.unlink()
+        server.start()
+        assert send(server, 0, jobId=job).json["missing"] == list(range(1, LAST + 1, 2))
+        for index in range(1, LAST + 1, 2):
+            answer = send(server, index, jobId=job)
+        assert answer.status == 202
+        assert original(server, job) == DATA
+
+
+def test_a_chunk_that_breaks_off_leaves_nothing(
+    server: ServerProcess, job: str
+) -> None:
+    send(server, 0, jobId=job)
+    before = kept(server)
+    kind, body = chunk_form(PIECES[1], chunkIndex=1, totalChunks=9, jobId=job)
+    with Line(server) as line:
+        line.head("POST", "/upload/chunked", kind, length=len(body))
+        line.send(body[: len(body) // 2])
+        until(lambda: kept(server) != before)
+    until(lambda: kept(server) == before)
+
+
+def test_a_wrong_digest_refuses_the_whole(server: ServerProcess, job: str) -> None:
+    wrong = hashlib.sha256(b"other").hexdigest()
+    assert send(server, 0, b"one", total=2, jobId=job, sha256=wrong).status == 200
+    answer = send(server, 1, b"two", total=2, jobId=job, sha256=wrong)
+    assert (answer.status, code_of(answer)) == (400, "digest_mismatch")
+    assert server.status(job)["status"] == "REJECTED"
+
+
+def test_the_sum_may_not_be_too_large(server: ServerProcess, job: str) -> None:
+    for index in range(2):
+        assert send(server, index, b"x" * 20_000, total=3, jobId=job).status == 200
+    answer = send(server, 2, b"x" * 20_000, total=3, jobId=job)
+    assert (answer.status, code_of(answer)) == (413, "upload_too_large")
+
+
+BAD_FIELDS: list[dict[str, object]] = [
+    {"chunkIndex": -1},
+    {"chunkIndex": LAST + 1},
+    {"chunkIndex": "0x1"},
+    {"chunkIndex": "1_0"},
+    {"totalChunks": 0},
+    {"totalChunks": 10_001},
+    {"jobId": "7"},
+    {"jobId": "../../etc/passwd"},
+    {"jobId": "010ded24-e674-11f1-9560-02fc00000001"},
+    {"sha256": "abc"},
+]
+
+
+@pytest.mark.parametrize("bad", BAD_FIELDS, ids=str)
+def test_bad_fields_are_refused_and_leave_nothing(
+    server: ServerProcess, bad: dict[str, object]
+) -> None:
+    before = kept(server)[1]
+    fields = {"chunkIndex": 0, "totalChunks": LAST + 1, **bad}
+    kind, body = chunk_form(b"x", **fields)
+    with Line(server) as line:
+        answer = line.ask("POST", "/upload/chunked", kind, body=body)
+    assert (answer.status, code_of(answer)) == (400, "invalid_parameter")
+    answer = send_json(server, chunk=encoded(b"x"), **fields)
+    assert (answer.status, code_of(answer)) == (400, "invalid_parameter")
+    assert kept(server)[1] == before
+
+
+def test_json_that_is_not_what_it_should_be_is_refused(server: ServerProcess) -> None:
+    for members in (
+        {},
+        {"chunkIndex": 0, "totalChunks": 1},
+        {"chunkIndex": 0, "totalChunks": 1, "chunk": "not base64!"},
+        {"chunkIndex": 0.5, "totalChunks": 1, "chunk": ""},
+    ):
+        answer = send_json(server, **members)  # type: ignore[arg-type]
+        assert (answer.status, code_of(answer)) == (400, "invalid_parameter")
+    empty = send_json(server, chunkIndex=0, totalChunks=1, chunk="")
+    assert (empty.status, code_of(empty)) == (400, "empty_file")
+
+
+def test_a_form_must_have_its_chunk_once(server: ServerProcess) -> None:
+    kind, body = chunk_form(b"x", chunkIndex=0, totalChunks=1)
+    without = body.replace(b'name="chunk"', b'name="other"')
+    parts = body.removesuffix(b"--edge--\r\n")
+    for wrong, code in ((without, "missing_file"), (parts + body, "invalid_multipart")):
+        with Line(server) as line:
+            answer = line.ask("POST", "/upload/chunked", kind, body=wrong)
+        assert (answer.status, code_of(answer)) == (400, code)
+    with Line(server) as line:
+        answer = line.ask("POST", "/upload/chunked", body=b"raw bytes")
+    assert (answer.status, code_of(answer)) == (415, "unsupported_content_type")
+
+
+def test_an_upload_of_another_kind_takes_no_chunks(server: ServerProcess) -> None:
+    with Line(server) as line:
+        concat = ("Upload-Concat", "partial")
+        part = line.ask("POST", "/files", TUS, ("Upload-Length", "3"), concat)
+        address = part.headers["location"]
+        joined = line.ask(
+            "POST",
+            "/files",
+            TUS,
+            ("Upload-Concat", f"final;{address}"),
+            metadata(a="b"),
+        )
+    ids = [create(server, 5), *(a.headers["asyncflow-job-id"] for a in (part, joined))]
+    for upload in ids:
+        answer = send(server, 0, jobId=upload)
+        assert (answer.status, code_of(answer)) == (400, "part_not_usable")
+
+
+def test_chunks_for_an_ended_upload_are_refused(
+    server: ServerProcess, job: str
+) -> None:
+    send(server, 0, jobId=job)
+    assert server.request("POST", f"/jobs/{job}/cancel").status == 200
+    answer = send(server, 1, jobId=job)
+    assert (answer.status, code_of(answer)) == (410, "upload_gone")
+    until(lambda: not [name for name in blobs(server) if job in name])
+
+
+def test_a_lost_first_answer_is_given_again(server: ServerProcess) -> None:
+    key = ("Idempotency-Key", str(uuid.uuid4()))
+    first = send(server, 0, None, key)
+    again = send(server, 0, None, key)
+    assert again.json == first.json
+    assert all(
+        send(server, n, jobId=first.json["jobId"]).status in {200, 202}
+        for n in itertools.islice(range(LAST + 1), 1, None)
+    )
+    assert original(server, first.json["jobId"]) == DATA
