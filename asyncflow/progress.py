@@ -13,8 +13,8 @@ A listener that joins reads a snapshot and ignores messages that it already cont
 """
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,6 +32,8 @@ log = structlog.get_logger(__name__)
 #: at most ten progress messages a second per job
 PROGRESS_EVERY_S = 0.1
 SNAPSHOTS_KEPT = 4096
+#: listeners that are told before something else gets its turn: a few milliseconds
+AT_ONCE = 200
 
 _encode = msgspec.json.Encoder().encode
 
@@ -90,6 +92,8 @@ class Hub:
         self._views: OrderedDict[str, JobView] = OrderedDict()
         self._versions: OrderedDict[str, int] = OrderedDict()
         self._loading: dict[str, asyncio.Task[JobView]] = {}
+        #: job -> messages for more listeners than are told at once
+        self._crowds: dict[str, deque[Message]] = {}
         self._telling: set[asyncio.Task[None]] = set()
 
     # ----- listeners
@@ -106,9 +110,42 @@ class Hub:
             if not heard:
                 del self._listeners[job_id]
 
-    def _tell(self, message: Message) -> None:
-        for listener in tuple(self._listeners.get(message.job_id, ())):
-            listener.hear(message)
+    def tell(self, message: Message) -> None:
+        """Pass *message* on to who listens to its job."""
+        job = message.job_id
+        listeners = self._listeners.get(job, ())
+        waiting = self._crowds.get(job)
+        if waiting is not None:
+            if waiting and waiting[-1].type == message.type == "progress":
+                waiting.pop()  # the newest wins
+            waiting.append(message)
+        elif len(listeners) > AT_ONCE:
+            self._crowds[job] = deque([message])
+            self._own(self._tell_crowd(job, self._crowds[job]))
+        else:
+            for listener in tuple(listeners):
+                listener.hear(message)
+
+    async def _tell_crowd(self, job: str, waiting: deque[Message]) -> None:
+        """Tell very many listeners, in turns with everything else that is to be done.
+
+        Who joins meanwhile has read a snapshot that holds what is still being told.
+        """
+        try:
+            while waiting:
+                message = waiting.popleft()
+                everybody = tuple(self._listeners.get(job, ()))
+                for start in range(0, len(everybody), AT_ONCE):
+                    for listener in everybody[start : start + AT_ONCE]:
+                        listener.hear(message)
+                    await asyncio.sleep(0)
+        finally:
+            del self._crowds[job]
+
+    def _own(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
     # ----- what happens
 
@@ -127,10 +164,10 @@ class Hub:
             return
         for step in change.steps:
             text = encode("step", job, change.version, status=change.state, step=step)
-            self._tell(Message(type="step", job_id=job, seq=change.version, text=text))
+            self.tell(Message(type="step", job_id=job, seq=change.version, text=text))
         if change.gone:
             text = encode("job.deleted", job, change.version)
-            self._tell(
+            self.tell(
                 Message(
                     type="job.deleted",
                     job_id=job,
@@ -140,9 +177,7 @@ class Hub:
                 )
             )
         elif change.terminal is not None:
-            task = asyncio.create_task(self._tell_end(job, change.terminal))
-            self._telling.add(task)
-            task.add_done_callback(self._telling.discard)
+            self._own(self._tell_end(job, change.terminal))
 
     async def _tell_end(self, job: str, kind: str) -> None:
         try:
@@ -152,7 +187,7 @@ class Hub:
             log.warning("progress.end_not_told", job=job, error=str(error))
             return
         text = encode(kind, job, view.version, job=view)
-        self._tell(
+        self.tell(
             Message(type=kind, job_id=job, seq=view.version, text=text, is_last=True)
         )
 
@@ -209,7 +244,7 @@ class Hub:
         text = encode(
             "progress", job, None, uploadedBytes=live.uploaded, steps=live.percent
         )
-        self._tell(Message(type="progress", job_id=job, seq=None, text=text))
+        self.tell(Message(type="progress", job_id=job, seq=None, text=text))
 
     # ----- snapshots
 

@@ -15,7 +15,16 @@ from bench import machine
 from bench.rows import Row, as_json, plain
 
 #: in the order in which they are printed: what is most easily disturbed comes first
-TABLES: Final = ("start", "thumbnail", "answer", "inserts", "claims", "pool", "text")
+TABLES: Final = (
+    "start",
+    "thumbnail",
+    "answer",
+    "inserts",
+    "claims",
+    "pool",
+    "sockets",
+    "text",
+)
 RESULTS: Final = Path(__file__).parent / "results"
 _WARM_BYTES: Final = 3 << 30
 

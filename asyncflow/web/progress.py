@@ -9,13 +9,18 @@ A client subscribes at connect (`/ws?job=ID`, repeatable) or later by
 Theory of operation
 -------------------
 A session joins the hub first and reads the snapshot second; what it hears meanwhile is
-held back and then sent if the snapshot does not contain it already. What a slow reader
-has not taken is bounded: only the newest `progress` of a job is kept, and a session
-whose numbered messages pile up is closed, so that its next snapshot tells it all.
+held back and then sent if the snapshot does not contain it already.
+A message goes straight to the socket's transport, as a frame that is built once for
+all who get it; only while a client takes less than it is sent do its messages wait in
+the session, where a task of its own drains them. What a slow reader has not taken is
+bounded: only the newest `progress` of a job is kept, and a session whose numbered
+messages pile up is closed, so that its next snapshot tells it all.
 """
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -35,6 +40,13 @@ MAX_MESSAGE: Final = 64 * 1024
 PING_S: Final = 25.0
 #: a client that takes nothing for so long is cut off
 SEND_S: Final = 10.0
+#: bytes that may wait in a transport before messages wait in the session instead
+MAX_BUFFERED: Final = 64 * 1024
+
+#: the first byte of a whole text message, and the marks of longer lengths
+TEXT_FRAME: Final = 0x81
+LENGTH_IN_2: Final = 126
+LENGTH_IN_8: Final = 127
 
 
 class Wish(msgspec.Struct, forbid_unknown_fields=True):
@@ -58,9 +70,18 @@ class Session:
     A WebSocket and an event stream differ only in who sends what `take` returns.
     """
 
-    def __init__(self, runtime: Runtime, reach: Reach | None = None) -> None:
-        """Watch for somebody who can *reach* some jobs; None: every one."""
+    def __init__(
+        self,
+        runtime: Runtime,
+        reach: Reach | None = None,
+        offer: Callable[[Message], bool] | None = None,
+    ) -> None:
+        """Watch for somebody who can *reach* some jobs; None: every one.
+
+        *offer* sends a message at once, or returns False: then it waits for `take`.
+        """
         self._runtime = runtime
+        self._offer = offer
         self._reach = reach
         self._hub: Hub = runtime.hub
         self._queue: deque[Message] = deque()
@@ -79,13 +100,14 @@ class Session:
             self._put(message)
 
     def _put(self, message: Message) -> None:
-        if message.seq is None:
-            if message.type == "progress":
-                self._drop_progress(message.job_id)
-        elif not message.is_last and message.seq <= self._versions.get(
-            message.job_id, 0
-        ):
+        known = self._versions.get(message.job_id, 0)
+        if message.seq is not None and not message.is_last and message.seq <= known:
             return
+        if not self._queue and self._offer is not None and not self._is_over:
+            if self._offer(message):
+                return
+        elif message.type == "progress":
+            self._drop_progress(message.job_id)
         if len(self._queue) >= MAX_QUEUED:
             self.end()
         elif not self._is_over:
@@ -153,6 +175,11 @@ class Session:
         self._queue.clear()
         self._wake.set()
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether messages wait for `take`."""
+        return bool(self._queue)
+
     async def take(self) -> Message | None:
         """Wait for the next message; None: the watcher reads too slowly, or must go."""
         while not self._queue and not self._is_over:
@@ -160,21 +187,70 @@ class Session:
             await self._wake.wait()
         return None if self._is_over else self._queue.popleft()
 
-    async def send(self, socket: web.WebSocketResponse) -> None:
-        """Send what is queued until the socket closes or proves too slow.
 
-        Raises:
-            TimeoutError: the client takes nothing, not even a farewell.
-        """
-        while not socket.closed:
-            message = await self.take()
+class Outlet:
+    """Sends a session's messages: at once while the client reads, else as it reads.
+
+    Frames go to the transport whole, as aiohttp's own do, so that none is torn apart
+    by its pings. Only public names of aiohttp are used.
+    """
+
+    def __init__(
+        self, socket: web.WebSocketResponse, transport: asyncio.WriteTransport
+    ) -> None:
+        self._socket, self._transport = socket, transport
+        self._draining: asyncio.Task[None] | None = None
+        self.session: Session | None = None
+
+    def offer(self, message: Message) -> bool:
+        """Send *message* now if the client keeps up; else let it wait, and drain."""
+        if self._socket.closed or self._transport.is_closing():
+            return True  # to nobody
+        if self._transport.get_write_buffer_size() <= MAX_BUFFERED:
+            self._transport.write(frame(message.text))
+            return True
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain(), name="ws-drain")
+        return False
+
+    async def _drain(self) -> None:
+        """Send what waits in the session; cut off a client that takes nothing."""
+        session = self.session
+        if session is None:
+            return
+        try:
+            while (message := await session.take()) is not None:
+                async with asyncio.timeout(SEND_S):
+                    await self._socket.send_str(message.text)
+                if not session.has_waiting:
+                    return
             async with asyncio.timeout(SEND_S):
-                if message is not None:
-                    await socket.send_str(message.text)
-                else:
-                    await socket.close(
-                        code=WSCloseCode.TRY_AGAIN_LATER, message=b"reading too slowly"
-                    )
+                await self._socket.close(
+                    code=WSCloseCode.TRY_AGAIN_LATER, message=b"reading too slowly"
+                )
+        except (TimeoutError, ConnectionError):
+            # It reads nothing: only breaking the connection wakes who listens to it.
+            self._transport.abort()
+        finally:
+            self._draining = None
+
+    async def close(self) -> None:
+        """Send nothing more."""
+        if self._draining is not None:
+            self._draining.cancel()
+            await asyncio.wait([self._draining])
+
+
+@lru_cache(maxsize=64)
+def frame(text: str) -> bytes:
+    """Return *text* as an unmasked WebSocket frame (RFC 6455 section 5.2)."""
+    data = text.encode()
+    size = len(data)
+    if size < LENGTH_IN_2:
+        return bytes((TEXT_FRAME, size)) + data
+    if size < 1 << 16:
+        return bytes((TEXT_FRAME, LENGTH_IN_2)) + size.to_bytes(2) + data
+    return bytes((TEXT_FRAME, LENGTH_IN_8)) + size.to_bytes(8) + data
 
 
 async def socket(request: web.Request) -> web.WebSocketResponse:
@@ -187,9 +263,13 @@ async def socket(request: web.Request) -> web.WebSocketResponse:
         heartbeat=PING_S, max_msg_size=MAX_MESSAGE, compress=False
     )
     await answer.prepare(request)
-    session = Session(runtime, request.get(reach_key))
+    transport = request.transport
+    if transport is None:
+        return answer  # the client has gone already
+    outlet = Outlet(answer, transport)
+    session = Session(runtime, request.get(reach_key), outlet.offer)
+    outlet.session = session
     runtime.sockets.add(answer)
-    sending = asyncio.create_task(_send(request, answer, session), name="ws-send")
     try:
         for job in request.query.getall("job", []):
             await session.subscribe(job)
@@ -197,20 +277,8 @@ async def socket(request: web.Request) -> web.WebSocketResponse:
     finally:
         session.leave()
         runtime.sockets.discard(answer)
-        sending.cancel()
-        await asyncio.wait([sending])
+        await outlet.close()
     return answer
-
-
-async def _send(
-    request: web.Request, answer: web.WebSocketResponse, session: Session
-) -> None:
-    try:
-        await session.send(answer)
-    except (TimeoutError, ConnectionError):
-        # It reads nothing: only breaking the connection wakes who listens to it.
-        if request.transport is not None:
-            request.transport.abort()
 
 
 async def _listen(answer: web.WebSocketResponse, session: Session) -> None:
