@@ -211,6 +211,7 @@ export class Card {
       if (!this.upload) this.askForFile();
       return;
     }
+    this.element.dataset.run = job.run;
     const state = jobState(job.status);
     if (this.wantsFile) this.results.replaceChildren();
     this.wantsFile = false;

@@ -1,9 +1,17 @@
 // Bars per minute as an SVG: what went well above the line, the rest below it.
 
+import { count } from "./words.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 const MINUTES = 60;
 const UP = 70;
 const DOWN = 28;
+
+const label = (tag, text) => {
+  const element = document.createElement(tag);
+  element.textContent = text;
+  return element;
+};
 
 const shape = (tag, attributes) => {
   const element = document.createElementNS(SVG, tag);
@@ -20,7 +28,11 @@ export const draw = (place, minutes) => {
   const done = sum(minutes, (one) => one.completed);
   const failed = sum(minutes, bad);
   const uploaded = sum(minutes, (one) => one.uploaded);
-  const words = `${uploaded} uploads, ${done} jobs completed, ${failed} not; at most ${most} a minute`;
+  const words = [
+    count(uploaded, "upload", "uploads"),
+    `${count(done, "job", "jobs")} completed`,
+    `${failed} failed, refused or cancelled`,
+  ].join(", ");
   const picture = shape("svg", {
     viewBox: `0 0 ${MINUTES * 10} 100`,
     preserveAspectRatio: "none",
@@ -41,10 +53,6 @@ export const draw = (place, minutes) => {
   picture.append(shape("line", { x1: 0, x2: MINUTES * 10, y1: UP, y2: UP }));
   const axis = document.createElement("p");
   axis.className = "axis";
-  for (const text of ["an hour ago", words, "now"]) {
-    const span = document.createElement("span");
-    span.textContent = text;
-    axis.append(span);
-  }
-  place.replaceChildren(picture, axis);
+  axis.append(label("span", "an hour ago"), label("span", "now"));
+  place.replaceChildren(picture, axis, label("p", `${words}.`));
 };

@@ -1,0 +1,147 @@
+"""The admin page, as an operator uses it."""
+
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.browser.conftest import Visit
+from tests.browser.visitor import Visitor, damaged, photo, visiting
+from tests.server_process import ServerProcess, serving
+
+pytestmark = pytest.mark.needs("chromium")
+
+
+@pytest.fixture(scope="module")
+def failed(server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("files")
+    fine = photo(folder / "fine.jpg").read_bytes()
+    server.finished(server.upload("beach.jpg", fine))
+    job = server.upload("torn.jpg", damaged(folder / "torn.jpg").read_bytes())
+    assert server.finished(job)["status"] == "FAILED"
+    return job
+
+
+def test_the_operator_sees_what_goes_on(operator: Visitor, failed: str) -> None:
+    page = operator.page
+    expect(page.locator("#ready")).to_have_text("ready")
+    expect(page.locator("#consumers tr")).to_have_count(3)
+    expect(page.locator("#workers tr")).to_have_count(2)
+    expect(page.locator("#now")).to_contain_text("Steps waiting")
+    chart = page.get_by_role("img")
+    expect(chart).to_have_attribute(
+        "aria-label", re.compile("uploads, 1 job completed, [1-9]+ failed")
+    )
+    assert chart.locator("rect.good").count() >= 1
+    assert chart.locator("rect.bad").count() >= 1
+
+
+def test_a_failed_job_tells_why_and_can_be_retried(
+    operator: Visitor, server: ServerProcess, failed: str
+) -> None:
+    page = operator.page
+    page.get_by_role("button", name="torn.jpg", exact=True).click()
+    past = page.locator(".past:visible")
+    expect(past.locator("li").first).to_contain_text("upload begun")
+    expect(past).to_contain_text("Pictures, run 1: the file's fault: ")
+    expect(past).to_contain_text("(truncated)")
+    expect(past).to_contain_text("job.failed (run 1)")
+    before = server.status(failed)["run"]
+    page.get_by_role("button", name="Retry: torn.jpg").click()
+    expect(past).to_contain_text(f"job.failed (run {before + 1})")
+    assert server.status(failed)["run"] == before + 1
+
+
+def test_jobs_are_found_by_state_name_and_id(operator: Visitor, failed: str) -> None:
+    page = operator.page
+    names = page.locator("#jobs .open")
+    expect(names).to_have_text(["torn.jpg", "beach.jpg"])
+    page.get_by_label("State").select_option("done")
+    expect(names).to_have_text(["beach.jpg"])
+    page.get_by_label("State").select_option("all")
+    page.get_by_label("Name or id").fill("TORN")
+    expect(names).to_have_text(["torn.jpg"])
+    page.get_by_label("Name or id").fill(failed)
+    expect(names).to_have_text(["torn.jpg"])
+    page.get_by_label("Name or id").fill("nobody")
+    expect(page.get_by_text("No such job.")).to_be_visible()
+
+
+def test_what_is_open_stays_open_and_focus_stays_where_it_is(
+    operator: Visitor, failed: str
+) -> None:
+    page = operator.page
+    name = page.get_by_role("button", name="beach.jpg", exact=True)
+    name.focus()
+    page.keyboard.press("Enter")
+    expect(name).to_have_attribute("aria-expanded", "true")
+    for _ in range(2):
+        with page.expect_response("**/jobs?*"):
+            pass
+    expect(name).to_be_focused()
+    expect(page.locator(".past:visible")).to_contain_text("job.completed")
+
+
+def test_a_visitor_without_the_token_is_told_how_to_get_in(
+    visit: Visit, server: ServerProcess
+) -> None:
+    with visit() as visitor:
+        answer = visitor.page.goto(f"{server.url}/admin")
+        assert answer is not None
+        assert answer.status == 401
+        heading = visitor.page.get_by_role("heading", level=1)
+        expect(heading).to_have_text("This page needs the server's token")
+        assert visitor.violations() == []
+        visitor.page.get_by_label("Token").fill("certainly not this one")
+        visitor.page.get_by_role("button", name="Go on").click()
+        expect(visitor.page.locator(".problem")).to_have_text(
+            "This is not the server's token"
+        )
+        visitor.page.get_by_label("Token").fill(server.token)
+        visitor.page.get_by_role("button", name="Go on").click()
+        expect(visitor.page.locator("#ready")).to_have_text("ready")
+        assert visitor.page.url == f"{server.url}/admin"
+        visitor.troubles[:] = [one for one in visitor.troubles if "401" not in one]
+
+
+def test_with_a_token_for_everything_pages_ask_for_it(
+    browser: Browser, tmp_path: Path
+) -> None:
+    settings = {"workers": "1", "token": "one-of-our-own"}
+    with (
+        serving(tmp_path / "data", **settings) as server,
+        visiting(browser, server.url) as visitor,
+    ):
+        visitor.page.goto(server.url)
+        # its style sheet came without the token
+        shown = "getComputedStyle(document.querySelector('button')).cursor"
+        assert visitor.page.evaluate(shown) == "pointer"
+        visitor.page.get_by_label("Token").fill(settings["token"])
+        visitor.page.get_by_role("button", name="Go on").click()
+        visitor.give(photo(tmp_path / "mine.jpg", size=(64, 64)))
+        visitor.wait("mine.jpg", "COMPLETED")
+        visitor.troubles[:] = [one for one in visitor.troubles if "401" not in one]
+
+
+def test_programs_get_a_problem_document(server: ServerProcess) -> None:
+    for accept in ("*/*", "application/json"):
+        answer = server.request("GET", "/admin/overview", Accept=accept)
+        assert answer.status == 401
+        assert answer.headers["content-type"].startswith("application/problem+json")
+        assert answer.json["code"] == "unauthorized"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_wrong(operator: Visitor, failed: str, scheme: str) -> None:
+    operator.page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+    operator.page.get_by_role("button", name="torn.jpg", exact=True).click()
+    expect(operator.page.locator(".past:visible")).to_contain_text("truncated")
+    assert operator.violations() == []
+
+
+def test_a_phone_shows_the_whole_page(operator: Visitor, failed: str) -> None:
+    operator.page.set_viewport_size({"width": 320, "height": 640})
+    expect(operator.page.locator("#workers tr")).to_have_count(2)
+    width = operator.page.evaluate("document.documentElement.scrollWidth")
+    assert width <= 320
