@@ -1,0 +1,62 @@
+"""The how-tos, done step by step as they say."""
+
+import io
+import os
+import re
+from pathlib import Path
+
+from PIL import Image
+
+from asyncflow.processors.base import REGISTRY
+from asyncflow.testing.processor import run_processor
+from tests.docs.pages import blocks, page
+from tests.server_process import ServerProcess
+
+
+def install(package: Path) -> None:
+    """Do what pip would do with the package of the page."""
+    text = page("howto/add-a-processor.md")
+    (package / "my_package").mkdir(parents=True)
+    (package / "my_package" / "negative.py").write_text(blocks(text, "python")[0])
+    (declared,) = blocks(text, "toml")
+    found = re.search(r'"(asyncflow\.\w+)"\]\n(\w+) = "([\w.]+)"', declared)
+    assert found is not None
+    group, name, module = found.groups()
+    facts = package / "my_package-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\n")
+    (facts / "entry_points.txt").write_text(f"[{group}]\n{name} = {module}\n")
+
+
+def test_the_processor_of_the_page_becomes_a_step(tmp_path: Path) -> None:
+    install(tmp_path / "package")
+    made = io.BytesIO()
+    Image.new("RGB", (64, 64), "black").save(made, "PNG")
+    server = ServerProcess(
+        data_dir=tmp_path / "data",
+        wrap=("env", f"PYTHONPATH={tmp_path / 'package'}{os.pathsep}"),
+    ).start()
+    try:
+        shown = server.request("GET", "/capabilities").json["processors"]
+        assert "negative" in {one["name"] for one in shown}
+        job = server.finished(server.upload("black.png", made.getvalue()))
+        assert job["status"] == "COMPLETED", job
+        got = server.request("GET", job["downloadUrls"]["negative"])
+        with Image.open(io.BytesIO(got.body)) as negative:
+            assert negative.getpixel((0, 0)) == (255, 255, 255)
+    finally:
+        assert server.stop() == 0
+
+
+def test_the_test_of_the_page_passes(tmp_path: Path) -> None:
+    (code,) = blocks(page("howto/add-a-processor.md"), "python")
+    exec(compile(code, "negative.py", "exec"), {"__name__": "my_package.negative"})  # noqa: S102 -- our own page
+    (lines,) = blocks(page("howto/add-a-processor.md"), "py")
+    names: dict[str, object] = {"negative": REGISTRY.pop("negative").run}
+    code = lines.replace("from my_package.negative import negative\n", "")
+    exec(compile(code, "test_negative.py", "exec"), names)  # noqa: S102 -- our own page
+    test = names["test_black_becomes_white"]
+    assert callable(test)
+    test(tmp_path)
+    assert "run_processor" in lines
+    assert run_processor is names["run_processor"]
