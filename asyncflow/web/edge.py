@@ -13,7 +13,7 @@ were raised have them too.
 from aiohttp import web
 
 from asyncflow.metrics import Metrics
-from asyncflow.web.auth import Authenticate, authentication
+from asyncflow.web.auth import Authenticate, TokenAuth, authentication
 from asyncflow.web.errors import problems
 from asyncflow.web.guards import Guards, guard, install_headers
 from asyncflow.web.observe import observed
@@ -39,7 +39,7 @@ def install_edge(
         [
             observed(metrics),
             problems(),
-            friendly(prefix=prefix),
+            *([friendly(prefix=prefix)] if isinstance(authenticate, TokenAuth) else []),
             guard(guards),
             authentication(authenticate, secure_cookie=secure, prefix=prefix),
         ]

@@ -61,7 +61,10 @@ export class JobList {
   }
 
   tell(work) {
-    work.catch((error) => this.say(error.message));
+    work.catch((error) => {
+      this.none.textContent = error.message;
+      this.none.hidden = false;
+    });
   }
 
   say(text) {
@@ -79,6 +82,7 @@ export class JobList {
     if (this.question !== question) return;
     this.show(page.jobs);
     this.more.hidden = page.next === null || this.wanted >= 500;
+    this.none.textContent = "No such job.";
     this.none.hidden = page.jobs.length > 0;
   }
 
@@ -111,21 +115,30 @@ class Row {
     this.open.type = "button";
     this.open.dir = "auto";
     this.open.setAttribute("aria-expanded", "false");
-    this.open.addEventListener("click", () => list.tell(this.toggle()));
+    this.open.addEventListener("click", () => this.tell(this.toggle()));
     this.facts = make("span", "state");
     this.retry = this.action("Retry", "retry", "A new run has begun.");
     this.cancel = this.action("Cancel", "cancel", "The job is cancelled.");
     line.append(this.open, this.facts, this.retry, this.cancel);
+    this.problem = make("p", "problem");
+    this.problem.setAttribute("role", "alert");
     this.past = make("div", "past");
     this.past.hidden = true;
-    this.element.append(line, this.past);
+    this.element.append(line, this.problem, this.past);
   }
 
   action(text, verb, told) {
     const button = make("button", "", text);
     button.type = "button";
-    button.addEventListener("click", () => this.list.tell(this.act(verb, told)));
+    button.addEventListener("click", () => this.tell(this.act(verb, told)));
     return button;
+  }
+
+  tell(work) {
+    this.problem.textContent = "";
+    work.catch((error) => {
+      this.problem.textContent = error.message;
+    });
   }
 
   async act(verb, told) {
@@ -144,11 +157,12 @@ class Row {
     this.open.textContent = job.fileName;
     const bytes = job.fileSize === null ? "" : ` · ${size(job.fileSize)}`;
     this.facts.textContent = `${jobState(job.status)}${bytes} · ${clock(job.createdAt)}`;
-    this.retry.hidden = !AGAIN.has(job.status);
+    // an upload that never became whole has nothing to run again
+    this.retry.hidden = !AGAIN.has(job.status) || job.uploadedBytes === null;
     this.cancel.hidden = ENDED.has(job.status);
     this.retry.setAttribute("aria-label", `Retry: ${job.fileName}`);
     this.cancel.setAttribute("aria-label", `Cancel: ${job.fileName}`);
-    if (changed && !this.past.hidden) this.list.tell(this.tellPast());
+    if (changed && !this.past.hidden) this.tell(this.tellPast());
   }
 
   async toggle() {
