@@ -36,6 +36,11 @@ COMMANDS = {
         attribute="backup",
         help="Copy all that a server keeps to the new folder DEST, also while it runs.",
     ),
+    "completion": Entry(
+        module="asyncflow.cli.completion",
+        attribute="completion",
+        help="Print the script that completes commands in a shell.",
+    ),
     "demo": Entry(
         module="asyncflow.cli.demo",
         attribute="demo",

@@ -1,0 +1,82 @@
+"""The client without asyncio, against a real server."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from asyncflow import Progress, ServerRefused, ServerUnreachable, SyncClient
+from asyncflow.client import Patience
+from tests.server_process import ServerProcess, serving
+
+UNKNOWN = "01a20323-0000-7000-8000-000000000000"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerProcess]:
+    with serving(tmp_path / "data", workers="1") as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: ServerProcess, tmp_path: Path) -> Iterator[SyncClient]:
+    with SyncClient(server.url, server.token, state_dir=tmp_path / "state") as opened:
+        yield opened
+
+
+def threads() -> set[str]:
+    return {one.name for one in threading.enumerate()}
+
+
+def test_a_file_goes_up_is_watched_and_comes_back(
+    client: SyncClient, tmp_path: Path
+) -> None:
+    told: list[Progress] = []
+    (tmp_path / "notes.txt").write_text("some notes")
+    job = client.upload(tmp_path / "notes.txt", on_progress=told.append)
+    types = [update.type for update in client.watch(job)]
+    assert types[0] == "snapshot" or types == ["job.completed"]
+    assert client.wait(job).status == "COMPLETED"
+    assert told
+    got = client.download(job, "original", tmp_path / "back.txt")
+    assert got.read_text() == "some notes"
+    assert [one.job_id for one in client.jobs()] == [job]
+    assert client.cancel(job).status == "COMPLETED"
+    client.delete(job)
+    with pytest.raises(ServerRefused, match="job_not_found"):
+        client.status(job)
+
+
+def test_a_watch_that_is_left_early_leaves_nothing_open(client: SyncClient) -> None:
+    job = client.upload(b"text", name="a.txt")
+    for _update in client.watch(job):
+        break
+    assert client.is_ready()
+
+
+def test_it_works_beside_a_loop_that_runs(client: SyncClient) -> None:
+    async def main() -> str:
+        return client.upload(b"text", name="a.txt")
+
+    assert client.wait(asyncio.run(main())).status == "COMPLETED"
+
+
+def test_leaving_the_block_ends_its_thread(server: ServerProcess) -> None:
+    before = threads()
+    with SyncClient(server.url) as client:
+        assert client.is_ready()
+        assert threads() - before >= {"asyncflow-client"}
+    assert "asyncflow-client" not in threads() - before
+    with pytest.raises(RuntimeError, match="inside `with`"):
+        client.status(UNKNOWN)
+
+
+def test_errors_are_those_of_the_client() -> None:
+    haste = Patience(attempts=1)
+    with (
+        SyncClient("http://127.0.0.1:1", patience=haste) as client,
+        pytest.raises(ServerUnreachable),
+    ):
+        client.status(UNKNOWN)
