@@ -51,7 +51,7 @@ def run(folder: Path, *command: str, **env: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("code", blocks(page(PAGE), "python"))
+@pytest.mark.parametrize("code", blocks(page(PAGE), "py"))
 def test_every_program_of_the_page_runs(
     code: str, server: ServerProcess, tmp_path: Path
 ) -> None:
