@@ -402,6 +402,9 @@ class Chunks:
             self._engine.hub.uploading(row.id, turn.offset)
             if len(data) > room:
                 self._refuse_surplus(row)
+            if not head.wants_more:
+                async for at in turn.bursts(writer, limit):
+                    self._engine.hub.uploading(row.id, at)
         is_whole = ends is Ends.WITH_BODY or writer.offset == row.length
         if head.wants_more and head.data and is_whole:
             await self._check_head(row, turn, head)

@@ -22,13 +22,15 @@ from asyncflow.web.archive import add_archive
 from asyncflow.web.auth import Authenticate, TokenAuth, ensure_token
 from asyncflow.web.downloads import add_downloads
 from asyncflow.web.edge import install_edge
+from asyncflow.web.fastpath import FastPath
 from asyncflow.web.files import JobFiles
 from asyncflow.web.guards import Guards
 from asyncflow.web.health import Capabilities, ProcessorStatus, add_health
-from asyncflow.web.keys import runtime_key
+from asyncflow.web.keys import fast_key, runtime_key
 from asyncflow.web.limits import ConnectionLimits
 from asyncflow.web.openapi import add_description
 from asyncflow.web.operations import OPERATIONS
+from asyncflow.web.rehearsal import rehearse
 from asyncflow.web.site import Site, start_site
 
 log = structlog.get_logger(__name__)
@@ -73,6 +75,7 @@ def build_app(runtime: Runtime, authenticate: Authenticate) -> web.Application:
     has_one_owner = isinstance(authenticate, TokenAuth)
     app = web.Application(client_max_size=0)
     app[runtime_key] = runtime
+    app[fast_key] = FastPath()
     install_edge(
         app,
         guards=Guards(
@@ -102,7 +105,7 @@ def build_app(runtime: Runtime, authenticate: Authenticate) -> web.Application:
         app,
         checks=checks,
         metrics=runtime.metrics,
-        capabilities=lambda: capabilities(runtime),
+        capabilities=lambda: capabilities(runtime, app[fast_key]),
     )
     add_description(app, OPERATIONS, prefix=runtime.url_prefix)
     return app
@@ -117,7 +120,7 @@ def _check(
     return check
 
 
-def capabilities(runtime: Runtime) -> Capabilities:
+def capabilities(runtime: Runtime, fast: FastPath) -> Capabilities:
     """Return what this server can do, for clients and for the first screen."""
     settings = runtime.settings
     return Capabilities(
@@ -130,6 +133,7 @@ def capabilities(runtime: Runtime) -> Capabilities:
             "uploadExpiryS": settings.upload_expiry,
         },
         types=settings.allowed_types,
+        fast_path=fast.is_on,
         processors=tuple(
             ProcessorStatus(
                 name=card.name, accepts=card.accepts, missing_tool=card.missing
@@ -163,8 +167,10 @@ async def _serve(settings: Settings) -> int:
     runtime = Runtime(settings)
     await runtime.start()
     try:
+        app = build_app(runtime, TokenAuth(who.token, open_locally=who.is_open))
+        await rehearse(app[fast_key])
         site = await start_site(
-            build_app(runtime, TokenAuth(who.token, open_locally=who.is_open)),
+            app,
             host=settings.host,
             port=settings.port,
             limits=ConnectionLimits(

@@ -5,14 +5,15 @@ What becomes of the bytes is decided in `asyncflow.chunks`.
 
 import asyncio
 import enum
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from asyncflow import uploads
 from asyncflow.db.base import Once, UploadRow
 from asyncflow.errors import ShuttingDown, UploadBusy, UploadPreempted
+from asyncflow.store.base import Burst, TakesBursts, Writer
 
 #: how long a newcomer waits for the disk to give back the earlier request's write
 TAKE_OVER_S: Final = 10.0
@@ -40,6 +41,19 @@ class Body(Protocol):
 
     def stop(self, error: Exception) -> None:
         """Make the read that waits now, or the next one, raise *error*."""
+        ...
+
+
+@runtime_checkable
+class CanBurst(Protocol):
+    """A body whose bytes need not pass through the program."""
+
+    async def burst(self, room: int) -> Burst | None:
+        """Return what moves the next bytes, once there are any; None: `read` them.
+
+        Before the next call the burst has run. Nothing is moved of a body that has more
+        than *room* bytes to come.
+        """
         ...
 
 
@@ -124,6 +138,15 @@ class Turn:
         self.offset = 0
         #: it ends the upload itself: nobody has to stop it
         self.refuses = False
+
+    async def bursts(self, writer: Writer, limit: int) -> AsyncIterator[int]:
+        """Let the kernel move what it can of the body; yield the offset every time."""
+        if not (isinstance(self.body, CanBurst) and isinstance(writer, TakesBursts)):
+            return
+        while burst := await self.body.burst(limit - writer.offset):
+            await writer.take(burst)
+            self.offset = writer.offset
+            yield self.offset
 
 
 class Turns:

@@ -44,6 +44,28 @@ class Writer(Protocol):
         ...
 
 
+class Burst(Protocol):
+    """Bytes that something moves into a file by itself, on a thread."""
+
+    @property
+    def moved(self) -> int:
+        """How many bytes are in the file, also after an error."""
+        ...
+
+    def run(self, fd: int, offset: int) -> None:
+        """Move bytes into *fd* at *offset*; raise only OSError of the file."""
+        ...
+
+
+@runtime_checkable
+class TakesBursts(Protocol):
+    """A writer to a file that the kernel can move bytes into."""
+
+    async def take(self, burst: Burst) -> None:
+        """Run *burst* at `offset`. Raise DiskFull when the medium has no room."""
+        ...
+
+
 class Store(Protocol):
     """Holds blobs by key."""
 

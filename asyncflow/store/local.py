@@ -34,13 +34,15 @@ import aiofiles
 
 from asyncflow.errors import BlobExists, BlobNotFound, DiskFull, StoreError
 from asyncflow.store import kernel
-from asyncflow.store.base import Space
+from asyncflow.store.base import Burst, Space
 from asyncflow.store.keys import segments
 
 T = TypeVar("T")
 
 WRITEBACK_BYTES = 8 << 20
 READ_BYTES = 256 << 10
+#: so many large uploads move at one moment; the others wait for their turn
+BURST_THREADS = 2
 #: how much less urgent than the event loop the threads are
 NICE = 5
 #: durable folders remembered; beyond that they are synced once more
@@ -62,6 +64,7 @@ class LocalStore:
         self._fsync = fsync
         self._writers = ThreadPoolExecutor(threads, "store-write", _be_nice)
         self._readers = ThreadPoolExecutor(threads, "store-read")
+        self._bursts = ThreadPoolExecutor(BURST_THREADS, "store-burst", _be_nice)
         self._durable: set[tuple[str, ...]] = set()
         self._durable_lock = threading.Lock()
 
@@ -80,7 +83,9 @@ class LocalStore:
     async def append(self, key: str, offset: int) -> "LocalWriter":
         """Return a writer at *offset*, cutting off anything behind it."""
         fd = await _on(self._writers, self._open_at, key, offset, undo=os.close)
-        return LocalWriter(fd, offset, self._writers, fsync=self._fsync)
+        return LocalWriter(
+            fd, offset, self._writers, bursts=self._bursts, fsync=self._fsync
+        )
 
     async def size(self, key: str) -> int:
         """Return the file's length in bytes."""
@@ -122,7 +127,7 @@ class LocalStore:
 
     async def close(self) -> None:
         """Let go of the threads, after what they still do."""
-        for threads in (self._writers, self._readers):
+        for threads in (self._writers, self._readers, self._bursts):
             await asyncio.to_thread(threads.shutdown)
 
     # ----- what runs on the threads
@@ -264,12 +269,19 @@ class LocalWriter:
     """A place at the end of a local file."""
 
     def __init__(
-        self, fd: int, offset: int, threads: ThreadPoolExecutor, *, fsync: bool
+        self,
+        fd: int,
+        offset: int,
+        threads: ThreadPoolExecutor,
+        *,
+        bursts: ThreadPoolExecutor,
+        fsync: bool,
     ) -> None:
         self._fd: int | None = fd
         self._offset = offset
         self._asked = offset
         self._threads = threads
+        self._bursts = bursts
         self._fsync = fsync
         self._broken = False
 
@@ -281,6 +293,10 @@ class LocalWriter:
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append all of *data*."""
         await _on(self._threads, self._write, self._usable(), memoryview(data))
+
+    async def take(self, burst: Burst) -> None:
+        """Let *burst* move its bytes into the file."""
+        await _on(self._bursts, self._take, self._usable(), burst)
 
     async def sync(self) -> None:
         """Return once every byte up to `offset` is on stable storage."""
@@ -308,6 +324,17 @@ class LocalWriter:
                 count = os.pwrite(fd, left, self._offset)
                 self._offset += count
                 left = left[count:]
+        self._ask_for_writeback(fd)
+
+    def _take(self, fd: int, burst: Burst) -> None:
+        with _explained("the blob"):
+            try:
+                burst.run(fd, self._offset)
+            finally:
+                self._offset += burst.moved
+        self._ask_for_writeback(fd)
+
+    def _ask_for_writeback(self, fd: int) -> None:
         if self._offset - self._asked >= WRITEBACK_BYTES:
             kernel.start_writeback(fd, self._asked, self._offset - self._asked)
             self._asked = self._offset

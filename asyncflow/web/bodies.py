@@ -8,6 +8,8 @@ Rules
 - A body brings `min_rate` bytes a second over `window_s` seconds of our waiting for it,
   or ends as SlowBody; time in which nobody reads does not count.
 - What arrived before a body broke off is handed out first, then the reason is raised.
+- A large body may be taken from aiohttp: then `burst` tells how to move it. The one who
+  made the reader closes it.
 """
 
 import asyncio
@@ -20,6 +22,7 @@ from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.web_protocol import RequestPayloadError
 
 from asyncflow.errors import BodyTooLarge, MalformedRequest, SlowBody, TruncatedBody
+from asyncflow.web.fastpath import FastPath, SpliceBurst, Taken
 
 KIB: Final = 1024
 
@@ -53,8 +56,11 @@ class BodyReader:
         piece_bytes: int = 256 * KIB,
         min_rate: int = KIB,
         window_s: float = 30.0,
+        fast: FastPath | None = None,
     ) -> None:
         self._request = request
+        self._fast = fast
+        self._taken: Taken | None = None
         self._content = request.content
         self._piece_bytes = piece_bytes
         self._window_bytes = max(1, round(min_rate * window_s))
@@ -71,6 +77,35 @@ class BodyReader:
         """Hand out what has arrived, then raise *error*, to a waiting read too."""
         self._stopped = error
         self._content.set_exception(error)
+        if self._taken is not None:
+            self._taken.wake()
+
+    async def burst(self, room: int) -> SpliceBurst | None:
+        """Return what moves the next bytes into a file; None: `read` has them.
+
+        A body of more than *room* bytes is never moved.
+        """
+        if self._taken is None:
+            length = self._request.content_length
+            if self._fast is None or length is None or length - self.received > room:
+                return None
+            self._taken = self._fast.take(self._request)
+        taken = self._taken
+        if taken is None:
+            return None
+        self._settle(taken)
+        if taken.is_done:
+            self._give_back(taken)
+            return None
+        if self._broken is None and await self._arrived(taken):
+            return taken.burst()
+        return None
+
+    def close(self) -> None:
+        """Let go of the connection's descriptor; closing twice is not an error."""
+        if self._taken is not None:
+            self._settle(self._taken)
+            self._taken.close()
 
     async def read(self) -> bytes:
         """Return the next piece, as soon as there is one; b"" at the body's end.
@@ -103,11 +138,50 @@ class BodyReader:
         return self._count(piece)
 
     def _count(self, piece: bytes) -> bytes:
-        self.received += len(piece)
-        self._in_window += len(piece)
+        self._add(len(piece))
+        return piece
+
+    def _add(self, count: int) -> None:
+        self.received += count
+        self._in_window += count
         if self._in_window >= self._window_bytes:
             self._waited_s, self._in_window = 0.0, 0
-        return piece
+
+    # ----- a body that was taken
+
+    def _settle(self, taken: Taken) -> None:
+        """Count what the last burst moved; note how the connection ended, if it did."""
+        burst = taken.settle()
+        if burst is None:
+            return
+        self._add(burst.moved)
+        if burst.lost is not None:
+            self._broken = ConnectionResetError("the client has gone")
+        elif burst.ended:
+            self._broken = TruncatedBody()
+
+    def _give_back(self, taken: Taken) -> None:
+        self._taken = self._fast = None
+        taken.give_back()
+
+    async def _arrived(self, taken: Taken) -> bool:
+        """Wait for bytes, or for the end of them; False: the reason is to be raised."""
+        loop = asyncio.get_running_loop()
+        while self._stopped is None:
+            if self._waited_s >= self._window_s:
+                self._broken = SlowBody()
+                return False
+            began = loop.time()
+            arrived = await taken.wait()
+            self._waited_s += loop.time() - began
+            if arrived:
+                return True
+            if taken.is_closing:
+                self._broken = ConnectionResetError("the connection was closed")
+                return False
+        # what has come before somebody said stop is kept
+        self._broken = self._stopped
+        return taken.has_bytes
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Yield the pieces up to the body's end."""

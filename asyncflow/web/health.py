@@ -41,6 +41,8 @@ class Capabilities:
     limits: Mapping[str, int | float | None]
     types: tuple[str, ...]
     processors: tuple[ProcessorStatus, ...]
+    #: whether large bodies go from the socket to the disk inside the kernel
+    fast_path: bool = False
 
     def shown(self) -> "CapabilitiesView":
         """Return what is sent."""
@@ -49,6 +51,7 @@ class Capabilities:
             protocols=self.protocols,
             limits=self.limits,
             types=self.types,
+            fast_path=self.fast_path,
             processors=tuple(
                 ProcessorView(
                     name=one.name,
@@ -77,6 +80,7 @@ class CapabilitiesView(View, frozen=True, kw_only=True):
     protocols: tuple[str, ...]
     limits: Mapping[str, int | float | None]
     types: tuple[str, ...]
+    fast_path: bool
     processors: tuple[ProcessorView, ...]
 
 

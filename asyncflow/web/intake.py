@@ -18,7 +18,7 @@ from asyncflow.runtime import Runtime
 from asyncflow.turns import Check, Ends, Upload
 from asyncflow.web.auth import ADMIN, Principal
 from asyncflow.web.bodies import BodyReader
-from asyncflow.web.keys import runtime_key
+from asyncflow.web.keys import fast_key, runtime_key
 
 JOB_ID: Final = "Asyncflow-Job-Id"
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
@@ -68,7 +68,8 @@ async def fill(
 ) -> Upload:
     """Append the request's body to an upload, as `Chunks.append` does."""
     runtime = request.app[runtime_key]
-    body = BodyReader(request, min_rate=runtime.settings.body_min_rate)
+    fast = request.app[fast_key]
+    body = BodyReader(request, min_rate=runtime.settings.body_min_rate, fast=fast)
     try:
         return await runtime.chunks.append(
             upload_id,
@@ -80,6 +81,7 @@ async def fill(
             check=check,
         )
     finally:
+        body.close()
         runtime.metrics.bytes_received.inc(by=body.received)
 
 

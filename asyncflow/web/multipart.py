@@ -38,7 +38,7 @@ from asyncflow.web.bodies import BodyReader, continue_later
 from asyncflow.web.errors import status_of
 from asyncflow.web.formdata import FormReader, Part
 from asyncflow.web.intake import JOB_ID, body_length, client_of, once_of
-from asyncflow.web.keys import runtime_key
+from asyncflow.web.keys import fast_key, runtime_key
 from asyncflow.web.parsing import content_disposition, refuse_encoding
 
 FIELD: Final = "file"
@@ -106,8 +106,12 @@ async def _raw(
         client=client_of(request, principal),
         once=once_of(request, shown, length, request.content_type),
     )
-    body = BodyReader(request, min_rate=runtime.settings.body_min_rate)
-    upload = await _store(runtime, said, body, length=length)
+    fast = request.app[fast_key]
+    body = BodyReader(request, min_rate=runtime.settings.body_min_rate, fast=fast)
+    try:
+        upload = await _store(runtime, said, body, length=length)
+    finally:
+        body.close()
     return _accepted(_answer(runtime, said, upload, began))
 
 

@@ -14,7 +14,7 @@ from asyncflow.web.site import Site, start_site
 from tests.web.wire import Dial, Serve, Wire
 
 #: modules whose subject depends on the event loop: they run on both that we support
-ON_BOTH_LOOPS = {"test_limits", "test_bodies", "test_downloads"}
+ON_BOTH_LOOPS = {"test_limits", "test_bodies", "test_downloads", "test_fastpath"}
 
 
 def pytest_asyncio_loop_factories(

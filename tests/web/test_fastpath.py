@@ -1,0 +1,385 @@
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from asyncflow.errors import SlowBody, TruncatedBody, UploadPreempted
+from asyncflow.store.base import TakesBursts
+from asyncflow.store.local import LocalStore
+from asyncflow.web.bodies import BodyReader, continue_later
+from asyncflow.web.errors import problems
+from asyncflow.web.fastpath import FastPath, Pipes, SpliceBurst, missing
+from asyncflow.web.limits import GuardedHandler
+from asyncflow.web.rehearsal import rehearse
+from tests.web.wire import Dial, Serve, until
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+def some_bytes(count: int, seed: str = "a") -> bytes:
+    return hashlib.shake_128(seed.encode()).digest(count)
+
+
+@pytest.fixture
+async def fast() -> AsyncIterator[FastPath]:
+    found = FastPath()
+    found.is_on = True
+    yield found
+    found.close()
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[LocalStore]:
+    found = LocalStore(tmp_path / "store", fsync=False)
+    yield found
+    await found.close()
+
+
+class Keeper:
+    """A route that lets the kernel move bodies into blobs, as the engine does."""
+
+    def __init__(
+        self, fast: FastPath, store: LocalStore, *, window_s: float = 30.0
+    ) -> None:
+        self._fast = fast
+        self._store = store
+        self._window_s = window_s
+        self.room = 1 << 40
+        self.reader: BodyReader | None = None
+        self.offset = 0
+        self.count = 0
+        self.ended: asyncio.Queue[BaseException | None] = asyncio.Queue()
+
+    @property
+    def app(self) -> web.Application:
+        app = web.Application(middlewares=[problems()])
+        app.router.add_put("/", self.take, expect_handler=continue_later)
+        app.router.add_get("/", self.greet)
+        return app
+
+    async def greet(self, _request: web.Request) -> web.Response:
+        return web.Response(text="hello")
+
+    async def take(self, request: web.Request) -> web.Response:
+        self.count += 1
+        key = f"raw/{self.count:036}"
+        await self._store.create(key, length=None)
+        writer = await self._store.append(key, 0)
+        assert isinstance(writer, TakesBursts)
+        reader = self.reader = BodyReader(
+            request, fast=self._fast, window_s=self._window_s
+        )
+        error: BaseException | None = None
+        try:
+            while data := await reader.read():
+                await writer.write(data)
+                while burst := await reader.burst(self.room - writer.offset):
+                    await writer.take(burst)
+                    self.offset = writer.offset
+        except BaseException as broken:
+            error = broken
+            raise
+        finally:
+            reader.close()
+            self.offset = writer.offset
+            await writer.close()
+            self.ended.put_nowait(error)
+        return web.Response(text=str(writer.offset))
+
+    def kept(self, number: int = 1) -> bytes:
+        return self._store.path(f"raw/{number:036}").read_bytes()
+
+    async def how(self) -> BaseException | None:
+        async with asyncio.timeout(20):
+            return await self.ended.get()
+
+
+@pytest.fixture
+def keeper(fast: FastPath, store: LocalStore) -> Keeper:
+    return Keeper(fast, store)
+
+
+def put(length: int, *fields: str) -> bytes:
+    lines = ["PUT / HTTP/1.1", "Host: x", f"Content-Length: {length}", *fields, "", ""]
+    return "\r\n".join(lines).encode()
+
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+async def test_the_rehearsal_finds_that_it_works_here() -> None:
+    fast = FastPath()
+    await rehearse(fast)
+    assert fast.is_on
+    assert fast.taken == 1
+    fast.close()
+
+
+class Forgetful(GuardedHandler):
+    """A handler that loses what comes behind a body."""
+
+    __slots__ = ()
+
+    def data_received(self, data: bytes) -> None:
+        if data.startswith(b"GET "):
+            self.force_close()
+        else:
+            super().data_received(data)
+
+
+async def test_where_the_rehearsal_fails_bodies_are_read_instead(
+    serve: Serve, dial: Dial, store: LocalStore
+) -> None:
+    fast = FastPath()
+    await rehearse(fast, handler=Forgetful)
+    assert not fast.is_on
+    keeper = Keeper(fast, store)
+    wire = await dial(await serve(keeper.app))
+    data = some_bytes(2 * MIB)
+    await wire.send(put(len(data)) + data)
+    assert (await wire.answer()).status == 200
+    assert keeper.kept() == data
+
+
+def test_a_release_of_aiohttp_without_our_names_is_noticed() -> None:
+    assert "_parser" in missing(object(), object())
+    assert "feed_eof" in missing(object(), object())
+
+
+@pytest.mark.parametrize("size", [256 * KIB + 1, MIB, 5 * MIB + 7, 40 * MIB])
+async def test_a_large_body_arrives_whole(
+    serve: Serve, dial: Dial, keeper: Keeper, fast: FastPath, size: int
+) -> None:
+    wire = await dial(await serve(keeper.app))
+    data = some_bytes(size)
+    await wire.send(put(size))
+    await wire.send(data)
+    assert (await wire.answer()).body == str(size).encode()
+    assert keeper.kept() == data
+    assert keeper.reader is not None
+    assert keeper.reader.received == size
+    # what fits into aiohttp's buffer is not worth it
+    assert fast.taken == 1 or size <= MIB
+
+
+async def test_the_connection_goes_on_and_pipelined_requests_are_answered(
+    serve: Serve, dial: Dial, keeper: Keeper, fast: FastPath
+) -> None:
+    wire = await dial(await serve(keeper.app))
+    for number in range(1, 4):
+        data = some_bytes(3 * MIB + number, seed=str(number))
+        await wire.send(put(len(data)) + data + GET + GET)
+        assert (await wire.answer()).body == str(len(data)).encode()
+        assert (await wire.answer()).body == b"hello"
+        assert (await wire.answer()).body == b"hello"
+        assert keeper.kept(number) == data
+    assert fast.taken == 3
+
+
+async def test_two_large_bodies_in_one_go_are_two_files(
+    serve: Serve, dial: Dial, keeper: Keeper
+) -> None:
+    wire = await dial(await serve(keeper.app))
+    one, two = some_bytes(2 * MIB, "1"), some_bytes(3 * MIB, "2")
+    sending = asyncio.create_task(wire.send(put(len(one)) + one + put(len(two)) + two))
+    assert (await wire.answer()).body == str(len(one)).encode()
+    assert (await wire.answer()).body == str(len(two)).encode()
+    await sending
+    assert (keeper.kept(1), keeper.kept(2)) == (one, two)
+
+
+async def test_every_byte_before_a_disconnect_is_kept(
+    serve: Serve, dial: Dial, keeper: Keeper
+) -> None:
+    wire = await dial(await serve(keeper.app))
+    data = some_bytes(4_500_001)
+    await wire.send(put(10 * MIB) + data)
+    wire.writer.close()
+    assert isinstance(await keeper.how(), (TruncatedBody, ConnectionError))
+    assert keeper.kept() == data
+
+
+async def test_a_body_that_ends_early_is_answered(
+    serve: Serve, dial: Dial, keeper: Keeper
+) -> None:
+    wire = await dial(await serve(keeper.app))
+    data = some_bytes(3 * MIB)
+    await wire.send(put(10 * MIB) + data)
+    wire.writer.write_eof()
+    answer = await wire.answer()
+    assert answer.status == 400
+    assert answer.headers["connection"] == "close"
+    assert keeper.kept() == data
+
+
+async def test_a_body_that_stops_coming_is_too_slow(
+    serve: Serve, dial: Dial, fast: FastPath, store: LocalStore
+) -> None:
+    keeper = Keeper(fast, store, window_s=0.6)
+    wire = await dial(await serve(keeper.app))
+    data = some_bytes(2 * MIB)
+    await wire.send(put(10 * MIB) + data)
+    assert (await wire.answer()).code == SlowBody.code
+    assert keeper.kept() == data
+
+
+async def test_a_trickle_is_too_slow_as_well(
+    serve: Serve, dial: Dial, fast: FastPath, store: LocalStore
+) -> None:
+    keeper = Keeper(fast, store, window_s=0.9)
+    wire = await dial(await serve(keeper.app))
+    await wire.send(put(10 * MIB) + some_bytes(2 * MIB))
+
+    async def trickle() -> None:
+        while True:
+            await wire.send(b"x")
+            await asyncio.sleep(0.05)
+
+    dripping = asyncio.create_task(trickle())
+    try:
+        assert (await wire.answer()).code == SlowBody.code
+    finally:
+        dripping.cancel()
+        await asyncio.wait([dripping])
+
+
+async def test_few_bytes_are_seen_although_more_are_to_come(
+    serve: Serve, dial: Dial, keeper: Keeper
+) -> None:
+    wire = await dial(await serve(keeper.app))
+    await wire.send(put(10 * MIB) + some_bytes(2 * MIB))
+    await until(lambda: keeper.offset == 2 * MIB)
+    await wire.send(b"abc")
+    await until(lambda: keeper.offset == 2 * MIB + 3)
+
+
+async def test_who_stops_a_body_gets_what_had_arrived(
+    serve: Serve, dial: Dial, keeper: Keeper
+) -> None:
+    wire = await dial(await serve(keeper.app))
+    data = some_bytes(3 * MIB)
+    await wire.send(put(10 * MIB) + data)
+    await until(lambda: keeper.offset == len(data))
+    await wire.send(b"late")
+    assert keeper.reader is not None
+    keeper.reader.stop(UploadPreempted())
+    assert isinstance(await keeper.how(), UploadPreempted)
+    answer = await wire.answer()
+    assert answer.code == UploadPreempted.code
+    assert keeper.kept() in {data, data + b"late"}
+
+
+async def test_small_and_chunked_bodies_are_read(
+    serve: Serve, dial: Dial, keeper: Keeper, fast: FastPath
+) -> None:
+    wire = await dial(await serve(keeper.app))
+    await wire.send(put(256 * KIB) + bytes(256 * KIB))
+    assert (await wire.answer()).status == 200
+    head = b"PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    body = f"{MIB:x}\r\n".encode() + bytes(MIB) + b"\r\n0\r\n\r\n"
+    await wire.send(head + body)
+    assert (await wire.answer()).body == str(MIB).encode()
+    assert fast.taken == 0
+
+
+async def test_a_body_that_does_not_fit_is_read(
+    serve: Serve, dial: Dial, keeper: Keeper, fast: FastPath
+) -> None:
+    keeper.room = 2 * MIB
+    wire = await dial(await serve(keeper.app))
+    await wire.send(put(3 * MIB) + bytes(3 * MIB))
+    assert (await wire.answer()).status == 200
+    assert fast.taken == 0
+
+
+# ----- pipes
+
+
+@pytest.fixture
+def pipes() -> Iterator[Pipes]:
+    found = Pipes()
+    yield found
+    found.close()
+
+
+def _sender(data: bytes) -> tuple[int, int]:
+    out, into = os.pipe()
+    os.write(into, data)
+    os.set_blocking(out, False)
+    return out, into
+
+
+def test_bytes_of_a_failed_write_never_reach_the_next_file(
+    pipes: Pipes, tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    read_only = os.open(path, os.O_RDONLY)
+    target = os.open(path, os.O_WRONLY)
+    one = _sender(b"the secret of somebody else")
+    two = _sender(b"my own words")
+    try:
+        burst = SpliceBurst(one[0], 27, b"", pipes)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            burst.run(read_only, 0)
+        assert burst.moved == 0
+        burst = SpliceBurst(two[0], 12, b"", pipes)
+        burst.run(target, 0)
+        assert burst.moved == 12
+        assert path.read_bytes() == b"my own words"
+    finally:
+        for fd in (read_only, target, *one, *two):
+            os.close(fd)
+
+
+def test_a_pipe_with_bytes_left_in_it_is_not_lent_again(pipes: Pipes) -> None:
+    with pipes.one() as first:
+        os.write(first[1], b"left behind")
+    with pipes.one() as (out, _into):
+        os.set_blocking(out, False)
+        with pytest.raises(BlockingIOError):
+            os.read(out, 1)
+
+
+def test_an_empty_pipe_is_lent_again_and_no_more_are_kept_than_asked(
+    pipes: Pipes,
+) -> None:
+    with pipes.one() as first, pipes.one() as second, pipes.one() as third:
+        pass
+    with pipes.one() as again, pipes.one() as once_more:
+        assert {again, once_more} < {first, second, third}
+
+
+def test_a_failed_write_of_the_first_bytes_counts_what_got_in(
+    pipes: Pipes, tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    read_only = os.open(path, os.O_RDONLY)
+    try:
+        burst = SpliceBurst(-1, 10, b"0123456789", pipes)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            burst.run(read_only, 0)
+        assert burst.moved == 0
+    finally:
+        os.close(read_only)
+
+
+def test_a_full_disk_keeps_what_got_in(
+    pipes: Pipes,
+) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    one = _sender(b"does not fit")
+    try:
+        burst = SpliceBurst(one[0], 12, b"", pipes)
+        with pytest.raises(OSError):  # noqa: PT011 -- which one is up to the kernel
+            burst.run(full, 0)
+        assert burst.moved == 0
+    finally:
+        for fd in (full, *one):
+            os.close(fd)
