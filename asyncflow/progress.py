@@ -88,7 +88,10 @@ class Hub:
         self._prefix = url_prefix
         self._listeners: dict[str, set[Listener]] = {}
         self._live: dict[str, Live] = {}
-        self._pending: dict[str, asyncio.TimerHandle] = {}
+        #: jobs whose progress is to be told at the next tick, and in this one
+        self._dirty: set[str] = set()
+        self._due: deque[str] = deque()
+        self._timer: asyncio.TimerHandle | None = None
         self._views: OrderedDict[str, JobView] = OrderedDict()
         self._versions: OrderedDict[str, int] = OrderedDict()
         self._loading: dict[str, asyncio.Task[JobView]] = {}
@@ -230,14 +233,29 @@ class Hub:
                 del self._live[job]
 
     def _soon(self, job: str) -> None:
-        if job in self._pending or job not in self._listeners:
+        if job not in self._listeners:
             return
+        self._dirty.add(job)
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(PROGRESS_EVERY_S, self._tell_dirty)
+
+    def _tell_dirty(self) -> None:
+        """Tell what has moved: all jobs share one timer, and go in turns if many."""
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(PROGRESS_EVERY_S, self._tell_live, job)
-        self._pending[job] = timer
+        if not self._due:
+            self._due.extend(self._dirty)
+            self._dirty.clear()
+        for _ in range(min(AT_ONCE, len(self._due))):
+            self._tell_live(self._due.popleft())
+        if self._due:
+            self._timer = loop.call_later(0, self._tell_dirty)
+        elif self._dirty:
+            self._timer = loop.call_later(PROGRESS_EVERY_S, self._tell_dirty)
+        else:
+            self._timer = None
 
     def _tell_live(self, job: str) -> None:
-        self._pending.pop(job, None)
         live = self._live.get(job)
         if live is None or job not in self._listeners:
             return
@@ -323,8 +341,7 @@ class Hub:
 
     async def close(self) -> None:
         """Stop timers and tell what is still to be told."""
-        for timer in self._pending.values():
-            timer.cancel()
-        self._pending.clear()
+        if self._timer is not None:
+            self._timer.cancel()
         if self._telling:
             await asyncio.wait(self._telling, timeout=1.0)

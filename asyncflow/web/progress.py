@@ -18,7 +18,6 @@ messages pile up is closed, so that its next snapshot tells it all.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
@@ -84,8 +83,9 @@ class Session:
         self._offer = offer
         self._reach = reach
         self._hub: Hub = runtime.hub
-        self._queue: deque[Message] = deque()
-        self._wake = asyncio.Event()
+        # a list and no event: of thousands of sessions hardly one ever waits
+        self._queue: list[Message] = []
+        self._waiter: asyncio.Future[None] | None = None
         #: job -> messages held back until its snapshot is there; None: it is
         self._held: dict[str, list[Message] | None] = {}
         self._versions: dict[str, int] = {}
@@ -112,7 +112,7 @@ class Session:
             self.end()
         elif not self._is_over:
             self._queue.append(message)
-        self._wake.set()
+        self._wake()
 
     def _drop_progress(self, job: str) -> None:
         for waiting in self._queue:
@@ -173,7 +173,7 @@ class Session:
         """Make `take` return None from now on, whatever is still queued."""
         self._is_over = True
         self._queue.clear()
-        self._wake.set()
+        self._wake()
 
     @property
     def has_waiting(self) -> bool:
@@ -183,9 +183,13 @@ class Session:
     async def take(self) -> Message | None:
         """Wait for the next message; None: the watcher reads too slowly, or must go."""
         while not self._queue and not self._is_over:
-            self._wake.clear()
-            await self._wake.wait()
-        return None if self._is_over else self._queue.popleft()
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return None if self._is_over else self._queue.pop(0)
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
 
 class Outlet:
