@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image, ImageDraw, ImageFont
@@ -30,6 +30,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+SCHEMES: Final[tuple[Literal["light"], Literal["dark"]]] = ("light", "dark")
 #: a shared machine has slow moments
 PATIENCE_MS = 20_000
 #: what a page says of a policy that it broke
