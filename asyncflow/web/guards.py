@@ -33,17 +33,19 @@ DEFAULT_PORTS: Mapping[str, int] = {"http": 80, "https": 443, "ws": 80, "wss": 4
 #: what a listed page may ask with, beside what CORS always allows
 ALLOWED_METHODS: Final = "GET, HEAD, POST, PATCH, PUT, DELETE, OPTIONS"
 ALLOWED_HEADERS: Final = (
-    "Authorization, Content-Type, Content-Digest, Idempotency-Key, If-Match, "
-    "If-None-Match, Range, Repr-Digest, Tus-Resumable, Upload-Checksum, "
-    "Upload-Complete, Upload-Concat, Upload-Defer-Length, "
-    "Upload-Draft-Interop-Version, Upload-Length, Upload-Metadata, Upload-Offset, "
-    "X-HTTP-Method-Override, X-Request-Id, X-Requested-With"
+    "Authorization, Content-Type, Content-Digest, Content-Disposition, "
+    "Idempotency-Key, If-Match, If-None-Match, Range, Repr-Digest, Tus-Resumable, "
+    "Upload-Checksum, Upload-Complete, Upload-Concat, Upload-Defer-Length, "
+    "Upload-Draft-Interop-Version, Upload-Incomplete, Upload-Length, "
+    "Upload-Metadata, Upload-Offset, Want-Repr-Digest, X-HTTP-Method-Override, "
+    "X-Request-Id, X-Requested-With"
 )
 #: what a listed page may read of an answer
 EXPOSED_HEADERS: Final = (
     "Location, Upload-Offset, Upload-Length, Upload-Expires, Upload-Metadata, "
-    "Upload-Concat, Upload-Defer-Length, Upload-Complete, Upload-Limit, "
-    "Upload-Draft-Interop-Version, Tus-Resumable, Tus-Version, Tus-Extension, "
+    "Upload-Concat, Upload-Defer-Length, Upload-Complete, Upload-Incomplete, "
+    "Upload-Limit, Upload-Draft-Interop-Version, Repr-Digest, "
+    "Tus-Resumable, Tus-Version, Tus-Extension, "
     "Tus-Max-Size, Tus-Checksum-Algorithm, Asyncflow-Job-Id, Accept-Ranges, "
     "Content-Disposition, Content-Range, ETag, Retry-After, X-Request-Id"
 )
