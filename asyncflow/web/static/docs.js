@@ -42,7 +42,7 @@ function outline(schema, schemas, depth = 0) {
 }
 
 function content(contents, schemas) {
-  return Object.entries(contents ?? {}).map(([kind, { schema }]) => {
+  return Object.entries(contents ?? {}).map(([kind, { schema = {} }]) => {
     const shape = outline(schema, schemas);
     const text = typeof shape === "string" ? shape : JSON.stringify(shape, null, 2);
     return element("div", null, code(kind), element("pre", text));
