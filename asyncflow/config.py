@@ -215,7 +215,9 @@ class Settings(BaseSettings):
     )
     grace: Seconds = _span(30.0, "time for running work when the server is stopped")
     max_connections: int = _number(10_000, "connections open at once", 1, 10**6)
-    max_sockets: int = _number(10_000, "WebSockets and event streams open at once", 1, 10**6)
+    max_sockets: int = _number(
+        10_000, "WebSockets and event streams open at once", 1, 10**6
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _choice(
         "info", "least severity that is logged", "debug", "info", "warning", "error"
     )
