@@ -121,8 +121,15 @@ class Joiner:
         if task is None:
             task = asyncio.create_task(self._join(row, places), name="join")
             self._running[row.id] = task
-            task.add_done_callback(lambda _task: self._running.pop(row.id, None))
+            task.add_done_callback(lambda done: self._joined(row.id, done))
         await asyncio.shield(task)
+
+    def _joined(self, final: str, done: asyncio.Task[None]) -> None:
+        del self._running[final]
+        # whoever waited may have gone: a look at the upload tries again
+        if not done.cancelled() and (error := done.exception()) is not None:
+            code = error.code if isinstance(error, AsyncflowError) else repr(error)
+            log.warning("join.failed", upload=final, error=code)
 
     async def _join(self, row: UploadRow, places: Sequence[Place]) -> None:
         total = sum(place.length or 0 for place in places)
@@ -160,10 +167,8 @@ class Joiner:
         a look at the joined upload tries again.
         """
         for final in await self._db.finals_of(part):
-            try:
+            with suppress(AsyncflowError):  # `_joined` has logged it
                 await self.settle(final)
-            except AsyncflowError as error:
-                log.warning("join.failed", upload=final, error=error.code)
 
     async def recover(self) -> int:
         """Complete what was only to be joined when the server died; return how many."""
