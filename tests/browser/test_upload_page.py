@@ -275,8 +275,6 @@ def test_a_folder_is_sent_with_what_is_in_it(visitor: Visitor, tmp_path: Path) -
 def test_a_refused_upload_says_why_in_plain_words(
     visitor: Visitor, tmp_path: Path
 ) -> None:
-    empty = tmp_path / "empty.jpg"
-    empty.write_bytes(b"")
     lying = tmp_path / "lying.jpg"
     lying.write_bytes(b"MZ this is a program" * 100)
     visitor.open()
