@@ -67,6 +67,9 @@ def environment(folder: Path) -> Path:
 def freeze(python: Path, folder: Path) -> Path:
     """Return the folder that PyInstaller made."""
     collected = [
+        # modules as files beside the libraries: a confined worker may read those, but
+        # not the program file, in which they would lie otherwise
+        *("--debug", "noarchive"),
         *("--collect-data", "asyncflow"),  # page, SQL
         *("--collect-submodules", "asyncflow"),  # commands and processors come by name
         *("--collect-all", "magic"),  # libmagic and its database
