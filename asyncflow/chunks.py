@@ -148,8 +148,8 @@ class Chunks:
             await self._end(upload_id, JobState.CANCELLED, "disk_full", "no room")
             raise
         except BlobExists:
-            # The id is its client's choice, and another request was there first.
-            return replace(await self.find(made), is_known=True)
+            # Another request for the same upload was here first: it has the turn.
+            return Upload.of(await self._open(made), 0, is_known=True)
         try:
             row = await self._open(upload_id)
         except ClientError:
@@ -221,7 +221,8 @@ class Chunks:
             size = await self._store.size(row.key)
         except BlobNotFound:
             # The server died between the row and the blob.
-            await self._store.create(row.key, length=row.length)
+            with suppress(BlobExists):  # or its creator was only slower than we
+                await self._store.create(row.key, length=row.length)
             try:
                 await self._open(row.id)
             except ClientError:
