@@ -49,6 +49,7 @@ from asyncflow.notation import (
     all_match,
     check_base_url,
     check_host,
+    check_networks,
     check_origins,
     check_path,
     parse_bytes,
@@ -66,9 +67,11 @@ SECRETS = frozenset({"token"})
 
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 Seconds = Annotated[float, BeforeValidator(parse_seconds)]
+File = Annotated[Path, BeforeValidator(check_path)]
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_words)]
 Hosts = Annotated[Words, AfterValidator(all_match(HOST))]
 Origins = Annotated[Words, AfterValidator(check_origins)]
+Networks = Annotated[Words, AfterValidator(check_networks)]
 Modules = Annotated[Words, AfterValidator(all_match(MODULE))]
 Languages = Annotated[Words, AfterValidator(all_match(LANGUAGE))]
 MediaTypes = Annotated[Words, AfterValidator(all_match(MEDIA_TYPE))]
@@ -164,6 +167,22 @@ class Settings(BaseSettings):
         "switch",
         "listen where others can reach the server although no token is set",
         "true or false",
+    )
+    trusted_proxies: Networks = _setting(
+        (),
+        "list",
+        "reverse proxies that are believed when they say who the client is"
+        " (X-Forwarded-For, -Proto, -Host, Forwarded)",
+        "addresses or networks such as 127.0.0.1 or 10.0.0.0/8, separated by commas",
+    )
+    tls_cert: File | None = _setting(
+        None,
+        "path",
+        "certificate, with its chain, to serve https by; unset: http",
+        "a file in PEM form; then tls_key too",
+    )
+    tls_key: File | None = _setting(
+        None, "path", "private key of tls_cert", "a file in PEM form; then tls_cert too"
     )
     max_upload_bytes: Bytes = _bytes(5 * GIB, "size of the largest file taken", 1)
     allowed_types: MediaTypes = _setting(
@@ -350,6 +369,9 @@ def load(
     folder = given.values.setdefault("data_dir", "data")
     if folder and isinstance(folder, str | Path) and "\0" not in str(folder):
         given.values["data_dir"] = here / Path(folder).expanduser()
+    for name in ("tls_cert", "tls_key"):
+        if given.values.get(name):
+            given.values[name] = here / Path(given.values[name]).expanduser()
     try:
         settings = Settings(**given.values)
     except ValidationError as bad:
@@ -462,6 +484,9 @@ def _sentence(error: Any, origins: Mapping[str, str]) -> str:
 
 
 def _conflicts(settings: Settings) -> Iterator[str]:
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        given = "tls_cert" if settings.tls_key is None else "tls_key"
+        yield f"only {given} is set; accepted: tls_cert and tls_key together, or none"
     if settings.is_public and settings.token is None and not settings.allow_public:
         yield (
             f"host is {settings.host!r}, which others can reach, and no token is set;"

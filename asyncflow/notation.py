@@ -6,6 +6,7 @@ Rules
 - What cannot be understood is a ValueError; the caller knows how to say it.
 """
 
+import ipaddress
 import re
 from collections.abc import Callable
 from urllib.parse import SplitResult, urlsplit
@@ -109,6 +110,13 @@ def check_host(value: str) -> str:
     if not value or re.search(r"[\s/]", value):
         raise ValueError("not a host")
     return value
+
+
+def check_networks(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Return *values* if each is an address or a network such as 10.0.0.0/8."""
+    for value in values:
+        ipaddress.ip_network(value, strict=False)
+    return values
 
 
 def check_origins(values: tuple[str, ...]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import ssl
 import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from asyncflow.web.keys import fast_key, runtime_key
 from asyncflow.web.limits import ConnectionLimits
 from asyncflow.web.openapi import add_description
 from asyncflow.web.operations import OPERATIONS
+from asyncflow.web.proxies import networks
 from asyncflow.web.rehearsal import rehearse
 from asyncflow.web.site import Site, start_site
 
@@ -89,6 +91,7 @@ def build_app(runtime: Runtime, authenticate: Authenticate) -> web.Application:
         metrics=runtime.metrics,
         owner_of=None if has_one_owner else runtime.db.owner,
         prefix=runtime.url_prefix,
+        trusted_proxies=networks(settings.trusted_proxies),
     )
     for routes in (page, dialects, chunked, multipart, jobs, progress, events):
         routes.add_routes(app)
@@ -164,6 +167,7 @@ def run(settings: Settings) -> int:
 async def _serve(settings: Settings) -> int:
     stop = _signals()
     who = access(settings)
+    certified = _certified(settings)
     runtime = Runtime(settings)
     await runtime.start()
     try:
@@ -179,6 +183,7 @@ async def _serve(settings: Settings) -> int:
                 max_connections=settings.max_connections,
             ),
             grace_s=CLOSE_S,
+            ssl_context=certified,
         )
         runtime.metrics.on_scrape(_connections(runtime, site))
         _greet(runtime, who, site)
@@ -193,6 +198,27 @@ async def _serve(settings: Settings) -> int:
         await runtime.close()
     log.info("server.stopped")
     return 0
+
+
+def _certified(settings: Settings) -> ssl.SSLContext | None:
+    """Return what https is served by; None: http.
+
+    Raises:
+        StartError: the certificate or its key cannot be used.
+    """
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        # a key with a passphrase would be asked for on the terminal
+        context.load_cert_chain(settings.tls_cert, settings.tls_key, password="")
+    except (OSError, ssl.SSLError) as bad:
+        raise StartError(
+            f"https cannot be served by {settings.tls_cert} and {settings.tls_key}:"
+            f" {bad}"
+        ) from bad
+    return context
 
 
 def _connections(
@@ -224,7 +250,8 @@ def _greet(runtime: Runtime, who: Access, site: Site) -> None:
     """Print what the person who started the server wants to know."""
     settings = runtime.settings
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    address = settings.public_url or f"http://{host}:{site.port}"
+    scheme = "http" if settings.tls_cert is None else "https"
+    address = settings.public_url or f"{scheme}://{host}:{site.port}"
     secret = "" if settings.token is not None else f"?token={who.token}"
     lines = [
         f"asyncflow {__version__} listens on {address}",

@@ -95,7 +95,7 @@ class ServerProcess:
         lines: list[str] = []
         for line in self.process.stdout:
             lines.append(line)
-            found = re.search(r"listens on (http://\S+)", line)
+            found = re.search(r"listens on (https?://\S+)", line)
             if found:
                 self.url = found[1]
             if len(lines) > 1 and line.split()[:1] == ["workers"]:

@@ -25,6 +25,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from asyncflow.errors import StartError, Unauthorized
+from asyncflow.web.proxies import address_of, is_secure
 
 UPLOAD: Final = "upload"
 READ: Final = "read"
@@ -144,7 +145,7 @@ class TokenAuth:
             max_age=COOKIE_AGE_S,
             path=self._prefix or "/",
             httponly=True,
-            secure=secure or request.secure,
+            secure=secure or is_secure(request),
             samesite="Strict",
         )
         return answer
@@ -177,7 +178,7 @@ def authentication(
 def _is_near(request: web.Request) -> bool:
     """Tell whether the other end of the connection is this machine."""
     try:
-        return ipaddress.ip_address(request.remote or "").is_loopback
+        return ipaddress.ip_address(address_of(request) or "").is_loopback
     except ValueError:
         # a UNIX socket has no address: its file's mode says who may connect
         return request.transport is not None and not request.remote

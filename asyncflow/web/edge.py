@@ -2,12 +2,12 @@
 
 Theory of operation
 -------------------
-From the outside in: `observed` measures what the client got; `problems` turns errors
-of all that follow into answers; `friendly` tells people without the token how
-they get in; `guard` refuses foreign hosts and pages and answers preflights, which carry
-no token; `authentication` finds out who is asking, `ownership`
-keeps them off what is somebody else's. Headers go on in a signal, so that answers which
-were raised have them too.
+From the outside in: `behind_proxies` notes who the client is; `observed` measures what
+the client got; `problems` turns errors of all that follow into answers; `friendly`
+tells people without the token how they get in; `guard` refuses foreign hosts and pages
+and answers preflights, which carry no token; `authentication` finds out who is asking,
+`ownership` keeps them off what is somebody else's. Headers go on in a signal, so that
+answers which were raised have them too.
 """
 
 from aiohttp import web
@@ -19,6 +19,7 @@ from asyncflow.web.guards import Guards, guard, install_headers
 from asyncflow.web.observe import observed
 from asyncflow.web.owners import OwnerOf, ownership
 from asyncflow.web.page import friendly
+from asyncflow.web.proxies import Network, behind_proxies
 
 
 def install_edge(
@@ -29,12 +30,15 @@ def install_edge(
     metrics: Metrics,
     owner_of: OwnerOf | None = None,
     prefix: str = "",
+    trusted_proxies: tuple[Network, ...] = (),
 ) -> None:
     """Put the guards around *app*: before its routes run, and before it is frozen.
 
     With *owner_of* everybody reaches only their own jobs; without, there is one owner.
     """
     secure = (guards.public_url or "").startswith("https:")
+    if trusted_proxies:
+        app.middlewares.append(behind_proxies(trusted_proxies))
     app.middlewares.extend(
         [
             observed(metrics),

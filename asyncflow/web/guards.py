@@ -26,6 +26,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from asyncflow.errors import ForeignOrigin, MisdirectedHost
 from asyncflow.web.errors import REQUEST_ID, SERVER, request_id_key
+from asyncflow.web.proxies import hosts_of
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 DEFAULT_PORTS: Mapping[str, int] = {"http": 80, "https": 443, "ws": 80, "wss": 443}
@@ -137,7 +138,7 @@ def install_headers(app: web.Application, guards: Guards) -> None:
 def _check_host(request: web.Request, knows_host: Callable[[str], bool]) -> None:
     # Two Host headers end in the parser. HTTP/1.0 may come without one: no browser
     # speaks it, so no page can be behind it. A target in absolute form replaces it.
-    named = request.headers.getall(hdrs.HOST, [])
+    named = hosts_of(request)
     if not request.raw_path.startswith(("/", "*")):
         named.append(urlsplit(request.raw_path).netloc)
     if not all(map(knows_host, named)):
@@ -154,7 +155,7 @@ def _check_origin(request: web.Request, guards: Guards) -> None:
         if fetch_site in {"cross-site", "same-site"}:
             raise ForeignOrigin
         return
-    host = request.headers.get(hdrs.HOST, "")
+    host = next(iter(hosts_of(request)), "")
     if len(origins) > 1 or not guards.trusts(
         origins[0], host=host, fetch_site=fetch_site
     ):

@@ -19,6 +19,7 @@ from asyncflow.turns import Check, Ends, Upload
 from asyncflow.web.auth import ADMIN, Principal
 from asyncflow.web.bodies import BodyReader
 from asyncflow.web.keys import fast_key, runtime_key
+from asyncflow.web.proxies import address_of
 
 JOB_ID: Final = "Asyncflow-Job-Id"
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
@@ -30,7 +31,7 @@ def client_of(request: web.Request, principal: Principal) -> str:
     """Return who is counted for an upload: its owner, or an address without a name."""
     if ADMIN in principal.scopes:
         return f"owner {principal.owner}"
-    return f"peer {request.remote}"
+    return f"peer {address_of(request)}"
 
 
 def once_of(request: web.Request, *facts: object) -> Once | None:

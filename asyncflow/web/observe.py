@@ -19,6 +19,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from asyncflow.metrics import OTHER, Metrics
 from asyncflow.web.errors import CLIENT_CLOSED
+from asyncflow.web.proxies import address_of
 
 UNMATCHED: Final = "unmatched"
 
@@ -68,6 +69,7 @@ def _note(
         "method": method,
         "status": status,
         "duration_s": round(duration_s, 4),
+        "client": address_of(request),
     }
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("http.request", **fields)

@@ -1,0 +1,150 @@
+"""What a request was before a reverse proxy of ours handed it on.
+
+Rules
+-----
+- Forwarded headers are believed only on a connection from a trusted address: anybody
+  else can write anything into them.
+- The client is the rightmost address that is not itself a trusted proxy: what stands
+  left of it was said by the client.
+- `X-Forwarded-*` and `Forwarded` (RFC 7239) count alike; where both are there and
+  differ on who the client is, neither is believed: one of them is the client's own.
+- What cannot be read counts as not said.
+"""
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler, Middleware
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
+_WITH_PORT = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::\d+)?|([0-9.]+):\d+")
+_SCHEMES: Final = frozenset({"http", "https"})
+#: a chain longer than this is nobody's set-up
+_MAX_HOPS: Final = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a request came from, as far as it is believed; None: as we see it."""
+
+    address: str | None = None
+    scheme: str | None = None
+    host: str | None = None
+
+
+origin_key: Final = web.RequestKey("origin", Origin)
+
+
+def networks(words: Iterable[str]) -> tuple[Network, ...]:
+    """Return addresses and networks such as 10.0.0.0/8. Raise ValueError."""
+    return tuple(ipaddress.ip_network(word, strict=False) for word in words)
+
+
+def behind_proxies(trusted: tuple[Network, ...]) -> Middleware:
+    """Return the middleware that notes where requests came from; it is outermost."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if _is_trusted(request.remote or "", trusted):
+            request[origin_key] = _origin(request, trusted)
+        return await handler(request)
+
+    return middleware
+
+
+def address_of(request: web.BaseRequest) -> str | None:
+    """Return the client's address; None: it has none (a UNIX socket)."""
+    origin: Origin | None = request.get(origin_key)
+    if origin is not None and origin.address is not None:
+        return origin.address
+    return request.remote
+
+
+def is_secure(request: web.BaseRequest) -> bool:
+    """Tell whether the client speaks https, to us or to our proxy."""
+    origin: Origin | None = request.get(origin_key)
+    if origin is not None and origin.scheme is not None:
+        return origin.scheme == "https"
+    return request.secure
+
+
+def hosts_of(request: web.BaseRequest) -> list[str]:
+    """Return the values of Host that the client sent."""
+    origin: Origin | None = request.get(origin_key)
+    if origin is not None and origin.host is not None:
+        return [origin.host]
+    return list(request.headers.getall(hdrs.HOST, []))
+
+
+def _is_trusted(address: str, trusted: tuple[Network, ...]) -> bool:
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    mapped = getattr(found, "ipv4_mapped", None) or found
+    return any(mapped in network for network in trusted)
+
+
+def _origin(request: web.Request, trusted: tuple[Network, ...]) -> Origin:
+    hops = _elements(request)
+    # RFC 7239 first where it says something, for it says it in one place
+    by_rfc = _client([hop.get("for", "") for hop in hops], trusted)
+    by_custom = _client(_list(request, "X-Forwarded-For"), trusted)
+    if by_rfc is not None and by_custom is not None and by_rfc != by_custom:
+        return Origin()
+    last = hops[-1] if hops else {}
+    scheme = _last(request, "X-Forwarded-Proto") or last.get("proto", "")
+    host = _last(request, "X-Forwarded-Host") or last.get("host", "")
+    return Origin(
+        address=by_rfc or by_custom,
+        scheme=scheme.lower() if scheme.lower() in _SCHEMES else None,
+        host=host if _HOST.fullmatch(host) else None,
+    )
+
+
+def _client(said: list[str], trusted: tuple[Network, ...]) -> str | None:
+    """Return the rightmost address that is no proxy of ours."""
+    found = None
+    for text in reversed(said[-_MAX_HOPS:]):
+        address = _address(text)
+        if address is None:
+            break
+        found = address
+        if not _is_trusted(address, trusted):
+            break
+    return found
+
+
+def _address(text: str) -> str | None:
+    """Return the bare address in `1.2.3.4`, `1.2.3.4:80` or `[::1]:80`."""
+    with_port = _WITH_PORT.fullmatch(text)
+    bare = (with_port[1] or with_port[2]) if with_port else text
+    try:
+        return str(ipaddress.ip_address(bare))
+    except ValueError:
+        return None
+
+
+def _list(request: web.Request, name: str) -> list[str]:
+    values = ",".join(request.headers.getall(name, []))
+    return [part.strip() for part in values.split(",") if part.strip()]
+
+
+def _last(request: web.Request, name: str) -> str:
+    found = _list(request, name)
+    return found[-1] if found else ""
+
+
+def _elements(request: web.Request) -> list[dict[str, str]]:
+    """Return the elements of Forwarded, each as a dictionary."""
+    found = []
+    for element in _list(request, "Forwarded"):
+        pairs = (pair.partition("=") for pair in element.split(";"))
+        found.append({k.strip().lower(): v.strip().strip('"') for k, _, v in pairs})
+    return found

@@ -1,0 +1,129 @@
+from collections.abc import Iterator
+
+import pytest
+from aiohttp import web
+
+from asyncflow.web.proxies import (
+    address_of,
+    behind_proxies,
+    hosts_of,
+    is_secure,
+    networks,
+)
+from tests.server_process import ServerProcess
+from tests.web.live import TUS, Line, healthy_server, rows
+from tests.web.wire import Dial, Serve
+
+
+async def show(request: web.Request) -> web.Response:
+    facts = [address_of(request), is_secure(request), *hosts_of(request)]
+    return web.Response(text=" ".join(map(str, facts)))
+
+
+async def seen(
+    serve: Serve, dial: Dial, *headers: str, trusted: tuple[str, ...] = ("127.0.0.1",)
+) -> str:
+    app = web.Application(middlewares=[behind_proxies(networks(trusted))])
+    app.router.add_get("/", show)
+    wire = await dial(await serve(app))
+    return (await wire.ask("\n".join(["GET / HTTP/1.1", *headers]))).body.decode()
+
+
+async def test_a_trusted_proxy_tells_who_the_client_is(
+    serve: Serve, dial: Dial
+) -> None:
+    found = await seen(
+        serve,
+        dial,
+        "X-Forwarded-For: 203.0.113.9",
+        "X-Forwarded-Proto: https",
+        "X-Forwarded-Host: files.example.org",
+    )
+    assert found == "203.0.113.9 True files.example.org"
+
+
+async def test_nobody_else_is_believed(serve: Serve, dial: Dial) -> None:
+    lies = ("X-Forwarded-For: 203.0.113.9", "X-Forwarded-Proto: https")
+    found = await seen(serve, dial, *lies, trusted=("10.0.0.0/8",))
+    assert found == "127.0.0.1 False localhost"
+
+
+async def test_forwarded_of_rfc_7239_is_understood(serve: Serve, dial: Dial) -> None:
+    said = 'Forwarded: for="[2001:db8::7]:4711";proto=https;host=files.example.org'
+    assert await seen(serve, dial, said) == "2001:db8::7 True files.example.org"
+
+
+@pytest.mark.parametrize(
+    ("said", "client"),
+    [
+        ("203.0.113.9, 127.0.0.1", "203.0.113.9"),
+        ("6.6.6.6, 203.0.113.9", "203.0.113.9"),
+        ("203.0.113.9:4711", "203.0.113.9"),
+        ("2001:db8::7", "2001:db8::7"),
+        ("unknown", "127.0.0.1"),
+        ("", "127.0.0.1"),
+        ("<script>", "127.0.0.1"),
+    ],
+)
+async def test_the_client_is_the_rightmost_address_that_is_no_proxy(
+    serve: Serve, dial: Dial, said: str, client: str
+) -> None:
+    found = await seen(serve, dial, f"X-Forwarded-For: {said}")
+    assert found.split()[0] == client
+
+
+async def test_headers_that_contradict_each_other_are_not_believed(
+    serve: Serve, dial: Dial
+) -> None:
+    found = await seen(
+        serve, dial, "X-Forwarded-For: 203.0.113.9", "Forwarded: for=198.51.100.1"
+    )
+    assert found.split()[0] == "127.0.0.1"
+
+
+async def test_a_scheme_or_host_that_cannot_be_one_is_not_believed(
+    serve: Serve, dial: Dial
+) -> None:
+    found = await seen(
+        serve, dial, "X-Forwarded-Proto: gopher", "X-Forwarded-Host: a b/c"
+    )
+    assert found == "127.0.0.1 False localhost"
+
+
+# ----- a whole server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp("proxies")
+    with healthy_server(folder, trusted_proxies="127.0.0.1", open_uploads="1") as found:
+        yield found
+
+
+def create_as(server: ServerProcess, client: str) -> int:
+    said = ("X-Forwarded-For", client)
+    with Line(server) as line:
+        return line.ask("POST", "/files", TUS, ("Upload-Length", "9"), said).status
+
+
+def test_limits_count_clients_and_not_the_proxy(server: ServerProcess) -> None:
+    assert create_as(server, "203.0.113.1") == 201
+    assert create_as(server, "203.0.113.1") == 429
+    assert create_as(server, "203.0.113.2") == 201
+    clients = {row[0] for row in rows(server, "SELECT client FROM upload")}
+    assert {"peer 203.0.113.1", "peer 203.0.113.2"} <= clients
+
+
+def test_a_cookie_is_secure_when_the_proxy_speaks_https(server: ServerProcess) -> None:
+    target = f"/?token={server.token}"
+    with Line(server) as line:
+        plain = line.ask("GET", target)
+        answer = line.ask("GET", target, ("X-Forwarded-Proto", "https"))
+    assert "secure" not in plain.headers["set-cookie"].lower()
+    assert "secure" in answer.headers["set-cookie"].lower()
+
+
+def test_the_host_that_the_client_asked_for_is_checked(server: ServerProcess) -> None:
+    with Line(server) as line:
+        foreign = line.ask("GET", "/livez", ("X-Forwarded-Host", "evil.example"))
+    assert foreign.status == 421
