@@ -53,6 +53,7 @@ from asyncflow.notation import (
     check_origins,
     check_path,
     parse_bytes,
+    parse_number,
     parse_seconds,
     shown_bytes,
     shown_seconds,
@@ -65,6 +66,7 @@ DOTENV = ".env"
 DEFAULT = "default"
 SECRETS = frozenset({"token"})
 
+Number = Annotated[int, BeforeValidator(parse_number)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 Seconds = Annotated[float, BeforeValidator(parse_seconds)]
 File = Annotated[Path, BeforeValidator(check_path)]
@@ -84,7 +86,8 @@ def _check_token(value: SecretStr) -> SecretStr:
 
 
 SIZE = "bytes, such as 5GiB, 200MB or 4096"
-SPAN = "a duration above 0, such as 24h, 1h30m, 90s or 90 (seconds)"
+LONGEST_S = 3650 * DAY
+SPAN = "a duration above 0 and up to 3650d, such as 24h, 1h30m, 90s or 90 (seconds)"
 
 
 def _setting(default: object, kind: str, meaning: str, accepts: str, **at: Any) -> Any:
@@ -107,7 +110,8 @@ def _bytes(default: int, meaning: str, least: int = 0) -> Any:
 
 
 def _span(default: float, meaning: str) -> Any:
-    return _setting(default, "duration", meaning, SPAN, gt=0, allow_inf_nan=False)
+    bounds = {"gt": 0, "le": LONGEST_S, "allow_inf_nan": False}
+    return _setting(default, "duration", meaning, SPAN, **bounds)
 
 
 def _choice(default: str, meaning: str, *others: str) -> Any:
@@ -125,11 +129,13 @@ class Settings(BaseSettings):
     host: Annotated[str, AfterValidator(check_host)] = _setting(
         "127.0.0.1", "text", "address to listen on", "an address or a host name"
     )
-    port: int = _number(8080, "TCP port to listen on; 0 picks a free one", 0, 65535)
+    port: Number = _number(8080, "TCP port to listen on; 0 picks a free one", 0, 65535)
     data_dir: Annotated[Path, BeforeValidator(check_path)] = _setting(
         Path("data"), "path", "folder for everything the server keeps", "a path"
     )
-    workers: int = _number(0, "processes that work on files; 0: one per core", 0, 1024)
+    workers: Number = _number(
+        0, "processes that work on files; 0: one per core", 0, 1024
+    )
     processors: Modules = _setting(
         (),
         "list",
@@ -191,10 +197,10 @@ class Settings(BaseSettings):
         "media types taken, * and ? as wildcards; empty: all",
         "media types such as image/*, separated by commas",
     )
-    max_pixels: int = _number(
+    max_pixels: Number = _number(
         100_000_000, "pixels of a picture, all frames together", 1, 10**12
     )
-    max_pages: int = _number(2000, "pages of a document", 1, 10**6)
+    max_pages: Number = _number(2000, "pages of a document", 1, 10**6)
     text_engine: Literal["auto", "tesserocr", "pytesseract"] = _choice(
         "auto", "program that reads text", "auto", "tesserocr", "pytesseract"
     )
@@ -211,17 +217,17 @@ class Settings(BaseSettings):
         "always",
         "never",
     )
-    backlog_limit: int = _number(
+    backlog_limit: Number = _number(
         10_000, "waiting steps above which new files are refused", 1, 10**9
     )
-    fill_level: int = _number(
+    fill_level: Number = _number(
         90, "percent of the disk in use above which new files are refused", 1, 100
     )
-    open_uploads: int = _number(
+    open_uploads: Number = _number(
         1000, "unfinished uploads that one client may have", 1, 10**9
     )
     upload_expiry: Seconds = _span(DAY, "after this an unfinished upload is removed")
-    attempts: int = _number(3, "tries at a step before it is dead", 1, 100)
+    attempts: Number = _number(3, "tries at a step before it is dead", 1, 100)
     lease: Seconds = _span(30.0, "time a step stays claimed without a heartbeat")
     wall_image: Seconds = _span(60.0, "longest time for one picture")
     slot_memory_bytes: Bytes = _bytes(
@@ -233,8 +239,8 @@ class Settings(BaseSettings):
         KIB, "bytes a second that a body must bring, over 30 s; 0: any"
     )
     grace: Seconds = _span(30.0, "time for running work when the server is stopped")
-    max_connections: int = _number(10_000, "connections open at once", 1, 10**6)
-    max_sockets: int = _number(
+    max_connections: Number = _number(10_000, "connections open at once", 1, 10**6)
+    max_sockets: Number = _number(
         10_000, "WebSockets and event streams open at once", 1, 10**6
     )
     log_level: Literal["debug", "info", "warning", "error"] = _choice(
@@ -370,8 +376,9 @@ def load(
     if folder and isinstance(folder, str | Path) and "\0" not in str(folder):
         given.values["data_dir"] = here / Path(folder).expanduser()
     for name in ("tls_cert", "tls_key"):
-        if given.values.get(name):
-            given.values[name] = here / Path(given.values[name]).expanduser()
+        file = given.values.get(name)
+        if isinstance(file, str | Path) and file and "\0" not in str(file):
+            given.values[name] = here / Path(file).expanduser()
     try:
         settings = Settings(**given.values)
     except ValidationError as bad:

@@ -31,6 +31,9 @@ _PAUSE_S: Final = 0.05
 #: an honest processor starts one program, perhaps with helpers
 _MOST_PROCESSES: Final = 256
 
+#: derivatives that a worker may hand over faster than they are stored
+MAX_ANNOUNCED: Final = 256
+
 
 class End(enum.Enum):
     """What ended a run."""
@@ -63,7 +66,8 @@ class Attempt:
             return
         if message.percent is not None:
             self.percent = min(100.0, max(0.0, message.percent))
-        if message.made is not None:
+        # what is not heard here is listed again in the worker's report
+        if message.made is not None and len(self.announced) < MAX_ANNOUNCED:
             self.announced.append(message.made)
         self._wake()
 

@@ -343,6 +343,12 @@ class TooManyUploads(ClientError):
         return {"maxOpen": self.limit}
 
 
+class UpgradeRequired(ClientError):
+    """This address speaks WebSocket only."""
+
+    code = "upgrade_required"
+
+
 class TooManyConnections(ClientError):
     """This server has as many open sockets as it takes."""
 

@@ -27,13 +27,28 @@ _BYTE_UNITS = {
     "tib": 1 << 40,
 }
 _TIME_UNITS = {"ms": 0.001, "s": 1.0, "m": MINUTE, "h": HOUR, "d": DAY}
-_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)\s*([a-z]*)")
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
+# not \d, which takes the digits of every script
+_NUMBER = re.compile(r"[0-9]{1,15}")
+_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([a-z]*)")
+_SPAN = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|[smhd])")
 HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.*-]+")
 MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 LANGUAGE = re.compile(r"[a-z]{3}(_[A-Za-z]+)?")
 MEDIA_TYPE = re.compile(r"\*|[A-Za-z0-9!#$&^_.+*?-]+/[A-Za-z0-9!#$&^_.+*?-]+")
 TOKEN = re.compile(r"[!-~]{8,}")
+
+
+def parse_number(value: object) -> object:
+    """Return the whole number that a text of digits means; pass on what is no text.
+
+    Raises:
+        ValueError: the text is anything but 1 to 15 digits.
+    """
+    if not isinstance(value, str):
+        return value
+    if not _NUMBER.fullmatch(value.strip()):
+        raise ValueError("not a whole number")
+    return int(value)
 
 
 def parse_bytes(value: object) -> object:
@@ -44,7 +59,7 @@ def parse_bytes(value: object) -> object:
     """
     if not isinstance(value, str):
         return value
-    found = _SIZE.fullmatch(value.strip().lower().replace("_", ""))
+    found = _SIZE.fullmatch(value.strip().lower())
     if found is None or found[2] not in _BYTE_UNITS:
         raise ValueError("not a size")
     if "." in found[1] and not found[2]:
@@ -61,7 +76,7 @@ def parse_seconds(value: object) -> object:
     if not isinstance(value, str):
         return value
     text = value.strip().lower()
-    if re.fullmatch(r"\d+(\.\d+)?", text):
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
         return float(text)
     if not text or _SPAN.sub("", text):
         raise ValueError("not a duration")

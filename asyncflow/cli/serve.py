@@ -30,4 +30,10 @@ def serve(**values: object) -> int:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise click.ClickException(ADDRESS_IN_USE) from error
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(_in_words(error)) from error
+
+
+def _in_words(error: OSError) -> str:
+    """Return what the system refused, without its numbers."""
+    what = f"{error.filename}: " if error.filename else ""
+    return f"{what}{error.strerror or error}"

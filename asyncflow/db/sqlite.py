@@ -7,6 +7,7 @@ taken before this is opened.
 
 import asyncio
 import contextlib
+import os
 import shutil
 import sqlite3
 import sys
@@ -64,12 +65,22 @@ PRAGMA mmap_size=0;
 
 def connect(path: Path) -> sqlite3.Connection:
     """Return a writing connection to *path*, created if absent."""
+    # SQLite gives its log the mode of the file, and the file that of the umask.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(
         path, isolation_level=None, check_same_thread=False, cached_statements=256
     )
     connection.row_factory = sqlite3.Row
     connection.executescript(_WRITER_PRAGMAS)
     return connection
+
+
+def _copy(source: Path, target: Path) -> None:
+    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with source.open("rb") as old, open(fd, "wb") as new:  # noqa: PTH123 -- a descriptor
+        shutil.copyfileobj(old, new)
+        new.flush()
+        os.fsync(fd)
 
 
 def migrate(path: Path, scripts: Sequence[str]) -> None:
@@ -88,7 +99,7 @@ def migrate(path: Path, scripts: Sequence[str]) -> None:
     try:
         if 0 < at < len(scripts):
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            shutil.copyfile(path, path.with_name(f"{path.name}.before-{at + 1}"))
+            _copy(path, path.with_name(f"{path.name}.before-{at + 1}"))
         for number, script in enumerate(scripts[at:], start=at + 1):
             connection.executescript(
                 f"BEGIN IMMEDIATE; {script}; PRAGMA user_version={number}; COMMIT;"

@@ -78,6 +78,7 @@ STATUS: Mapping[type[AsyncflowError], int] = {
     errors.TypeMismatch: 422,
     errors.KeyReused: 422,
     errors.TooManyUploads: 429,
+    errors.UpgradeRequired: 426,
     errors.HeadTooLarge: 431,
     # the tus specification's own
     errors.ChecksumMismatch: 460,
@@ -140,6 +141,8 @@ def headers_of(error: AsyncflowError) -> dict[str, str]:
         case errors.OffsetMismatch(expected=expected, is_complete=is_complete):
             headers["Upload-Offset"] = str(expected)
             headers["Upload-Complete"] = "?1" if is_complete else "?0"
+        case errors.UpgradeRequired():
+            headers[hdrs.UPGRADE] = "websocket"
         case errors.RangeNotSatisfiable(size=size):
             headers[hdrs.CONTENT_RANGE] = f"bytes */{size}"
         case _:

@@ -25,6 +25,9 @@ UNMATCHED: Final = "unmatched"
 
 log = structlog.stdlib.get_logger(__name__)
 
+#: the server is busy, full or stopping: said on purpose, no fault of ours
+REFUSALS: Final = frozenset({503, 507})
+
 
 def observed(
     metrics: Metrics, clock: Callable[[], float] = time.monotonic
@@ -71,7 +74,9 @@ def _note(
         "duration_s": round(duration_s, 4),
         "client": address_of(request),
     }
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if status in REFUSALS:
+        log.warning("http.request", **fields)
+    elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("http.request", **fields)
     elif status >= HTTPStatus.BAD_REQUEST:
         log.info("http.request", **fields)

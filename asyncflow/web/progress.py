@@ -23,10 +23,15 @@ from functools import lru_cache
 from typing import Final
 
 import msgspec
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, hdrs, web
 
 from asyncflow import uploads
-from asyncflow.errors import AsyncflowError, JobNotFound, TooManyConnections
+from asyncflow.errors import (
+    AsyncflowError,
+    JobNotFound,
+    TooManyConnections,
+    UpgradeRequired,
+)
 from asyncflow.progress import Hub, Message, encode
 from asyncflow.runtime import Runtime
 from asyncflow.web.auth import READ, require
@@ -261,6 +266,8 @@ async def socket(request: web.Request) -> web.WebSocketResponse:
     """Serve one socket until either side closes it."""
     require(request, READ)
     runtime = request.app[runtime_key]
+    if request.headers.get(hdrs.UPGRADE, "").lower() != "websocket":
+        raise UpgradeRequired
     if len(runtime.sockets) >= runtime.settings.max_sockets:
         raise TooManyConnections("this server has as many WebSockets as it takes")
     answer = web.WebSocketResponse(

@@ -113,12 +113,13 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     told = problems_of(tmp_path, {"port": "abc"}, env)
     assert sorted(told) == [
         (
-            "fill_level is '101' (from ASYNCFLOW_FILL_LEVEL);"
+            "fill_level is 101 (from ASYNCFLOW_FILL_LEVEL);"
             " accepted: a whole number from 1 to 100"
         ),
         (
             "grace is 'soon' (from .env);"
-            " accepted: a duration above 0, such as 24h, 1h30m, 90s or 90 (seconds)"
+            " accepted: a duration above 0 and up to 3650d, such as 24h,"
+            " 1h30m, 90s or 90 (seconds)"
         ),
         (
             "log_level is 'loud' (from ASYNCFLOW_LOG_LEVEL);"
@@ -256,3 +257,19 @@ def test_every_setting_says_what_it_is() -> None:
         assert one.flag == "--" + one.env.removeprefix("ASYNCFLOW_").lower().replace(
             "_", "-"
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("PORT", "1_847"),
+        ("PORT", "8080.0"),
+        ("WORKERS", "1e1"),
+        ("FILL_LEVEL", "\u0665\u0660"),
+        ("MAX_UPLOAD_BYTES", "1_000"),
+        ("UPLOAD_EXPIRY", "99999999h"),
+    ],
+)
+def test_a_number_is_read_strictly(tmp_path: Path, name: str, text: str) -> None:
+    with pytest.raises(BadSettings, match=name.lower()):
+        load({}, env={f"ASYNCFLOW_{name}": text}, cwd=tmp_path)

@@ -251,10 +251,18 @@ def test_a_reader_that_never_reads_costs_little_and_harms_nobody(
             until(lambda: metric(server, "asyncflow_websockets") <= sockets)
 
 
+def test_the_socket_says_that_it_is_one(tmp_path: Path) -> None:
+    with healthy_server(tmp_path) as server, Line(server) as line:
+        answer = line.ask("GET", "/ws")
+
+    assert (answer.status, answer.json["code"]) == (426, "upgrade_required")
+    assert answer.headers["upgrade"] == "websocket"
+
+
 def test_the_largest_number_of_sockets_is_kept(tmp_path: Path) -> None:
     with healthy_server(tmp_path, max_sockets="2") as server:
         with Frames(server), Frames(server), Line(server) as line:
-            answer = line.ask("GET", "/ws")
+            answer = line.ask("GET", "/ws", ("Upgrade", "websocket"))
             assert answer.status == 503
         until(lambda: metric(server, "asyncflow_websockets") == 0)
         with Frames(server):
