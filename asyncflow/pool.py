@@ -154,6 +154,12 @@ class Pool:
                 slot.hand = self._hire(slot)
             for slot in self._slots:
                 await self._greet(slot)
+        except OSError as error:
+            await self.close()
+            raise StartError(
+                f"worker processes cannot be started ({error.strerror or error}): "
+                "they need a writable /dev/shm, free memory and free descriptors"
+            ) from error
         except BaseException:
             await self.close()
             raise

@@ -19,6 +19,7 @@ from asyncflow.cli.progress import STEP_OVER, reporter
 from asyncflow.cli.scan import type_letter
 from asyncflow.cli.status import job_text
 from asyncflow.cli.terminal import name_of, size_text, time_text
+from asyncflow.cli.values import WholeNumber
 from asyncflow.client import Client, Job, RequestFailed, Update
 
 _PICTURE = "valley-at-dawn.jpg"
@@ -46,7 +47,7 @@ class Wishes:
 )
 @click.option(
     "--port",
-    type=click.IntRange(0, 65535),
+    type=WholeNumber(0, 65535),
     default=8080,
     show_default=True,
     help="The server's port; another one is taken if it is in use.",

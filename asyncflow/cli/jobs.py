@@ -14,6 +14,7 @@ from asyncflow.cli.connection import (
     server_options,
 )
 from asyncflow.cli.terminal import clean, columns, name_of, shorten, size_text
+from asyncflow.cli.values import WholeNumber
 from asyncflow.client import Job, RequestFailed, ServerUnreachable
 
 _WIDTH_FOR_DATES = 100
@@ -36,7 +37,7 @@ STATES = (
 )
 @click.option(
     "--limit",
-    type=click.IntRange(min=1),
+    type=WholeNumber(min=1),
     default=20,
     show_default=True,
     help="At most so many.",

@@ -161,3 +161,15 @@ def test_a_terminal_without_the_letters_gets_their_numbers(
     )
 
     assert "été \\U0001f3d4.jpg" in done.stdout
+
+
+def test_a_number_is_written_in_digits() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "asyncflow", "jobs", "--limit", "1_0"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert "'1_0' is not a whole number" in done.stderr
