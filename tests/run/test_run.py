@@ -100,7 +100,6 @@ def test_without_a_task_it_lists_them(machine: Machine) -> None:
         "lint",
         "check",
         "bench",
-        "soak",
         "docs",
     ]:
         assert f"\n  {task} " in done.stdout
