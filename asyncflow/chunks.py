@@ -2,7 +2,8 @@
 
 Rules
 -----
-- An offset is told only after the bytes before it are on stable storage.
+- An offset is told only after the bytes before it are on stable storage; those that
+  did not get there are cut off again.
 - Everything that arrived before a disconnect is kept; a failed write keeps what was
   written before it.
 - One request at a time fills an upload: a newcomer stops the earlier one and proceeds
@@ -18,11 +19,11 @@ Theory of operation
 -------------------
 `append` opens a writer at the offset, moves buffers from the body to it, syncs, closes,
 and only then answers. A crash at any point leaves a blob that is as long as what was
-written; the next HEAD reads that length. If the transaction at the end fails (the disk
-of the database is full, say), the upload stays whole and unaccepted; `finish_pending`
-and any later request on it try again.
+written; the next HEAD syncs it and tells that length. How uploads end is decided in
+`asyncflow.endings`, how far they are in `asyncflow.offsets`.
 """
 
+import asyncio
 from contextlib import suppress
 from dataclasses import replace
 
@@ -31,14 +32,14 @@ import structlog
 from asyncflow import uploads
 from asyncflow.admission import Admission
 from asyncflow.db.base import Change, Database, NewUpload, UploadRow
+from asyncflow.endings import Endings
 from asyncflow.engine import Engine
 from asyncflow.errors import (
+    AsyncflowError,
     BlobExists,
     BlobNotFound,
     ChecksumMismatch,
     ClientError,
-    DatabaseUnavailable,
-    DigestMismatch,
     DiskFull,
     EmptyFile,
     FinalUpload,
@@ -51,10 +52,10 @@ from asyncflow.errors import (
     TypeNotAllowed,
     UploadComplete,
     UploadGone,
-    UploadNotFound,
     UploadTooLarge,
 )
 from asyncflow.jobs import JobState
+from asyncflow.offsets import Offsets
 from asyncflow.store.base import Store, Writer
 from asyncflow.store.digests import digest_of
 from asyncflow.turns import (
@@ -64,12 +65,10 @@ from asyncflow.turns import (
     Check,
     Ends,
     Head,
-    OnPart,
     Turn,
     Turns,
     Upload,
     even_if_cancelled,
-    nobody_waits,
 )
 
 log = structlog.get_logger(__name__)
@@ -93,10 +92,14 @@ class Chunks:
         self._admission = admission
         self._expiry_ms = int(expiry_s * 1000)
         self._turns = Turns()
-        #: called when a part is complete, before its client is told
-        self.on_part: OnPart = nobody_waits
-        #: whole uploads whose transaction failed: id -> size
-        self._unaccepted: dict[str, int] = {}
+        self._offsets = Offsets(store)
+        self.endings = Endings(
+            db=db,
+            engine=engine,
+            store=store,
+            admission=admission,
+            offsets=self._offsets,
+        )
 
     # ----- create
 
@@ -144,8 +147,9 @@ class Chunks:
         is_joined = said.parts is not None
         try:
             await self._store.create(new.key, length=None if is_joined else said.length)
+            self._offsets.note(new.key, 0)
         except DiskFull:
-            await self._end(upload_id, JobState.CANCELLED, "disk_full", "no room")
+            await self.endings.give_up(upload_id, DiskFull.code, "no room")
             raise
         except BlobExists:
             # Another request for the same upload was here first: it has the turn.
@@ -157,7 +161,7 @@ class Chunks:
             await self._store.delete(new.key)
             raise
         if self._is_whole(row, 0):
-            row = await self._complete(row, 0)
+            row = await self.endings.complete(row, 0)
         return Upload.of(row, 0)
 
     # ----- look
@@ -178,7 +182,7 @@ class Chunks:
             return Upload.of(row, 0)
         offset = await self._offset(row)
         if self._is_whole(row, offset):
-            row = await self._complete(row, offset)
+            row = await self.endings.complete(row, offset)
         return Upload.of(row, offset)
 
     @staticmethod
@@ -190,7 +194,7 @@ class Chunks:
         return row.parts is None and offset == row.length and row.dialect != IETF
 
     async def received(self, upload_id: str) -> int:
-        """Return how many bytes have arrived, disturbing nobody."""
+        """Return how many bytes have arrived, durable or not, disturbing nobody."""
         turn = self._turns.get(upload_id)
         if turn is not None:
             return turn.offset
@@ -205,7 +209,7 @@ class Chunks:
         if row.state == uploads.UploadState.ENDED:
             raise UploadGone
         if self._is_late(row):
-            await self._expire(upload_id)
+            await self.endings.expire(upload_id)
             raise UploadGone
         return row
 
@@ -213,12 +217,12 @@ class Chunks:
         # A request that fills it keeps it alive; a whole one is only not accepted yet.
         if row.expires is None:
             return False
-        busy = row.id in self._turns or row.id in self._unaccepted
+        busy = row.id in self._turns or self.endings.awaits(row.id)
         return not busy and row.expires <= self._engine.clock.now()
 
     async def _offset(self, row: UploadRow) -> int:
         try:
-            size = await self._store.size(row.key)
+            size = await self._offsets.of(row.key)
         except BlobNotFound:
             # The server died between the row and the blob.
             with suppress(BlobExists):  # or its creator was only slower than we
@@ -360,7 +364,7 @@ class Chunks:
         A crash in between leaves the mark, which says the same.
         """
         writer = await self._store.append(row.key, offset)
-        await self._make_durable(writer)
+        await self._offsets.make_durable(row.key, writer, offset)
         await self._db.set_checked_from(row.id, None)
         return offset
 
@@ -371,7 +375,9 @@ class Chunks:
         try:
             await self._move(row, turn, writer, ends)
         finally:
-            at = await even_if_cancelled(self._make_durable(writer))
+            at = await even_if_cancelled(
+                self._offsets.make_durable(row.key, writer, offset)
+            )
         return at
 
     async def _finish(self, row: UploadRow, at: int, ends: Ends) -> Upload:
@@ -381,7 +387,7 @@ class Chunks:
         if ends is Ends.WITH_BODY or (ends is Ends.AT_LENGTH and at == row.length):
             if at == 0 and not row.dialect:
                 raise EmptyFile
-            row = await self._complete(row, at)
+            row = await self.endings.complete(row, at)
         elif row.expires is not None:
             row = await self._extend(row)
         return Upload.of(row, at)
@@ -430,26 +436,11 @@ class Chunks:
     async def _check_head(self, row: UploadRow, turn: Turn, head: Head) -> None:
         """Refuse a file whose first bytes are plainly not of the declared kind."""
         try:
-            self._judge(row, bytes(head.data))
+            self.endings.judge(row, bytes(head.data))
         except (TypeMismatch, TypeNotAllowed) as refused:
             turn.refuses = True
-            await self._refuse(row.id, refused)
+            await self.endings.refuse(row.id, refused)
             raise
-
-    def _judge(self, row: UploadRow, first: bytes) -> None:
-        found = uploads.contradicts(row.declared_type, first)
-        if found is not None:
-            raise TypeMismatch(
-                f"{row.file_name!r} is declared {row.declared_type} but is {found}"
-            )
-        self._admission.check_type(uploads.signature(first) or row.declared_type)
-
-    async def _make_durable(self, writer: Writer) -> int:
-        try:
-            await writer.sync()
-        finally:
-            await writer.close()
-        return writer.offset
 
     async def _extend(self, row: UploadRow) -> UploadRow:
         """Give an upload that moves more time, once half of it is gone."""
@@ -461,20 +452,6 @@ class Chunks:
 
     # ----- complete and end
 
-    async def _complete(self, row: UploadRow, size: int) -> UploadRow:
-        """Accept an upload whose bytes are all there, if they are the right ones."""
-        if row.digest:
-            expected = uploads.Checksum.parse(row.digest)
-            found = await digest_of(self._store, row.key, expected.algorithm)
-            if found != expected:
-                refused = DigestMismatch()
-                await self._end(row.id, JobState.REJECTED, refused.code, refused.detail)
-                raise refused
-        await self._accept(row.id, size)
-        if row.is_part:
-            await self.on_part(row.id)
-        return await self._open(row.id)
-
     async def complete_joined(self, row: UploadRow, size: int) -> None:
         """Accept an upload whose bytes the store has put together.
 
@@ -484,59 +461,29 @@ class Chunks:
         end = uploads.SIGNATURE_BYTES
         first = b"".join([part async for part in self._store.read(row.key, 0, end)])
         try:
-            self._judge(row, first)
+            self.endings.judge(row, first)
         except (TypeMismatch, TypeNotAllowed) as refused:
-            await self._refuse(row.id, refused)
+            await self.endings.refuse(row.id, refused)
             raise
-        await self._complete(row, size)
+        await self.endings.complete(row, size)
 
-    async def check_size(self, upload_id: str, size: int) -> None:
-        """Return if a joined upload may have *size* bytes.
+    async def recover(self, row: UploadRow) -> bool:
+        """Do with an upload what its request could not when the server died.
 
-        Raises:
-            UploadTooLarge: it has been refused and ended.
+        Accept it if it was whole, end it if nobody can go on with it; tell whether it
+        is a job now.
         """
-        max_bytes = self._admission.rules.max_bytes
-        if size > max_bytes:
-            refused = UploadTooLarge(length=size, max_bytes=max_bytes)
-            await self._refuse(upload_id, refused)
-            raise refused
-
-    async def _refuse(self, upload_id: str, refused: ClientError) -> None:
-        self._admission.on_refusal(refused.code)
-        await self._end(upload_id, JobState.REJECTED, refused.code, refused.detail)
-
-    async def _accept(self, upload_id: str, size: int) -> None:
-        try:
-            await self._engine.accept(upload_id, size)
-        except (DatabaseUnavailable, DiskFull):
-            self._unaccepted[upload_id] = size
-            raise
-        self._unaccepted.pop(upload_id, None)
-
-    async def finish_pending(self) -> None:
-        """Try again to accept whole uploads whose transaction failed."""
-        for upload_id, size in list(self._unaccepted.items()):
-            try:
-                await self._accept(upload_id, size)
-            except (UploadGone, UploadNotFound):
-                self._unaccepted.pop(upload_id, None)
-
-    async def recover(self) -> int:
-        """Accept uploads that were whole when the server died; return how many."""
-        found, after = 0, 0
-        while page := await self._db.unfinished_uploads(after, 500):
-            after = page[-1].seq
-            for row in page:
-                with suppress(UploadGone):  # its time was over as well
-                    found += await self._recover(row)
-        return found
-
-    async def _recover(self, row: UploadRow) -> bool:
-        if row.parts is not None or not self._is_whole(row, await self._offset(row)):
+        if row.parts is not None or row.id in self._turns:
             return False
-        await self._complete(row, row.length or 0)
-        return True
+        offset = await self._offset(row)
+        if self._is_whole(row, offset):
+            await self.endings.complete(row, offset)
+            return True
+        if not row.dialect:
+            # sent in one request, which no client can continue
+            detail = f"the server stopped when {offset} bytes had come"
+            await self.endings.give_up(row.id, TruncatedBody.code, detail)
+        return False
 
     async def terminate(self, upload_id: str) -> None:
         """End an unfinished upload at its client's wish and give up its bytes.
@@ -547,7 +494,7 @@ class Chunks:
         """
         row = await self._open(upload_id)
         await self._turns.take_over(upload_id)
-        ended = await self._end(
+        ended = await self.endings.end(
             row.id, JobState.CANCELLED, "terminated", "the client ended the upload"
         )
         if not ended:
@@ -558,31 +505,17 @@ class Chunks:
 
         One that is whole stays: only its transaction failed, and is tried again.
         """
-        if upload_id in self._unaccepted:
+        if self.endings.awaits(upload_id):
             return
-        detail = f"the request failed: {error}"
-        with suppress(UploadNotFound):  # a part that was ended already
-            await self._end(upload_id, JobState.CANCELLED, TruncatedBody.code, detail)
+        await self.endings.give_up(upload_id, TruncatedBody.code, _why(error))
 
     async def expire(self, limit: int = 100) -> int:
         """End uploads that nobody finished in time; return how many."""
         ids = await self._db.expired_uploads(self._engine.clock.now(), limit)
         idle = [upload_id for upload_id in ids if upload_id not in self._turns]
         for upload_id in idle:
-            await self._expire(upload_id)
+            await self.endings.expire(upload_id)
         return len(idle)
-
-    async def _expire(self, upload_id: str) -> None:
-        detail = "nobody finished the upload in time"
-        await self._end(upload_id, JobState.CANCELLED, "expired", detail)
-
-    async def _end(
-        self, upload_id: str, state: JobState, code: str, detail: str
-    ) -> bool:
-        self._unaccepted.pop(upload_id, None)
-        return await self._engine.end_upload(
-            upload_id, state=state, code=code, detail=detail
-        )
 
     async def drain(self, grace_s: float) -> None:
         """Let running requests end within *grace_s*, then stop them; bytes are kept."""
@@ -595,3 +528,14 @@ class Chunks:
             return
         if change.terminal is not None or change.gone:
             turn.body.stop(UploadGone())
+
+
+def _why(error: BaseException) -> str:
+    """Return why nothing more of an upload comes, in words for whoever looks at it."""
+    if isinstance(error, TruncatedBody):
+        return "the connection ended before the file did"
+    if isinstance(error, AsyncflowError):
+        return f"the request failed: {error.detail}"
+    if isinstance(error, asyncio.CancelledError):
+        return "the request was broken off"
+    return f"the request failed: {type(error).__name__}"

@@ -440,6 +440,13 @@ class StoreError(AsyncflowError):
     code = "store"
 
 
+class StoreUnavailable(StoreError, ServerBusy):
+    """The disk did not keep the bytes of this request; send them again."""
+
+    code = "store_unavailable"
+    retry_after_s = 5.0
+
+
 class BlobNotFound(StoreError):
     """The store holds no blob under this key."""
 

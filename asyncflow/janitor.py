@@ -14,6 +14,7 @@ from asyncflow.chunks import Chunks
 from asyncflow.db.base import Change, Database
 from asyncflow.engine import Engine
 from asyncflow.errors import AsyncflowError
+from asyncflow.recovery import Recovery
 from asyncflow.store.base import Store
 
 log = structlog.get_logger(__name__)
@@ -34,12 +35,19 @@ class Janitor:
     """Owns one task per chore."""
 
     def __init__(
-        self, *, db: Database, engine: Engine, store: Store, chunks: Chunks
+        self,
+        *,
+        db: Database,
+        engine: Engine,
+        store: Store,
+        chunks: Chunks,
+        recovery: Recovery,
     ) -> None:
         self._db = db
         self._engine = engine
         self._store = store
         self._chunks = chunks
+        self._recovery = recovery
         self._tasks: list[asyncio.Task[None]] = []
         self._bin = asyncio.Event()
         self._bin.set()
@@ -53,7 +61,8 @@ class Janitor:
         """Begin every chore."""
         chores: Sequence[Chore] = (
             Chore(name="tallies", every_s=1.0, do=self._engine.refresh),
-            Chore(name="pending", every_s=1.0, do=self._chunks.finish_pending),
+            Chore(name="pending", every_s=1.0, do=self._chunks.endings.finish_pending),
+            Chore(name="recovery", every_s=5.0, do=self._recovery.again),
             Chore(name="expiry", every_s=10.0, do=self._chunks.expire),
             Chore(name="database", every_s=1.0, do=self._probe),
         )

@@ -133,7 +133,7 @@ class Joiner:
 
     async def _join(self, row: UploadRow, places: Sequence[Place]) -> None:
         total = sum(place.length or 0 for place in places)
-        await self._chunks.check_size(row.id, total)
+        await self._chunks.endings.check_size(row.id, total)
         try:
             await self._concat(row.key, [place.key for place in places])
         except BlobNotFound:
@@ -170,16 +170,12 @@ class Joiner:
             with suppress(AsyncflowError):  # `_joined` has logged it
                 await self.settle(final)
 
-    async def recover(self) -> int:
-        """Complete what was only to be joined when the server died; return how many."""
-        found, after = 0, 0
-        while page := await self._db.unfinished_uploads(after, 500):
-            after = page[-1].seq
-            for row in page:
-                if row.parts is not None:
-                    with suppress(AsyncflowError):  # a look at it tells why
-                        found += (await self.settle(row.id)).is_complete
-        return found
+    async def recover(self, row: UploadRow) -> bool:
+        """Complete an upload that was only to be joined when the server died.
+
+        Tell whether it is a job now.
+        """
+        return row.parts is not None and (await self.settle(row.id)).is_complete
 
     async def stop(self) -> None:
         """Let running joins end."""

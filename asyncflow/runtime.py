@@ -33,6 +33,7 @@ from asyncflow.joining import Joiner
 from asyncflow.metrics import Metrics
 from asyncflow.pool import Pool, default_modules, default_size
 from asyncflow.progress import Hub
+from asyncflow.recovery import Recovery
 from asyncflow.store.base import HasSpace, Space, Store
 from asyncflow.store.local import LocalStore
 from asyncflow.views import JobView
@@ -148,9 +149,14 @@ class Runtime:
         self.joiner = Joiner(
             db=self.db, engine=self.engine, store=self.store, chunks=self.chunks
         )
-        self.chunks.on_part = self.joiner.part_done
+        self.chunks.endings.on_part = self.joiner.part_done
+        self.recovery = Recovery(db=self.db, chunks=self.chunks, joiner=self.joiner)
         self.janitor = Janitor(
-            db=self.db, engine=self.engine, store=self.store, chunks=self.chunks
+            db=self.db,
+            engine=self.engine,
+            store=self.store,
+            chunks=self.chunks,
+            recovery=self.recovery,
         )
         self._consumers: Consumers | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -231,7 +237,7 @@ class Runtime:
         ]
         self.metrics.on_scrape(self._measure)
         freed = await self.engine.start(consumers)
-        whole = await self.chunks.recover() + await self.joiner.recover()
+        whole = await self.recovery.run()
         if freed or whole:
             log.info("server.recovered", steps=freed, uploads=whole)
         await self._consumers.start()

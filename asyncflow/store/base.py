@@ -5,7 +5,7 @@ Rules
 - Keys are made by asyncflow (`uploads.raw_key`, `uploads.derivative_key`): segments of
   `[A-Za-z0-9._-]` joined by `/`, never `.` or `..`. A store refuses any other.
 - A blob grows in place under its final key; a row of the database makes it real.
-- What `sync` or `put` returned for survives a power cut.
+- What a `sync` or `put` returned for survives a power cut.
 - A failed write keeps what was written before it; `Writer.offset` tells how much.
 """
 
@@ -36,7 +36,11 @@ class Writer(Protocol):
         ...
 
     async def sync(self) -> None:
-        """Return once every byte up to `offset` is on stable storage."""
+        """Return once every byte up to `offset` is on stable storage.
+
+        Raise StoreUnavailable if the medium lost any: then only what an earlier sync
+        returned for is sure, whatever a later one says.
+        """
         ...
 
     async def close(self) -> None:
@@ -86,6 +90,13 @@ class Store(Protocol):
 
     async def size(self, key: str) -> int:
         """Return the blob's length in bytes. Raise BlobNotFound if absent."""
+        ...
+
+    async def sync(self, key: str) -> None:
+        """Return once the blob, whoever wrote it, is on stable storage.
+
+        Raise BlobNotFound if absent, StoreUnavailable as a writer's `sync` does.
+        """
         ...
 
     def read(

@@ -32,7 +32,13 @@ from typing import TypeVar
 
 import aiofiles
 
-from asyncflow.errors import BlobExists, BlobNotFound, DiskFull, StoreError
+from asyncflow.errors import (
+    BlobExists,
+    BlobNotFound,
+    DiskFull,
+    StoreError,
+    StoreUnavailable,
+)
 from asyncflow.store import kernel
 from asyncflow.store.base import Burst, Space
 from asyncflow.store.keys import segments
@@ -90,6 +96,10 @@ class LocalStore:
     async def size(self, key: str) -> int:
         """Return the file's length in bytes."""
         return await _on(self._readers, self._size, key)
+
+    async def sync(self, key: str) -> None:
+        """Return once the file's bytes and its name are on stable storage."""
+        await _on(self._writers, self._sync, key)
 
     async def read(
         self, key: str, start: int = 0, end: int | None = None
@@ -220,6 +230,17 @@ class LocalStore:
             raise BlobNotFound(f"{key} is no file")
         return found.st_size
 
+    def _sync(self, key: str) -> None:
+        fd = self._open_to_read(key)
+        try:
+            if self._fsync:
+                with _lossless(key):
+                    kernel.sync_data(fd)
+        finally:
+            os.close(fd)
+        with _explained(key), self._folder(key) as (folder, _name), _lossless(key):
+            self._sync_folder(folder)
+
     def _delete(self, key: str) -> None:
         gone = contextlib.suppress(BlobNotFound)
         with gone, _explained(key), self._folder(key) as (folder, name):
@@ -340,7 +361,7 @@ class LocalWriter:
             self._asked = self._offset
 
     def _sync(self, fd: int) -> None:
-        with _explained("the blob"):
+        with _lossless("the blob"):
             try:
                 kernel.sync_data(fd)
             except OSError:
@@ -381,6 +402,17 @@ def _remove(folder: int, name: str) -> None:
         finally:
             os.close(fd)
         os.rmdir(name, dir_fd=folder)
+
+
+@contextlib.contextmanager
+def _lossless(what: str) -> Iterator[None]:
+    """Say that bytes were lost, whatever the system's reason: no room is one, too."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreUnavailable(
+            f"{what}: the disk did not keep the bytes ({error.strerror})"
+        ) from error
 
 
 @contextlib.contextmanager

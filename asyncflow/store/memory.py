@@ -34,6 +34,10 @@ class MemoryStore:
         """Return the blob's length in bytes."""
         return len(self._find(key))
 
+    async def sync(self, key: str) -> None:
+        """Return at once: nothing in memory outlives it."""
+        self._find(key)
+
     async def read(
         self, key: str, start: int = 0, end: int | None = None
     ) -> AsyncIterator[bytes]:

@@ -114,6 +114,21 @@ class StoreSuite:
         await extend(store, RAW, 0, b"")
         assert await store.size(RAW) == 0
 
+    async def test_what_is_made_durable_afterwards_stays_as_it_is(
+        self, store: Store
+    ) -> None:
+        await store.create(RAW, length=20)
+        writer = await store.append(RAW, 0)
+        await writer.write(b"never synced")
+        await writer.close()
+        await store.sync(RAW)
+        await store.sync(RAW)
+        assert await read_all(store, RAW) == b"never synced"
+
+    async def test_what_is_not_there_cannot_be_made_durable(self, store: Store) -> None:
+        with pytest.raises(BlobNotFound):
+            await store.sync(RAW)
+
     async def test_a_large_blob_keeps_every_byte(self, store: Store) -> None:
         data = os.urandom(20_000_003)
         await store.create(RAW, length=len(data))

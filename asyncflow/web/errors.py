@@ -90,6 +90,7 @@ STATUS: Mapping[type[AsyncflowError], int] = {
     errors.DatabaseUnavailable: 503,
     errors.OutcomeUnknown: 503,
     errors.DiskFull: 507,
+    errors.StoreUnavailable: 503,
     errors.StoreError: 500,
     errors.BlobExists: 500,
     # the file was deleted between the row that names it and the store

@@ -62,7 +62,7 @@ def calls(trace: Path) -> list[Call]:
 def answers(trace: list[Call]) -> dict[int, int]:
     """Return where each answer to an upload began to be sent, with its status."""
     sent = (
-        (call.began, re.search(r'"HTTP/1\.1 (20[124]) ', call.text)) for call in trace
+        (call.began, re.search(r'"HTTP/1\.1 (20[0124]) ', call.text)) for call in trace
     )
     return {began: int(match[1]) for began, match in sent if match is not None}
 
@@ -114,22 +114,67 @@ def test_bytes_then_the_job_are_durable_before_anybody_is_told(tmp_path: Path) -
     check_job_second(trace, durable, accepted)
 
 
-def act(server: ServerProcess) -> tuple[str, str]:
-    """Upload a file in two halves and one in a single request; return their ids."""
+@pytest.mark.needs("strace")
+def test_what_a_dead_server_wrote_is_durable_before_it_counts(tmp_path: Path) -> None:
+    log, data = tmp_path / "trace", tmp_path / "data"
+    first = ServerProcess(data_dir=data, settings={"workers": "1"}).start()
+    half, whole = begin(first), begin(first)
+    for upload in (half, whole):
+        send(first, upload, 0, HALF)
+    first.kill()
+    # the last bytes of one came, and the server died before it made them durable
+    with (data / "store" / "raw" / whole[-2:] / whole).open("ab") as blob:
+        blob.write(DATA[HALF:])
+
+    second = ServerProcess(
+        data_dir=data,
+        settings={"workers": "1"},
+        wrap=(*STRACE, "-o", str(log)),
+    ).start()
+    try:
+        head = second.request("HEAD", f"/files/{half}", **TUS)
+        assert head.headers["upload-offset"] == str(HALF)
+        send(second, half, HALF, len(DATA))
+        for upload in (half, whole):
+            assert second.finished(upload)["status"] == "COMPLETED"
+        assert second.stop() == 0
+    finally:
+        if second.process is not None and second.process.poll() is None:
+            second.kill()
+
+    trace = calls(log)
+    (told,) = [at for at, status in answers(trace).items() if status == 200][:1]
+    assert [c for c in trace if c.is_sync(half) and c.ended < told]
+    durable = [c.ended for c in trace if c.is_sync(whole)]
+    assert durable, "a whole upload was accepted though nobody had synced it"
+    check_job_second(trace, durable[0], told)
+
+
+def begin(server: ServerProcess) -> str:
+    """Create an upload of DATA; return its id."""
     created = server.request(
         "POST", "/files/", b"", **TUS, Upload_Length=str(len(DATA))
     )
-    upload = created.headers["location"].rpartition("/")[2]
-    for start in (0, HALF):
-        end = HALF if start == 0 else len(DATA)
-        answer = server.request(
-            "PATCH",
-            f"/files/{upload}",
-            DATA[start:end],
-            **TUS,
-            Upload_Offset=str(start),
-            Content_Type=CHUNK,
-        )
-        assert answer.status == 204
+    return created.headers["location"].rpartition("/")[2]
+
+
+def send(server: ServerProcess, upload: str, start: int, end: int) -> None:
+    """Send DATA from *start* to *end*."""
+    answer = server.request(
+        "PATCH",
+        f"/files/{upload}",
+        DATA[start:end],
+        **TUS,
+        Upload_Offset=str(start),
+        Content_Type=CHUNK,
+    )
+    assert answer.status == 204
+
+
+def act(server: ServerProcess) -> tuple[str, str]:
+    """Upload a file in two halves and one in a single request; return their ids."""
+    upload = begin(server)
+    send(server, upload, 0, HALF)
+    send(server, upload, HALF, len(DATA))
     server.finished(upload)
     return upload, server.upload("single.txt", DATA)

@@ -95,10 +95,10 @@ async def test_what_could_not_be_accepted_is_accepted_later(place: Place) -> Non
     upload = await place.whole()
     before = (await place.db.job(upload)).status
     with pytest.raises(DatabaseUnavailable):
-        await place.chunks.finish_pending()
+        await place.chunks.endings.finish_pending()
     place.engine.down = False
 
-    await place.chunks.finish_pending()
+    await place.chunks.endings.finish_pending()
 
     assert before is JobState.UPLOADING
     assert (await place.db.job(upload)).uploaded_bytes == 5
@@ -109,7 +109,7 @@ async def test_one_that_was_deleted_meanwhile_holds_up_nobody(place: Place) -> N
     place.engine.down = False
     await place.db.delete(deleted)
 
-    await place.chunks.finish_pending()
+    await place.chunks.endings.finish_pending()
 
     with pytest.raises(JobNotFound):
         await place.db.job(deleted)

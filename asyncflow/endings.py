@@ -1,0 +1,143 @@
+"""How uploads end: as a job, refused, or given up.
+
+Rules
+-----
+- What is whole becomes a job in one transaction. If that fails (the disk of the
+  database is full, say), the upload stays whole and unaccepted, and is tried again.
+- A file that is plainly not what it was declared to be never becomes a job.
+"""
+
+from contextlib import suppress
+
+from asyncflow import uploads
+from asyncflow.admission import Admission
+from asyncflow.db.base import Database, UploadRow
+from asyncflow.engine import Engine
+from asyncflow.errors import (
+    ClientError,
+    DatabaseUnavailable,
+    DigestMismatch,
+    DiskFull,
+    TypeMismatch,
+    UploadGone,
+    UploadNotFound,
+    UploadTooLarge,
+)
+from asyncflow.jobs import JobState
+from asyncflow.offsets import Offsets
+from asyncflow.store.base import Store
+from asyncflow.store.digests import digest_of
+from asyncflow.turns import OnPart, nobody_waits
+
+
+class Endings:
+    """Completes uploads and ends them."""
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        engine: Engine,
+        store: Store,
+        admission: Admission,
+        offsets: Offsets,
+    ) -> None:
+        self._db = db
+        self._engine = engine
+        self._store = store
+        self._admission = admission
+        self._offsets = offsets
+        #: called when a part is complete, before its client is told
+        self.on_part: OnPart = nobody_waits
+        #: whole uploads whose transaction failed: id -> size
+        self._unaccepted: dict[str, int] = {}
+
+    def awaits(self, upload_id: str) -> bool:
+        """Tell whether the upload is whole and only its transaction failed."""
+        return upload_id in self._unaccepted
+
+    def judge(self, row: UploadRow, first: bytes) -> None:
+        """Return if a file that begins with *first* may be what *row* declares.
+
+        Raises:
+            TypeMismatch, TypeNotAllowed: it may not.
+        """
+        found = uploads.contradicts(row.declared_type, first)
+        if found is not None:
+            raise TypeMismatch(
+                f"{row.file_name!r} is declared {row.declared_type} but is {found}"
+            )
+        self._admission.check_type(uploads.signature(first) or row.declared_type)
+
+    async def complete(self, row: UploadRow, size: int) -> UploadRow:
+        """Accept an upload whose bytes are all there, if they are the right ones.
+
+        Raises:
+            DigestMismatch: they are not; it has been refused and ended.
+        """
+        if row.digest:
+            expected = uploads.Checksum.parse(row.digest)
+            found = await digest_of(self._store, row.key, expected.algorithm)
+            if found != expected:
+                refused = DigestMismatch()
+                await self.end(row.id, JobState.REJECTED, refused.code, refused.detail)
+                raise refused
+        await self._accept(row.id, size)
+        self._offsets.forget(row.key)
+        if row.is_part:
+            await self.on_part(row.id)
+        return await self._db.find_upload(row.id)
+
+    async def _accept(self, upload_id: str, size: int) -> None:
+        try:
+            await self._engine.accept(upload_id, size)
+        except (DatabaseUnavailable, DiskFull):
+            self._unaccepted[upload_id] = size
+            raise
+        self._unaccepted.pop(upload_id, None)
+
+    async def finish_pending(self) -> None:
+        """Try again to accept whole uploads whose transaction failed."""
+        for upload_id, size in list(self._unaccepted.items()):
+            try:
+                await self._accept(upload_id, size)
+            except (UploadGone, UploadNotFound):
+                self._unaccepted.pop(upload_id, None)
+
+    async def check_size(self, upload_id: str, size: int) -> None:
+        """Return if a joined upload may have *size* bytes.
+
+        Raises:
+            UploadTooLarge: it has been refused and ended.
+        """
+        max_bytes = self._admission.rules.max_bytes
+        if size > max_bytes:
+            refused = UploadTooLarge(length=size, max_bytes=max_bytes)
+            await self.refuse(upload_id, refused)
+            raise refused
+
+    async def refuse(self, upload_id: str, refused: ClientError) -> None:
+        """End an upload whose file is not taken, and count the reason."""
+        self._admission.on_refusal(refused.code)
+        await self.end(upload_id, JobState.REJECTED, refused.code, refused.detail)
+
+    async def expire(self, upload_id: str) -> None:
+        """End an upload that nobody finished in time."""
+        detail = "nobody finished the upload in time"
+        await self.end(upload_id, JobState.CANCELLED, "expired", detail)
+
+    async def give_up(self, upload_id: str, code: str, detail: str) -> None:
+        """End an upload whose client cannot come back to it; it may have ended."""
+        with suppress(UploadNotFound):
+            await self.end(upload_id, JobState.CANCELLED, code, detail)
+
+    async def end(
+        self, upload_id: str, state: JobState, code: str, detail: str
+    ) -> bool:
+        """End an unfinished upload, give up its bytes; tell whether it was open."""
+        self._unaccepted.pop(upload_id, None)
+        ended = await self._engine.end_upload(
+            upload_id, state=state, code=code, detail=detail
+        )
+        self._offsets.forget(uploads.raw_key(upload_id))
+        return ended

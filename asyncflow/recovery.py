@@ -1,0 +1,77 @@
+"""After a crash: uploads that were whole, joined, or cut off when the server died.
+
+Rules
+-----
+- Each upload is looked at by itself: one bad blob keeps no server from starting.
+- What only the disk or the database stood in the way of is tried again by `again`.
+"""
+
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from asyncflow.chunks import Chunks
+from asyncflow.db.base import Database, UploadRow
+from asyncflow.errors import (
+    AsyncflowError,
+    ClientError,
+    ServerBusy,
+    StoreUnavailable,
+)
+from asyncflow.joining import Joiner
+from asyncflow.uploads import UploadState
+
+log = structlog.get_logger(__name__)
+
+PAGE = 500
+
+Recover = Callable[[UploadRow], Awaitable[bool]]
+
+
+class Recovery:
+    """Sees to the uploads that a dead server left unfinished."""
+
+    def __init__(self, *, db: Database, chunks: Chunks, joiner: Joiner) -> None:
+        self._db = db
+        self._chunks = chunks
+        self._joiner = joiner
+        #: what to try again: upload -> how
+        self._left: dict[str, Recover] = {}
+
+    async def run(self) -> int:
+        """Look at every unfinished upload; return how many are jobs now."""
+        # parts first: the last one completes what is joined from them
+        plain = await self._each(self._chunks.recover)
+        return plain + await self._each(self._joiner.recover)
+
+    async def _each(self, recover: Recover) -> int:
+        found, after = 0, 0
+        while page := await self._db.unfinished_uploads(after, PAGE):
+            after = page[-1].seq
+            for row in page:
+                found += await self._one(row, recover)
+        return found
+
+    async def _one(self, row: UploadRow, recover: Recover) -> bool:
+        try:
+            return await recover(row)
+        except ClientError:
+            return False  # it was refused, or its time was over as well
+        except AsyncflowError as error:
+            log.warning("upload.not_recovered", upload=row.id, error=error.detail)
+            if isinstance(error, ServerBusy | StoreUnavailable):
+                self._left[row.id] = recover
+        except Exception:  # a bug about one upload must not end the others' recovery
+            log.exception("upload.not_recovered", upload=row.id)
+        return False
+
+    async def again(self) -> None:
+        """Try again what the disk or the database stood in the way of."""
+        left, self._left = self._left, {}
+        for upload_id, recover in left.items():
+            try:
+                row = await self._db.find_upload(upload_id)
+            except ClientError:
+                continue  # deleted meanwhile
+            if row.state == UploadState.RECEIVING:
+                await self._one(row, recover)
