@@ -19,6 +19,7 @@ TABLES: Final = (
     "start",
     "thumbnail",
     "answer",
+    "uploads",
     "inserts",
     "claims",
     "pool",

@@ -23,7 +23,14 @@ FINAL: Final = frozenset({"COMPLETED", "FAILED", "REJECTED", "CANCELLED"})
 class Server:
     """`asyncflow serve`, from its start to its end."""
 
-    def __init__(self, folder: Path, *, cores: list[int], **settings: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        cores: list[int],
+        module: str = "asyncflow",
+        **settings: str,
+    ) -> None:
         self._log = folder / "server.log"
         self.data_dir = folder / "data"
         self.data_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +44,7 @@ class Server:
             "ASYNCFLOW_LOG_LEVEL": "warning",
             **{f"ASYNCFLOW_{name.upper()}": text for name, text in settings.items()},
         }
-        command = [sys.executable, "-m", "asyncflow", "serve", "--port", "0"]
+        command = [sys.executable, "-m", module, "serve", "--port", "0"]
         command += ["--data-dir", str(self.data_dir)]
         self.began = time.perf_counter()
         with pinned(cores), self._log.open("ab") as log:
@@ -55,7 +62,7 @@ class Server:
 
     def _listen(self) -> int:
         for line in self._process.stdout or ():
-            if " listens on http://" in line:
+            if " listens on http" in line:
                 return int(line.rsplit(":", 1)[1])
         self._process.wait(_STOP_S)
         log = self._log.read_text(encoding="utf-8")[-2000:]
@@ -120,9 +127,11 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *, cores: list[int], **settings: str) -> Iterator[Server]:
-    """Run a server for the length of a block."""
-    server = Server(folder, cores=cores, **settings)
+def serving(
+    folder: Path, *, cores: list[int], module: str = "asyncflow", **settings: str
+) -> Iterator[Server]:
+    """Run a server for the length of a block; *module* is what starts it."""
+    server = Server(folder, cores=cores, module=module, **settings)
     try:
         yield server
     finally:

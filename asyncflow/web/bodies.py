@@ -59,8 +59,8 @@ class BodyReader:
         fast: FastPath | None = None,
     ) -> None:
         self._request = request
-        self._fast = fast
-        self._taken: Taken | None = None
+        # at once: while somebody looks things up, aiohttp would read half a megabyte
+        self._taken = None if fast is None else fast.take(request)
         self._content = request.content
         self._piece_bytes = piece_bytes
         self._window_bytes = max(1, round(min_rate * window_s))
@@ -85,21 +85,10 @@ class BodyReader:
 
         A body of more than *room* bytes is never moved.
         """
-        if self._taken is None:
-            length = self._request.content_length
-            if self._fast is None or length is None or length - self.received > room:
-                return None
-            self._taken = self._fast.take(self._request)
         taken = self._taken
-        if taken is None:
+        if taken is None or taken.to_come > room:
             return None
-        self._settle(taken)
-        if taken.is_done:
-            self._give_back(taken)
-            return None
-        if self._broken is None and await self._arrived(taken):
-            return taken.burst()
-        return None
+        return taken.burst() if await self._goes_on(taken) else None
 
     def close(self) -> None:
         """Let go of the connection's descriptor; closing twice is not an error."""
@@ -115,8 +104,17 @@ class BodyReader:
         """
         if self._broken is not None:
             raise self._broken
+        if self._taken is not None:
+            if piece := await self._read_taken(self._taken):
+                return piece
+            if self._broken is not None:
+                raise self._broken
+        return self._count(await self._read_parsed())
+
+    async def _read_parsed(self) -> bytes:
+        """Return the next piece that aiohttp has parsed."""
         if self._stopped is not None:
-            return self._count(self._salvage(self._stopped))
+            return self._salvage(self._stopped)
         if not self._started:
             await self._start()
         try:
@@ -135,7 +133,7 @@ class BodyReader:
             piece = self._salvage(error)
         if not piece:
             self._check_length()
-        return self._count(piece)
+        return piece
 
     def _count(self, piece: bytes) -> bytes:
         self._add(len(piece))
@@ -161,8 +159,26 @@ class BodyReader:
             self._broken = TruncatedBody()
 
     def _give_back(self, taken: Taken) -> None:
-        self._taken = self._fast = None
+        self._taken = None
         taken.give_back()
+
+    async def _goes_on(self, taken: Taken) -> bool:
+        """Tell whether the body has more; it is given back at its end."""
+        self._settle(taken)
+        if taken.is_done:
+            self._give_back(taken)
+            return False
+        return self._broken is None and await self._arrived(taken)
+
+    async def _read_taken(self, taken: Taken) -> bytes:
+        """Return the next bytes of a body that was taken; b"": ask aiohttp."""
+        if not self._started:
+            await self._start()
+        if not await self._goes_on(taken):
+            return b""
+        piece = taken.read()
+        self._settle(taken)
+        return piece or await self._read_taken(taken)
 
     async def _arrived(self, taken: Taken) -> bool:
         """Wait for bytes, or for the end of them; False: the reason is to be raised."""

@@ -60,6 +60,8 @@ LOOK_EVERY_S: Final = 0.25
 LINGER_MS: Final = 3
 LINGER_AFTER: Final = MIB
 PIPE_BYTES: Final = MIB
+#: what passes through memory: the first bytes, which are looked at
+READ_BYTES: Final = 64 * KIB
 #: as many as threads that run bursts; further ones are made and closed
 PIPES: Final = 2
 
@@ -225,6 +227,12 @@ class Taken:
         return self.left == 0 and not self._first
 
     @property
+    def to_come(self) -> int:
+        """How many bytes of the body nobody has got yet."""
+        burst = self._burst
+        return self.left + len(self._first) - (0 if burst is None else burst.moved)
+
+    @property
     def has_bytes(self) -> bool:
         """Whether a burst would move something."""
         return bool(self._first) or _waiting(self._sock) > 0
@@ -262,6 +270,29 @@ class Taken:
         self._burst = SpliceBurst(self._sock, most, first, self._pipes)
         self.left += len(first)
         return self._burst
+
+    def read(self) -> bytes:
+        """Return the next bytes as they are, as much as fits into a small buffer.
+
+        b"" when none had come after all, or none will; then `settle` tells which.
+        """
+        if self._first:
+            first, self._first = self._first, b""
+            self._burst = SpliceBurst(self._sock, 0, b"", self._pipes)
+            self._burst.moved = len(first)
+            self.left += len(first)
+            return first
+        burst = self._burst = SpliceBurst(self._sock, 0, b"", self._pipes)
+        data = b""
+        try:
+            data = os.read(self._sock, min(READ_BYTES, self.left))
+            burst.ended = not data
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            burst.lost = error
+        burst.moved = len(data)
+        return data
 
     def settle(self) -> SpliceBurst | None:
         """Count what the last burst has moved and return it; None: there is none."""

@@ -53,6 +53,7 @@ class Keeper:
         self.reader: BodyReader | None = None
         self.offset = 0
         self.count = 0
+        self.bursts = 0
         self.ended: asyncio.Queue[BaseException | None] = asyncio.Queue()
 
     @property
@@ -80,6 +81,7 @@ class Keeper:
                 await writer.write(data)
                 while burst := await reader.burst(self.room - writer.offset):
                     await writer.take(burst)
+                    self.bursts += 1
                     self.offset = writer.offset
         except BaseException as broken:
             error = broken
@@ -287,14 +289,30 @@ async def test_small_and_chunked_bodies_are_read(
     assert fast.taken == 0
 
 
-async def test_a_body_that_does_not_fit_is_read(
+async def test_a_body_that_does_not_fit_passes_through_memory(
+    serve: Serve, dial: Dial, keeper: Keeper
+) -> None:
+    wire = await dial(await serve(keeper.app))
+    data = some_bytes(3 * MIB)
+    keeper.room = 0
+    await wire.send(put(len(data)) + data + GET)
+    assert (await wire.answer()).status == 200
+    assert (await wire.answer()).body == b"hello"
+    assert keeper.kept() == data
+    assert keeper.bursts == 0
+
+
+async def test_a_waiting_client_is_told_to_continue(
     serve: Serve, dial: Dial, keeper: Keeper, fast: FastPath
 ) -> None:
-    keeper.room = 2 * MIB
     wire = await dial(await serve(keeper.app))
-    await wire.send(put(3 * MIB) + bytes(3 * MIB))
+    data = some_bytes(2 * MIB)
+    await wire.send(put(len(data), "Expect: 100-continue"))
+    assert (await wire.answer()).status == 100
+    await wire.send(data)
     assert (await wire.answer()).status == 200
-    assert fast.taken == 0
+    assert keeper.kept() == data
+    assert fast.taken == 1
 
 
 # ----- pipes
