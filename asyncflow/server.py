@@ -77,7 +77,12 @@ def build_app(runtime: Runtime, authenticate: Authenticate) -> web.Application:
     has_one_owner = isinstance(authenticate, TokenAuth)
     app = web.Application(client_max_size=0)
     app[runtime_key] = runtime
-    app[fast_key] = FastPath()
+    app[fast_key] = fast = FastPath()
+
+    async def let_go(_app: web.Application) -> None:
+        fast.close()
+
+    app.on_cleanup.append(let_go)
     install_edge(
         app,
         guards=Guards(
@@ -108,7 +113,7 @@ def build_app(runtime: Runtime, authenticate: Authenticate) -> web.Application:
         app,
         checks=checks,
         metrics=runtime.metrics,
-        capabilities=lambda: capabilities(runtime, app[fast_key]),
+        capabilities=lambda: capabilities(runtime, fast),
     )
     add_description(app, OPERATIONS, prefix=runtime.url_prefix)
     return app
