@@ -108,7 +108,11 @@ class Engine:
         self._db, self.hub = db, hub
 
     async def start(self, consumers: Sequence[Subscription]) -> int:
-        """Register *consumers*, free what a dead server left; return how many steps."""
+        """Register *consumers*, free what a dead server left; return how many steps.
+
+        If the database cannot write, those count that were registered before.
+        """
+        self.subscriptions = tuple(await self._db.consumers())
         now = self.clock.now()
         freed = await self._db.recover(limits=self.limits, now=now)
         await self._db.register(consumers, now)

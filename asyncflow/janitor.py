@@ -57,14 +57,15 @@ class Janitor:
         if change.trash:
             self._bin.set()
 
-    async def start(self) -> None:
-        """Begin every chore."""
+    async def start(self, *more: Chore) -> None:
+        """Begin every chore, and *more*."""
         chores: Sequence[Chore] = (
             Chore(name="tallies", every_s=1.0, do=self._engine.refresh),
             Chore(name="pending", every_s=1.0, do=self._chunks.endings.finish_pending),
             Chore(name="recovery", every_s=5.0, do=self._recovery.again),
             Chore(name="expiry", every_s=10.0, do=self._chunks.expire),
             Chore(name="database", every_s=1.0, do=self._probe),
+            *more,
         )
         self._tasks = [
             asyncio.create_task(self._repeat(chore), name=f"chore-{chore.name}")

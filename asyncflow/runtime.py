@@ -10,7 +10,8 @@ import fcntl
 import os
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -25,9 +26,14 @@ from asyncflow.db.base import Change, Claimed, Ended
 from asyncflow.db.sqlite import SqliteDatabase
 from asyncflow.db.writer import Batch
 from asyncflow.engine import Clock, Engine
-from asyncflow.errors import DataDirInUse
+from asyncflow.errors import (
+    DatabaseUnavailable,
+    DataDirInUse,
+    DiskFull,
+    StartError,
+)
 from asyncflow.history import History
-from asyncflow.janitor import Janitor
+from asyncflow.janitor import Chore, Janitor
 from asyncflow.jobs import JobState, Limits, PlanEntry, Subscription
 from asyncflow.joining import Joiner
 from asyncflow.metrics import Metrics
@@ -45,6 +51,8 @@ LOCK = "lock"
 #: gates come before anything else that waits
 GATE_PRIORITY = -10
 LAG_EVERY_S = 0.5
+#: how often a server that could not write at its start tries again
+BEGIN_EVERY_S = 1.0
 #: reasons that cost a worker process its life
 LOST_WORKER = frozenset({"crashed", "out_of_memory", "timeout"})
 #: how long a WebSocket's client may take to hear that the server stops
@@ -78,8 +86,9 @@ class FolderLock:
                 f"another asyncflow (process {owner}) uses {self._path.parent}: "
                 "stop it, or choose another folder with --data-dir"
             ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # a full disk: only the refusal tells less
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         self._fd = fd
 
     def release(self) -> None:
@@ -159,6 +168,7 @@ class Runtime:
             recovery=self.recovery,
         )
         self._consumers: Consumers | None = None
+        self._has_begun = False
         self._watch: asyncio.Task[None] | None = None
 
     def _rules(self) -> Rules:
@@ -236,13 +246,40 @@ class Runtime:
             self._count_change,
         ]
         self.metrics.on_scrape(self._measure)
-        freed = await self.engine.start(consumers)
+        await self._begin(consumers)
+        begin = partial(self._begin, consumers)
+        await self.janitor.start(Chore(name="begin", every_s=BEGIN_EVERY_S, do=begin))
+        self._watch = asyncio.create_task(self._watch_loop(), name="loop-lag")
+
+    async def _begin(self, consumers: Sequence[Subscription]) -> None:
+        """Take up what a dead server left, and begin to work; later, if not now.
+
+        While the database cannot write, everything that only reads works.
+
+        Raises:
+            StartError: it cannot write and never has: there is nothing to read.
+        """
+        if self._has_begun or self.draining or self._consumers is None:
+            return
+        try:
+            freed = await self.engine.start(consumers)
+        except (DatabaseUnavailable, DiskFull) as error:
+            if not self.engine.subscriptions:
+                raise StartError(error.detail) from error
+            log.warning("server.not_begun", error=error.detail)
+            return
         whole = await self.recovery.run()
         if freed or whole:
             log.info("server.recovered", steps=freed, uploads=whole)
         await self._consumers.start()
-        await self.janitor.start()
-        self._watch = asyncio.create_task(self._watch_loop(), name="loop-lag")
+        self._has_begun = True
+
+    @property
+    def trouble(self) -> str | None:
+        """Say why nothing can be stored or worked on just now; None: it can."""
+        if self.db.trouble is None and not self._has_begun:
+            return "the server waits for the database to begin its work"
+        return self.db.trouble
 
     async def drain(self, grace_s: float) -> None:
         """Take nothing new; let uploads and steps end within *grace_s*."""
@@ -257,9 +294,9 @@ class Runtime:
         """Stop every part; what runs now is released for the next start."""
         if self._watch is not None:
             self._watch.cancel()
+        await self.janitor.stop()
         if self._consumers is not None:
             await self._consumers.stop(0.0)
-        await self.janitor.stop()
         await self.joiner.stop()
         await self.pool.close()
         await self.hub.close()

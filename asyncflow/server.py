@@ -105,7 +105,7 @@ def build_app(runtime: Runtime, authenticate: Authenticate) -> web.Application:
     add_archive(app, files, runtime.store)
     checks = {
         "accepting": _check(lambda: "the server stops" if runtime.draining else None),
-        "database": _check(lambda: runtime.db.trouble),
+        "database": _check(lambda: runtime.trouble),
         "workers": _check(lambda: None if runtime.pool.workers() else "no workers"),
     }
     add_admin(app, checks=checks)

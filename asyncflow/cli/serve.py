@@ -8,7 +8,7 @@ import click
 
 from asyncflow.cli.flags import ADDRESS_IN_USE, SettingsRefused, given, setting_flags
 from asyncflow.config import load
-from asyncflow.errors import BadSettings, StartError
+from asyncflow.errors import AsyncflowError, BadSettings
 from asyncflow.server import run
 
 
@@ -25,7 +25,7 @@ def serve(**values: object) -> int:
         return run(settings)
     except BadSettings as error:
         raise SettingsRefused(error.detail) from error
-    except StartError as error:
+    except AsyncflowError as error:
         raise click.ClickException(error.detail) from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:

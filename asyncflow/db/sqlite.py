@@ -138,7 +138,10 @@ class SqliteDatabase:
 
     async def start(self) -> None:
         """Migrate and open."""
-        await asyncio.to_thread(migrate, self.path, migrations())
+        try:
+            await asyncio.to_thread(migrate, self.path, migrations())
+        except sqlite3.Error as error:
+            raise translate(error) from error
         await self._writer.write(lambda _db: None)
         uri = f"{self.path.absolute().as_uri()}?mode=ro"
         for _ in range(READERS):

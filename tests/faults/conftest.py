@@ -18,12 +18,19 @@ def make(tmp_path: Path) -> Iterator[Make]:
     made: list[ServerProcess] = []
 
     def start(
-        *, data_dir: Path | None = None, wall_s: float = 60.0, **settings: str
+        *,
+        data_dir: Path | None = None,
+        wall_s: float = 60.0,
+        wrap: tuple[str, ...] = (),
+        **settings: str,
     ) -> ServerProcess:
         server = ServerProcess(
             data_dir=data_dir or tmp_path / "data",
             settings={"workers": "1", **settings},
-            wrap=probe.install(tmp_path / f"plugin{len(made)}", wall_s=wall_s),
+            wrap=(
+                *wrap,
+                *probe.install(tmp_path / f"plugin{len(made)}", wall_s=wall_s),
+            ),
         )
         made.append(server)
         return server.start()

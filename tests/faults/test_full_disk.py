@@ -3,6 +3,7 @@
 import contextlib
 import os
 import resource
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -101,6 +102,63 @@ def fill(place: Path) -> Path:
 
 def is_ready(server: ServerProcess) -> bool:
     return server.request("GET", "/readyz").status == 200
+
+
+def tracer(server: ServerProcess) -> int:
+    """Return the process that traces the server's."""
+    lines = Path(f"/proc/{server.pid}/status").read_text().splitlines()
+    (found,) = [int(ln.split()[1]) for ln in lines if ln.startswith("TracerPid:")]
+    return found
+
+
+@pytest.mark.needs("strace")
+def test_a_start_without_room_for_the_database_reads_and_heals(
+    make: Make, evidence: Evidence, tmp_path: Path
+) -> None:
+    server = make()
+    done = server.upload("done.txt", probe.text(parts=1))
+    server.finished(done)
+    whole, half = begin(server), begin(server)
+    for upload in (whole, half):
+        assert send(server, upload, 0, MIB).status == 204
+    server.kill()
+    blob = tmp_path / "data" / "store" / "raw" / whole[-2:] / whole
+    with blob.open("ab") as file:
+        file.write(DATA[MIB:])
+
+    log = tmp_path / "data" / "asyncflow.db-wal"
+    full = "trace=pwrite64", "-e", "inject=pwrite64:error=ENOSPC"
+    quiet = "-qq", "-o", os.devnull
+    again = make(
+        wrap=("strace", "-D", "-I1", "-f", *quiet, "-P", str(log), "-e", *full)
+    )
+
+    ready = again.request("GET", "/readyz")
+    assert (ready.status, ready.json["checks"]["database"]["ok"]) == (503, False)
+    assert again.status(done)["status"] == "COMPLETED"
+    assert again.request("GET", f"/jobs/{done}/files/part0").status == 200
+    assert again.status(whole)["status"] == "UPLOADING"
+    assert offset(again, half) == MIB
+
+    os.kill(tracer(again), signal.SIGTERM)
+
+    watch.until(lambda: is_ready(again))
+    assert again.finished(whole)["status"] == "COMPLETED"
+    assert send(again, half, MIB).status == 204
+    assert again.finished(half)["status"] == "COMPLETED"
+    assert again.stop() == 0
+    evidence.check()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_first_start_on_a_full_disk_says_so_in_one_line(small_disk: Path) -> None:
+    fill(small_disk)
+    server = ServerProcess(data_dir=small_disk)
+    server.spawn()
+    assert server.wait() == 1
+    last = server.log().splitlines()[-1]
+    assert last.startswith("Error: ")
+    assert "Traceback" not in server.log()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
