@@ -15,6 +15,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import structlog
 
 ROOT = Path(__file__).resolve().parent.parent
 NEEDS = ROOT / "tests" / "needs.txt"
@@ -27,6 +28,12 @@ hypothesis.settings.register_profile("asyncflow", deadline=None)
 hypothesis.settings.load_profile("asyncflow")
 
 _left_out = pytest.StashKey[Counter[str]]()
+
+
+@pytest.fixture(autouse=True)
+def _fresh_logging() -> None:
+    """Let no test inherit the log that another one configured."""
+    structlog.reset_defaults()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

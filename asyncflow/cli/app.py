@@ -39,12 +39,12 @@ COMMANDS = {
     "completion": Entry(
         module="asyncflow.cli.completion",
         attribute="completion",
-        help="Print the script that completes commands in a shell.",
+        help="Print the script that completes asyncflow's commands in SHELL.",
     ),
     "demo": Entry(
         module="asyncflow.cli.demo",
         attribute="demo",
-        help="Start a server, upload a picture and watch it being processed.",
+        help="Start a server, upload a picture and a scan, watch them being processed.",
     ),
     "doctor": Entry(
         module="asyncflow.cli.doctor",
