@@ -180,15 +180,17 @@ class Hub:
                 )
             )
         elif change.terminal is not None:
-            self._own(self._tell_end(job, change.terminal))
+            self._own(self._tell_end(job, change.terminal, change.state))
 
-    async def _tell_end(self, job: str, kind: str) -> None:
+    async def _tell_end(self, job: str, kind: str, state: JobState) -> None:
         try:
             view = await self.snapshot(job)
         except AsyncflowError as error:
             # The watcher's next reconnect reads the same snapshot.
             log.warning("progress.end_not_told", job=job, error=str(error))
             return
+        if view.status is not state:
+            return  # a retry was faster: its run has an end of its own
         text = encode(kind, job, view.version, job=view)
         self.tell(
             Message(type=kind, job_id=job, seq=view.version, text=text, is_last=True)

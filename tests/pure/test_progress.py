@@ -204,6 +204,27 @@ async def test_the_end_comes_last_and_whole(hub: Hub, rows: Rows) -> None:
     assert told["job"]["processedFiles"] == {"image": {"small": "k/small"}}
 
 
+async def test_an_end_that_a_retry_has_overtaken_is_not_told(
+    hub: Hub, rows: Rows
+) -> None:
+    ear = Ear()
+    hub.join(JOB, ear)
+    rows.views[JOB] = view(10, JobState.PROCESSING, run=2)
+    hub.changed(
+        Change(job_id=JOB, version=9, state=JobState.FAILED, terminal="job.failed")
+    )
+    rows.views[JOB] = view(11, JobState.COMPLETED, run=2)
+    hub.changed(
+        Change(
+            job_id=JOB, version=11, state=JobState.COMPLETED, terminal="job.completed"
+        )
+    )
+    told = await ear.next()
+    await hub.close()
+    assert [message.type for message in ear.heard] == ["job.completed"]
+    assert told["job"]["run"] == 2
+
+
 async def test_a_deletion_is_told_without_a_job(hub: Hub) -> None:
     ear = Ear()
     hub.join(JOB, ear)
