@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import structlog
 
 from asyncflow.chunks import Chunks
-from asyncflow.db.base import Change, Database
+from asyncflow.db.base import Change, Database, Trash
 from asyncflow.engine import Engine
 from asyncflow.errors import AsyncflowError
 from asyncflow.recovery import Recovery
@@ -20,6 +20,8 @@ from asyncflow.store.base import Store
 log = structlog.get_logger(__name__)
 
 TRASH_PORTION = 100
+#: how long bytes that could not be removed are left alone
+STUCK_AGAIN_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,8 @@ class Janitor:
         self._tasks: list[asyncio.Task[None]] = []
         self._bin = asyncio.Event()
         self._bin.set()
+        #: keys that could not be removed just now
+        self._stuck: set[str] = set()
 
     def changed(self, change: Change) -> None:
         """Hear of bytes that were given up."""
@@ -97,7 +101,11 @@ class Janitor:
 
     async def _empty_bin(self) -> None:
         while True:
-            await self._bin.wait()
+            try:
+                async with asyncio.timeout(STUCK_AGAIN_S if self._stuck else None):
+                    await self._bin.wait()
+            except TimeoutError:
+                self._stuck.clear()
             self._bin.clear()
             try:
                 while await self.remove_trash():
@@ -108,13 +116,21 @@ class Janitor:
                 self._bin.set()
 
     async def remove_trash(self) -> int:
-        """Remove one portion of given-up bytes; return how many keys."""
-        portion = await self._db.trash(TRASH_PORTION)
-        for one in portion:
-            if one.is_prefix:
-                await self._store.delete_prefix(one.key)
-            else:
-                await self._store.delete(one.key)
-        if portion:
-            await self._db.drop_trash([one.key for one in portion])
+        """Remove one portion of given-up bytes; return how many keys were tried."""
+        # what cannot be removed comes first each time: look behind it
+        found = await self._db.trash(TRASH_PORTION + len(self._stuck))
+        portion = [one for one in found if one.key not in self._stuck]
+        gone = [one.key for one in portion if await self._remove(one)]
+        if gone:
+            await self._db.drop_trash(gone)
         return len(portion)
+
+    async def _remove(self, one: Trash) -> bool:
+        remove = self._store.delete_prefix if one.is_prefix else self._store.delete
+        try:
+            await remove(one.key)
+        except (AsyncflowError, OSError) as error:
+            log.warning("trash.stuck", key=one.key, error=str(error))
+            self._stuck.add(one.key)
+            return False
+        return True
