@@ -45,7 +45,7 @@ from asyncflow.store.keys import segments
 
 T = TypeVar("T")
 
-WRITEBACK_BYTES = 8 << 20
+WRITEBACK_BYTES = 1 << 20
 READ_BYTES = 256 << 10
 #: so many large uploads move at one moment; the others wait for their turn
 BURST_THREADS = 2
