@@ -18,6 +18,9 @@ from asyncflow.errors import (
 )
 from asyncflow.store.base import Space
 
+#: what a form may have beyond its files: names, other fields, boundaries
+FORM_BYTES = 64 << 10
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
@@ -66,6 +69,34 @@ class Admission:
             self.on_refusal(refused.code)
             raise
 
+    async def check_form(self, length: int) -> None:
+        """Return if a form of *length* bytes, its own included, may be read.
+
+        Raises:
+            ShuttingDown, DiskFull: not now.
+            UploadTooLarge: no file may be as large as this.
+        """
+        files = max(0, length - FORM_BYTES)
+        try:
+            if self.closed:
+                raise ShuttingDown
+            if files > self.rules.max_bytes:
+                raise UploadTooLarge(
+                    length=length, max_bytes=self.rules.max_bytes, what="form"
+                )
+            await self._check_space(files)
+        except AsyncflowError as refused:
+            self.on_refusal(refused.code)
+            raise
+
+    async def check_room(self) -> None:
+        """Return if an upload of unknown length may go on.
+
+        Raises:
+            DiskFull: it has filled the disk as far as it may be.
+        """
+        await self._check_space(0)
+
     async def _check(self, length: int | None, declared_type: str) -> None:
         if self.closed:
             raise ShuttingDown
@@ -99,6 +130,9 @@ class Admission:
         space = await self._space()
         used = space.total_bytes - space.free_bytes + length
         if used > space.total_bytes * self.rules.fill_level / 100:
+            level = f"{self.rules.fill_level:g} %"
             raise DiskFull(
-                f"{length} bytes would fill the disk above {self.rules.fill_level:g} %"
+                f"{length} bytes more would fill the disk above {level}"
+                if length
+                else f"the disk is filled above {level} already"
             )

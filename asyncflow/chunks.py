@@ -73,6 +73,9 @@ from asyncflow.turns import (
 
 log = structlog.get_logger(__name__)
 
+#: how much an upload of unknown length may bring before the disk is looked at again
+ROOM_EVERY_BYTES = 64 << 20
+
 
 class Chunks:
     """Creates, fills, completes and ends uploads."""
@@ -371,7 +374,7 @@ class Chunks:
     async def _write(self, row: UploadRow, turn: Turn, offset: int, ends: Ends) -> int:
         """Write the body at *offset* durably; return the offset behind it."""
         writer = await self._store.append(row.key, offset)
-        turn.offset = offset
+        turn.offset = turn.had_room_at = offset
         try:
             await self._move(row, turn, writer, ends)
         finally:
@@ -406,15 +409,22 @@ class Chunks:
             room = limit - writer.offset
             await writer.write(data if len(data) <= room else memoryview(data)[:room])
             turn.offset = writer.offset
-            self._engine.hub.uploading(row.id, turn.offset)
+            await self._moved(row, turn)
             if len(data) > room:
                 self._refuse_surplus(row)
             if not head.wants_more:
-                async for at in turn.bursts(writer, limit):
-                    self._engine.hub.uploading(row.id, at)
+                async for _at in turn.bursts(writer, limit):
+                    await self._moved(row, turn)
         is_whole = ends is Ends.WITH_BODY or writer.offset == row.length
         if head.wants_more and head.data and is_whole:
             await self._check_head(row, turn, head)
+
+    async def _moved(self, row: UploadRow, turn: Turn) -> None:
+        """Tell how far an upload is; stop one of unknown length on a full disk."""
+        self._engine.hub.uploading(row.id, turn.offset)
+        if row.length is None and turn.offset - turn.had_room_at >= ROOM_EVERY_BYTES:
+            turn.had_room_at = turn.offset
+            await self._admission.check_room()
 
     def _limit(self, row: UploadRow) -> int:
         return self._admission.rules.max_bytes if row.length is None else row.length

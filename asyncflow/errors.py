@@ -223,8 +223,10 @@ class UploadTooLarge(ClientError):
 
     code = "upload_too_large"
 
-    def __init__(self, *, length: int | None, max_bytes: int) -> None:
-        shown = "the file" if length is None else f"a file of {length} bytes"
+    def __init__(
+        self, *, length: int | None, max_bytes: int, what: str = "file"
+    ) -> None:
+        shown = f"the {what}" if length is None else f"a {what} of {length} bytes"
         super().__init__(f"{shown} is larger than the limit of {max_bytes} bytes")
         self.max_bytes = max_bytes
 

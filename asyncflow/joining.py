@@ -60,7 +60,7 @@ class Joiner:
             PartNotUsable: one of them is not there, or is no part of this owner's.
             ClientError, ServerBusy: as `Chunks.create` says.
         """
-        lengths = [(await self._part(said.owner, part)).length for part in parts]
+        lengths = [(await self._part(said, part)).length for part in parts]
         known = [length for length in lengths if length is not None]
         total = sum(known) if len(known) == len(lengths) else None
         said = replace(said, parts=len(parts), length=total)
@@ -70,12 +70,13 @@ class Joiner:
                 await self._db.take_place(upload.id, n, part)
         return await self.settle(upload.id)
 
-    async def _part(self, owner: str, part: str) -> UploadRow:
+    async def _part(self, said: Announced, part: str) -> UploadRow:
         try:
             row = await self._db.find_upload(part)
         except ClientError:
             raise PartNotUsable(f"{part} is not there") from None
-        if not row.is_part or row.owner != owner:
+        is_theirs = (row.owner, row.tenant) == (said.owner, said.tenant)
+        if not (row.is_part and is_theirs):
             raise PartNotUsable(f"{part} is not a partial upload")
         return row
 

@@ -136,6 +136,8 @@ class Turn:
         self.body = body
         self.over = asyncio.Event()
         self.offset = 0
+        #: the offset at which the disk was last seen to have room
+        self.had_room_at = 0
         #: it ends the upload itself: nobody has to stop it
         self.refuses = False
 

@@ -75,6 +75,7 @@ class UploadRow:
     id: str
     key: str
     owner: str
+    tenant: str
     file_name: str
     declared_type: str
     length: int | None

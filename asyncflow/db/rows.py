@@ -61,6 +61,7 @@ def upload_row(row: sqlite3.Row) -> UploadRow:
         id=row["pid"],
         key=row["key"],
         owner=row["owner"],
+        tenant=row["tenant"],
         file_name=row["file_name"],
         declared_type=row["declared_type"],
         length=row["length"],

@@ -36,7 +36,7 @@ from asyncflow.views import View
 from asyncflow.web.auth import UPLOAD, Principal, require
 from asyncflow.web.bodies import BodyReader, BytesBody, continue_later, read_whole
 from asyncflow.web.formdata import FormReader, Part
-from asyncflow.web.intake import JOB_ID, client_of, once_of
+from asyncflow.web.intake import JOB_ID, admit_form, client_of, once_of
 from asyncflow.web.keys import runtime_key
 from asyncflow.web.parsing import refuse_encoding
 
@@ -147,6 +147,7 @@ async def _form(request: web.Request, principal: Principal) -> web.Response:
 
 async def _read_form(request: web.Request, principal: Principal, got: _Got) -> Upload:
     runtime = request.app[runtime_key]
+    await admit_form(request)
     body = BodyReader(request, min_rate=runtime.settings.body_min_rate)
     form = FormReader(body, request.headers[hdrs.CONTENT_TYPE])
     while (part := await form.next_part()) is not None:
@@ -288,7 +289,8 @@ async def _check_whole(
     runtime: Runtime, principal: Principal, fields: _Fields, job: str
 ) -> None:
     row = await runtime.db.find_upload(job)
-    if row.owner != principal.owner or row.parts is None or row.concat:
+    is_theirs = (row.owner, row.tenant) == (principal.owner, principal.tenant)
+    if not is_theirs or row.parts is None or row.concat:
         raise PartNotUsable("this jobId names no upload that arrives in chunks")
     if row.parts != fields.total:
         raise ChunkConflict(

@@ -58,6 +58,17 @@ def body_length(request: web.Request) -> int | None:
     return request.content_length
 
 
+async def admit_form(request: web.Request) -> None:
+    """Return if a form may be read: its files cannot be larger than itself.
+
+    Raises:
+        UploadTooLarge, DiskFull, ShuttingDown: before a byte of it is read.
+    """
+    length = body_length(request)
+    if length is not None:
+        await request.app[runtime_key].admission.check_form(length)
+
+
 async def fill(
     request: web.Request,
     upload_id: str,

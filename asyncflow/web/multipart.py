@@ -7,6 +7,7 @@ whole in memory, and a file counts only when all of it has arrived.
 """
 
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
@@ -18,6 +19,7 @@ from asyncflow import uploads
 from asyncflow.errors import (
     AsyncflowError,
     ClientError,
+    DiskFull,
     EmptyFile,
     InvalidMultipart,
     MissingFile,
@@ -37,11 +39,17 @@ from asyncflow.web.auth import UPLOAD, Principal, require
 from asyncflow.web.bodies import BodyReader, continue_later
 from asyncflow.web.errors import status_of
 from asyncflow.web.formdata import FormReader, Part
-from asyncflow.web.intake import JOB_ID, body_length, client_of, once_of
+from asyncflow.web.intake import JOB_ID, admit_form, body_length, client_of, once_of
 from asyncflow.web.keys import fast_key, runtime_key
 from asyncflow.web.parsing import content_disposition, refuse_encoding
 
 FIELD: Final = "file"
+#: why an upload ended that cannot be resumed
+_NOT_KEPT: Final[Mapping[type[BaseException], str]] = {
+    TruncatedBody: "the body ended before the file did; nothing of it is kept",
+    SlowBody: "the body came too slowly; nothing of it is kept",
+    DiskFull: "the disk has no room for the file; nothing of it is kept",
+}
 #: tries to begin an upload beside others with the same Idempotency-Key
 BEGINNINGS: Final = 3
 
@@ -145,6 +153,9 @@ async def _store(
         )
     except BaseException as error:
         await runtime.chunks.abandon(upload.id, error)
+        if not str(error) and type(error) in _NOT_KEPT:
+            # elsewhere these say that what arrived is kept
+            raise type(error)(_NOT_KEPT[type(error)]) from error
         raise
     finally:
         runtime.metrics.bytes_received.inc(by=body.received)
@@ -188,6 +199,7 @@ def _answer(
 
 async def _form(request: web.Request, principal: Principal) -> web.Response:
     runtime = request.app[runtime_key]
+    await admit_form(request)
     body = BodyReader(request, min_rate=runtime.settings.body_min_rate)
     form = FormReader(body, request.headers[hdrs.CONTENT_TYPE])
     told = _Told()

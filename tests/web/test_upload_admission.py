@@ -75,6 +75,30 @@ def test_a_full_disk_is_answered_507_before_a_row_is_written(
     assert full.request("GET", "/").status == 200
 
 
+@pytest.mark.parametrize("target", ["/upload", "/upload/chunked"])
+def test_a_form_larger_than_any_file_is_refused_before_its_body(
+    tmp_path: Path, target: str
+) -> None:
+    kind, _body = form(("large.bin", b""))
+    with healthy_server(tmp_path, max_upload_bytes="1MiB") as server:
+        with Line(server) as line:
+            line.head("POST", target, EXPECT, kind, length=2 << 20)
+            answer = line.answer()
+        assert (answer.status, code_of(answer)) == (413, "upload_too_large")
+        assert "a form of 2097152 bytes" in answer.json["detail"]
+        assert jobs(server) == 0
+
+
+def test_a_form_that_cannot_fit_is_refused_before_its_body(full: ServerProcess) -> None:
+    kind, _body = form(("large.bin", b""))
+    with Line(full) as line:
+        line.head("POST", "/upload", EXPECT, kind, length=2 << 20)
+        answer = line.answer()
+    assert (answer.status, code_of(answer)) == (507, "disk_full")
+    assert "above 1 %" in answer.json["detail"]
+    assert jobs(full) == 0
+
+
 @pytest.fixture(scope="module")
 def picky(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("picky")

@@ -154,3 +154,18 @@ def test_curl_puts_a_file(server: ServerProcess, tmp_path: Path) -> None:
         timeout=30,
     )
     assert b'"fileName":"a photo.txt"' in done.stdout
+
+
+def test_a_body_that_ends_early_is_said_to_be_lost(server: ServerProcess) -> None:
+    with Line(server) as line:
+        line.head("PUT", "/upload/short.txt", length=1000)
+        line.send(b"only this")
+        line.sock.shutdown(socket.SHUT_WR)
+        answer = line.answer()
+    assert (answer.status, code_of(answer)) == (400, "truncated_body")
+    assert "nothing of it is kept" in answer.json["detail"]
+    mine = {"Authorization": f"Bearer {server.token}"}
+    listed = server.request("GET", "/jobs", **mine).json["jobs"]
+    (ended,) = [job for job in listed if job["fileName"] == "short.txt"]
+    error = server.status(ended["jobId"])["error"]
+    assert error["detail"] == "the connection ended before the file did"

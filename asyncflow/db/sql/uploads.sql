@@ -22,7 +22,8 @@ SELECT j.pid, u.state, c.fingerprint FROM creation c JOIN job j ON j.id = c.job_
 JOIN upload u ON u.job_id = c.job_id WHERE c.owner = :owner AND c.key = :key;
 
 -- name: find_upload
-SELECT j.id, j.pid, j.owner, j.file_name, j.declared_type, j.state AS job_state, j.version,
+SELECT j.id, j.pid, j.owner, j.tenant, j.file_name, j.declared_type,
+  j.state AS job_state, j.version,
   j.is_part, u.*
 FROM job j JOIN upload u ON u.job_id = j.id WHERE j.pid = :pid;
 
@@ -96,7 +97,8 @@ SELECT bytes AS n FROM stored WHERE id = 1;
 
 -- name: unfinished_uploads
 -- For recovery: a page after the upload whose row id is :after.
-SELECT j.id, j.pid, j.owner, j.file_name, j.declared_type, j.state AS job_state, j.version,
+SELECT j.id, j.pid, j.owner, j.tenant, j.file_name, j.declared_type,
+  j.state AS job_state, j.version,
   j.is_part, u.*
 FROM upload u JOIN job j ON j.id = u.job_id
 WHERE u.state = 'receiving' AND u.job_id > :after ORDER BY u.job_id LIMIT :limit;
