@@ -6,7 +6,8 @@ One dispatcher serves all consumers that run in the pool. It waits for a ring, c
 many steps as the pool can take, and gives each a task: fetch the input, run the
 processor, put its files into the store, settle. A claimed step stays ours by one beat
 for all of them; the beat names those that we lost, and their workers are killed. What
-a database in trouble cannot settle is settled later, as long as the lease is ours.
+a database in trouble cannot settle is settled as soon as it can; if the step has become
+somebody else's by then, the database refuses it.
 """
 
 import asyncio
@@ -329,7 +330,7 @@ class Consumers:
             raise _StepLost
 
     async def _insist(self, write: Callable[[], Awaitable[T]], claimed: Claimed) -> T:
-        """Write until the database can take it: the work is done, and still ours."""
+        """Write until the database can take it: it refuses what is no longer ours."""
         while True:
             try:
                 return await write()
