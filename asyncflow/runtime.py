@@ -136,12 +136,7 @@ class Runtime:
         self.hub = Hub(self.db.job, url_prefix=url_prefix)
         self.engine.attach(self.db, self.hub)
         self.store: Store = LocalStore(folder / "store")
-        self.pool = Pool(
-            size=settings.workers or default_size(),
-            folder=folder / "slots",
-            modules=(*default_modules(), *settings.processors),
-            slot_memory_bytes=settings.slot_memory_bytes or None,
-        )
+        self.pool = _pool(settings)
         self.admission = Admission(
             self._rules(),
             space=_space_of(self.store),
@@ -363,6 +358,15 @@ class Runtime:
             await asyncio.sleep(LAG_EVERY_S)
             lag = loop.time() - asked - LAG_EVERY_S
             self.metrics.loop_lag.observe(max(0.0, lag))
+
+
+def _pool(settings: Settings) -> Pool:
+    return Pool(
+        size=settings.workers or default_size(),
+        folder=settings.data_dir / "slots",
+        modules=(*default_modules(), *settings.processors),
+        slot_memory_bytes=settings.slot_memory_bytes or None,
+    )
 
 
 async def _say_goodbye(socket_: Socket) -> None:
