@@ -137,12 +137,7 @@ class Runtime:
         self.engine.attach(self.db, self.hub)
         self.store: Store = LocalStore(folder / "store")
         self.pool = _pool(settings)
-        self.admission = Admission(
-            self._rules(),
-            space=_space_of(self.store),
-            backlog=lambda: self.engine.backlog,
-            on_refusal=self.metrics.uploads_refused.inc,
-        )
+        self.admission = self._admission()
         self.chunks = Chunks(
             db=self.db,
             engine=self.engine,
@@ -166,14 +161,20 @@ class Runtime:
         self._has_begun = False
         self._watch: asyncio.Task[None] | None = None
 
-    def _rules(self) -> Rules:
+    def _admission(self) -> Admission:
         settings = self.settings
-        return Rules(
+        rules = Rules(
             max_bytes=settings.max_upload_bytes,
             allowed_types=settings.allowed_types,
             backlog_limit=settings.backlog_limit,
             fill_level=settings.fill_level,
             open_uploads=settings.open_uploads,
+        )
+        return Admission(
+            rules,
+            space=_space_of(self.store),
+            backlog=lambda: self.engine.backlog,
+            on_refusal=self.metrics.uploads_refused.inc,
         )
 
     def _options(self) -> Mapping[str, Mapping[str, object]]:
