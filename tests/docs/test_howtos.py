@@ -50,6 +50,7 @@ def test_the_processor_of_the_page_becomes_a_step(tmp_path: Path) -> None:
 
 def test_the_test_of_the_page_passes(tmp_path: Path) -> None:
     (code,) = blocks(page("howto/add-a-processor.md"), "python")
+    REGISTRY.pop("negative", None)  # an example of the same name may have been loaded
     exec(compile(code, "negative.py", "exec"), {"__name__": "my_package.negative"})  # noqa: S102 -- our own page
     (lines,) = blocks(page("howto/add-a-processor.md"), "py")
     names: dict[str, object] = {"negative": REGISTRY.pop("negative").run}
