@@ -102,7 +102,8 @@ def derivative_key(
 ) -> str:
     """Return the key of a derivative; the name is reduced to safe characters."""
     safe = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:100]
-    end = EXTENSIONS.get(media_type) or mimetypes.guess_extension(media_type) or ".bin"
+    plain = clean_type(media_type)
+    end = EXTENSIONS.get(plain) or mimetypes.guess_extension(plain) or ".bin"
     return f"{attempt_prefix(job_id, step, token)}/{safe}{end}"
 
 

@@ -29,8 +29,10 @@ from asyncflow.web.proxies import address_of, is_secure
 
 UPLOAD: Final = "upload"
 READ: Final = "read"
+#: the numbers of the whole server, which are everybody's
+METRICS: Final = "metrics"
 ADMIN: Final = "admin"
-EVERYTHING: Final = frozenset({UPLOAD, READ, ADMIN})
+EVERYTHING: Final = frozenset({UPLOAD, READ, METRICS, ADMIN})
 
 TOKEN_FILE: Final = "token"  # noqa: S105 -- the file's name
 #: shorter ones can be guessed; what `ensure_token` writes has 43
@@ -94,7 +96,7 @@ class TokenAuth:
         digest = hashlib.sha256(self._token).hexdigest()
         self.cookie_name = f"asyncflow-{digest[:8]}"
         self._cookie = hmac.new(self._token, b"cookie", hashlib.sha256).hexdigest()
-        anonymous = frozenset({UPLOAD, READ}) if open_locally else frozenset()
+        anonymous = frozenset({UPLOAD, READ, METRICS}) if open_locally else frozenset()
         self._anonymous = Principal(owner="local", tenant="", scopes=anonymous)
         self._known = Principal(owner="local", tenant="", scopes=EVERYTHING)
 

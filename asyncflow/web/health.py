@@ -10,9 +10,10 @@ import msgspec
 import structlog
 from aiohttp import hdrs, web
 
-from asyncflow.errors import AsyncflowError
+from asyncflow.errors import AsyncflowError, Unauthorized
 from asyncflow.metrics import EXPOSITION, Metrics
 from asyncflow.views import View
+from asyncflow.web.auth import ADMIN, METRICS, principal_key
 
 #: a check that takes longer has failed: a supervisor gives up sooner than a disk
 CHECK_TIMEOUT_S: Final = 2.0
@@ -131,7 +132,10 @@ def add_health(
             )
         return _json(Readiness(status="ready", checks=checked))
 
-    async def show_metrics(_: web.Request) -> web.Response:
+    async def show_metrics(request: web.Request) -> web.Response:
+        principal = request.get(principal_key)
+        if principal is not None and not principal.scopes & {METRICS, ADMIN}:
+            raise Unauthorized("these are the numbers of all users together")
         body = await metrics.render()
         return web.Response(body=body, headers={hdrs.CONTENT_TYPE: EXPOSITION})
 

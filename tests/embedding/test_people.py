@@ -3,7 +3,9 @@
 from typing import Any
 
 import pytest
+from aiohttp import web
 
+import asyncflow
 from tests.embedding.asking import TUS, by_name, ended, put
 from tests.embedding.conftest import Mount
 
@@ -76,3 +78,14 @@ async def test_any_host_name_is_right_for_who_must_prove_themselves(
 async def test_the_list_needs_the_scope(mount: Mount) -> None:
     host = await mount(authenticate=by_name)
     assert (await host.get("/uploads/jobs", headers=ANNA)).status == 401
+
+
+async def test_the_numbers_of_all_users_need_the_scope(mount: Mount) -> None:
+    async def know(request: web.Request) -> asyncflow.Principal:
+        scopes = frozenset({request.headers["X-Scope"]})
+        return asyncflow.Principal(owner="anna", tenant="", scopes=scopes)
+
+    host = await mount(authenticate=know)
+    for scope, status in (("read", 401), ("metrics", 200), ("admin", 200)):
+        said = await host.get("/uploads/metrics", headers={"X-Scope": scope})
+        assert said.status == status

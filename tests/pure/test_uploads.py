@@ -94,6 +94,11 @@ def test_names_are_shown_like_this(name: str | None, shown: str) -> None:
     assert uploads.clean_name(name) == shown
 
 
+def test_a_text_is_called_one_whatever_its_charset() -> None:
+    key = uploads.derivative_key("job", 3, 2, "text", "text/plain; charset=utf-8")
+    assert key == "processed/job/3-2/text.txt"
+
+
 @given(st.text(), st.sampled_from(["image/jpeg", "text/plain", "x/unheard-of", ""]))
 def test_a_derivatives_key_is_one_plain_file_below_its_attempt(
     name: str, media_type: str

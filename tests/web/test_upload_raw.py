@@ -164,8 +164,8 @@ def test_a_body_that_ends_early_is_said_to_be_lost(server: ServerProcess) -> Non
         answer = line.answer()
     assert (answer.status, code_of(answer)) == (400, "truncated_body")
     assert "nothing of it is kept" in answer.json["detail"]
-    mine = {"Authorization": f"Bearer {server.token}"}
-    listed = server.request("GET", "/jobs", **mine).json["jobs"]
+    mine = f"Bearer {server.token}"
+    listed = server.request("GET", "/jobs", Authorization=mine).json["jobs"]
     (ended,) = [job for job in listed if job["fileName"] == "short.txt"]
     error = server.status(ended["jobId"])["error"]
     assert error["detail"] == "the connection ended before the file did"
