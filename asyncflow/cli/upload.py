@@ -113,6 +113,9 @@ def upload(
 
 def _found(files: tuple[str, ...], *, recursive: bool) -> Iterator[Path]:
     for file in files:
+        if not file:
+            # what a shell makes of an unset variable; as a path it is this folder
+            raise click.UsageError("an empty name is no file")
         path = Path(file)
         if path.is_dir():
             if not recursive:

@@ -78,7 +78,6 @@ class Download:
             # at once and as it comes: what waits in a buffer when a connection breaks
             # is lost
             first = await answer.content.readany()
-            await asyncio.to_thread(self._note, answer.headers.get("ETag", ""))
             await self._store(answer, start, first)
 
     async def _store(
@@ -87,8 +86,9 @@ class Download:
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
         place = await asyncio.to_thread(os.open, self._part, flags, 0o600)
         try:
-            await asyncio.to_thread(os.ftruncate, place, start)
-            await asyncio.to_thread(os.lseek, place, start, os.SEEK_SET)
+            await asyncio.to_thread(_cut, place, start)
+            # after the cut: old bytes must never lie under the tag of a new version
+            await asyncio.to_thread(self._note, answer.headers.get("ETag", ""))
             await asyncio.to_thread(_write_all, place, first)
             async for data in answer.content.iter_any():
                 await asyncio.to_thread(_write_all, place, data)
@@ -124,6 +124,13 @@ def _start(answer: aiohttp.ClientResponse) -> int:
     if found is None:
         raise UnexpectedAnswer(str(answer.url), "206 without Content-Range")
     return int(found[1])
+
+
+def _cut(place: int, length: int) -> None:
+    """Keep *length* bytes and go to their end; durable on return."""
+    os.ftruncate(place, length)
+    os.fsync(place)
+    os.lseek(place, length, os.SEEK_SET)
 
 
 def _write_all(place: int, data: bytes) -> None:

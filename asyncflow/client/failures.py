@@ -12,11 +12,16 @@ class RequestFailed(Exception):
 
 
 class BadAddress(RequestFailed):
-    """The address is not one of an HTTP server."""
+    """The address is not one of an HTTP server, or holds a password."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(f"{url!r} is no address like http://127.0.0.1:8080")
-        self.url = url
+        # what stands before an @ may be a secret: it is neither shown nor kept
+        start, at, end = url.rpartition("@")
+        self.url = f"…@{end}" if at else start + end
+        hint = (
+            "; a user name or password is not taken in it, give a token" if at else ""
+        )
+        super().__init__(f"{self.url!r} is no address like http://127.0.0.1:8080{hint}")
 
 
 class ServerUnreachable(RequestFailed):

@@ -71,9 +71,13 @@ class Session:
     def __init__(self, url: str, token: str | None, patience: Patience) -> None:
         try:
             self.base = URL(url)
-        except ValueError as error:
-            raise BadAddress(url) from error
+        except ValueError:
+            # without its cause, which may repeat a password
+            raise BadAddress(url) from None
         if self.base.scheme not in {"http", "https"} or not self.base.host:
+            raise BadAddress(url)
+        if self.base.user is not None or self.base.password is not None:
+            # it would stand in for the token, and in every message and log
             raise BadAddress(url)
         if not self.base.path.endswith("/"):
             # so that relative references stay below a proxy's prefix
@@ -103,8 +107,8 @@ class Session:
 
     @property
     def address(self) -> str:
-        """The server's address without user name and password."""
-        return str(self.base.with_user(None))
+        """The server's address."""
+        return str(self.base)
 
     @property
     def http(self) -> aiohttp.ClientSession:

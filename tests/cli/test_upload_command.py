@@ -289,3 +289,30 @@ def test_no_color_means_no_colours(server: SmallServer, photo: Path) -> None:
     assert "✓ photo.jpg" in seen
     assert not re.search(r"\x1b\[[0-9;]*3[0-9]m|\x1b\[38", seen)
     assert (code, server.received) == (0, 200_000)
+
+
+def test_a_password_in_the_address_is_refused_in_plain_words(
+    photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = "http://user:secret@127.0.0.1:1/"
+
+    assert main(["upload", str(photo), "--url", url, "--token", "t"]) == 1
+
+    said = capsys.readouterr().err
+    assert "user name or password" in said
+    assert "secret" not in said
+
+
+@pytest.mark.parametrize("argv", [["upload", ""], ["upload", "-r", ""]])
+def test_an_empty_name_is_not_the_current_folder(
+    server: SmallServer,
+    photo: Path,
+    argv: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert photo.exists()
+
+    assert main(argv) == 2
+
+    assert "an empty name is no file" in capsys.readouterr().err
+    assert server.uploads == {}

@@ -70,6 +70,25 @@ async def test_a_file_that_changed_is_fetched_from_its_beginning(
     assert data != target.read_bytes()
 
 
+async def test_a_new_version_is_not_noted_while_the_old_bytes_lie_there(
+    server: SmallServer, data: bytes, client: Client, tmp_path: Path
+) -> None:
+    target = tmp_path / "t.jpg"
+    await broken_download(server, target)
+    tag = tmp_path / "t.jpg.part.etag"
+    old = tag.read_text()
+    part = tmp_path / "t.jpg.part"
+    part.unlink()
+    part.mkdir()  # nothing can be cut off here
+    server.etag, server.files["thumbnail"] = '"two"', data[::-1]
+
+    with pytest.raises(IsADirectoryError):
+        await client.download("j", "thumbnail", target)
+
+    assert old
+    assert tag.read_text() == old
+
+
 async def test_a_part_longer_than_the_file_is_thrown_away(
     server: SmallServer, data: bytes, client: Client, tmp_path: Path
 ) -> None:

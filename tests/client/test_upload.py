@@ -317,3 +317,22 @@ async def test_of_two_servers_each_has_its_own_upload(
 
     assert await client.upload(photo) == "job-1"
     assert server.received == 1_000_000
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:secret@127.0.0.1:1/",
+        "http://:secret@127.0.0.1/",
+        "http://secret@127.0.0.1/",
+        "ftp://user:secret@127.0.0.1/",
+        "http://user:secret@127.0.0.1:port/",
+        "http://user:sec@ret@127.0.0.1/",
+    ],
+)
+def test_a_password_in_the_address_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(BadAddress, match="user name or password") as caught:
+        Client(url, "token")
+
+    assert "sec" not in f"{caught.value} {caught.value.url}"
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
