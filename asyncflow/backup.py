@@ -74,6 +74,14 @@ class Damage:
     why: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """What a restore brought back: *blobs* whole ones; *damages* are the others."""
+
+    blobs: int
+    damages: tuple[Damage, ...]
+
+
 async def back_up(
     data_dir: Path, target: Path, *, taken_at: str, told: Told = lambda _n, _of: None
 ) -> Manifest:
@@ -208,10 +216,11 @@ async def _in_turns(
 
 async def restore(
     source: Path, data_dir: Path, *, told: Told = lambda _n, _of: None
-) -> int:
+) -> Restored:
     """Make *data_dir*, absent or empty until now, what the backup *source* holds.
 
-    Return how many blobs it has. Blobs that the backup knows to be missing stay so.
+    Each blob is read again where it now lies. Those that the backup knows to be missing
+    stay so; those that were damaged in it are told, and the rest is restored.
 
     Raises:
         BackupError: *source* is no whole backup, or *data_dir* is not empty.
@@ -227,19 +236,31 @@ async def restore(
     try:
         blobs = await asyncio.to_thread(list, named_blobs(source / DATABASE))
         wanted = [blob for blob in blobs if blob.key not in manifest.missing]
-        absent = await _copy_blobs(wanted, backed_up, store, {}, told)
-        if absent:
-            raise BackupError(
-                f"the backup is damaged: {len(absent)} files are not whole, "
-                f"{min(absent)} among them"
-            )
+        damages = await _bring_back(wanted, backed_up, store, told)
         _copy_token(source, data_dir)
         await asyncio.to_thread(_copy_file, source / DATABASE, data_dir / DATABASE)
     finally:
         await backed_up.close()
         await store.close()
         lock.release()
-    return len(wanted)
+    return Restored(blobs=len(wanted) - len(damages), damages=damages)
+
+
+async def _bring_back(
+    wanted: list[NamedBlob], backed_up: LocalStore, store: LocalStore, told: Told
+) -> tuple[Damage, ...]:
+    """Copy *wanted* and compare each with its row; return those that differ."""
+    found: dict[str, Damage] = {}
+
+    async def one(blob: NamedBlob) -> None:
+        size = await _copy(backed_up.path(blob.key), store, blob)
+        place = backed_up if size is None else store
+        why = await asyncio.to_thread(_fault, place.path(blob.key), blob)
+        if size is None or why is not None:
+            found[blob.key] = Damage(blob=blob, why=why or "it was not whole")
+
+    await _in_turns(wanted, one, told)
+    return tuple(found[key] for key in sorted(found))
 
 
 # ----- verify

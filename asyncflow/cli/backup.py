@@ -21,7 +21,7 @@ from asyncflow.errors import AsyncflowError, BadSettings
 SHOWN = 20
 
 _folder = click.Path(path_type=Path, file_okay=False)
-_data_dir = click.option(
+data_dir_option = click.option(
     "--data-dir", type=_folder, help="The server's folder.  [default: as it is set]"
 )
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print one document.")
@@ -29,7 +29,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print one docum
 
 @click.command()
 @click.argument("dest", type=_folder)
-@_data_dir
+@data_dir_option
 @_as_json
 def backup(*, dest: Path, data_dir: Path | None, as_json: bool) -> int:
     """Copy all that a server keeps to the new folder DEST, also while it runs.
@@ -59,20 +59,28 @@ def backup(*, dest: Path, data_dir: Path | None, as_json: bool) -> int:
 
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path, file_okay=False, exists=True))
-@_data_dir
+@data_dir_option
 def restore(*, source: Path, data_dir: Path | None) -> int:
     """Make a new data folder from the backup SOURCE.
 
     The data folder must be absent or empty, and no server may run in it. After an
-    interruption remove the folder and begin again.
+    interruption remove the folder and begin again. Ends with 1 if files were damaged in
+    the backup; the rest is restored all the same.
     """
     folder = _folder_of(data_dir)
     try:
-        count = asyncio.run(backups.restore(source, folder, told=_told))
+        made = asyncio.run(backups.restore(source, folder, told=_told))
     except AsyncflowError as error:
         raise click.ClickException(error.detail) from error
-    click.echo(f"{count} files are back in {_shown(folder)}")
-    return 0
+    click.echo(f"{made.blobs} files are back in {_shown(folder)}")
+    for damage in made.damages[:SHOWN]:
+        blob = damage.blob
+        text = f"job {blob.job_id}, {blob.name}: {damage.why} ({blob.key})"
+        click.echo(f"damaged: {clean(text, keep_lines=False)}", err=True)
+    if made.damages:
+        text = f"{len(made.damages)} files were damaged in the backup: take them from"
+        click.echo(f"{text} another one, or delete their jobs", err=True)
+    return 1 if made.damages else 0
 
 
 def verify(data_dir: Path) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from asyncflow.cli.backup import verify as verify_files
+from asyncflow.cli.backup import data_dir_option, verify as verify_files
 from asyncflow.cli.connection import Server, server_at, server_options
 from asyncflow.cli.findings import Finding, ok, stop, warn
 from asyncflow.cli.machine import machine
@@ -29,15 +29,19 @@ _NARROWEST = 16
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--verify", is_flag=True, help="Read every stored file, too.")
+@data_dir_option
 @server_options
-def doctor(*, as_json: bool, verify: bool, url: str, token: str | None) -> int:
+def doctor(
+    *, as_json: bool, verify: bool, data_dir: Path | None, url: str, token: str | None
+) -> int:
     """Check this machine and say what to fix.
 
     Ends with 1 if something would keep the server from starting, or if `--verify`
     finds stored files that are missing or damaged.
     """
     findings: list[Finding] = []
-    for finding in _findings(url, token, verify=verify):
+    server = server_at(url, token, data_dir=data_dir)
+    for finding in _findings(server, data_dir, verify=verify):
         findings.append(finding)
         if not as_json:
             click.echo(_line(finding))
@@ -50,21 +54,21 @@ def doctor(*, as_json: bool, verify: bool, url: str, token: str | None) -> int:
     return 1 if stops else 0
 
 
-def _findings(url: str, token: str | None, *, verify: bool) -> Iterator[Finding]:
+def _findings(server: Server, named: Path | None, *, verify: bool) -> Iterator[Finding]:
     yield from tools()
-    data_dir, fill_level = Path.cwd() / "data", 90
+    data_dir, fill_level = named or Path.cwd() / "data", 90
     try:
         settings = load({}, env=os.environ, cwd=Path.cwd())
     except BadSettings as error:
         for problem in error.detail.splitlines():
             yield stop("settings", problem, "see `asyncflow settings`")
     else:
-        data_dir, fill_level = settings.data_dir, settings.fill_level
+        data_dir, fill_level = named or settings.data_dir, settings.fill_level
         yield ok("settings", "all of them are fine")
     yield from machine(data_dir, fill_level=fill_level)
     if verify:
         yield from verify_files(data_dir)
-    yield asyncio.run(_server(server_at(url, token)))
+    yield asyncio.run(_server(server))
 
 
 async def _server(server: Server) -> Finding:

@@ -214,6 +214,39 @@ def test_a_backup_that_was_cut_short_is_not_restored(
     assert not (tmp_path / "again").exists()
 
 
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        ("missing", "its bytes are missing"),
+        ("shorter", "instead of"),
+        ("changed", "another sha256"),
+    ],
+)
+def test_a_restore_names_what_was_damaged_in_the_backup_and_keeps_the_rest(
+    folder: Path, tmp_path: Path, harm: str, says: str
+) -> None:
+    copy, again = tmp_path / "copy", tmp_path / "again"
+    asyncflow("backup", copy, "--data-dir", folder, here=tmp_path)
+    (original,) = [p for p in blobs(copy) if "raw" in p.parts]
+    damage(original, harm)
+    done = asyncflow("restore", copy, "--data-dir", again, here=tmp_path)
+    assert done.returncode == 1
+    assert original.name in done.stderr
+    assert says in done.stderr
+    whole = len(blobs(folder)) - 1
+    assert f"{whole} files are back" in done.stdout
+    assert (again / "asyncflow.db").is_file()
+    assert len(blobs(again)) == whole + (harm == "changed")
+
+
+def damage(original: Path, harm: str) -> None:
+    data = original.read_bytes()
+    if harm == "missing":
+        original.unlink()
+    else:
+        original.write_bytes(data[:-1] + (b"" if harm == "shorter" else b"!"))
+
+
 def test_a_backup_into_the_data_folder_is_refused(folder: Path, tmp_path: Path) -> None:
     done = asyncflow("backup", folder / "backups", "--data-dir", folder, here=tmp_path)
     assert done.returncode == 1
@@ -227,13 +260,14 @@ def test_what_is_no_data_folder_is_not_backed_up(tmp_path: Path) -> None:
 
 
 def findings(folder: Path) -> tuple[int, list[str]]:
+    argv = ["doctor", "--verify", "--json", "--data-dir", str(folder)]
     done = subprocess.run(
-        [sys.executable, "-m", "asyncflow", "doctor", "--verify", "--json"],
+        [sys.executable, "-m", "asyncflow", *argv],
         capture_output=True,
         text=True,
         check=False,
         cwd=folder.parent,
-        env={"PATH": "/usr/bin:/bin", "ASYNCFLOW_DATA_DIR": str(folder)}
+        env={"PATH": "/usr/bin:/bin", "ASYNCFLOW_DATA_DIR": str(folder / "no")}
         | {"ASYNCFLOW_FILL_LEVEL": "100", "PYTHONPATH": ":".join(sys.path)},
         timeout=50,
     )
@@ -255,11 +289,7 @@ def test_whole_files_are_found_whole(folder: Path) -> None:
 )
 def test_a_damaged_file_is_found_and_named(folder: Path, harm: str, says: str) -> None:
     (original,) = [p for p in blobs(folder) if "raw" in p.parts]
-    data = original.read_bytes()
-    if harm == "missing":
-        original.unlink()
-    else:
-        original.write_bytes(data[:-1] + (b"" if harm == "shorter" else b"!"))
+    damage(original, harm)
     code, (text,) = findings(folder)
     assert code == 1
     assert original.name in text
