@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import subprocess
 from pathlib import Path
 
 from PIL import Image
@@ -61,3 +62,36 @@ def test_the_test_of_the_page_passes(tmp_path: Path) -> None:
     test(tmp_path)
     assert "run_processor" in lines
     assert run_processor is names["run_processor"]
+
+
+def nightly(folder: Path, asyncflow: str) -> int:
+    """Run the line for cron as cron would, with *asyncflow* as the program."""
+    program = folder / "program"
+    program.write_text(f"#!/bin/sh\n{asyncflow}\n")
+    program.chmod(0o755)
+    (line,) = re.findall(r"(?m)^0 3 \* \* \* asyncflow (.*)$", page("howto/back-up.md"))
+    assert "$(date +\\%a)" in line
+    # one day for every run, also around midnight
+    line = line.replace("$(date +\\%a)", "Mon")
+    line = line.replace("/backups", str(folder / "backups"))
+    assert "/opt/asyncflow/bin/asyncflow" in line
+    line = line.replace("/opt/asyncflow/bin/asyncflow", str(program))
+    return subprocess.run(
+        ["/bin/sh", "-c", line],
+        env={"PATH": "/usr/bin:/bin"},
+        check=False,
+        timeout=30,
+    ).returncode
+
+
+def test_the_nightly_backup_replaces_the_old_one_only_when_it_is_whole(
+    tmp_path: Path,
+) -> None:
+    kept = tmp_path / "backups" / "Mon" / "backup.json"
+    kept.parent.parent.mkdir()
+    for text in ("first", "second"):
+        assert nightly(tmp_path, f'mkdir "$2" && echo {text} > "$2/backup.json"') == 0
+        assert [p.name for p in (tmp_path / "backups").iterdir()] == ["Mon"]
+        assert kept.read_text() == f"{text}\n"
+    assert nightly(tmp_path, 'mkdir "$2"; exit 1') == 1
+    assert kept.read_text() == "second\n"
