@@ -1,7 +1,7 @@
 """The client: everything a program can ask of an asyncflow server."""
 
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +12,15 @@ from asyncflow.client.downloading import Download
 from asyncflow.client.failures import ServerRefused
 from asyncflow.client.messages import Job, Page, Update
 from asyncflow.client.session import Patience, Session
-from asyncflow.client.sources import Memory, OpenFile, keep_stream, open_path
+from asyncflow.client.sources import (
+    BinaryFile,
+    Memory,
+    OpenFile,
+    is_file,
+    keep_stream,
+    open_path,
+    pieces_of,
+)
 from asyncflow.client.unfinished import Unfinished, state_folder
 from asyncflow.client.uploading import (
     CHUNK_BYTES,
@@ -83,7 +91,7 @@ class Client:
 
     async def upload(
         self,
-        source: Path | bytes | AsyncIterator[bytes],
+        source: Path | str | bytes | bytearray | BinaryFile | AsyncIterator[bytes],
         *,
         name: str | None = None,
         media_type: str | None = None,
@@ -93,25 +101,32 @@ class Client:
         """Upload *source* and return the job's id once the server holds all of it.
 
         A path is resumable: after a crash or Ctrl-C, the same call in a later process
-        continues it (unless *resume* is false). A stream is first kept in a temporary
-        file. *name* defaults to the path's own.
+        continues it (unless *resume* is false). What is left in a binary file, or in a
+        stream, is first kept in a temporary file. *name* defaults to the path's own.
 
         Raises:
             OSError: the file cannot be read.
+            TypeError: *source* is nothing of the kind, or a file of text.
             SourceChanged: the file changed meanwhile.
         """
-        if isinstance(source, bytes):
-            return await self._send(Memory(source), name, media_type, on_progress)
-        if not isinstance(source, Path):
-            kept = await keep_stream(source)
+        if isinstance(source, bytes | bytearray):
+            kept = Memory(bytes(source))
             return await self._send(kept, name, media_type, on_progress)
-        opened = await open_path(source)
+        if not isinstance(source, Path | str):
+            stream = pieces_of(source) if is_file(source) else source
+            if not isinstance(stream, AsyncIterable):
+                kind = type(source).__name__
+                raise TypeError(f"upload a path, bytes, a file or a stream, not {kind}")
+            kept_file = await keep_stream(stream)
+            return await self._send(kept_file, name, media_type, on_progress)
+        path = Path(source)
+        opened = await open_path(path)
         return await self._send(
             opened,
-            name or source.name,
+            name or path.name,
             media_type,
             on_progress,
-            remember_as=source if resume else None,
+            remember_as=path if resume else None,
         )
 
     async def _send(

@@ -3,16 +3,24 @@
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable
 from dataclasses import dataclass
 from io import BufferedRandom, BufferedReader
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol, TypeGuard
 
 from asyncflow.client.failures import SourceChanged
 
 # 1 MiB: few enough thread hops to keep a fast link busy, small enough for smooth bars
 PIECE_BYTES = 1 << 20
+
+
+class BinaryFile(Protocol):
+    """What can be read as bytes, such as an open file or a `BytesIO`."""
+
+    def read(self, count: int, /) -> bytes:
+        """Return up to *count* bytes; none at the end."""
+        ...
 
 
 class Source(Protocol):
@@ -91,7 +99,21 @@ async def open_path(path: Path) -> OpenFile:
     return OpenFile(handle, str(path))
 
 
-async def keep_stream(stream: AsyncIterator[bytes]) -> OpenFile:
+def is_file(source: Any) -> TypeGuard[BinaryFile]:
+    """Tell whether *source* is read like a file, and not awaited."""
+    return callable(getattr(source, "read", None)) and not hasattr(source, "__aiter__")
+
+
+async def pieces_of(file: BinaryFile) -> AsyncGenerator[bytes, None]:
+    """Yield what is left in *file*, read in a thread. Raise TypeError for text."""
+    while data := await asyncio.to_thread(file.read, PIECE_BYTES):
+        # a file opened without "b" gives text, whose bytes nobody can know
+        if not isinstance(data, bytes):
+            raise TypeError("the file gives text: open it in binary mode, 'rb'")
+        yield data
+
+
+async def keep_stream(stream: AsyncIterable[bytes]) -> OpenFile:
     """Write *stream* into an unnamed temporary file and return that.
 
     The protocol wants the length before the first byte, and a broken connection wants

@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 from asyncflow.client.api import Client
 from asyncflow.client.messages import Job, Update
 from asyncflow.client.session import Patience
+from asyncflow.client.sources import BinaryFile
 from asyncflow.client.uploading import CHUNK_BYTES, Progress
 
 T = TypeVar("T")
@@ -103,7 +104,7 @@ class SyncClient:
 
     def upload(
         self,
-        source: Path | bytes,
+        source: Path | str | bytes | bytearray | BinaryFile,
         *,
         name: str | None = None,
         media_type: str | None = None,

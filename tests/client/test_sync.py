@@ -49,6 +49,18 @@ def test_a_file_goes_up_is_watched_and_comes_back(
         client.status(job)
 
 
+def test_an_open_file_and_a_path_of_text_go_up(
+    client: SyncClient, tmp_path: Path
+) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("some notes")
+    with notes.open("rb") as file:
+        jobs = [client.upload(file, name="notes.txt"), client.upload(str(notes))]
+    for number, job in enumerate(jobs):
+        got = client.download(job, "original", tmp_path / f"{number}.txt")
+        assert got.read_text() == "some notes"
+
+
 def test_a_watch_that_is_left_early_leaves_nothing_open(client: SyncClient) -> None:
     job = client.upload(b"text", name="a.txt")
     for _update in client.watch(job):

@@ -1,7 +1,8 @@
+import io
 import os
 import stat
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -336,3 +337,41 @@ def test_a_password_in_the_address_is_refused_and_not_repeated(url: str) -> None
 
     assert "sec" not in f"{caught.value} {caught.value.url}"
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+async def test_a_path_may_be_text(
+    server: SmallServer, client: Client, photo: Path
+) -> None:
+    job_id = await client.upload(str(photo))
+
+    stored = server.uploads[job_id]
+    assert (bytes(stored.data), stored.name) == (photo.read_bytes(), "photo.jpg")
+
+
+async def test_an_open_file_is_sent_from_where_it_stands_and_stays_open(
+    server: SmallServer, client: Client, photo: Path
+) -> None:
+    with photo.open("rb") as file:
+        file.seek(7)
+        job_id = await client.upload(file)
+        assert not file.closed
+
+    assert bytes(server.uploads[job_id].data) == photo.read_bytes()[7:]
+
+
+@pytest.mark.parametrize("kind", [io.BytesIO, bytearray])
+async def test_bytes_may_come_in_other_clothes(
+    server: SmallServer, client: Client, kind: Callable[[bytes], io.BytesIO | bytearray]
+) -> None:
+    data = os.urandom(2_500_000)
+
+    job_id = await client.upload(kind(data), name="a.bin")
+
+    assert bytes(server.uploads[job_id].data) == data
+
+
+async def test_what_cannot_be_uploaded_is_said_plainly(client: Client) -> None:
+    with pytest.raises(TypeError, match="binary mode"):
+        await client.upload(io.StringIO("text"))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="not int"):
+        await client.upload(7)  # type: ignore[arg-type]
