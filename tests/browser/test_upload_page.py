@@ -4,11 +4,19 @@ import os
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import FileChooser, expect
+from playwright.sync_api import Browser, FileChooser, Route, expect
 
 from tests.browser.conftest import Visit
-from tests.browser.visitor import SCHEMES, Visitor, damaged, heavy, letter, photo
-from tests.server_process import ServerProcess
+from tests.browser.visitor import (
+    SCHEMES,
+    Visitor,
+    damaged,
+    heavy,
+    letter,
+    photo,
+    visiting,
+)
+from tests.server_process import ServerProcess, serving
 
 pytestmark = pytest.mark.needs("chromium")
 
@@ -81,6 +89,67 @@ def test_an_upload_goes_on_after_a_reload(visitor: Visitor, tmp_path: Path) -> N
     visitor.wait("heavy.jpg", "COMPLETED")
     assert sent
     assert sent[0] > 0, "what had arrived was sent again"
+
+
+def test_files_that_were_not_begun_are_asked_for_after_a_reload(
+    visitor: Visitor, tmp_path: Path
+) -> None:
+    names = [f"{number}.jpg" for number in range(6)]
+    files = [heavy(tmp_path / name) for name in names]
+    visitor.open()
+    visitor.slow(SLOW)
+    visitor.give(*files)
+    visitor.page.locator('li.card[data-state="uploading"]').nth(2).wait_for()
+    ids = "JSON.parse(Object.values(localStorage)[0]).filter((one) => one.id).length"
+    visitor.until(lambda: bool(visitor.page.evaluate(ids) == 3))
+    visitor.page.on("dialog", lambda dialog: dialog.accept())
+    visitor.page.reload()
+    visitor.page.locator('li.card[data-state="UPLOADING"]').nth(5).wait_for()
+    assert visitor.page.locator("h2.name").all_text_contents() == names
+    queued = visitor.card("5.jpg")
+    expect(queued.locator(".status")).to_contain_text("Choose the file again")
+
+    visitor.card("4.jpg").get_by_role("button", name="Cancel").click()
+    expect(visitor.page.locator("li.card")).to_have_count(5)
+    visitor.give(files[5])
+    visitor.wait("5.jpg", "COMPLETED")
+    expect(visitor.page.locator("li.card")).to_have_count(5)
+    visitor.page.reload()
+    visitor.wait("5.jpg", "COMPLETED")
+    left = [name for name in names if name != "4.jpg"]
+    assert visitor.page.locator("h2.name").all_text_contents() == left
+
+
+def test_a_stalled_connection_is_told_in_plain_words(
+    visitor: Visitor, tmp_path: Path
+) -> None:
+    held: list[Route] = []
+    visitor.page.clock.install()
+    visitor.open()
+    visitor.page.route("**/files/", lambda route: held.append(route))  # noqa: PLW0108 -- Playwright cannot mark a built-in method
+    visitor.give(photo(tmp_path / "stuck.jpg", size=(64, 64)))
+    visitor.until(lambda: len(held) == 1)
+    visitor.page.clock.fast_forward(61_000)
+    problem = visitor.card("stuck.jpg").locator(".problem")
+    expect(problem).to_have_text("The connection stalled: nothing moved for a minute.")
+    visitor.until(lambda: len(held) == 2)
+    held[1].continue_()
+    visitor.wait("stuck.jpg", "COMPLETED")
+
+
+def test_a_pause_before_the_next_attempt_can_be_ended(
+    visitor: Visitor, tmp_path: Path
+) -> None:
+    busy = {"status": 503, "headers": {"Retry-After": "600"}}
+    visitor.open()
+    visitor.page.route("**/files/", lambda route: route.fulfill(**busy), times=1)
+    visitor.give(photo(tmp_path / "later.jpg", size=(64, 64)))
+    card = visitor.card("later.jpg")
+    expect(card.locator(".problem")).to_have_text("The server answered 503.")
+    card.get_by_role("button", name="Try now: later.jpg").click()
+    visitor.wait("later.jpg", "COMPLETED")
+    expect(card.get_by_role("button", name="Try now")).to_have_count(0)
+    visitor.troubles[:] = [one for one in visitor.troubles if "503" not in one]
 
 
 def test_an_upload_waits_for_a_network_that_is_away(
@@ -255,6 +324,22 @@ MOTION = """getComputedStyle(
 ).transitionDuration"""
 
 
+DRAG_WORDS = """() => {
+  const dataTransfer = new DataTransfer();
+  dataTransfer.setData("text/plain", "only words");
+  const options = { dataTransfer, bubbles: true, cancelable: true };
+  return ["dragover", "drop"].map((name) =>
+    document.body.dispatchEvent(new DragEvent(name, options)));
+}"""
+
+
+def test_words_that_are_dragged_about_are_left_to_the_browser(visitor: Visitor) -> None:
+    visitor.open()
+    assert visitor.page.evaluate(DRAG_WORDS) == [True, True]
+    drop = visitor.page.locator(".drop")
+    expect(drop).not_to_contain_class("over")
+
+
 def test_dropped_and_pasted_files_are_taken(visitor: Visitor) -> None:
     visitor.open()
     visitor.page.evaluate(DROP_AND_PASTE)
@@ -285,7 +370,27 @@ def test_a_refused_upload_says_why_in_plain_words(
     problem = card.locator(".problem").inner_text()
     assert problem.endswith((".", ")"))
     assert "{" not in problem
+    # the same file would be refused again
+    expect(card.get_by_role("button", name="Retry")).to_have_count(0)
     visitor.troubles[:] = [one for one in visitor.troubles if " 4" not in one]
+
+
+def test_the_reason_of_a_skipped_step_is_text_on_the_page(
+    browser: Browser, tmp_path: Path
+) -> None:
+    settings = {"workers": "1", "text_languages": "tlh"}
+    with (
+        serving(tmp_path / "data", **settings) as server,
+        visiting(browser, server.url) as visitor,
+    ):
+        visitor.open()
+        visitor.give(letter(tmp_path / "opera.pdf", "Only words"))
+        card = visitor.wait("opera.pdf", "COMPLETED", 40_000)
+        reasons = card.get_by_role("list", name="Reasons of opera.pdf")
+        expect(reasons.get_by_role("listitem")).to_contain_text(
+            "Text (skipped): No data for the language tlh is installed"
+        )
+        assert visitor.violations() == []
 
 
 def test_leaving_while_something_is_sent_is_asked_about(

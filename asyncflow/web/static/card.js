@@ -7,7 +7,10 @@ export const FINAL = new Set(["COMPLETED", "FAILED", "REJECTED", "CANCELLED"]);
 const SHOWN = /^image\/(jpeg|png|webp|gif|avif)$/;
 const MAX_PREVIEW = 30_000_000;
 const OVER = new Set(["done", "skipped", "dead", "cancelled"]);
+// the same file would end the same way again
+const HOPELESS = new Set(["encrypted", "empty_file", "type_mismatch", "unsupported_type"]);
 const WORDS = {
+  now: "Try now",
   pause: "Pause",
   resume: "Resume",
   cancel: "Cancel",
@@ -61,10 +64,14 @@ export class Card {
     this.steps = make("ul", "steps");
     this.steps.setAttribute("aria-label", `Steps of ${this.name}`);
     this.steps.hidden = true;
+    // what a chip cannot hold: why a step was skipped or is tried again
+    this.reasons = make("ul", "reasons");
+    this.reasons.setAttribute("aria-label", `Reasons of ${this.name}`);
+    this.reasons.hidden = true;
     this.results = make("div", "results");
     this.buttons = make("p", "buttons");
-    const parts = [head, this.bar, this.problem, this.steps, this.results, this.buttons];
-    this.element.append(...parts);
+    const told = [head, this.bar, this.problem, this.steps, this.reasons];
+    this.element.append(...told, this.results, this.buttons);
   }
 
   offer(...names) {
@@ -122,7 +129,8 @@ export class Card {
       uploading: () => {
         const text = error ? "Trying again" : "Uploading";
         const speed = error ? "" : this.speed(upload.offset);
-        this.uploads("uploading", `${text} · ${sent}${speed}`, "pause", "cancel");
+        const now = upload.hurry ? ["now"] : [];
+        this.uploads("uploading", `${text} · ${sent}${speed}`, ...now, "pause", "cancel");
       },
       paused: () => this.uploads("paused", `Paused · ${sent}`, "resume", "cancel"),
       sent: () => {
@@ -132,7 +140,7 @@ export class Card {
       },
       refused: () => {
         this.bar.hidden = true;
-        this.uploads("refused", `Refused · ${whole}`, "retry", "remove");
+        this.uploads("refused", `Refused · ${whole}`, ...afterwards(error));
       },
       cancelled: () => this.uploads("cancelled", "Cancelled"),
     };
@@ -228,7 +236,7 @@ export class Card {
     else this.shown = null;
     if (!over) this.offer("cancel");
     else if (job.status === "COMPLETED") this.offer("remove");
-    else this.offer("retry", "remove");
+    else this.offer(...afterwards(job.error));
   }
 
   showSteps() {
@@ -243,9 +251,25 @@ export class Card {
       const chip = this.chips.get(step.name);
       const percent = step.status === "running" ? ` ${Math.round(step.progress)} %` : "";
       chip.className = `step ${step.status}`;
-      chip.title = step.error ? sentence(step.error.detail) : "";
       chip.lastChild.textContent = `${stepState(step.status)}${percent}`;
     }
+    this.showReasons();
+  }
+
+  // What ended the whole job stands above already.
+  showReasons() {
+    const { error, steps } = this.job;
+    const reasons = steps
+      .filter((step) => step.error && step.error.detail !== error?.detail)
+      .map((step) => {
+        const why = sentence(step.error.detail);
+        return `${stepName(step.name)} (${stepState(step.status)}): ${why}`;
+      });
+    // progress comes often, and a reader keeps its place
+    if (this.reasons.dataset.told === reasons.join()) return;
+    this.reasons.dataset.told = reasons.join();
+    this.reasons.hidden = reasons.length === 0;
+    this.reasons.replaceChildren(...reasons.map((reason) => make("li", "", reason)));
   }
 
   async showResults() {
@@ -293,10 +317,12 @@ export class Card {
   askForFile() {
     this.wantsFile = true;
     this.become("UPLOADING", "waiting for its file");
-    const done = this.job.uploadedBytes ?? 0;
+    const done = this.job?.uploadedBytes ?? 0;
     this.bar.value = this.bytes > 0 ? (100 * done) / this.bytes : 0;
-    this.status.textContent =
-      `${size(done)} of ${size(this.bytes)} uploaded. Choose the same file to go on.`;
+    const whole = size(this.bytes);
+    this.status.textContent = this.job
+      ? `${size(done)} of ${whole} uploaded. Choose the same file to go on.`
+      : `Nothing of ${whole} was sent yet. Choose the file again.`;
     if (!this.results.querySelector(".again")) {
       const label = make("label", "button again", "Choose the file");
       const input = document.createElement("input");
@@ -316,11 +342,14 @@ export class Card {
     this.become("gone", "no longer on the server");
     this.bar.hidden = true;
     this.steps.hidden = true;
+    this.reasons.hidden = true;
     this.results.replaceChildren();
     this.status.textContent = "No longer on the server";
     this.offer("remove");
   }
 }
+
+const afterwards = (error) => (HOPELESS.has(error?.code) ? ["remove"] : ["retry", "remove"]);
 
 const share = (steps) => {
   if (steps.length === 0) return 0;

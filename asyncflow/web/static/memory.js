@@ -1,4 +1,6 @@
-// What this browser has sent to this server, so that a reload can go on with it.
+// What this browser sends to this server, so that a reload can go on with it.
+//
+// A file that waits for its turn has no id yet: it is known by name, size and date.
 
 const MAX_KEPT = 500;
 
@@ -26,19 +28,43 @@ export class Memory {
     }
   }
 
-  keep(known) {
-    this.write([...this.all().filter((one) => one.id !== known.id), known].slice(-MAX_KEPT));
+  keep(...several) {
+    this.write([...this.all(), ...several]);
   }
 
-  drop(id) {
-    this.write(this.all().filter((one) => one.id !== id));
+  // Keeps `fresh` in the place of `known`.
+  exchange(known, fresh) {
+    const kept = this.all();
+    const at = place(kept, known);
+    if (at < 0) kept.push(fresh);
+    else kept[at] = fresh;
+    this.write(kept);
+  }
+
+  drop(known) {
+    const kept = this.all();
+    const at = place(kept, known);
+    if (at < 0) return;
+    kept.splice(at, 1);
+    this.write(kept);
   }
 
   write(kept) {
     try {
-      localStorage.setItem(this.key, JSON.stringify(kept));
+      localStorage.setItem(this.key, JSON.stringify(kept.slice(-MAX_KEPT)));
     } catch {
       // full or forbidden: a reload will not remember, nothing else is lost
     }
   }
 }
+
+// One of them, if the same file was chosen twice.
+const place = (kept, known) =>
+  kept.findIndex((one) =>
+    known.id
+      ? one.id === known.id
+      : !one.id &&
+        one.name === known.name &&
+        one.size === known.size &&
+        one.changed === known.changed,
+  );

@@ -4,6 +4,7 @@
 // - What the server has is asked for before each attempt; nothing is sent twice.
 // - A lost network, a 5xx or a 409 is tried again with growing pauses, for ever, until
 //   the person pauses or cancels; a refusal (other 4xx) ends the upload with its reason.
+// - A connection that stalls counts as a lost one.
 // - One attempt runs at a time, however fast somebody presses Pause and Resume.
 
 import { Refused } from "./server.js";
@@ -13,6 +14,7 @@ const PAUSES_S = [0, 1, 2, 5, 10, 20];
 const MAY_PASS = new Set([408, 409, 423, 425, 429]);
 // a connection on which nothing moves for so long is given up
 const STALL_MS = 60_000;
+const STALLED = "The connection stalled: nothing moved for a minute.";
 
 const encode = (text) =>
   btoa(Array.from(new TextEncoder().encode(text), (byte) => String.fromCharCode(byte)).join(""));
@@ -29,6 +31,8 @@ export class Upload {
     this.failures = 0;
     this.control = new AbortController();
     this.before = Promise.resolve();
+    // ends the pause before the next attempt; null when there is none
+    this.hurry = null;
   }
 
   // Goes on until the file is sent, refused, paused or cancelled.
@@ -72,17 +76,25 @@ export class Upload {
     const usual = PAUSES_S[Math.min(this.failures, PAUSES_S.length - 1)];
     const wait = Math.max(usual, error.retryAfterS ?? 0);
     this.failures += 1;
-    this.tell(this, wait > 1 ? error : null);
+    const told = wait > 1 || error.message === STALLED ? error : null;
+    if (wait > 0) await this.wait(wait, told);
+    if (this.state === "uploading") this.tell(this, told);
+  }
+
+  async wait(seconds, error) {
     await new Promise((done) => {
       const end = () => {
+        this.hurry = null;
         clearTimeout(timer);
         removeEventListener("online", end);
         this.control.signal.removeEventListener("abort", end);
         done();
       };
-      const timer = setTimeout(end, wait * 1000);
+      const timer = setTimeout(end, seconds * 1000);
       addEventListener("online", end);
       this.control.signal.addEventListener("abort", end);
+      this.hurry = end;
+      this.tell(this, error);
     });
   }
 
@@ -94,18 +106,24 @@ export class Upload {
   }
 
   async request(method, path, headers = {}) {
-    const stalled = AbortSignal.timeout(STALL_MS);
     const control = new AbortController();
     const stop = () => control.abort();
+    let isStalled = false;
+    const patience = setTimeout(() => {
+      isStalled = true;
+      stop();
+    }, STALL_MS);
     this.control.signal.addEventListener("abort", stop);
-    stalled.addEventListener("abort", stop);
     try {
       return await this.server.fetch(this.server.url(path), {
         method,
         headers: { ...VERSION, ...headers },
         signal: control.signal,
       });
+    } catch (error) {
+      throw isStalled ? new Error(STALLED) : error;
     } finally {
+      clearTimeout(patience);
       this.control.signal.removeEventListener("abort", stop);
     }
   }
@@ -145,7 +163,12 @@ export class Upload {
       const request = new XMLHttpRequest();
       const from = this.offset;
       const stop = () => request.abort();
-      let stalled = setTimeout(stop, STALL_MS);
+      let isStalled = false;
+      const giveUp = () => {
+        isStalled = true;
+        stop();
+      };
+      let stalled = setTimeout(giveUp, STALL_MS);
       this.control.signal.addEventListener("abort", stop);
       request.open("PATCH", this.server.url(`files/${this.id}`));
       const headers = this.server.headers({
@@ -158,7 +181,7 @@ export class Upload {
       }
       request.upload.onprogress = (event) => {
         clearTimeout(stalled);
-        stalled = setTimeout(stop, STALL_MS);
+        stalled = setTimeout(giveUp, STALL_MS);
         if (this.state !== "uploading") return;
         this.offset = from + event.loaded;
         this.tell(this);
@@ -171,7 +194,7 @@ export class Upload {
           this.failures = 0;
           done();
         } else if (request.status === 0) {
-          failed(new Error("The connection was lost."));
+          failed(new Error(isStalled ? STALLED : "The connection was lost."));
         } else {
           failed(refusal(request));
         }

@@ -79,16 +79,19 @@ export class Uploader extends HTMLElement {
   listen(signal) {
     const zone = this.shadowRoot.querySelector(".drop");
     const place = this.hasAttribute("whole-page") ? document : zone;
-    place.addEventListener("dragover", (event) => this.over(event, zone, true), { signal });
-    place.addEventListener("dragleave", (event) => this.over(event, zone, false), { signal });
-    place.addEventListener(
-      "drop",
-      async (event) => {
-        this.over(event, zone, false);
-        this.add(await dropped(event.dataTransfer));
-      },
-      { signal },
-    );
+    // words and links that are dragged about are none of our business
+    const drags = (name, heard) => {
+      const files = (event) => {
+        if (event.dataTransfer?.types.includes("Files")) heard(event);
+      };
+      place.addEventListener(name, files, { signal });
+    };
+    drags("dragover", (event) => this.over(event, zone, true));
+    drags("dragleave", (event) => this.over(event, zone, false));
+    drags("drop", async (event) => {
+      this.over(event, zone, false);
+      this.add(await dropped(event.dataTransfer));
+    });
     document.addEventListener("paste", (event) => this.paste(event), { signal });
     addEventListener("online", () => this.showNetwork(), { signal });
     addEventListener("offline", () => this.showNetwork(), { signal });
@@ -131,9 +134,13 @@ export class Uploader extends HTMLElement {
     }
   }
 
-  // What this browser has sent before: unfinished uploads ask for their file again.
+  // What was chosen here before: what is not whole yet asks for its file again.
   restore() {
-    for (const known of this.memory.all()) this.list.prepend(this.open(known, null).element);
+    for (const known of this.memory.all()) {
+      const card = this.open(known, null);
+      if (!known.id) card.askForFile();
+      this.list.prepend(card.element);
+    }
     this.count();
   }
 
@@ -141,6 +148,7 @@ export class Uploader extends HTMLElement {
     const card = new Card(known.name, known.size, {
       pause: () => card.upload.pause(),
       resume: () => this.resume(card),
+      now: () => card.upload.hurry?.(),
       cancel: () => this.cancel(card),
       retry: () => this.retry(card),
       remove: () => this.remove(card),
@@ -158,25 +166,27 @@ export class Uploader extends HTMLElement {
   }
 
   add(files) {
-    const fresh = document.createDocumentFragment();
+    const fresh = [];
     for (const file of files) {
       const again = this.unfinished(file);
       if (again) {
         this.give(again, file);
       } else {
         const card = this.open(Memory.about(file), file);
-        fresh.append(card.element);
-        this.start(card, file);
+        fresh.push(card);
       }
     }
-    this.list.prepend(fresh);
+    // a reload puts each above the one before
+    this.memory.keep(...fresh.map((card) => card.known).reverse());
+    for (const card of fresh) this.start(card, card.file);
+    this.list.prepend(...fresh.map((card) => card.element));
     if (files.length === 0) return;
     this.announcer.say(`${files.length === 1 ? files[0].name : `${files.length} files`} added.`);
     this.count();
   }
 
   unfinished(file) {
-    for (const card of this.cards.values()) {
+    for (const card of this.all) {
       if (card.wantsFile && Memory.matches(card.known, file)) return card;
     }
     return null;
@@ -219,22 +229,21 @@ export class Uploader extends HTMLElement {
   moved(card, upload, error) {
     const { known } = card;
     if (upload.id !== null && known.id !== upload.id) {
-      this.lose(known.id);
-      known.id = upload.id;
+      this.release(known.id);
+      card.known = { ...known, id: upload.id };
       this.cards.set(upload.id, card);
-      this.memory.keep(known);
+      this.memory.exchange(known, card.known);
     }
     const before = card.state;
     card.showUpload(upload, error);
     if (upload.state === "sent") this.watcher.watch(upload.id);
-    if (upload.state === "refused") this.memory.drop(known.id);
+    if (upload.state === "refused") this.memory.drop(card.known);
     this.changed(card, before);
   }
 
-  lose(id) {
+  release(id) {
     if (!id) return;
     this.cards.delete(id);
-    this.memory.drop(id);
     this.watcher.forget(id);
   }
 
@@ -243,7 +252,7 @@ export class Uploader extends HTMLElement {
     if (!card) return;
     const before = card.state;
     if (message.type === "job.deleted" || message.code === "job_not_found") {
-      this.memory.drop(job);
+      this.memory.drop(card.known);
       card.gone();
     } else {
       card.hear(message);
@@ -305,6 +314,7 @@ export class Uploader extends HTMLElement {
 
   async retry(card) {
     if (card.upload?.state === "refused") {
+      this.memory.keep(card.known);
       this.resume(card);
       return;
     }
@@ -323,7 +333,8 @@ export class Uploader extends HTMLElement {
   drop(card) {
     card.element.remove();
     this.all.delete(card);
-    this.lose(card.known.id);
+    this.memory.drop(card.known);
+    this.release(card.known.id);
     this.count();
   }
 
