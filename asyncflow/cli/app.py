@@ -36,6 +36,11 @@ COMMANDS = {
         attribute="backup",
         help="Copy all that a server keeps to the new folder DEST, also while it runs.",
     ),
+    "cancel": Entry(
+        module="asyncflow.cli.jobs",
+        attribute="cancel",
+        help="Close jobs; what succeeded stays, and what is over stays over.",
+    ),
     "completion": Entry(
         module="asyncflow.cli.completion",
         attribute="completion",
@@ -50,6 +55,11 @@ COMMANDS = {
         module="asyncflow.cli.doctor",
         attribute="doctor",
         help="Check this machine and say what to fix.",
+    ),
+    "download": Entry(
+        module="asyncflow.cli.download",
+        attribute="download",
+        help="Fetch the files of a job.",
     ),
     "jobs": Entry(
         module="asyncflow.cli.jobs",

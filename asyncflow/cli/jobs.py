@@ -1,6 +1,7 @@
-"""`asyncflow jobs` and `asyncflow retry`: the list of jobs, and another try."""
+"""`asyncflow jobs`, `retry` and `cancel`: the list of jobs, another try, an end."""
 
 import sys
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
 import click
@@ -15,7 +16,7 @@ from asyncflow.cli.connection import (
 )
 from asyncflow.cli.terminal import clean, columns, name_of, shorten, size_text
 from asyncflow.cli.values import WholeNumber
-from asyncflow.client import Job, RequestFailed, ServerUnreachable
+from asyncflow.client import Client, Job, RequestFailed, ServerUnreachable
 
 _WIDTH_FOR_DATES = 100
 STATES = (
@@ -93,15 +94,33 @@ def retry(
 ) -> int:
     """Run the failed steps of jobs again."""
     server = server_at(url, token)
-    return converse(lambda: _retry_all(server, job_ids, as_json=as_json))
+    return converse(lambda: _each(server, job_ids, Client.retry, as_json=as_json))
 
 
-async def _retry_all(server: Server, job_ids: tuple[str, ...], *, as_json: bool) -> int:
+@click.command()
+@click.argument("job_ids", nargs=-1, required=True, metavar="ID…")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON line per job.")
+@server_options
+def cancel(
+    job_ids: tuple[str, ...], *, as_json: bool, url: str, token: str | None
+) -> int:
+    """Close jobs; what succeeded stays, and what is over stays over."""
+    server = server_at(url, token)
+    return converse(lambda: _each(server, job_ids, Client.cancel, as_json=as_json))
+
+
+async def _each(
+    server: Server,
+    job_ids: tuple[str, ...],
+    ask: Callable[[Client, str], Awaitable[Job]],
+    *,
+    as_json: bool,
+) -> int:
     failed = 0
     async with server.client() as client:
         for job_id in job_ids:
             try:
-                job = await client.retry(job_id)
+                job = await ask(client, job_id)
             except ServerUnreachable:
                 raise
             except RequestFailed as error:
