@@ -158,33 +158,17 @@ def event(row: sqlite3.Row) -> EventView:
     )
 
 
-def original(row: sqlite3.Row) -> StoredFile:
-    """Return the uploaded file itself."""
+def stored_file(row: sqlite3.Row, name: str) -> StoredFile:
+    """Return the file of a job that is called *name*; `original` is the upload."""
     return StoredFile(
         job_id=row["pid"],
-        name="original",
+        name=name,
         key=row["key"],
         media_type=row["media_type"],
         size=row["size"],
         file_name=row["file_name"],
         job_state=JobState(row["state"]),
-        is_original=True,
-        accepted=row["accepted"] is not None,
-        at=row["at"],
-    )
-
-
-def derived(row: sqlite3.Row) -> StoredFile:
-    """Return a derivative."""
-    return StoredFile(
-        job_id=row["pid"],
-        name=row["name"],
-        key=row["key"],
-        media_type=row["media_type"],
-        size=row["size"],
-        file_name=row["file_name"],
-        job_state=JobState(row["state"]),
-        is_original=False,
+        is_original=name == "original",
         accepted=row["accepted"] is not None,
         at=row["at"],
     )

@@ -448,11 +448,11 @@ class SqliteDatabase:
         if name == "original":
             if whole[0]["upload_state"] != "complete":
                 raise FileNotAvailable("the upload is not complete")
-            return rows.original(whole[0])
+            return rows.stored_file(whole[0], name)
         made = await self._rows("derived_file", {"pid": job_id, "name": name})
         if not made:
             raise FileNotAvailable
-        return rows.derived(made[0])
+        return rows.stored_file(made[0], name)
 
     async def tallies(self) -> Mapping[tuple[str, str], int]:
         """Return how many steps each consumer has in each state."""
