@@ -7,17 +7,41 @@ and passes each committed change on: to watchers, to doorbells, to whoever must 
 import asyncio
 import os
 import random
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
 
-from asyncflow import jobs, uploads
+from asyncflow import events, jobs, uploads
 from asyncflow.broker.base import Doorbell
-from asyncflow.db.base import Change, Claimed, Database, Ended, NewUpload, Published
+from asyncflow.db.base import (
+    Change,
+    Claimed,
+    Database,
+    Demand,
+    Ended,
+    NewUpload,
+    Once,
+    Published,
+    Submission,
+)
+from asyncflow.db.oversight import Paused
+from asyncflow.errors import (
+    InvalidEventType,
+    JobNotRetryable,
+    StepNotFound,
+    StepNotRetryable,
+    UnknownConsumer,
+    UnknownTask,
+)
 from asyncflow.jobs import (
+    NOBODY,
+    SUBMITTED,
     UPLOADED,
+    JobKind,
     JobState,
     Limits,
     PlanEntry,
@@ -30,6 +54,14 @@ log = structlog.get_logger(__name__)
 
 #: steps that a consumer should take, now or soon
 WAITING = frozenset({StepState.READY, StepState.RETRYING})
+#: steps that a claim may find: those whose time comes are told by nothing else
+RUNG_FOR = WAITING | {StepState.WAITING}
+#: for what is due later than this no timer is kept
+TIMER_S = 60.0
+#: dead letters, or jobs of a replay, that one transaction moves
+PORTION = 20
+#: how many events of the log one call of a replay looks at
+REPLAY_MOST = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +126,9 @@ class Engine:
         self.estimates = Estimates()
         self.subscriptions: tuple[Subscription, ...] = ()
         self.tallies: Mapping[tuple[str, str], int] = {}
+        self.paused = Paused()
+        #: how many steps of one tenant may run at once
+        self.tenant_limit = sys.maxsize
         #: called with each committed change, in commit order
         self.listeners: list[Callable[[Change], None]] = []
         #: called after each end of an attempt, with how many seconds it took
@@ -117,6 +152,7 @@ class Engine:
         freed = await self._db.recover(limits=self.limits, now=now)
         await self._db.register(consumers, now)
         self.subscriptions = tuple(await self._db.consumers())
+        self.paused = await self._db.pauses()
         await self.refresh()
         self.doorbell.ring(s.entry.consumer for s in self.subscriptions)
         return freed
@@ -131,7 +167,7 @@ class Engine:
             {
                 name
                 for (name, state), n in self.tallies.items()
-                if n and state in WAITING
+                if n and state in RUNG_FOR
             }
         )
 
@@ -147,11 +183,12 @@ class Engine:
             listener(change)
         if change.ring:
             self.doorbell.ring(change.ring)
-        if change.due_s:
+        if change.due:
             loop = asyncio.get_running_loop()
-            names = [step.name for step in change.steps]
-            for delay in change.due_s:
-                loop.call_later(delay + 0.001, self.doorbell.ring, names)
+            for name, delay in change.due:
+                # what is further away is rung for by `refresh`
+                if delay <= TIMER_S:
+                    loop.call_later(delay + 0.001, self.doorbell.ring, (name,))
 
     def doubt(self) -> None:
         """Trust nothing that is remembered: a commit's outcome is not known."""
@@ -185,14 +222,21 @@ class Engine:
 
     # ----- steps
 
-    async def claim(self, consumers: Sequence[str], limit: int) -> Sequence[Claimed]:
-        """Take up to *limit* ready steps of *consumers*."""
+    async def claim(self, wants: Mapping[str, int], limit: int) -> Sequence[Claimed]:
+        """Take up to *limit* ready steps, and so many of each consumer at most."""
+        free = {n: most for n, most in wants.items() if n not in self.paused.consumers}
+        if not free:
+            return ()
         return await self._db.claim(
-            consumers,
-            limit,
-            worker=self.worker,
-            lease_until=self._lease_until(),
-            now=self.clock.now(),
+            Demand(
+                wants=free,
+                limit=limit,
+                worker=self.worker,
+                lease_until=self._lease_until(),
+                now=self.clock.now(),
+                paused=self.paused.tenants,
+                tenant_limit=self.tenant_limit,
+            )
         )
 
     def _lease_until(self) -> int:
@@ -232,13 +276,166 @@ class Engine:
                 self.estimates.add(claimed.consumer, seconds)
         return state
 
-    def plan(self, media_type: str) -> tuple[PlanEntry, ...]:
+    def plan(self, media_type: str, _pipeline: str = "") -> tuple[PlanEntry, ...]:
         """Return which consumers a file of *media_type* meets."""
         return jobs.plan_for(media_type, self.subscriptions)
 
     def estimate_s(self, media_type: str) -> float | None:
         """Return how long a new file of *media_type* should take; None: unknown."""
         return self.estimates.of([e.consumer for e in self.plan(media_type)])
+
+    # ----- without a file
+
+    async def submit_task(
+        self,
+        name: str,
+        payload: str,
+        *,
+        owner: str = NOBODY,
+        tenant: str = NOBODY,
+        client: str = "",
+        priority: int = 0,
+        run_at: int | None = None,
+        once: Once | None = None,
+    ) -> str:
+        """Store a task with its JSON *payload*; return its job's id.
+
+        *run_at*: not before, in milliseconds since 1970.
+
+        Raises:
+            UnknownTask: no task has this name.
+            KeyReused: another request has used the Idempotency-Key.
+        """
+        plan = jobs.plan_of_task(name, self.subscriptions)
+        if plan is None:
+            raise UnknownTask(f"there is no task called {name[:80]!r}")
+        return await self._db.submit(
+            Submission(
+                id=self.clock.new_id(),
+                kind=JobKind.TASK,
+                name=name,
+                payload=payload,
+                plan=plan,
+                owner=owner,
+                tenant=tenant,
+                lane=jobs.lane_of(tenant, owner, client),
+                priority=priority,
+                run_at=run_at,
+                once=once,
+                now=self.clock.now(),
+            )
+        )
+
+    async def submit_event(
+        self,
+        kind: str,
+        payload: str,
+        *,
+        owner: str = NOBODY,
+        tenant: str = NOBODY,
+        client: str = "",
+        priority: int = 0,
+        once: Once | None = None,
+    ) -> str:
+        """Store an application event with its JSON data; return its job's id.
+
+        Raises:
+            InvalidEventType: its name is not well formed, or one of ours.
+            KeyReused: another request has used the Idempotency-Key.
+        """
+        names = [s.entry.consumer for s in self.subscriptions]
+        if not events.is_application_type(kind, names):
+            raise InvalidEventType(
+                f"the type is {kind[:80]!r}; accepted: two to five words with dots "
+                "between them, such as order.paid, the first of them none of "
+                f"{', '.join(sorted(events.RESERVED))} and no consumer's name"
+            )
+        return await self._db.submit(
+            Submission(
+                id=self.clock.new_id(),
+                kind=JobKind.EVENT,
+                name=kind,
+                payload=payload,
+                plan=jobs.plan_of_event(kind, self.subscriptions),
+                owner=owner,
+                tenant=tenant,
+                lane=jobs.lane_of(tenant, owner, client),
+                priority=priority,
+                once=once,
+                now=self.clock.now(),
+            )
+        )
+
+    # ----- by hand
+
+    def subscription(self, consumer: str) -> Subscription:
+        """Return a registered consumer. Raise UnknownConsumer."""
+        for one in self.subscriptions:
+            if one.entry.consumer == consumer:
+                return one
+        raise UnknownConsumer(f"there is no consumer called {consumer[:80]!r}")
+
+    async def pause_consumer(self, consumer: str, *, on: bool) -> None:
+        """Let a consumer begin no more steps, or let it go on; a restart keeps this."""
+        self.subscription(consumer)
+        await self._pause("consumer", consumer, on=on)
+
+    async def pause_tenant(self, tenant: str, *, on: bool) -> None:
+        """Let no more steps of a tenant begin, or let them; a restart keeps this."""
+        await self._pause("tenant", tenant, on=on)
+
+    async def _pause(self, kind: str, name: str, *, on: bool) -> None:
+        await self._db.pause(kind, name, on=on, now=self.clock.now())
+        self.paused = await self._db.pauses()
+        self.doorbell.ring(s.entry.consumer for s in self.subscriptions)
+
+    async def retry_step(self, step_id: int) -> None:
+        """Give one dead step another chance. Raise StepNotFound, StepNotRetryable."""
+        await self._db.retry_step(step_id, self.clock.now())
+
+    async def retry_dead(self, consumer: str) -> int:
+        """Give every dead step of a consumer another chance; return how many."""
+        self.subscription(consumer)
+        after = count = 0
+        while portion := await self._db.dead_steps(consumer, after, PORTION):
+            for step_id in portion:
+                with suppress(StepNotFound, StepNotRetryable, JobNotRetryable):
+                    await self.retry_step(step_id)
+                    count += 1
+            after = portion[-1]
+        return count
+
+    async def cancel_step(self, step_id: int) -> None:
+        """Take one open step back. Raise StepNotFound, StepNotOpen."""
+        await self._db.cancel_step(step_id, self.clock.now())
+
+    async def replay(
+        self, consumer: str, *, since: int, after: int = 0
+    ) -> tuple[int, int | None]:
+        """Give a consumer the events since *since* (ms) once more, beside their runs.
+
+        Looks at `REPLAY_MOST` events behind *after* at most. Returns how many steps
+        that made, and where to go on (None: it is through).
+        """
+        one = self.subscription(consumer)
+        if one.entry.on == SUBMITTED:
+            raise UnknownConsumer(f"{consumer} is a task: submit it again instead")
+        made = seen = 0
+        while seen < REPLAY_MOST:
+            causes = await self._db.causes(
+                one.entry.on, since=since, after=after, limit=PORTION
+            )
+            if not causes:
+                return made, None
+            wanted = [
+                cause
+                for cause in causes
+                if not one.accepts or one.wants(cause.media_type or "")
+            ]
+            if wanted:
+                made += await self._db.replay(wanted, one.entry, self.clock.now())
+            after, seen = causes[-1].seq, seen + len(causes)
+        return made, after
 
     # ----- jobs
 

@@ -312,6 +312,42 @@ class JobNotRetryable(ClientError):
     code = "job_not_retryable"
 
 
+class StepNotFound(ClientError):
+    """No step has this number."""
+
+    code = "step_not_found"
+
+
+class StepNotRetryable(ClientError):
+    """The step is not dead."""
+
+    code = "step_not_retryable"
+
+
+class StepNotOpen(ClientError):
+    """The step is over."""
+
+    code = "step_not_open"
+
+
+class UnknownConsumer(ClientError):
+    """No consumer has this name."""
+
+    code = "unknown_consumer"
+
+
+class UnknownTask(ClientError):
+    """No task has this name."""
+
+    code = "unknown_task"
+
+
+class InvalidEventType(ClientError):
+    """An application may not publish events of this type."""
+
+    code = "invalid_event_type"
+
+
 class Unauthorized(ClientError):
     """This needs the server's token."""
 

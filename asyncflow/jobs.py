@@ -9,7 +9,13 @@ A job is the set of steps caused by its events. An event written into the log cr
 in the same transaction, one step per plan entry that subscribes to it; `open` counts
 the steps of the current run that are not final. The step that brings `open` to zero
 decides how the run ends. Gates come first: only `file.uploaded` creates them, and the
-last yes writes `file.accepted`, which creates the others.
+last yes writes `file.accepted`, which creates the others. A task or an application
+event is a job without a file: its first event creates its steps.
+
+Whose job is next is decided by turns. Each lane (a client, an owner, a tenant) gives
+its jobs turns one after the other, the first of them behind what was claimed last; a
+step has its job's turn, shifted by its consumer's priority. So whoever comes with one
+file stands near the front, however many files somebody else has waiting.
 """
 
 import enum
@@ -19,6 +25,17 @@ from fnmatch import fnmatch
 
 UPLOADED = "file.uploaded"
 ACCEPTED = "file.accepted"
+SUBMITTED = "task.submitted"
+#: the owner of everything while there are no accounts
+NOBODY = "local"
+
+
+class JobKind(enum.StrEnum):
+    """What a job is about."""
+
+    FILE = "file"
+    TASK = "task"
+    EVENT = "event"
 
 
 class JobState(enum.StrEnum):
@@ -39,7 +56,7 @@ class JobState(enum.StrEnum):
 
 
 class StepState(enum.StrEnum):
-    """Where a step is. `waiting` is planned only: it has no row yet."""
+    """Where a step is. `waiting` is planned, or its time has not come."""
 
     WAITING = "waiting"
     READY = "ready"
@@ -87,10 +104,14 @@ JOB_TRANSITIONS: Mapping[JobState, Mapping[str, JobState]] = {
 }
 
 STEP_TRANSITIONS: Mapping[StepState, Mapping[str, StepState]] = {
-    StepState.WAITING: {"its event written": StepState.READY},
+    StepState.WAITING: {
+        "its event written": StepState.READY,
+        "its time has come": StepState.READY,
+        "job closed": StepState.CANCELLED,
+    },
     StepState.READY: {
         "claimed": StepState.RUNNING,
-        "job closed": StepState.CANCELLED,
+        "cancelled or job closed": StepState.CANCELLED,
     },
     StepState.RUNNING: {
         "succeeded": StepState.DONE,
@@ -98,17 +119,20 @@ STEP_TRANSITIONS: Mapping[StepState, Mapping[str, StepState]] = {
         "failed, attempts left": StepState.RETRYING,
         "failed for good": StepState.DEAD,
         "lease lost or server stopped": StepState.READY,
-        "job closed": StepState.CANCELLED,
+        "cancelled or job closed": StepState.CANCELLED,
     },
     StepState.RETRYING: {
         "back-off over": StepState.READY,
-        "job closed": StepState.CANCELLED,
+        "cancelled or job closed": StepState.CANCELLED,
     },
     StepState.DONE: {},
     StepState.SKIPPED: {"retried": StepState.READY},
     StepState.DEAD: {"retried": StepState.READY},
     StepState.CANCELLED: {"retried": StepState.READY},
 }
+
+#: how the types of the events end that say that a step is over
+STEP_ENDINGS = ("completed", "skipped", "dead")
 
 #: final job state -> the event that says so
 TERMINAL_EVENTS: Mapping[JobState, str] = {
@@ -265,17 +289,14 @@ def _dead_or(state: StepState, spent: bool) -> StepState:  # noqa: FBT001 -- pri
     return StepState.DEAD if spent else state
 
 
+def lane_of(tenant: str, owner: str, client: str = "") -> str:
+    """Return the lane of somebody's jobs; without accounts, each client has its own."""
+    return f"{tenant}/{client if owner == NOBODY else owner}"
+
+
 def ends_as(*, dead_required: int) -> JobState:
     """Decide how a run ends whose last step is over."""
     return JobState.FAILED if dead_required else JobState.COMPLETED
-
-
-def plan_for(
-    media_type: str, consumers: Iterable["Subscription"]
-) -> tuple[PlanEntry, ...]:
-    """Return the plan of a file of *media_type*: who takes it, in priority order."""
-    taken = [c.entry for c in consumers if c.wants(media_type)]
-    return tuple(sorted(taken, key=lambda e: (not e.gate, e.priority, e.consumer)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,8 +304,48 @@ class Subscription:
     """A consumer as the registry knows it: its plan entry and what it takes."""
 
     entry: PlanEntry
-    accepts: tuple[str, ...]
+    accepts: tuple[str, ...] = ()
 
     def wants(self, media_type: str) -> bool:
         """Tell whether this consumer takes files of *media_type*."""
         return any(fnmatch(media_type, pattern) for pattern in self.accepts)
+
+
+def plan_for(
+    media_type: str, consumers: Iterable[Subscription]
+) -> tuple[PlanEntry, ...]:
+    """Return the plan of a file of *media_type*: who takes it, in priority order."""
+    taken = [c.entry for c in consumers if c.wants(media_type)]
+    return reachable((UPLOADED, ACCEPTED), taken)
+
+
+def plan_of_event(
+    kind: str, consumers: Iterable[Subscription]
+) -> tuple[PlanEntry, ...]:
+    """Return the plan of an application event of type *kind*: who hears of it."""
+    return reachable((kind,), [c.entry for c in consumers if not c.entry.gate])
+
+
+def plan_of_task(
+    name: str, consumers: Iterable[Subscription]
+) -> tuple[PlanEntry, ...] | None:
+    """Return the plan of the task called *name*; None: there is no such task."""
+    entries = [c.entry for c in consumers]
+    own = [e for e in entries if e.consumer == name and e.on == SUBMITTED]
+    others = [e for e in entries if e.on != SUBMITTED]
+    return reachable((SUBMITTED,), [*own, *others]) if own else None
+
+
+def reachable(
+    begins: Iterable[str], entries: Iterable[PlanEntry]
+) -> tuple[PlanEntry, ...]:
+    """Return those of *entries* that the events *begins*, or each other, can cause."""
+    left, taken, happening = list(entries), [], set(begins)
+    while True:
+        found = [entry for entry in left if entry.on in happening]
+        if not found:
+            break
+        taken += found
+        left = [entry for entry in left if entry not in found]
+        happening = {f"{e.consumer}.{how}" for e in found for how in STEP_ENDINGS}
+    return tuple(sorted(taken, key=lambda e: (not e.gate, e.priority, e.consumer)))

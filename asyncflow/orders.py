@@ -14,18 +14,23 @@ OnProgress = Callable[[float], None]
 class Order:
     """One attempt at one step.
 
-    `source` is a local file that the worker may read; `wall_s` None means the
-    processor's own limit.
+    `source` is a local file that the worker may read, None for a job without one;
+    `wall_s` None means the processor's own limit. `payload` is the JSON of a task or of
+    an event.
     """
 
     label: str
     processor: str
-    source: Path
+    source: Path | None
     file_name: str
     media_type: str
     options: Mapping[str, object] = field(default_factory=dict)
     facts: Mapping[str, object] = field(default_factory=dict)
     wall_s: float | None = None
+    payload: str | None = None
+    job_id: str = ""
+    attempt: int = 1
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

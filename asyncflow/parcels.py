@@ -86,6 +86,14 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     outputs: tuple[str, ...]
     wall_s: float
     memory_bytes: int
+    #: "pool", or "loop" for a function of *module* that the server itself calls
+    runs: str = "pool"
+    #: "file" or "payload"
+    takes: str = "file"
+    attempts: int | None = None
+    concurrency: int | None = None
+    rate: str | None = None
+    module: str = ""
     missing: str | None = None
 
 

@@ -347,8 +347,11 @@ class Pool:
             detail = f"there is no processor called {order.processor!r}"
             return plain(Verdict.SKIPPED, "missing_tool", detail)
         try:
-            if not parcels.bring(order.source, hand.folder, link=self._link):
-                await asyncio.to_thread(parcels.copy, order.source, hand.folder)
+            source = order.source
+            if source is not None and not parcels.bring(
+                source, hand.folder, link=self._link
+            ):
+                await asyncio.to_thread(parcels.copy, source, hand.folder)
         except OSError as error:
             self._replace(slot)
             why = f"the file could not be given to a worker: {error.strerror}"

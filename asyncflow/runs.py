@@ -41,14 +41,17 @@ class Run:
 
     def begin(self, order: Order) -> None:
         """Give the worker the order."""
-        self._hand.begin(
-            self._attempt,
-            order.processor,
-            order.file_name,
-            order.media_type,
-            dict(order.options),
-            dict(order.facts),
-        )
+        about = {
+            "file_name": order.file_name,
+            "media_type": order.media_type,
+            "options": dict(order.options),
+            "facts": dict(order.facts),
+            "payload": order.payload,
+            "job_id": order.job_id,
+            "attempt": order.attempt,
+            "tenant": order.tenant,
+        }
+        self._hand.begin(self._attempt, order.processor, about)
 
     def stop(self, why: End) -> None:
         """Kill the worker unless it has finished."""

@@ -7,6 +7,7 @@ routes in front of it.
 import asyncio
 import contextlib
 import fcntl
+import importlib
 import os
 import socket
 from collections import Counter
@@ -21,10 +22,11 @@ from asyncflow.admission import Admission, Rules
 from asyncflow.broker.memory import LocalDoorbell
 from asyncflow.chunks import Chunks
 from asyncflow.config import Settings
-from asyncflow.consumers import Consumers
+from asyncflow.consumers import PoolSteps
 from asyncflow.db.base import Change, Claimed, Ended
 from asyncflow.db.sqlite import SqliteDatabase
 from asyncflow.db.writer import Batch
+from asyncflow.dispatch import Dispatcher
 from asyncflow.engine import Clock, Engine
 from asyncflow.errors import (
     DatabaseUnavailable,
@@ -32,12 +34,16 @@ from asyncflow.errors import (
     DiskFull,
     StartError,
 )
+from asyncflow.handlers import CONCURRENCY, ROOM, LoopSteps
 from asyncflow.history import History
 from asyncflow.janitor import Chore, Janitor
-from asyncflow.jobs import JobState, Limits, PlanEntry, Subscription
+from asyncflow.jobs import JobKind, JobState, Limits, PlanEntry, Subscription
 from asyncflow.joining import Joiner
 from asyncflow.metrics import Metrics
+from asyncflow.pace import Restraint, per_second
+from asyncflow.parcels import Card
 from asyncflow.pool import Pool, default_modules, default_size
+from asyncflow.processors.base import REGISTRY, Processor
 from asyncflow.progress import Hub
 from asyncflow.recovery import Recovery
 from asyncflow.store.base import HasSpace, Space, Store
@@ -50,7 +56,11 @@ DATABASE = "asyncflow.db"
 LOCK = "lock"
 #: gates come before anything else that waits
 GATE_PRIORITY = -10
+#: one step more than there are workers, so that a worker never waits for a claim
+CLAIMED_AHEAD = 1
 LAG_EVERY_S = 0.5
+#: how often counters and lanes that stand still are dropped
+IDLE_EVERY_S = 60.0
 #: how often a server that could not write at its start tries again
 BEGIN_EVERY_S = 1.0
 #: reasons that cost a worker process its life
@@ -157,7 +167,7 @@ class Runtime:
             chunks=self.chunks,
             recovery=self.recovery,
         )
-        self._consumers: Consumers | None = None
+        self._dispatchers: tuple[Dispatcher, ...] = ()
         self._has_begun = False
         self._watch: asyncio.Task[None] | None = None
 
@@ -210,33 +220,46 @@ class Runtime:
             raise
 
     async def _start_work(self) -> None:
-        consumers = [
-            Subscription(
-                entry=PlanEntry(
-                    consumer=card.name,
-                    on=card.on,
-                    gate=card.gate,
-                    required=card.required,
-                    priority=GATE_PRIORITY if card.gate else card.priority,
-                    max_attempts=self._limits.attempts,
-                ),
-                accepts=card.accepts,
-            )
-            for card in self.pool.processors.values()
-        ]
-        self._consumers = Consumers(
+        cards = self.pool.processors
+        consumers = [self._subscription(card) for card in cards.values()]
+        options = self._options()
+        wall_s = {"image": self.settings.wall_image}
+        pool_steps = PoolSteps(
             engine=self.engine,
             pool=self.pool,
             store=self.store,
-            names=frozenset(self.pool.processors),
-            options=self._options(),
-            wall_s={"image": self.settings.wall_image},
+            options=options,
+            wall_s=wall_s,
             check_type=self.admission.check_type,
             scratch=self.settings.data_dir,
         )
+        loop_steps = LoopSteps(
+            engine=self.engine,
+            store=self.store,
+            functions=_functions(cards),
+            options=options,
+            wall_s=wall_s,
+            scratch=self.settings.data_dir,
+        )
+        self._dispatchers = (
+            Dispatcher(
+                engine=self.engine,
+                name="pool",
+                consumers=_restraints(cards, "pool"),
+                room=lambda: self.pool.size + CLAIMED_AHEAD,
+                work=pool_steps.work,
+            ),
+            Dispatcher(
+                engine=self.engine,
+                name="loop",
+                consumers=_restraints(cards, "loop"),
+                room=lambda: ROOM,
+                work=loop_steps.work,
+            ),
+        )
         self.engine.on_attempt = self._count_attempt
         self.engine.listeners += [
-            self._consumers.changed,
+            *(one.changed for one in self._dispatchers),
             self.chunks.changed,
             self.janitor.changed,
             self._count_change,
@@ -244,7 +267,10 @@ class Runtime:
         self.metrics.on_scrape(self._measure)
         await self._begin(consumers)
         begin = partial(self._begin, consumers)
-        await self.janitor.start(Chore(name="begin", every_s=BEGIN_EVERY_S, do=begin))
+        await self.janitor.start(
+            Chore(name="begin", every_s=BEGIN_EVERY_S, do=begin),
+            Chore(name="idle", every_s=IDLE_EVERY_S, do=self.db.forget_idle),
+        )
         self._watch = asyncio.create_task(self._watch_loop(), name="loop-lag")
 
     async def _begin(self, consumers: Sequence[Subscription]) -> None:
@@ -255,7 +281,7 @@ class Runtime:
         Raises:
             StartError: it cannot write and never has: there is nothing to read.
         """
-        if self._has_begun or self.draining or self._consumers is None:
+        if self._has_begun or self.draining:
             return
         try:
             freed = await self.engine.start(consumers)
@@ -267,8 +293,22 @@ class Runtime:
         whole = await self.recovery.run()
         if freed or whole:
             log.info("server.recovered", steps=freed, uploads=whole)
-        await self._consumers.start()
+        for one in self._dispatchers:
+            await one.start()
         self._has_begun = True
+
+    def _subscription(self, card: Card) -> Subscription:
+        return Subscription(
+            entry=PlanEntry(
+                consumer=card.name,
+                on=card.on,
+                gate=card.gate,
+                required=card.required,
+                priority=GATE_PRIORITY if card.gate else card.priority,
+                max_attempts=card.attempts or self._limits.attempts,
+            ),
+            accepts=card.accepts,
+        )
 
     @property
     def trouble(self) -> str | None:
@@ -280,10 +320,10 @@ class Runtime:
     async def drain(self, grace_s: float) -> None:
         """Take nothing new; let uploads and steps end within *grace_s*."""
         self.draining = self.admission.closed = True
-        waiting = [self.chunks.drain(grace_s)]
-        if self._consumers is not None:
-            waiting.append(self._consumers.stop(grace_s))
-        await asyncio.gather(*waiting)
+        await asyncio.gather(
+            self.chunks.drain(grace_s),
+            *(one.stop(grace_s) for one in self._dispatchers),
+        )
         await asyncio.gather(*(_say_goodbye(one) for one in tuple(self.sockets)))
 
     async def close(self) -> None:
@@ -291,8 +331,8 @@ class Runtime:
         if self._watch is not None:
             self._watch.cancel()
         await self.janitor.stop()
-        if self._consumers is not None:
-            await self._consumers.stop(0.0)
+        for one in self._dispatchers:
+            await one.stop(0.0)
         await self.joiner.stop()
         await self.pool.close()
         await self.hub.close()
@@ -331,7 +371,7 @@ class Runtime:
         if change.terminal is not None:
             self.metrics.jobs_finished.inc(change.state)
             self.history.add(change.state.lower())
-        if change.state is JobState.PENDING:
+        if change.state is JobState.PENDING and change.kind is JobKind.FILE:
             self.metrics.uploads_completed.inc()
             self.history.add("uploaded")
 
@@ -368,6 +408,27 @@ def _pool(settings: Settings) -> Pool:
         modules=(*default_modules(), *settings.processors),
         slot_memory_bytes=settings.slot_memory_bytes or None,
     )
+
+
+def _restraints(cards: Mapping[str, Card], place: str) -> dict[str, Restraint]:
+    """Return what holds back each consumer that works in *place*."""
+    usual = CONCURRENCY if place == "loop" else None
+    return {
+        name: Restraint(
+            concurrency=card.concurrency or usual,
+            per_s=None if card.rate is None else per_second(card.rate),
+        )
+        for name, card in cards.items()
+        if card.runs == place
+    }
+
+
+def _functions(cards: Mapping[str, Card]) -> dict[str, Processor]:
+    """Load the functions that the server itself calls, with their modules."""
+    here = [card for card in cards.values() if card.runs == "loop"]
+    for card in here:
+        importlib.import_module(card.module)
+    return {card.name: REGISTRY[card.name] for card in here}
 
 
 async def _say_goodbye(socket_: Socket) -> None:

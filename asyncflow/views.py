@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from asyncflow.jobs import FINAL_STEP, JobState, PlanEntry, StepState
+from asyncflow.jobs import FINAL_STEP, JobKind, JobState, PlanEntry, StepState
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -36,6 +36,48 @@ class StepView(View, frozen=True, kw_only=True):
     started_at: str | None = None
     finished_at: str | None = None
     next_retry: str | None = None
+    not_before: str | None = None
+
+
+class DeadView(View, frozen=True, kw_only=True):
+    """A dead letter: a step that failed for good."""
+
+    step_id: int
+    step: str
+    job_id: str
+    kind: JobKind
+    file_name: str
+    tenant: str
+    failures: int
+    detached: bool
+    error: ErrorView | None
+    finished_at: str | None
+
+
+class RunningView(View, frozen=True, kw_only=True):
+    """A step that runs now. `worker` is the server's host and process."""
+
+    step_id: int
+    step: str
+    job_id: str
+    kind: JobKind
+    file_name: str
+    tenant: str
+    attempt: int
+    detached: bool
+    worker: str | None
+    started_at: str | None
+
+
+class AuditView(View, frozen=True, kw_only=True):
+    """Something that somebody has done by hand."""
+
+    id: int
+    at: str | None
+    actor: str
+    action: str
+    target: str
+    detail: Mapping[str, object]
 
 
 class AttemptView(View, frozen=True, kw_only=True):
@@ -75,6 +117,7 @@ class JobView(View, frozen=True, kw_only=True):
     """A job, as `GET /status/{jobId}` answers."""
 
     job_id: str
+    kind: JobKind = JobKind.FILE
     status: JobState
     file_name: str
     file_size: int | None

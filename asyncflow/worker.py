@@ -28,7 +28,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from asyncflow import sandbox
 from asyncflow.errors import BadFile, Skip, TryLater
@@ -39,6 +39,7 @@ BUILTIN: Final = (
     "asyncflow.processors.identify",
     "asyncflow.processors.image",
     "asyncflow.processors.text",
+    "asyncflow.processors.sample",
 )
 REPORT: Final = "result.json"
 SOURCE: Final = "source"
@@ -109,28 +110,14 @@ def ready() -> int:
     return _write(desk, report)
 
 
-def attend(
-    token: int,
-    processor: str,
-    file_name: str,
-    media_type: str,
-    options: Mapping[str, object],
-    facts: Mapping[str, object],
-) -> int:
-    """Run *processor* on the file in the slot and report how that ended."""
+def attend(token: int, processor: str, about: Mapping[str, Any]) -> int:
+    """Run *processor* on what the slot and *about* hold, and report how that ended."""
     (desk,) = _desks
     if not desk.is_confined:
         return SILENT
     run = _Run(desk, token)
     try:
-        report = run.go(
-            processor,
-            file_name=file_name,
-            media_type=media_type,
-            options=options,
-            facts=facts,
-        )
-        return _write(desk, report)
+        return _write(desk, run.go(processor, about))
     except BaseException:  # noqa: BLE001 -- the boundary: no exception object may cross
         return SILENT
 
@@ -144,28 +131,10 @@ class _Run:
         self._made: dict[str, dict[str, object]] = {}
         self._quiet_until = 0.0
 
-    def go(
-        self,
-        name: str,
-        *,
-        file_name: str,
-        media_type: str,
-        options: Mapping[str, object],
-        facts: Mapping[str, object],
-    ) -> dict[str, object]:
+    def go(self, name: str, about: Mapping[str, Any]) -> dict[str, object]:
         """Run the processor called *name*; turn every ending into a report."""
-        work = base.Work(
-            source=self._desk.source / SOURCE,
-            out=self._desk.out,
-            file_name=file_name,
-            media_type=media_type,
-            options=options,
-            facts=facts,
-            progress=self._progress,
-            publish=self._publish,
-        )
         try:
-            result = self._perform(name, work)
+            result = self._perform(name, about)
             for derivative in result.derivatives:
                 self._made[derivative.name] = self._entry(derivative)
             return self._report("done", facts=dict(result.facts))
@@ -181,7 +150,7 @@ class _Run:
         except BaseException as error:  # noqa: BLE001 -- SystemExit too is a failure
             return self._failure("error", "error", f" ({type(error).__name__})")
 
-    def _perform(self, name: str, work: base.Work) -> base.Result:
+    def _perform(self, name: str, about: Mapping[str, Any]) -> base.Result:
         processor = base.REGISTRY.get(name)
         if processor is None:
             raise Skip(f"this worker has no processor called {name!r}")
@@ -191,7 +160,34 @@ class _Run:
         if processor.memory_bytes != self._desk.memory_bytes:
             sandbox.limit_memory(processor.memory_bytes)
             self._desk.memory_bytes = processor.memory_bytes
-        return processor.run(work)
+        if processor.takes == "payload":
+            return base.result_of(processor.run(self._task(about)))
+        found: base.Result = processor.run(self._file(about))
+        return found
+
+    def _file(self, about: Mapping[str, Any]) -> base.Work:
+        return base.Work(
+            source=self._desk.source / SOURCE,
+            out=self._desk.out,
+            file_name=about["file_name"],
+            media_type=about["media_type"],
+            options=about["options"],
+            facts=about["facts"],
+            progress=self._progress,
+            publish=self._publish,
+        )
+
+    def _task(self, about: Mapping[str, Any]) -> base.Task:
+        return base.Task(
+            id=about["job_id"],
+            name=about["file_name"],
+            payload=json.loads(about["payload"] or "null"),
+            attempt=about["attempt"],
+            tenant=about["tenant"],
+            out=self._desk.out,
+            progress=self._progress,
+            publish=self._publish,
+        )
 
     def _report(
         self, verdict: str, code: str = "", detail: str = "", **more: object
@@ -269,6 +265,12 @@ def _card(known: base.Processor) -> dict[str, object]:
         "outputs": known.outputs,
         "wall_s": known.wall_s,
         "memory_bytes": known.memory_bytes,
+        "runs": known.runs,
+        "takes": known.takes,
+        "attempts": known.attempts,
+        "concurrency": known.concurrency,
+        "rate": known.rate,
+        "module": known.run.__module__,
         "missing": known.ready(),
     }
 

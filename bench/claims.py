@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from asyncflow.db.base import Claimed, Ended
+from asyncflow.db.base import Claimed, Demand, Ended
 from asyncflow.db.sqlite import SqliteDatabase
 from asyncflow.jobs import UPLOADED, Limits, PlanEntry, Verdict
 from bench.inserts import make_schema, new_upload
@@ -129,7 +129,13 @@ async def _cycle(db: SqliteDatabase) -> float:
 async def _claim(db: SqliteDatabase) -> Sequence[Claimed]:
     lease = time.monotonic_ns() // 1_000_000 + _LEASE_MS
     return await db.claim(
-        (_GATE.consumer,), 1, worker="bench", lease_until=lease, now=_now_ms()
+        Demand(
+            wants={_GATE.consumer: 1},
+            limit=1,
+            worker="bench",
+            lease_until=lease,
+            now=_now_ms(),
+        )
     )
 
 

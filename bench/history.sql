@@ -17,16 +17,17 @@ SELECT job.id, 1, kind.column1, '{}', job.created FROM job
 CROSS JOIN (VALUES('file.uploaded'), ('identify.done'), ('file.accepted'),
   ('image.done'), ('job.completed')) AS kind;
 
-INSERT INTO step(job_id, event_seq, consumer, run, state, gate, required, priority,
-  max_attempts, options, run_at, token, worker, started, finished)
-SELECT job_id, seq, iif(type = 'file.uploaded', 'identify', 'image'), 1, 'done',
-  type = 'file.uploaded', 1, iif(type = 'file.uploaded', -10, 0), 3, '{}', at, 1,
+INSERT INTO step(job_id, event_seq, consumer, tenant, run, state, gate, required,
+  priority, turn, max_attempts, options, run_at, token, worker, started, finished)
+SELECT job_id, seq, iif(type = 'file.uploaded', 'identify', 'image'), '', 1, 'done',
+  type = 'file.uploaded', 1, 0, job_id, 3, '{}', at, 1,
   'past:1', at, at
 FROM event WHERE type IN('file.uploaded', 'file.accepted');
 
-INSERT INTO tally SELECT consumer, state, count(*) FROM step GROUP BY consumer, state;
+INSERT INTO tally SELECT consumer, tenant, state, count(*) FROM step
+  GROUP BY consumer, tenant, state;
 
 CREATE TRIGGER step_added AFTER INSERT ON step BEGIN
-  INSERT INTO tally VALUES(new.consumer, new.state, 1)
+  INSERT INTO tally VALUES(new.consumer, new.tenant, new.state, 1)
     ON CONFLICT DO UPDATE SET n = n + 1;
 END;

@@ -17,7 +17,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from asyncflow.db.oversight import Oversight
 from asyncflow.jobs import (
+    JobKind,
     JobState,
     Limits,
     PlanEntry,
@@ -65,6 +67,30 @@ class NewUpload:
     digest: str = ""
     chosen: bool = False
     once: Once | None = None
+    #: smaller is sooner, before all turns
+    priority: int = 0
+    pipeline: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """A task, or an application event of type *name*, about to become a job.
+
+    *payload* is JSON. *run_at*: its first steps wait until then.
+    """
+
+    id: str
+    kind: JobKind
+    name: str
+    payload: str
+    plan: tuple[PlanEntry, ...]
+    owner: str
+    tenant: str
+    now: int
+    lane: str = ""
+    priority: int = 0
+    run_at: int | None = None
+    once: Once | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,13 +136,14 @@ class Change:
     job_id: str
     version: int
     state: JobState
+    kind: JobKind = JobKind.FILE
     steps: tuple[StepView, ...] = ()
     #: the terminal event, if this change ended the run
     terminal: str | None = None
     #: consumers that have newly ready steps
     ring: frozenset[str] = frozenset()
-    #: seconds until a retrying step becomes ready
-    due_s: tuple[float, ...] = ()
+    #: consumers, and in how many seconds a step of theirs becomes ready
+    due: tuple[tuple[str, float], ...] = ()
     #: attempts that must stop: (step, token)
     stop: tuple[tuple[int, int], ...] = ()
     #: bytes were given up: the janitor has work
@@ -127,21 +154,47 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """A step that is ours until its lease ends, with all that running it needs."""
+    """A step that is ours until its lease ends, with all that running it needs.
+
+    *key* is where the file's bytes are, None for a job without a file; *payload* is the
+    JSON of a task or an event. *attempt* counts from 1. A *detached* step is a replay.
+    """
 
     step_id: int
     token: int
     job_id: str
     consumer: str
+    tenant: str
+    kind: JobKind
+    attempt: int
     gate: bool
-    key: str
-    size: int
+    detached: bool
+    pipeline: str
+    payload: str | None
+    key: str | None
+    size: int | None
     file_name: str
     declared_type: str
     media_type: str | None
     metadata: Mapping[str, str]
     facts: Mapping[str, Mapping[str, object]]
     options: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """Which steps somebody could run: at most *limit*, and so many of each consumer.
+
+    No tenant of *paused* gets any; none gets more than *tenant_limit* at once.
+    """
+
+    wants: Mapping[str, int]
+    limit: int
+    worker: str
+    lease_until: int
+    now: int
+    paused: frozenset[str] = frozenset()
+    tenant_limit: int = sys.maxsize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +210,10 @@ class Published:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """How an attempt ended. `plan` and `media_type` come from identify alone."""
+    """How an attempt ended. `plan` and `media_type` come from identify alone.
+
+    `made` are the files of a replay: they replace the old ones when it has succeeded.
+    """
 
     verdict: Verdict
     code: str = ""
@@ -168,6 +224,7 @@ class Ended:
     facts: Mapping[str, object] = field(default_factory=dict)
     media_type: str | None = None
     plan: tuple[PlanEntry, ...] | None = None
+    made: tuple[Published, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +268,7 @@ class Page:
     next: int | None
 
 
-class Database(Protocol):
+class Database(Oversight, Protocol):
     """Jobs, steps, events and uploads."""
 
     async def start(self) -> None:
@@ -317,16 +374,8 @@ class Database(Protocol):
         """Return every registered consumer."""
         ...
 
-    async def claim(
-        self,
-        consumers: Sequence[str],
-        limit: int,
-        *,
-        worker: str,
-        lease_until: int,
-        now: int,
-    ) -> Sequence[Claimed]:
-        """Take up to *limit* ready steps, most urgent first."""
+    async def claim(self, demand: Demand) -> Sequence[Claimed]:
+        """Take ready steps: by priority, then by turn."""
         ...
 
     async def beat(
@@ -411,12 +460,19 @@ class Database(Protocol):
         """Return one file. Raise JobNotFound or FileNotAvailable."""
         ...
 
-    async def tallies(self) -> Mapping[tuple[str, str], int]:
-        """Return how many steps each consumer has in each state."""
+    # ----- without a file
+
+    async def submit(self, new: Submission) -> str:
+        """Store a task or an event as a job; return its id, also of one there before.
+
+        Raise KeyReused.
+        """
         ...
 
-    async def waiting_since(self) -> Mapping[str, int]:
-        """Return when the oldest ready step of each consumer could have started."""
+    # ----- numbers
+
+    async def tallies(self) -> Mapping[tuple[str, str], int]:
+        """Return how many steps each consumer has in each state."""
         ...
 
     async def open_uploads(self) -> int:

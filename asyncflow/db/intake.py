@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from asyncflow.db import work
-from asyncflow.db.base import Change, NewUpload
+from asyncflow.db import flow
+from asyncflow.db.base import Change, NewUpload, Once
 from asyncflow.db.queries import load
 from asyncflow.errors import KeyReused, TooManyUploads, UploadGone, UploadNotFound
-from asyncflow.jobs import UPLOADED, JobState, PlanEntry
+from asyncflow.jobs import UPLOADED, JobState, PlanEntry, lane_of
 
 SQL = load("uploads.sql")
 
@@ -18,39 +18,46 @@ _encode = msgspec.json.Encoder().encode
 
 def create(db: sqlite3.Connection, new: NewUpload) -> tuple[str, Change | None]:
     """Store the upload and its job; return the id, of one that was there as well."""
-    there = _created_before(db, new)
+    there = created_before(db, new.owner, new.once)
+    if (
+        there is None
+        and new.chosen
+        and db.execute(SQL["find_upload"], {"pid": new.id}).fetchone()
+    ):
+        there = new.id
     if there is not None:
         return there, None
     held = db.execute(SQL["open_of_client"], {"client": new.client}).fetchone()
     if held["n"] >= new.client_limit:
         raise TooManyUploads(new.client_limit)
     job = _insert(db, new)
-    if new.once is not None:
-        db.execute(
-            SQL["insert_creation"],
-            {
-                "owner": new.owner,
-                "key": new.once.key,
-                "fingerprint": new.once.fingerprint,
-                "job": job,
-            },
-        )
+    remember_creation(db, new.owner, new.once, job)
     if new.is_part:
         return new.id, None
     return new.id, Change(job_id=new.id, version=1, state=JobState.UPLOADING)
 
 
-def _created_before(db: sqlite3.Connection, new: NewUpload) -> str | None:
-    if new.once is not None:
-        args = {"owner": new.owner, "key": new.once.key}
-        row = db.execute(SQL["find_creation"], args).fetchone()
-        if row is not None and row["state"] != "ended":
-            if row["fingerprint"] != new.once.fingerprint:
-                raise KeyReused
-            return str(row["pid"])
-    if new.chosen and db.execute(SQL["find_upload"], {"pid": new.id}).fetchone():
-        return new.id
-    return None
+def created_before(db: sqlite3.Connection, owner: str, once: Once | None) -> str | None:
+    """Return the job that a request with this Idempotency-Key has created already."""
+    if once is None:
+        return None
+    args = {"owner": owner, "key": once.key}
+    row = db.execute(SQL["find_creation"], args).fetchone()
+    if row is None or row["state"] == "ended":
+        return None
+    if row["fingerprint"] != once.fingerprint:
+        raise KeyReused
+    return str(row["pid"])
+
+
+def remember_creation(
+    db: sqlite3.Connection, owner: str, once: Once | None, job: int
+) -> None:
+    """Keep which job a request with an Idempotency-Key has created."""
+    if once is not None:
+        row = {"owner": owner, "key": once.key, "job": job}
+        row["fingerprint"] = once.fingerprint
+        db.execute(SQL["insert_creation"], row)
 
 
 def _insert(db: sqlite3.Connection, new: NewUpload) -> int:
@@ -66,6 +73,9 @@ def _insert(db: sqlite3.Connection, new: NewUpload) -> int:
             "length": new.length,
             "metadata": _encode(new.metadata).decode(),
             "now": new.now,
+            "lane": lane_of(new.tenant, new.owner, new.client),
+            "priority": new.priority,
+            "pipeline": new.pipeline,
         },
     ).fetchone()[0]
     db.execute(
@@ -112,15 +122,16 @@ def accept(
             "job": row["id"],
             "size": size,
             "plan": _encode(gates).decode(),
+            "turn": flow.take_turn(db, row["lane"]),
             "now": now,
         },
     )
-    track = work.Tracker(db, row["id"], pid)
-    opened, gated = work.write_event(track, 1, UPLOADED, gates, now=now)
-    work.count_steps(track, opened, gated)
+    track = flow.Tracker(db, row["id"], pid)
+    opened, gated = flow.write_event(track, 1, UPLOADED, gates, now=now)
+    flow.count_steps(track, opened, gated)
     if not gated:
-        work.pass_gates(track, 1, gates, now)
-    work.end_if_over(track, 1, now)
+        flow.pass_gates(track, 1, gates, now)
+    flow.end_if_over(track, 1, now)
     return track.change()
 
 
@@ -129,15 +140,15 @@ def end(
 ) -> Change | None:
     """End an unfinished upload; None: it was over already."""
     row = _find(db, pid)
-    track = work.Tracker(db, row["id"], pid)
+    track = flow.Tracker(db, row["id"], pid)
     if row["is_part"]:
         track.throw_away(row["key"], is_prefix=False)
-        db.execute(work.SQL["delete_job"], {"job": row["id"]})
+        db.execute(flow.SQL["delete_job"], {"job": row["id"]})
         return Change(job_id=pid, version=2, state=state, trash=True, gone=True)
     if db.execute(SQL["end_upload"], {"job": row["id"]}).rowcount == 0:
         return None
     track.throw_away(row["key"], is_prefix=False)
-    work.close(track, 1, state, {"code": code, "detail": detail, "step": None}, now)
+    flow.close(track, 1, state, {"code": code, "detail": detail, "step": None}, now)
     return track.change()
 
 

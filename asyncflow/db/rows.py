@@ -7,13 +7,16 @@ import msgspec
 
 from asyncflow import views
 from asyncflow.db.base import StoredFile, UploadRow
-from asyncflow.jobs import JobState, PlanEntry, StepState
+from asyncflow.jobs import JobKind, JobState, PlanEntry, StepState
 from asyncflow.views import (
     AttemptView,
+    AuditView,
+    DeadView,
     ErrorView,
     EventView,
     FileView,
     JobView,
+    RunningView,
     StepView,
 )
 
@@ -51,6 +54,7 @@ def step_view(  # noqa: PLR0917 -- the columns of a row, in its order
         started_at=views.timestamp(started),
         finished_at=views.timestamp(finished),
         next_retry=views.timestamp(run_at) if now is StepState.RETRYING else None,
+        not_before=views.timestamp(run_at) if now is StepState.WAITING else None,
     )
 
 
@@ -114,11 +118,12 @@ def _job_fields(row: sqlite3.Row) -> dict[str, Any]:
     media_type = row["media_type"]
     return {
         "job_id": row["pid"],
+        "kind": JobKind(row["kind"]),
         "status": state,
         "file_name": row["file_name"],
         "file_size": row["size"],
         "uploaded_bytes": row["size"] if row["uploaded"] is not None else None,
-        "media_type": media_type or row["declared_type"],
+        "media_type": media_type or row["declared_type"] or None,
         "processing_type": media_type.split("/")[0] if media_type else None,
         "metadata": msgspec.json.decode(row["metadata"]),
         "created_at": views.timestamp(row["created"]),
@@ -145,6 +150,50 @@ def attempt(row: sqlite3.Row) -> AttemptView:
         worker=row["worker"],
         started_at=views.timestamp(row["started"]),
         finished_at=views.timestamp(row["finished"]),
+    )
+
+
+def dead_letter(row: sqlite3.Row) -> DeadView:
+    """Return a step that failed for good."""
+    return DeadView(
+        step_id=row["id"],
+        step=row["consumer"],
+        job_id=row["pid"],
+        kind=JobKind(row["kind"]),
+        file_name=row["file_name"],
+        tenant=row["tenant"],
+        failures=row["attempts"] + row["lost"] + row["interrupted"],
+        detached=bool(row["detached"]),
+        error=_error(row["error"]),
+        finished_at=views.timestamp(row["finished"]),
+    )
+
+
+def running_step(row: sqlite3.Row) -> RunningView:
+    """Return a step that runs now."""
+    return RunningView(
+        step_id=row["id"],
+        step=row["consumer"],
+        job_id=row["pid"],
+        kind=JobKind(row["kind"]),
+        file_name=row["file_name"],
+        tenant=row["tenant"],
+        attempt=row["failures"] + 1,
+        detached=bool(row["detached"]),
+        worker=row["worker"],
+        started_at=views.timestamp(row["started"]),
+    )
+
+
+def audit(row: sqlite3.Row) -> AuditView:
+    """Return something that somebody has done by hand."""
+    return AuditView(
+        id=row["id"],
+        at=views.timestamp(row["at"]),
+        actor=row["actor"],
+        action=row["action"],
+        target=row["target"],
+        detail=msgspec.json.decode(row["detail"]),
     )
 
 

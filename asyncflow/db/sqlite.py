@@ -6,11 +6,9 @@ taken before this is opened.
 """
 
 import asyncio
-import contextlib
-import os
-import shutil
 import sqlite3
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,10 +17,11 @@ import aiosqlite
 import msgspec
 import structlog
 
-from asyncflow.db import intake, rows, work
+from asyncflow.db import control, intake, rows, work
 from asyncflow.db.base import (
     Change,
     Claimed,
+    Demand,
     Ended,
     NewUpload,
     Owner,
@@ -30,91 +29,30 @@ from asyncflow.db.base import (
     Place,
     Published,
     StoredFile,
+    Submission,
     Trash,
     UploadRow,
 )
+from asyncflow.db.oversight import AUDIT_KEPT, Cause, LogOffset, Paused
 from asyncflow.db.queries import load, migrations
+from asyncflow.db.schema import connect, migrate
 from asyncflow.db.writer import Batch, GroupWriter, Operation, translate
-from asyncflow.errors import (
-    DatabaseTooNew,
-    FileNotAvailable,
-    JobNotFound,
-    UploadNotFound,
-)
+from asyncflow.errors import FileNotAvailable, JobNotFound, UploadNotFound
 from asyncflow.jobs import JobState, Limits, PlanEntry, StepState, Subscription
-from asyncflow.views import AttemptView, EventView, JobView
+from asyncflow.views import (
+    AttemptView,
+    AuditView,
+    DeadView,
+    EventView,
+    JobView,
+    RunningView,
+)
 
 log = structlog.get_logger(__name__)
 
 SQL = load("uploads.sql", "steps.sql", "jobs.sql")
 READERS = 2
 READ_TIMEOUT_S = 30.0
-
-_WRITER_PRAGMAS = """
-PRAGMA journal_mode=WAL;
-PRAGMA synchronous=FULL;
-PRAGMA foreign_keys=ON;
-PRAGMA busy_timeout=5000;
-PRAGMA temp_store=MEMORY;
-PRAGMA cache_size=-16384;
-PRAGMA journal_size_limit=67108864;
-PRAGMA wal_autocheckpoint=1000;
-PRAGMA mmap_size=0;
-"""
-
-
-def connect(path: Path) -> sqlite3.Connection:
-    """Return a writing connection to *path*, created if absent."""
-    # SQLite gives its log the mode of the file, and the file that of the umask.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    connection = sqlite3.connect(
-        path, isolation_level=None, check_same_thread=False, cached_statements=256
-    )
-    connection.row_factory = sqlite3.Row
-    connection.executescript(_WRITER_PRAGMAS)
-    return connection
-
-
-def _copy(source: Path, target: Path) -> None:
-    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with source.open("rb") as old, open(fd, "wb") as new:  # noqa: PTH123 -- a descriptor
-        shutil.copyfileobj(old, new)
-        new.flush()
-        os.fsync(fd)
-
-
-def migrate(path: Path, scripts: Sequence[str]) -> None:
-    """Bring the schema of *path* up to date with *scripts*, after a copy of the file.
-
-    Raises:
-        DatabaseTooNew: a newer asyncflow wrote it; nothing is changed.
-    """
-    at = _schema(path)
-    if at > len(scripts):
-        raise DatabaseTooNew(
-            f"{path} has schema {at}, this asyncflow knows {len(scripts)}: "
-            "install the version that wrote it, or a newer one"
-        )
-    connection = connect(path)
-    try:
-        if 0 < at < len(scripts):
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            _copy(path, path.with_name(f"{path.name}.before-{at + 1}"))
-        for number, script in enumerate(scripts[at:], start=at + 1):
-            connection.executescript(
-                f"BEGIN IMMEDIATE; {script}; PRAGMA user_version={number}; COMMIT;"
-            )
-    finally:
-        connection.close()
-
-
-def _schema(path: Path) -> int:
-    """Return the number of the schema of *path*, 0 for none; change nothing."""
-    if not path.exists():
-        return 0
-    uri = f"{path.absolute().as_uri()}?mode=ro"
-    with contextlib.closing(sqlite3.connect(uri, uri=True)) as reader:
-        return int(reader.execute("PRAGMA user_version").fetchone()[0])
 
 
 class SqliteDatabase:
@@ -303,23 +241,11 @@ class SqliteDatabase:
             msgspec.json.decode(row["definition"], type=Subscription) for row in found
         ]
 
-    async def claim(
-        self,
-        consumers: Sequence[str],
-        limit: int,
-        *,
-        worker: str,
-        lease_until: int,
-        now: int,
-    ) -> Sequence[Claimed]:
-        """Take up to *limit* ready steps, most urgent first."""
-
-        def take(db: sqlite3.Connection) -> tuple[list[Claimed], list[Change]]:
-            return work.claim(
-                db, consumers, limit, worker=worker, lease_until=lease_until, now=now
-            )
-
-        claimed, _ = await self._writer.write(take, after=lambda r: self._tell(r[1]))
+    async def claim(self, demand: Demand) -> Sequence[Claimed]:
+        """Take ready steps: by priority, then by turn."""
+        claimed, _ = await self._writer.write(
+            lambda db: work.claim(db, demand), after=lambda r: self._tell(r[1])
+        )
         return claimed
 
     async def beat(
@@ -377,18 +303,18 @@ class SqliteDatabase:
     async def retry(self, job_id: str, now: int) -> int:
         """Start a new run of what did not succeed; return its number."""
         run, _ = await self._writer.write(
-            lambda db: work.retry(db, job_id, now), after=lambda r: self._tell(r[1])
+            lambda db: control.retry(db, job_id, now), after=lambda r: self._tell(r[1])
         )
         return run
 
     async def cancel(self, job_id: str, now: int) -> bool:
         """Close the job as CANCELLED; False: it was over already."""
-        change = await self._change(lambda db: work.cancel(db, job_id, now))
+        change = await self._change(lambda db: control.cancel(db, job_id, now))
         return change is not None
 
     async def delete(self, job_id: str) -> None:
         """Forget the job; its bytes go to the trash."""
-        await self._change(lambda db: work.delete(db, job_id))
+        await self._change(lambda db: control.delete(db, job_id))
 
     async def job(self, job_id: str) -> JobView:
         """Return the job with its steps and files."""
@@ -454,15 +380,137 @@ class SqliteDatabase:
             raise FileNotAvailable
         return rows.stored_file(made[0], name)
 
+    # ----- without a file
+
+    async def submit(self, new: Submission) -> str:
+        """Store a task or an event as a job; return its id, or the one it had."""
+        made, _ = await self._writer.write(
+            lambda db: control.submit(db, new), after=lambda r: self._tell(r[1])
+        )
+        return made
+
+    # ----- by hand
+
+    async def retry_step(self, step_id: int, now: int) -> None:
+        """Give one dead step another chance."""
+        await self._change(lambda db: control.retry_step(db, step_id, now))
+
+    async def dead_steps(self, consumer: str, after: int, limit: int) -> Sequence[int]:
+        """Return a page of a consumer's dead steps, oldest first."""
+        args = {"consumer": consumer, "after": after, "limit": limit}
+        return [row["id"] for row in await self._rows("dead_steps", args)]
+
+    async def dead_letters(
+        self, consumer: str, *, before: int | None, limit: int
+    ) -> Sequence[DeadView]:
+        """Return a page of a consumer's dead letters, newest first."""
+        args = {"consumer": consumer, "before": before or sys.maxsize, "limit": limit}
+        return [rows.dead_letter(r) for r in await self._rows("dead_letters", args)]
+
+    async def running_steps(self, limit: int) -> Sequence[RunningView]:
+        """Return the steps that run now, oldest first."""
+        found = await self._rows("running_letters", {"limit": limit})
+        return [rows.running_step(row) for row in found]
+
+    async def cancel_step(self, step_id: int, now: int) -> None:
+        """Take one open step back; its job goes on without it."""
+        await self._change(lambda db: control.cancel_step(db, step_id, now))
+
+    async def pause(self, kind: str, name: str, *, on: bool, now: int) -> None:
+        """Stop a consumer or a tenant for the time being, or let it go on."""
+        args = {"kind": kind, "name": name, "now": now}
+        await self._write("pause" if on else "resume", args)
+
+    async def pauses(self) -> Paused:
+        """Return what is stopped."""
+        found = [(row["kind"], row["name"]) for row in await self._rows("pauses", {})]
+        return Paused(
+            consumers=frozenset(name for kind, name in found if kind == "consumer"),
+            tenants=frozenset(name for kind, name in found if kind == "tenant"),
+        )
+
+    async def causes(
+        self, kind: str, *, since: int, after: int, limit: int
+    ) -> Sequence[Cause]:
+        """Return a page of the log: events of one type, from a moment on."""
+        args = {"type": kind, "since": since, "after": after, "limit": limit}
+        return [
+            Cause(
+                seq=row["seq"],
+                job=row["job"],
+                job_id=row["pid"],
+                media_type=row["media_type"],
+            )
+            for row in await self._rows("caused_by", args)
+        ]
+
+    async def replay(self, causes: Sequence[Cause], entry: PlanEntry, now: int) -> int:
+        """Give the jobs of *causes* to a consumer once more, beside their runs."""
+        changes = await self._writer.write(
+            lambda db: control.replay(db, causes, entry, now),
+            after=self._tell,
+            bulk=True,
+        )
+        return len(changes)
+
+    async def note(
+        self,
+        actor: str,
+        action: str,
+        target: str,
+        detail: Mapping[str, object],
+        now: int,
+    ) -> None:
+        """Keep what somebody has done by hand; only the newest are kept."""
+        row = {"actor": actor, "action": action, "target": target, "now": now}
+        text = msgspec.json.encode(detail).decode()
+
+        def put(db: sqlite3.Connection) -> None:
+            db.execute(SQL["insert_audit"], {**row, "detail": text})
+            db.execute(SQL["forget_audits"], {"keep": AUDIT_KEPT})
+
+        await self._writer.write(put)
+
+    async def audits(self, *, before: int | None, limit: int) -> Sequence[AuditView]:
+        """Return a page of what was done by hand, newest first."""
+        args = {"before": before or sys.maxsize, "limit": limit}
+        return [rows.audit(row) for row in await self._rows("audits", args)]
+
+    # ----- numbers
+
     async def tallies(self) -> Mapping[tuple[str, str], int]:
         """Return how many steps each consumer has in each state."""
-        found = await self._rows("tallies", {})
-        return {(row["consumer"], row["state"]): row["n"] for row in found}
+        return await self._tallies("consumer")
 
-    async def waiting_since(self) -> Mapping[str, int]:
-        """Return when the oldest ready step of each consumer could have started."""
-        found = await self._rows("waiting_since", {})
-        return {row["consumer"]: row["since"] for row in found}
+    async def tenant_tallies(self) -> Mapping[tuple[str, str], int]:
+        """Return how many steps each tenant has in each state."""
+        return await self._tallies("tenant")
+
+    async def _tallies(self, column: str) -> Mapping[tuple[str, str], int]:
+        counts: Counter[tuple[str, str]] = Counter()
+        for row in await self._rows("tallies", {}):
+            counts[row[column], row["state"]] += row["n"]
+        return counts
+
+    async def log_offsets(self) -> Mapping[str, LogOffset]:
+        """Return how far each registered consumer has come."""
+        return {
+            row["name"]: LogOffset(
+                offset=(row["first"] or row["head"] + 1) - 1,
+                head=row["head"],
+                since=row["ready_since"],
+            )
+            for row in await self._rows("log_offsets", {})
+        }
+
+    async def forget_idle(self) -> None:
+        """Drop counters that stand at nothing, and lanes that are not ahead."""
+
+        def forget(db: sqlite3.Connection) -> None:
+            db.execute(SQL["forget_lanes"])
+            db.execute(SQL["forget_tallies"])
+
+        await self._writer.write(forget, bulk=True)
 
     async def open_uploads(self) -> int:
         """Return how many uploads are unfinished."""

@@ -1,184 +1,123 @@
-"""Transaction bodies that move steps and jobs; each runs inside one savepoint.
+"""Transaction bodies that claim steps and end attempts; each runs in one savepoint.
 
-The rules themselves are pure and live in `asyncflow.jobs`; what is here reads the true
-rows, asks the rules, and writes what they say.
-
-Theory of operation
--------------------
-`open` counts the steps of the current run that are not over. Whatever ends a step goes
-through `_finish_step`: it writes the step's event, creates the steps that the job's
-plan subscribes to that event, and sets `open = open - 1 + new`. At zero the run is
-over, in the same transaction; a unique index makes sure that this happens once.
+What is here reads the true rows, asks the rules of `asyncflow.jobs`, and writes what
+they say; what follows for the job is done by `flow`.
 """
 
 import dataclasses
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
 
-from asyncflow import events, jobs, uploads
-from asyncflow.db.base import Change, Claimed, Ended, Published
-from asyncflow.db.queries import load
-from asyncflow.db.rows import plan_of, step_view
-from asyncflow.errors import JobNotFound, JobNotRetryable, NameTaken
-from asyncflow.jobs import (
-    ACCEPTED,
-    TERMINAL_EVENTS,
-    Failures,
-    JobState,
-    Limits,
-    PlanEntry,
-    StepState,
-    Verdict,
+from asyncflow import events, jobs
+from asyncflow.db.base import Change, Claimed, Demand, Ended, Published
+from asyncflow.db.flow import (
+    SQL,
+    Tracker,
+    close,
+    count_steps,
+    end_if_over,
+    give_up_files,
+    pass_gates,
+    to_json,
+    write_event,
 )
-
-SQL = load("steps.sql", "jobs.sql", "uploads.sql")
-
-_encode = msgspec.json.Encoder().encode
-
-
-def _json(value: object) -> str:
-    return _encode(value).decode()
+from asyncflow.db.rows import plan_of, step_view
+from asyncflow.errors import NameTaken
+from asyncflow.jobs import Failures, JobKind, JobState, Limits, StepState, Verdict
 
 
-class Tracker:
-    """Collects what one transaction changes about one job, for its `Change`."""
-
-    def __init__(self, db: sqlite3.Connection, job: int, pid: str) -> None:
-        self.db, self.job, self.pid = db, job, pid
-        self.state = JobState.PROCESSING
-        self.terminal: str | None = None
-        self.steps: list[int] = []
-        self.ring: set[str] = set()
-        self.due_s: list[float] = []
-        self.stop: list[tuple[int, int]] = []
-        self.trash = False
-
-    def throw_away(self, key: str, *, is_prefix: bool) -> None:
-        """Hand bytes to the janitor."""
-        row = {"key": key, "is_prefix": int(is_prefix)}
-        self.db.execute(SQL["throw_away"], row)
-        self.trash = True
-
-    def change(self) -> Change:
-        """Bump the job's version and return what changed."""
-        version, state = self.db.execute(SQL["touch_job"], {"job": self.job}).fetchone()
-        seen = [
-            step_view(*self.db.execute(SQL["step_view"], {"step": step}).fetchone())
-            for step in dict.fromkeys(self.steps)
-        ]
-        return Change(
-            job_id=self.pid,
-            version=version,
-            state=JobState(state),
-            steps=tuple(seen),
-            terminal=self.terminal,
-            ring=frozenset(self.ring),
-            due_s=tuple(self.due_s),
-            stop=tuple(self.stop),
-            trash=self.trash,
-        )
+def claim(db: sqlite3.Connection, demand: Demand) -> tuple[list[Claimed], list[Change]]:
+    """Take the ready steps that are next: by priority, then by turn."""
+    db.execute(SQL["due_steps"], {"now": demand.now})
+    room = _room_of_tenants(db, demand)
+    found: list[tuple[int, int, int, str, str]] = []
+    for consumer, tenant in db.execute(SQL["ready_tenants"]).fetchall():
+        most = min(demand.wants.get(consumer, 0), demand.limit, room(tenant))
+        if most > 0:
+            args = {"consumer": consumer, "tenant": tenant, "limit": most}
+            rows = db.execute(SQL["ready_steps"], args)
+            found += [(*row, consumer, tenant) for row in rows]
+    chosen = _choose(sorted(found), demand, room)
+    taken = [_claim_one(db, step, demand) for step in chosen]
+    if taken:
+        db.execute(SQL["advance"], {"turn": max(turn for _one, _c, turn in taken)})
+    return (
+        [one for one, _change, _turn in taken],
+        [change for _one, change, _turn in taken if change is not None],
+    )
 
 
-def write_event(
-    track: Tracker,
-    run: int,
-    kind: str,
-    plan: Iterable[PlanEntry],
-    *,
-    now: int,
-    data: Mapping[str, object] | None = None,
-) -> tuple[int, int]:
-    """Write an event and the steps it causes; return how many, and how many gates."""
-    row = {"job": track.job, "run": run, "type": kind, "now": now}
-    cursor = track.db.execute(SQL["insert_event"], {**row, "data": _json(data or {})})
-    seq = cursor.fetchone()[0]
-    caused = [
-        entry
-        for entry in plan
-        if entry.on == kind and _open_step(track, seq, entry, run, now)
-    ]
-    return len(caused), sum(entry.gate for entry in caused)
+def _room_of_tenants(db: sqlite3.Connection, demand: Demand) -> Callable[[str], int]:
+    """Return a function that tells how many steps more a tenant may have running."""
+    running: dict[str, int] = {}
+    if demand.tenant_limit < sys.maxsize:
+        running = dict(db.execute(SQL["running_tenants"]).fetchall())
+
+    def room(tenant: str) -> int:
+        if tenant in demand.paused:
+            return 0
+        return demand.tenant_limit - running.get(tenant, 0)
+
+    return room
 
 
-def _open_step(track: Tracker, seq: int, entry: PlanEntry, run: int, now: int) -> bool:
-    """Make the entry's step ready; False: this run has it open already."""
-    args = {
-        "job": track.job,
-        "seq": seq,
-        "consumer": entry.consumer,
-        "run": run,
-        "gate": entry.gate,
-        "required": entry.required,
-        "priority": entry.priority,
-        "max_attempts": entry.max_attempts,
-        "options": _json(entry.options),
-        "now": now,
-    }
-    # A consumer has one step in a job. Only a retry can cause it a second time: what
-    # it worked on was skipped before, and is there now.
-    known = None
-    if run > 1:
-        known = track.db.execute(SQL["step_of_consumer"], args).fetchone()
-    if known is None:
-        step = track.db.execute(SQL["insert_step"], args).lastrowid or 0
-    elif StepState(known["state"]).is_final:
-        step = known["id"]
-        _give_up_files(track, step, known["token"])
-        track.db.execute(SQL["cause_again"], {**args, "step": step})
-    else:
-        return False
-    track.steps.append(step)
-    track.ring.add(entry.consumer)
-    return True
-
-
-def _give_up_files(track: Tracker, step: int, token: int) -> None:
-    """Forget what an attempt made, and hand its bytes to the janitor."""
-    track.db.execute(SQL["drop_derivatives"], {"step": step, "token": token})
-    prefix = uploads.attempt_prefix(track.pid, step, token)
-    track.throw_away(prefix, is_prefix=True)
-
-
-def claim(
-    db: sqlite3.Connection,
-    consumers: Sequence[str],
-    limit: int,
-    *,
-    worker: str,
-    lease_until: int,
-    now: int,
-) -> tuple[list[Claimed], list[Change]]:
-    """Take the most urgent ready steps of *consumers*, at most *limit*."""
-    db.execute(SQL["due_steps"], {"now": now})
-    found: list[tuple[int, int]] = []
-    for consumer in consumers:
-        rows = db.execute(SQL["ready_steps"], {"consumer": consumer, "limit": limit})
-        found += [(priority, step) for step, priority in rows]
-    claimed, changes = [], []
-    for _priority, step in sorted(found)[:limit]:
-        one, change = _claim_one(db, step, worker, lease_until, now)
-        claimed.append(one)
-        changes.append(change)
-    return claimed, changes
+def _choose(
+    found: Iterable[tuple[int, int, int, str, str]],
+    demand: Demand,
+    room: Callable[[str], int],
+) -> list[int]:
+    """Return the first steps of *found* that no limit forbids."""
+    chosen: list[int] = []
+    of_consumer: Counter[str] = Counter()
+    of_tenant: Counter[str] = Counter()
+    for _priority, _turn, step, consumer, tenant in found:
+        if len(chosen) == demand.limit:
+            break
+        if of_consumer[consumer] >= demand.wants[consumer]:
+            continue
+        if of_tenant[tenant] >= room(tenant):
+            continue
+        of_consumer[consumer] += 1
+        of_tenant[tenant] += 1
+        chosen.append(step)
+    return chosen
 
 
 def _claim_one(
-    db: sqlite3.Connection, step: int, worker: str, lease_until: int, now: int
-) -> tuple[Claimed, Change]:
-    args = {"step": step, "lease_until": lease_until, "worker": worker, "now": now}
-    taken = db.execute(SQL["claim_step"], args).fetchone()
-    job_id, token, consumer, gate, options = taken
-    job = db.execute(SQL["claim_job"], {"job": job_id, "now": now}).fetchone()
-    key = db.execute(SQL["upload_key"], {"job": job_id}).fetchone()[0]
+    db: sqlite3.Connection, step: int, demand: Demand
+) -> tuple[Claimed, Change | None, int]:
+    """Claim one step; return it, what that changed about its job, and its turn."""
+    args = {
+        "step": step,
+        "lease_until": demand.lease_until,
+        "worker": demand.worker,
+        "now": demand.now,
+    }
+    row = db.execute(SQL["claim_step"], args).fetchone()
+    name = "job_of_replay" if row["detached"] else "claim_job"
+    about = {"job": row["job_id"], "now": demand.now}
+    job = db.execute(SQL[name], about).fetchone()
+    kind = JobKind(job["kind"])
+    key = None
+    if kind is JobKind.FILE:
+        key = db.execute(SQL["upload_key"], about).fetchone()["key"]
     claimed = Claimed(
         step_id=step,
-        token=token,
+        token=row["token"],
         job_id=job["pid"],
-        consumer=consumer,
-        gate=bool(gate),
+        consumer=row["consumer"],
+        tenant=row["tenant"],
+        kind=kind,
+        attempt=row["failures"] + 1,
+        gate=bool(row["gate"]),
+        detached=bool(row["detached"]),
+        pipeline=job["pipeline"],
+        payload=job["payload"],
         key=key,
         size=job["size"],
         file_name=job["file_name"],
@@ -186,16 +125,19 @@ def _claim_one(
         media_type=job["media_type"],
         metadata=msgspec.json.decode(job["metadata"]),
         facts=msgspec.json.decode(job["facts"]),
-        options=msgspec.json.decode(options),
+        options=msgspec.json.decode(row["options"]),
     )
+    if claimed.detached:
+        return claimed, None, row["turn"]
     view = step_view(*db.execute(SQL["step_view"], {"step": step}).fetchone())
     change = Change(
         job_id=job["pid"],
         version=job["version"],
+        kind=kind,
         state=JobState(job["state"]),
         steps=(view,),
     )
-    return claimed, change
+    return claimed, change, row["turn"]
 
 
 def publish(
@@ -205,26 +147,43 @@ def publish(
     row = db.execute(SQL["owned_step"], {"step": step, "token": token}).fetchone()
     if row is None:
         return None
-    stored = db.execute(
-        SQL["insert_derivative"],
-        {
-            "job": row["job_id"],
-            "step": step,
-            "token": token,
-            "consumer": row["consumer"],
-            "name": made.name,
-            "key": made.key,
-            "media_type": made.media_type,
-            "size": made.size,
-            "facts": _json(made.facts),
-            "now": now,
-        },
-    )
-    if stored.rowcount != 1:
-        raise NameTaken(f"another step of this job already made {made.name!r}")
     track = Tracker(db, row["job_id"], row["pid"])
+    if not _store(track, row, token, made, now, replaces=False):
+        raise NameTaken(f"another step of this job already made {made.name!r}")
     track.steps.append(step)
     return track.change()
+
+
+def _store(
+    track: Tracker,
+    row: sqlite3.Row,
+    token: int,
+    made: Published,
+    now: int,
+    *,
+    replaces: bool,
+) -> bool:
+    """Write a derivative's row; False: its name is taken by somebody else's file.
+
+    A replay *replaces* what its own consumer has made before.
+    """
+    args = {
+        "job": row["job_id"],
+        "step": row["id"],
+        "token": token,
+        "consumer": row["consumer"],
+        "name": made.name,
+        "key": made.key,
+        "media_type": made.media_type,
+        "size": made.size,
+        "facts": to_json(made.facts),
+        "now": now,
+    }
+    if replaces:
+        old = track.db.execute(SQL["take_derivative"], args).fetchone()
+        if old is not None:
+            track.throw_away(old["key"], is_prefix=False)
+    return track.db.execute(SQL["insert_derivative"], args).rowcount == 1
 
 
 def settle(
@@ -241,8 +200,34 @@ def settle(
     if row is None:
         return None
     track = Tracker(db, row["job_id"], row["pid"])
+    if row["detached"]:
+        return _settle_replay(track, row, token, ended, limits, now)
     state = _end_attempt(track, row, token, ended, limits, now)
+    track.steps.append(step)
     _after_step(track, row, state, ended, now)
+    return state, track.change()
+
+
+def _settle_replay(
+    track: Tracker,
+    row: sqlite3.Row,
+    token: int,
+    ended: Ended,
+    limits: Limits,
+    now: int,
+) -> tuple[StepState, Change]:
+    """End an attempt of a replay: it gives its job files and facts, nothing else."""
+    if ended.verdict is Verdict.DONE:
+        if all(_store(track, row, token, m, now, replaces=True) for m in ended.made):
+            _store_facts(track, row, dataclasses.replace(ended, plan=None))
+        else:
+            ended = dataclasses.replace(
+                ended,
+                verdict=Verdict.ERROR,
+                code="bad_output",
+                detail="another step of this job has made a file of this name",
+            )
+    state = _end_attempt(track, row, token, ended, limits, now)
     return state, track.change()
 
 
@@ -267,7 +252,7 @@ def _end_attempt(
     state, over = following.state, following.state.is_final
     error = None
     if ended.verdict is not Verdict.DONE and ended.code:
-        error = _json({"code": ended.code, "detail": ended.detail})
+        error = to_json({"code": ended.code, "detail": ended.detail})
     track.db.execute(
         SQL["step_ended"],
         {
@@ -281,9 +266,8 @@ def _end_attempt(
             "error": error,
         },
     )
-    track.steps.append(row["id"])
     if state is StepState.RETRYING:
-        track.due_s.append(following.delay_s)
+        track.due.append((row["consumer"], following.delay_s))
     if state is StepState.READY:
         track.ring.add(row["consumer"])
     if ended.verdict is not Verdict.DONE:
@@ -308,7 +292,7 @@ def _write_off(
             "now": now,
         },
     )
-    _give_up_files(track, row["id"], token)
+    give_up_files(track, row["id"], token)
 
 
 def _after_step(
@@ -337,9 +321,9 @@ def _store_facts(track: Tracker, row: sqlite3.Row, ended: Ended) -> None:
         SQL["job_facts"],
         {
             "job": row["job_id"],
-            "facts": _json(facts),
+            "facts": to_json(facts),
             "media_type": ended.media_type,
-            "plan": None if ended.plan is None else _json(ended.plan),
+            "plan": None if ended.plan is None else to_json(ended.plan),
         },
     )
 
@@ -360,69 +344,6 @@ def _finish_step(
     if gate and open_gates == 0:
         pass_gates(track, run, plan, now)
     end_if_over(track, run, now)
-
-
-def count_steps(track: Tracker, steps: int, gates: int) -> int:
-    """Add to the job's open steps and gates; return how many gates are open."""
-    counts = {"job": track.job, "open": steps, "gates": gates}
-    row = track.db.execute(SQL["add_open"], counts).fetchone()
-    return int(row["gates"])
-
-
-def pass_gates(track: Tracker, run: int, plan: Iterable[PlanEntry], now: int) -> None:
-    """Accept the file, once in a job's life, and open the steps that waited for it."""
-    args = {"job": track.job, "now": now}
-    if track.db.execute(SQL["job_accepted"], args).rowcount:
-        caused, gates = write_event(track, run, ACCEPTED, plan, now=now)
-        count_steps(track, caused, gates)
-
-
-def end_if_over(track: Tracker, run: int, now: int) -> None:
-    """End the run if none of its steps is open."""
-    job = track.db.execute(SQL["job_by_id"], {"job": track.job}).fetchone()
-    if job["open"] == 0:
-        _end_run(track, run, now)
-
-
-def _end_run(track: Tracker, run: int, now: int) -> None:
-    args = {"job": track.job, "run": run}
-    dead = track.db.execute(SQL["dead_required"], args).fetchone()["n"]
-    final = jobs.ends_as(dead_required=dead)
-    error = None
-    if final is JobState.FAILED:
-        consumer, blamed = track.db.execute(
-            SQL["blamed_step"], {"job": track.job}
-        ).fetchone()
-        error = {**msgspec.json.decode(blamed or "{}"), "step": consumer}
-    close(track, run, final, error, now)
-
-
-def close(
-    track: Tracker,
-    run: int,
-    state: JobState,
-    error: Mapping[str, object] | None,
-    now: int,
-) -> None:
-    """End the run as *state*: take back open steps, write the terminal event."""
-    for step, token in track.db.execute(
-        SQL["cancel_steps"], {"job": track.job, "now": now}
-    ).fetchall():
-        held = token - 1
-        track.steps.append(step)
-        track.stop.append((step, held))
-        _give_up_files(track, step, held)
-    track.db.execute(
-        SQL["close_job"],
-        {
-            "job": track.job,
-            "state": state,
-            "now": now,
-            "error": None if error is None else _json(error),
-        },
-    )
-    track.terminal = TERMINAL_EVENTS[state]
-    write_event(track, run, track.terminal, (), now=now, data=error)
 
 
 def beat(
@@ -463,15 +384,19 @@ def recover(db: sqlite3.Connection, *, limits: Limits, now: int) -> list[Change]
 
 
 def skip_homeless(db: sqlite3.Connection, now: int) -> list[Change]:
-    """Skip what waits for consumers that nobody has any more: its jobs would hang."""
+    """End what waits for consumers that nobody has any more: its jobs would hang.
+
+    A file's step is skipped. A task has nothing else: it fails, and can be retried.
+    """
     changes = []
-    for step, consumer in db.execute(SQL["homeless_steps"]).fetchall():
+    for step, consumer, kind in db.execute(SQL["homeless_steps"]).fetchall():
         args = {"step": step, "lease_until": 0, "worker": None, "now": now}
         token = db.execute(SQL["claim_step"], args).fetchone()["token"]
+        is_file = kind == JobKind.FILE
         ended = Ended(
-            verdict=Verdict.SKIPPED,
+            verdict=Verdict.SKIPPED if is_file else Verdict.BAD_FILE,
             code="missing_tool",
-            detail=f"no processor called {consumer!r} is installed any more",
+            detail=f"nothing called {consumer!r} is installed any more",
         )
         changes += _free(db, [(step, token)], ended, Limits(), now)
     return changes
@@ -488,65 +413,3 @@ def _free(
         settle(db, step, token, ended, limits=limits, now=now) for step, token in steps
     ]
     return [change for one in found if one is not None for change in one[1:]]
-
-
-def find_job(db: sqlite3.Connection, pid: str) -> sqlite3.Row:
-    """Return the job's row. Raise JobNotFound."""
-    row: sqlite3.Row | None = db.execute(SQL["job_by_pid"], {"pid": pid}).fetchone()
-    if row is None:
-        raise JobNotFound
-    return row
-
-
-def retry(db: sqlite3.Connection, pid: str, now: int) -> tuple[int, Change]:
-    """Start a new run of what did not succeed; return its number."""
-    job = find_job(db, pid)
-    state = JobState(job["state"])
-    upload = db.execute(SQL["original_file"], {"pid": pid}).fetchone()
-    if not state.is_final:
-        raise JobNotRetryable(f"the job is {state}: wait until it is over")
-    if upload["upload_state"] != "complete":
-        raise JobNotRetryable("the file was never received in full: upload it again")
-    run = db.execute(SQL["reopen_job"], {"job": job["id"]}).fetchone()[0]
-    args = {"job": job["id"], "run": run, "now": now}
-    reopened = db.execute(SQL["reopen_steps"], args).fetchall()
-    if not reopened:
-        raise JobNotRetryable("every step of the job succeeded")
-    track = Tracker(db, job["id"], pid)
-    track.steps += [step for step, _consumer, _gate in reopened]
-    track.ring |= {consumer for _step, consumer, _gate in reopened}
-    gates = sum(gate for _step, _consumer, gate in reopened)
-    count_steps(track, len(reopened), gates)
-    write_event(track, run, "job.retried", (), now=now)
-    return run, track.change()
-
-
-def cancel(db: sqlite3.Connection, pid: str, now: int) -> Change | None:
-    """Close the job as CANCELLED; None: it was over already."""
-    job = find_job(db, pid)
-    if JobState(job["state"]).is_final:
-        return None
-    track = Tracker(db, job["id"], pid)
-    if db.execute(SQL["end_upload"], {"job": job["id"]}).rowcount:
-        track.throw_away(uploads.raw_key(pid), is_prefix=False)
-    error = {"code": "cancelled", "detail": "somebody cancelled the job", "step": None}
-    close(track, job["run"], JobState.CANCELLED, error, now)
-    return track.change()
-
-
-def delete(db: sqlite3.Connection, pid: str) -> Change:
-    """Forget the job; its bytes go to the trash."""
-    job = find_job(db, pid)
-    track = Tracker(db, job["id"], pid)
-    running = db.execute(SQL["running_of_job"], {"job": job["id"]}).fetchall()
-    track.throw_away(uploads.raw_key(pid), is_prefix=False)
-    track.throw_away(uploads.derivative_prefix(pid), is_prefix=True)
-    db.execute(SQL["delete_job"], {"job": job["id"]})
-    return Change(
-        job_id=pid,
-        version=job["version"] + 1,
-        state=JobState.CANCELLED,
-        stop=tuple((step, token) for step, token in running),
-        trash=True,
-        gone=True,
-    )

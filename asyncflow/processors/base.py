@@ -1,20 +1,29 @@
-"""The processor contract: a plain function from one file to derivatives and facts.
+"""The contract of processors, tasks and consumers: plain functions.
+
+A processor goes from one file to derivatives and facts; a task, and a consumer of an
+application event, from a payload to a result.
 
 Rules
 -----
-- A processor runs in a pool process, synchronously, one file at a time.
+- A plain function runs in a pool process, one call at a time; an `async` one runs on
+  the server's own loop and must never block it.
 - It reads `work.source`, writes only into `work.out`, and never touches a store.
 - `BadFile` says the file is at fault (never retried), `TryLater` asks for another
   time, `Skip` says that a tool is missing; anything else is a failed attempt.
 - `work.publish(derivative)` hands a finished file over at once, before the rest.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any, Literal, TypeVar
 
-from asyncflow.jobs import ACCEPTED
+from asyncflow.jobs import ACCEPTED, SUBMITTED
+from asyncflow.pace import per_second
+
+Function = TypeVar("Function", bound=Callable[..., object])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,25 +64,54 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What the function of a task, or of a consumer, is given.
+
+    `name` is the task's name or the event's type, `payload` what came with it (JSON as
+    Python has it). The same `id` can come again (at least once): it is what to
+    deduplicate by. `attempt` counts from 1. `progress` takes 0 to 100. `out` is a
+    folder for scratch files, None on the loop; `publish` keeps one of them as a file of
+    the job.
+    """
+
+    id: str
+    name: str
+    payload: Any
+    attempt: int = 1
+    tenant: str = ""
+    out: Path | None = None
+    progress: Callable[[float], None] = lambda _percent: None
+    publish: Callable[[Derivative], None] = lambda _made: None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Processor:
-    """A registered processor; `ready()` returns None or which tool is missing.
+    """A registered function; `ready()` returns None or which tool is missing.
+
+    `takes` says what it is called with, `runs` where. `attempts`, `concurrency` (steps
+    at once) and `rate` (such as "10/s") are None where the server's settings hold.
 
     `wall_s` bounds one attempt; `memory_bytes` is the per-kind RLIMIT_AS backstop.
     `outputs` are the names that a derivative may have (fnmatch patterns).
     """
 
     name: str
-    run: Callable[[Work], Result]
+    run: Callable[[Any], Any]
     accepts: tuple[str, ...]
     on: str
     gate: bool
     required: bool
-    #: smaller is sooner; gates come before everything else
+    #: how many newer jobs may go first; gates come before everything else
     priority: int
     outputs: tuple[str, ...]
     wall_s: float
     memory_bytes: int
     ready: Callable[[], str | None]
+    takes: Literal["file", "payload"] = "file"
+    runs: Literal["pool", "loop"] = "pool"
+    attempts: int | None = None
+    concurrency: int | None = None
+    rate: str | None = None
 
     def wants(self, media_type: str) -> bool:
         """Tell whether this processor takes files of *media_type*."""
@@ -95,30 +133,132 @@ def processor(
     wall_s: float = 60.0,
     memory_bytes: int = 2 << 30,
     ready: Callable[[], str | None] = lambda: None,
-) -> Callable[[Callable[[Work], Result]], Callable[[Work], Result]]:
-    """Register the decorated function as the processor called *name*.
+    attempts: int | None = None,
+    concurrency: int | None = None,
+    rate: str | None = None,
+) -> Callable[[Function], Function]:
+    """Register the decorated function, from `Work` to `Result`, as processor *name*.
 
     Raises:
         ValueError: another function is registered under this name.
     """
 
-    def register(run: Callable[[Work], Result]) -> Callable[[Work], Result]:
-        known = REGISTRY.get(name)
-        if known is not None and known.run.__module__ != run.__module__:
-            raise ValueError(f"a processor called {name!r} is already registered")
-        REGISTRY[name] = Processor(
-            name=name,
-            run=run,
-            accepts=accepts,
-            on=on,
-            gate=gate,
-            required=required,
-            priority=priority,
-            outputs=outputs,
-            wall_s=wall_s,
-            memory_bytes=memory_bytes,
-            ready=ready,
+    def enrol(run: Function) -> Function:
+        return _register(
+            Processor(
+                name=name,
+                run=run,
+                accepts=accepts,
+                on=on,
+                gate=gate,
+                required=required,
+                priority=priority,
+                outputs=outputs,
+                wall_s=wall_s,
+                memory_bytes=memory_bytes,
+                ready=ready,
+                runs=_place_of(run),
+                attempts=attempts,
+                concurrency=concurrency,
+                rate=rate,
+            ),
+            run,
         )
-        return run
 
-    return register
+    return enrol
+
+
+def consumer(
+    name: str,
+    *,
+    on: str,
+    required: bool = True,
+    priority: int = 0,
+    wall_s: float = 600.0,
+    memory_bytes: int = 2 << 30,
+    attempts: int | None = None,
+    concurrency: int | None = None,
+    rate: str | None = None,
+) -> Callable[[Function], Function]:
+    """Register the decorated function, from `Task` to a result, for the events *on*.
+
+    The result is JSON, or None, or a `Result` with files.
+
+    Raises:
+        ValueError: another function is registered under this name.
+    """
+
+    def enrol(run: Function) -> Function:
+        return _register(
+            Processor(
+                name=name,
+                run=run,
+                accepts=(),
+                on=on,
+                gate=False,
+                required=required,
+                priority=priority,
+                outputs=("*",),
+                wall_s=wall_s,
+                memory_bytes=memory_bytes,
+                ready=lambda: None,
+                takes="payload",
+                runs=_place_of(run),
+                attempts=attempts,
+                concurrency=concurrency,
+                rate=rate,
+            ),
+            run,
+        )
+
+    return enrol
+
+
+def task(
+    name: str,
+    *,
+    priority: int = 0,
+    wall_s: float = 600.0,
+    memory_bytes: int = 2 << 30,
+    attempts: int | None = None,
+    concurrency: int | None = None,
+    rate: str | None = None,
+) -> Callable[[Function], Function]:
+    """Register the decorated function, from `Task` to a result, as the task *name*.
+
+    `POST /tasks` runs it. The result is JSON, or None, or a `Result` with files.
+
+    Raises:
+        ValueError: another function is registered under this name.
+    """
+    return consumer(
+        name,
+        on=SUBMITTED,
+        priority=priority,
+        wall_s=wall_s,
+        memory_bytes=memory_bytes,
+        attempts=attempts,
+        concurrency=concurrency,
+        rate=rate,
+    )
+
+
+def _place_of(run: Callable[..., object]) -> Literal["pool", "loop"]:
+    return "loop" if inspect.iscoroutinefunction(run) else "pool"
+
+
+def _register(one: Processor, run: Function) -> Function:
+    known = REGISTRY.get(one.name)
+    if known is not None and known.run.__module__ != one.run.__module__:
+        raise ValueError(f"a processor called {one.name!r} is already registered")
+    if one.rate is not None:
+        per_second(one.rate)
+    REGISTRY[one.name] = one
+    return run
+
+
+def result_of(value: object) -> Result:
+    """Return what a task's function has returned as a `Result`."""
+    if isinstance(value, Result):
+        return value
+    return Result(facts={} if value is None else {"result": value})

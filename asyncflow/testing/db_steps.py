@@ -175,7 +175,7 @@ class StepObligations:
 
         assert await world.settle(image, failed) is StepState.RETRYING
 
-        assert world.last(job).due_s == (1.0,)
+        assert world.last(job).due == (("image", 1.0),)
         world.now += 999
         assert await world.claim("image") == []
         world.now += 1
@@ -186,7 +186,7 @@ class StepObligations:
         later = Ended(verdict=Verdict.TRY_LATER, code="try_later", after_s=7.0)
         await world.settle(await world.take("image"), later)
 
-        assert world.last(job).due_s == (7.0,)
+        assert world.last(job).due == (("image", 7.0),)
         world.now += 6_999
         assert await world.claim("image") == []
         world.now += 1

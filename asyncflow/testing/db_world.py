@@ -10,7 +10,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from asyncflow import uploads
-from asyncflow.db.base import Change, Claimed, Database, Ended, NewUpload, Published
+from asyncflow.db.base import (
+    Change,
+    Claimed,
+    Database,
+    Demand,
+    Ended,
+    NewUpload,
+    Published,
+)
 from asyncflow.jobs import (
     ACCEPTED,
     UPLOADED,
@@ -18,6 +26,7 @@ from asyncflow.jobs import (
     Limits,
     PlanEntry,
     StepState,
+    Subscription,
     Verdict,
 )
 
@@ -106,18 +115,26 @@ class World:
         await self.end(await self.take("image"), Verdict.BAD_FILE, "damaged")
         return job
 
+    async def register(self, *entries: PlanEntry) -> None:
+        """Put the consumers of *entries* into the registry."""
+        known = [Subscription(entry=entry) for entry in entries]
+        await self.db.register(known, self.now)
+
     # ----- steps
 
     async def claim(
-        self, *consumers: str, limit: int = 100, worker: str = "w1"
+        self, *consumers: str, limit: int = 100, worker: str = "w1", **more: Any
     ) -> Sequence[Claimed]:
-        """Claim for *consumers*, or for everybody."""
+        """Claim for *consumers*, or for everybody; *more* as `Demand` has it."""
         return await self.db.claim(
-            consumers or EVERYBODY,
-            limit,
-            worker=worker,
-            lease_until=self.mono + LEASE_MS,
-            now=self.now,
+            Demand(
+                wants=dict.fromkeys(consumers or EVERYBODY, limit),
+                limit=limit,
+                worker=worker,
+                lease_until=self.mono + LEASE_MS,
+                now=self.now,
+                **more,
+            )
         )
 
     async def take(self, consumer: str) -> Claimed:

@@ -124,8 +124,12 @@ async def retry(request: web.Request) -> web.Response:
 
 async def _overview(runtime: Runtime, checks: tuple[CheckView, ...]) -> Overview:
     now = runtime.engine.clock.now()
-    since = await runtime.db.waiting_since()
-    oldest = {name: max(0, now - at) / 1000 for name, at in since.items()}
+    offsets = await runtime.db.log_offsets()
+    oldest = {
+        name: max(0, now - one.since) / 1000
+        for name, one in offsets.items()
+        if one.since is not None
+    }
     consumers = _consumers(runtime, await runtime.db.tallies(), oldest)
     waits = (StepState.READY, StepState.RETRYING)
     return Overview(

@@ -63,12 +63,15 @@ class Evidence:
     def check_counters(self) -> None:
         """The counters are what counting gives."""
         assert self.ask(
-            "SELECT consumer, state, n FROM tally WHERE n <> 0 ORDER BY 1, 2"
-        ) == self.ask("SELECT consumer, state, count(*) FROM step GROUP BY 1, 2")
+            "SELECT consumer, tenant, state, n FROM tally WHERE n <> 0 ORDER BY 1, 2, 3"
+        ) == self.ask(
+            "SELECT consumer, tenant, state, count(*) FROM step GROUP BY 1, 2, 3"
+        )
         assert self.ask("SELECT id FROM job WHERE open < gates") == []
         counted = (
             "SELECT id FROM job WHERE open <> (SELECT count(*) FROM step"
-            " WHERE job_id = job.id AND state IN('ready', 'running', 'retrying'))"
+            " WHERE job_id = job.id AND detached = 0"
+            " AND state IN('waiting', 'ready', 'running', 'retrying'))"
         )
         assert self.ask(counted) == []
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from asyncflow.db.queries import migrations
-from asyncflow.db.sqlite import SqliteDatabase, migrate
+from asyncflow.db.schema import migrate
+from asyncflow.db.sqlite import SqliteDatabase
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncflow.db.sqlite import connect
+from asyncflow.db.schema import connect
 from asyncflow.db.writer import MAX_QUEUED, Batch, GroupWriter
 from asyncflow.errors import DatabaseUnavailable, DiskFull, OutcomeUnknown
 

@@ -1,5 +1,5 @@
 -- name: job_by_pid
-SELECT id, pid, state, run, open, gates, version, plan FROM job
+SELECT id, pid, kind, state, run, open, gates, version, plan FROM job
 WHERE pid = :pid AND is_part = 0;
 
 -- name: job_by_id
@@ -10,7 +10,7 @@ UPDATE job SET open = open + :open, gates = gates + :gates WHERE id = :job
 RETURNING open, gates;
 
 -- name: touch_job
-UPDATE job SET version = version + 1 WHERE id = :job RETURNING version, state;
+UPDATE job SET version = version + 1 WHERE id = :job RETURNING version, kind, state;
 
 -- name: job_facts
 UPDATE job SET facts = :facts, media_type = coalesce(:media_type, media_type),
@@ -39,8 +39,8 @@ SELECT id, token FROM step WHERE job_id = :job AND state = 'running';
 SELECT j.*, u.state AS upload_state, u.length AS upload_length,
   (SELECT json_group_array(json_array(s.consumer, s.state, s.attempts + s.lost,
       s.required, s.error, s.started, s.finished, s.run_at))
-    FROM (SELECT * FROM step WHERE job_id = j.id ORDER BY event_seq, priority, id) s)
-    AS steps,
+    FROM (SELECT * FROM step WHERE job_id = j.id AND detached = 0
+      ORDER BY event_seq, turn, id) s) AS steps,
   (SELECT json_group_array(json_array(d.name, d.consumer, d.key, d.media_type, d.size,
       json(d.facts)))
     FROM (SELECT * FROM derivative WHERE job_id = j.id ORDER BY id) d) AS files
@@ -58,6 +58,14 @@ ORDER BY id DESC LIMIT :limit;
 SELECT * FROM job WHERE is_part = 0 AND id < :before AND (:state IS NULL OR state = :state)
   AND (instr(lower(file_name), lower(:search)) OR instr(pid, lower(:search)))
 ORDER BY id DESC LIMIT :limit;
+
+-- name: submit_job
+-- A task or an application event: nothing has to arrive first.
+INSERT INTO job(pid, kind, owner, tenant, state, open, file_name, declared_type, metadata,
+  plan, payload, created, accepted, lane, turn, priority)
+VALUES(:id, :kind, :owner, :tenant, 'PENDING', :open, :name, '', '{}', :plan, :payload,
+  :now, :now, :lane, :turn, :priority)
+RETURNING id;
 
 -- name: job_exists
 SELECT 1 FROM job WHERE pid = :pid AND is_part = 0;

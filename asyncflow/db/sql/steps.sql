@@ -1,17 +1,22 @@
 -- name: insert_step
-INSERT INTO step(job_id, event_seq, consumer, run, state, gate, required, priority,
-  max_attempts, options, run_at)
-VALUES(:job, :seq, :consumer, :run, 'ready', :gate, :required, :priority,
-  :max_attempts, :options, :now);
+-- The job lends its tenant, its priority and its turn.
+INSERT INTO step(job_id, event_seq, consumer, tenant, run, state, detached, gate,
+  required, priority, turn, max_attempts, options, run_at)
+SELECT id, :seq, :consumer, tenant, :run, :state, :detached, :gate, :required, priority,
+  turn + :shift, :max_attempts, :options, :run_at
+FROM job WHERE id = :job;
+
+-- name: set_turn
+UPDATE step SET turn = :turn WHERE id = :step;
 
 -- name: step_of_consumer
-SELECT id, state, token FROM step WHERE job_id = :job AND consumer = :consumer;
+SELECT id, state, token FROM step
+WHERE job_id = :job AND consumer = :consumer AND detached = 0;
 
 -- name: cause_again
 -- A later run's event causes a step that an earlier run has had.
 UPDATE step SET state = 'ready', event_seq = :seq, run = :run, gate = :gate,
-  required = :required, priority = :priority, max_attempts = :max_attempts,
-  options = :options, run_at = :now, attempts = 0, lost = 0, interrupted = 0,
+  required = :required, max_attempts = :max_attempts, options = :options, run_at = :now, attempts = 0, lost = 0, interrupted = 0,
   error = NULL, started = NULL, finished = NULL
 WHERE id = :step;
 
@@ -20,27 +25,58 @@ INSERT INTO event(job_id, run, type, data, at) VALUES(:job, :run, :type, :data, 
 RETURNING seq;
 
 -- name: due_steps
--- Steps whose back-off is over become ready.
-UPDATE step SET state = 'ready' WHERE state = 'retrying' AND run_at <= :now;
+-- Steps whose time has come become ready.
+UPDATE step SET state = 'ready' WHERE state IN('waiting','retrying') AND run_at <= :now;
+
+-- name: ready_tenants
+-- Who has steps that a consumer could take.
+SELECT consumer, tenant FROM tally WHERE state = 'ready' AND n > 0;
+
+-- name: running_tenants
+SELECT tenant, sum(n) AS n FROM tally WHERE state = 'running' AND n > 0 GROUP BY tenant;
 
 -- name: ready_steps
--- The most urgent ready steps of one consumer; the partial index keeps it flat.
-SELECT id, priority FROM step WHERE consumer = :consumer AND state = 'ready'
-ORDER BY priority, id LIMIT :limit;
+-- The next ready steps of one consumer and tenant; the partial index keeps it flat.
+SELECT priority, turn, id FROM step
+WHERE consumer = :consumer AND tenant = :tenant AND state = 'ready'
+ORDER BY priority, turn, id LIMIT :limit;
 
 -- name: claim_step
 -- The token grows with each claim: it fences out whoever held the step before.
 UPDATE step SET state = 'running', token = token + 1, lease_until = :lease_until,
   worker = :worker, started = :now, finished = NULL
-WHERE id = :step RETURNING job_id, token, consumer, gate, options;
+WHERE id = :step
+RETURNING job_id, token, consumer, tenant, gate, detached, options, turn,
+  attempts + lost + interrupted AS failures;
 
 -- name: claim_job
 UPDATE job SET state = 'PROCESSING', started = coalesce(started, :now),
   version = version + 1 WHERE id = :job
-RETURNING pid, version, state, size, file_name, declared_type, media_type, metadata, facts;
+RETURNING pid, kind, version, state, size, file_name, declared_type, media_type, metadata,
+  facts, payload, pipeline;
+
+-- name: job_of_replay
+-- A replay changes nothing about its job.
+SELECT pid, kind, version, state, size, file_name, declared_type, media_type, metadata,
+  facts, payload, pipeline FROM job WHERE id = :job;
 
 -- name: upload_key
 SELECT key FROM upload WHERE job_id = :job;
+
+-- name: next_turn
+-- A lane's next job comes after its last one, and never before what was claimed already.
+INSERT INTO lane(name, turn) SELECT :lane, turn + 1 FROM latest WHERE true
+ON CONFLICT DO UPDATE SET turn = max(lane.turn + 1, excluded.turn) RETURNING turn;
+
+-- name: advance
+UPDATE latest SET turn = :turn WHERE turn < :turn;
+
+-- name: forget_lanes
+-- Who is not ahead of the others any more begins where they are.
+DELETE FROM lane WHERE turn <= (SELECT turn FROM latest);
+
+-- name: forget_tallies
+DELETE FROM tally WHERE n = 0;
 
 -- name: renew_lease
 UPDATE step SET lease_until = :lease_until
@@ -54,17 +90,17 @@ SELECT id, token FROM step WHERE state = 'running';
 
 -- name: homeless_steps
 -- Steps that wait for a consumer which nobody has any more.
-SELECT id, consumer FROM step
-WHERE state = 'ready' AND consumer NOT IN (SELECT name FROM consumer)
+SELECT s.id, s.consumer, j.kind FROM step s JOIN job j ON j.id = s.job_id
+WHERE s.state = 'ready' AND s.consumer NOT IN (SELECT name FROM consumer)
 UNION ALL
-SELECT id, consumer FROM step
-WHERE state = 'retrying' AND consumer NOT IN (SELECT name FROM consumer);
+SELECT s.id, s.consumer, j.kind FROM step s JOIN job j ON j.id = s.job_id
+WHERE s.state IN('waiting','retrying') AND s.consumer NOT IN (SELECT name FROM consumer);
 
 -- name: owned_step
 -- A step and what its end may change, only for the holder of the token.
-SELECT s.id, s.job_id, s.consumer, s.run, s.gate, s.required, s.max_attempts, s.attempts,
-  s.lost, s.interrupted, s.worker, s.started, j.pid, j.open, j.gates, j.facts, j.plan,
-  j.media_type
+SELECT s.id, s.job_id, s.consumer, s.run, s.gate, s.required, s.detached, s.max_attempts,
+  s.attempts, s.lost, s.interrupted, s.worker, s.started, j.pid, j.open, j.gates, j.facts,
+  j.plan, j.media_type
 FROM step s JOIN job j ON j.id = s.job_id
 WHERE s.id = :step AND s.token = :token AND s.state = 'running';
 
@@ -79,6 +115,10 @@ VALUES(:step, :run, :verdict, :code, :detail, :worker, :started, :now);
 
 -- name: drop_derivatives
 DELETE FROM derivative WHERE step_id = :step AND token = :token;
+
+-- name: take_derivative
+DELETE FROM derivative WHERE job_id = :job AND name = :name AND consumer = :consumer
+RETURNING key;
 
 -- name: insert_derivative
 INSERT INTO derivative(job_id, step_id, token, consumer, name, key, media_type, size,
@@ -98,31 +138,82 @@ SELECT consumer, state, attempts + lost AS failures, required, error, started, f
 -- Closing a job takes every step out of its owner's hands.
 UPDATE step SET state = 'cancelled', lease_until = NULL, token = token + 1,
   finished = :now
-WHERE job_id = :job AND state IN('ready', 'running', 'retrying')
+WHERE job_id = :job AND detached = 0
+  AND state IN('waiting', 'ready', 'running', 'retrying')
 RETURNING id, token;
 
 -- name: reopen_steps
 -- A retry: what did not succeed gets a fresh count of attempts.
 UPDATE step SET state = 'ready', run = :run, run_at = :now, attempts = 0, lost = 0,
   interrupted = 0, error = NULL, started = NULL, finished = NULL
-WHERE job_id = :job AND state IN('dead', 'cancelled', 'skipped')
+WHERE job_id = :job AND detached = 0 AND state IN('dead', 'cancelled', 'skipped')
 RETURNING id, consumer, gate;
+
+-- name: reopen_step
+-- A retry of one dead step.
+UPDATE step SET state = 'ready', run = :run, run_at = :now, attempts = 0, lost = 0,
+  interrupted = 0, error = NULL, started = NULL, finished = NULL WHERE id = :step;
+
+-- name: step_by_id
+SELECT s.id, s.job_id, s.consumer, s.state, s.run, s.gate, s.detached, s.token,
+  j.pid, j.state AS job_state, j.run AS job_run
+FROM step s JOIN job j ON j.id = s.job_id WHERE s.id = :step;
+
+-- name: cancel_step
+UPDATE step SET state = 'cancelled', lease_until = NULL, token = token + 1,
+  finished = :now WHERE id = :step;
+
+-- name: dead_steps
+-- One consumer's dead letters, oldest first.
+SELECT id FROM step WHERE consumer = :consumer AND state = 'dead' AND id > :after
+ORDER BY id LIMIT :limit;
+
+-- name: dead_letters
+SELECT s.id, s.consumer, s.attempts, s.lost, s.interrupted, s.error, s.finished,
+  s.detached, j.pid, j.kind, j.file_name, j.tenant
+FROM step s JOIN job j ON j.id = s.job_id
+WHERE s.consumer = :consumer AND s.state = 'dead' AND s.id < :before
+ORDER BY s.id DESC LIMIT :limit;
+
+-- name: running_letters
+SELECT s.id, s.token, s.consumer, s.worker, s.started, s.detached,
+  s.attempts + s.lost + s.interrupted AS failures, j.pid, j.kind, j.file_name, j.tenant
+FROM step s JOIN job j ON j.id = s.job_id WHERE s.state = 'running'
+ORDER BY s.started LIMIT :limit;
+
+-- name: caused_by
+-- Events of one type from a moment on, for a replay; those of deleted jobs are gone.
+SELECT e.seq, j.id AS job, j.pid, j.media_type FROM event e JOIN job j ON j.id = e.job_id
+WHERE e.seq > :after AND e.type = :type AND e.at >= :since ORDER BY e.seq LIMIT :limit;
+
+-- name: has_replay
+-- A replay that is not over yet is not begun again.
+SELECT 1 FROM step WHERE job_id = :job AND consumer = :consumer
+  AND state IN('waiting', 'ready', 'running', 'retrying');
 
 -- name: dead_required
 SELECT count(*) AS n FROM step
-WHERE job_id = :job AND run = :run AND state = 'dead' AND required = 1;
+WHERE job_id = :job AND state = 'dead' AND required = 1 AND detached = 0;
 
 -- name: blamed_step
 -- Which dead required step gives a failed job its reason.
 SELECT consumer, error FROM step
-WHERE job_id = :job AND state = 'dead' AND required = 1 ORDER BY finished, id LIMIT 1;
+WHERE job_id = :job AND state = 'dead' AND required = 1 AND detached = 0
+ORDER BY finished, id LIMIT 1;
 
 -- name: tallies
-SELECT consumer, state, n FROM tally;
+SELECT consumer, tenant, state, n FROM tally WHERE n <> 0;
 
--- name: waiting_since
--- Reads what waits and nothing else: the index holds ready steps alone.
-SELECT consumer, min(run_at) AS since FROM step WHERE state = 'ready' GROUP BY consumer;
+-- name: log_offsets
+-- How far each consumer has come: its first step that is not over, and the log's end.
+SELECT c.name, coalesce((SELECT max(seq) FROM event), 0) AS head,
+  (SELECT s.event_seq FROM step s WHERE s.consumer = c.name
+    AND s.state IN('waiting','ready','running','retrying')
+    ORDER BY s.event_seq LIMIT 1) AS first,
+  (SELECT s.run_at FROM step s INDEXED BY step_open WHERE s.consumer = c.name
+    AND s.state IN('waiting','ready','running','retrying') AND s.state = 'ready'
+    ORDER BY s.event_seq LIMIT 1) AS ready_since
+FROM consumer c;
 
 -- name: throw_away
 INSERT INTO trash(key, is_prefix) VALUES(:key, :is_prefix) ON CONFLICT DO NOTHING;
@@ -142,3 +233,23 @@ ON CONFLICT DO UPDATE SET definition = excluded.definition, seen = excluded.seen
 
 -- name: consumers
 SELECT definition FROM consumer ORDER BY name;
+
+-- name: pause
+INSERT INTO pause(kind, name, at) VALUES(:kind, :name, :now) ON CONFLICT DO NOTHING;
+
+-- name: resume
+DELETE FROM pause WHERE kind = :kind AND name = :name;
+
+-- name: pauses
+SELECT kind, name FROM pause;
+
+-- name: insert_audit
+INSERT INTO audit(at, actor, action, target, detail)
+VALUES(:now, :actor, :action, :target, :detail);
+
+-- name: audits
+SELECT * FROM audit WHERE id < :before ORDER BY id DESC LIMIT :limit;
+
+-- name: forget_audits
+-- The newest are kept.
+DELETE FROM audit WHERE id <= (SELECT max(id) FROM audit) - :keep;

@@ -1,9 +1,9 @@
 -- name: insert_job
 -- A job is born with its upload.
 INSERT INTO job(pid, is_part, owner, tenant, state, file_name, declared_type, size,
-  metadata, created)
+  metadata, created, lane, priority, pipeline)
 VALUES(:id, :is_part, :owner, :tenant, 'UPLOADING', :file_name, :declared_type, :length,
-  :metadata, :now)
+  :metadata, :now, :lane, :priority, :pipeline)
 RETURNING id;
 
 -- name: insert_upload
@@ -19,12 +19,12 @@ ON CONFLICT DO UPDATE SET fingerprint = excluded.fingerprint, job_id = excluded.
 
 -- name: find_creation
 SELECT j.pid, u.state, c.fingerprint FROM creation c JOIN job j ON j.id = c.job_id
-JOIN upload u ON u.job_id = c.job_id WHERE c.owner = :owner AND c.key = :key;
+LEFT JOIN upload u ON u.job_id = c.job_id WHERE c.owner = :owner AND c.key = :key;
 
 -- name: find_upload
 SELECT j.id, j.pid, j.owner, j.tenant, j.file_name, j.declared_type,
   j.state AS job_state, j.version,
-  j.is_part, u.*
+  j.is_part, j.lane, u.*
 FROM job j JOIN upload u ON u.job_id = j.id WHERE j.pid = :pid;
 
 -- name: complete_upload
@@ -39,7 +39,7 @@ WHERE job_id = :job AND state = 'receiving';
 
 -- name: job_uploaded
 UPDATE job SET state = 'PENDING', size = :size, uploaded = :now, plan = :plan,
-  open = 0, gates = 0, version = version + 1 WHERE id = :job;
+  turn = :turn, open = 0, gates = 0, version = version + 1 WHERE id = :job;
 
 -- name: set_length
 -- Once: a length that is known does not change.
@@ -99,6 +99,6 @@ SELECT bytes AS n FROM stored WHERE id = 1;
 -- For recovery: a page after the upload whose row id is :after.
 SELECT j.id, j.pid, j.owner, j.tenant, j.file_name, j.declared_type,
   j.state AS job_state, j.version,
-  j.is_part, u.*
+  j.is_part, j.lane, u.*
 FROM upload u JOIN job j ON j.id = u.job_id
 WHERE u.state = 'receiving' AND u.job_id > :after ORDER BY u.job_id LIMIT :limit;

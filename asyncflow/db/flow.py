@@ -1,0 +1,233 @@
+"""What follows when something happens to a job: its events, its steps, its end.
+
+Each function is a part of a transaction; the rules themselves are pure and live in
+`asyncflow.jobs`.
+
+Theory of operation
+-------------------
+`open` counts the steps of the current run that are not over. An event creates the steps
+that the job's plan subscribes to it, and `open = open - 1 + new` wherever a step ends.
+At zero the run is over, in the same transaction; a unique index makes sure that this
+happens once.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from asyncflow import jobs, uploads
+from asyncflow.db.base import Change
+from asyncflow.db.queries import load
+from asyncflow.db.rows import step_view
+from asyncflow.jobs import (
+    ACCEPTED,
+    TERMINAL_EVENTS,
+    JobKind,
+    JobState,
+    PlanEntry,
+    StepState,
+)
+
+SQL = load("steps.sql", "jobs.sql", "uploads.sql")
+
+_encode = msgspec.json.Encoder().encode
+
+
+def to_json(value: object) -> str:
+    """Return *value* as the database keeps it."""
+    return _encode(value).decode()
+
+
+class Tracker:
+    """Collects what one transaction changes about one job, for its `Change`."""
+
+    def __init__(self, db: sqlite3.Connection, job: int, pid: str) -> None:
+        self.db, self.job, self.pid = db, job, pid
+        self.terminal: str | None = None
+        self.steps: list[int] = []
+        self.ring: set[str] = set()
+        self.due: list[tuple[str, float]] = []
+        self.stop: list[tuple[int, int]] = []
+        self.trash = False
+
+    def throw_away(self, key: str, *, is_prefix: bool) -> None:
+        """Hand bytes to the janitor."""
+        row = {"key": key, "is_prefix": int(is_prefix)}
+        self.db.execute(SQL["throw_away"], row)
+        self.trash = True
+
+    def change(self) -> Change:
+        """Bump the job's version and return what changed."""
+        row = self.db.execute(SQL["touch_job"], {"job": self.job}).fetchone()
+        seen = [
+            step_view(*self.db.execute(SQL["step_view"], {"step": step}).fetchone())
+            for step in dict.fromkeys(self.steps)
+        ]
+        return Change(
+            job_id=self.pid,
+            version=row["version"],
+            kind=JobKind(row["kind"]),
+            state=JobState(row["state"]),
+            steps=tuple(seen),
+            terminal=self.terminal,
+            ring=frozenset(self.ring),
+            due=tuple(self.due),
+            stop=tuple(self.stop),
+            trash=self.trash,
+        )
+
+
+def write_event(
+    track: Tracker,
+    run: int,
+    kind: str,
+    plan: Iterable[PlanEntry],
+    *,
+    now: int,
+    data: Mapping[str, object] | None = None,
+) -> tuple[int, int]:
+    """Write an event and the steps it causes; return how many, and how many gates."""
+    row = {"job": track.job, "run": run, "type": kind, "now": now}
+    cursor = track.db.execute(SQL["insert_event"], {**row, "data": to_json(data or {})})
+    seq = cursor.fetchone()[0]
+    caused = [
+        entry
+        for entry in plan
+        if entry.on == kind and _open_step(track, seq, entry, run, now)
+    ]
+    return len(caused), sum(entry.gate for entry in caused)
+
+
+def _open_step(track: Tracker, seq: int, entry: PlanEntry, run: int, now: int) -> bool:
+    """Make the entry's step ready; False: this run has it open already."""
+    args = {
+        "job": track.job,
+        "seq": seq,
+        "consumer": entry.consumer,
+        "run": run,
+        "gate": entry.gate,
+        "required": entry.required,
+        "max_attempts": entry.max_attempts,
+        "options": to_json(entry.options),
+        "now": now,
+    }
+    # A consumer has one step in a job. Only a retry can cause it a second time: what
+    # it worked on was skipped before, and is there now.
+    known = None
+    if run > 1:
+        known = track.db.execute(SQL["step_of_consumer"], args).fetchone()
+    if known is None:
+        step = insert_step(track, seq, entry, run, run_at=now)
+    elif StepState(known["state"]).is_final:
+        step = known["id"]
+        give_up_files(track, step, known["token"])
+        track.db.execute(SQL["cause_again"], {**args, "step": step})
+    else:
+        return False
+    track.steps.append(step)
+    track.ring.add(entry.consumer)
+    return True
+
+
+def insert_step(
+    track: Tracker,
+    seq: int,
+    entry: PlanEntry,
+    run: int,
+    *,
+    run_at: int,
+    is_early: bool = False,
+    detached: bool = False,
+) -> int:
+    """Write a step that is ready, or, if *is_early*, at *run_at*; return its id."""
+    args = {
+        "job": track.job,
+        "seq": seq,
+        "consumer": entry.consumer,
+        "run": run,
+        "state": StepState.WAITING if is_early else StepState.READY,
+        "detached": detached,
+        "gate": entry.gate,
+        "required": entry.required,
+        "shift": entry.priority,
+        "max_attempts": entry.max_attempts,
+        "options": to_json(entry.options),
+        "run_at": run_at,
+    }
+    return track.db.execute(SQL["insert_step"], args).lastrowid or 0
+
+
+def take_turn(db: sqlite3.Connection, lane: str) -> int:
+    """Return the turn of the next job of *lane*."""
+    return int(db.execute(SQL["next_turn"], {"lane": lane}).fetchone()["turn"])
+
+
+def give_up_files(track: Tracker, step: int, token: int) -> None:
+    """Forget what an attempt made, and hand its bytes to the janitor."""
+    track.db.execute(SQL["drop_derivatives"], {"step": step, "token": token})
+    prefix = uploads.attempt_prefix(track.pid, step, token)
+    track.throw_away(prefix, is_prefix=True)
+
+
+def count_steps(track: Tracker, steps: int, gates: int) -> int:
+    """Add to the job's open steps and gates; return how many gates are open."""
+    counts = {"job": track.job, "open": steps, "gates": gates}
+    row = track.db.execute(SQL["add_open"], counts).fetchone()
+    return int(row["gates"])
+
+
+def pass_gates(track: Tracker, run: int, plan: Iterable[PlanEntry], now: int) -> None:
+    """Accept the file, once in a job's life, and open the steps that waited for it."""
+    args = {"job": track.job, "now": now}
+    if track.db.execute(SQL["job_accepted"], args).rowcount:
+        caused, gates = write_event(track, run, ACCEPTED, plan, now=now)
+        count_steps(track, caused, gates)
+
+
+def end_if_over(track: Tracker, run: int, now: int) -> None:
+    """End the run if none of its steps is open."""
+    job = track.db.execute(SQL["job_by_id"], {"job": track.job}).fetchone()
+    if job["open"] == 0:
+        _end_run(track, run, now)
+
+
+def _end_run(track: Tracker, run: int, now: int) -> None:
+    args = {"job": track.job}
+    dead = track.db.execute(SQL["dead_required"], args).fetchone()["n"]
+    final = jobs.ends_as(dead_required=dead)
+    error = None
+    if final is JobState.FAILED:
+        consumer, blamed = track.db.execute(
+            SQL["blamed_step"], {"job": track.job}
+        ).fetchone()
+        error = {**msgspec.json.decode(blamed or "{}"), "step": consumer}
+    close(track, run, final, error, now)
+
+
+def close(
+    track: Tracker,
+    run: int,
+    state: JobState,
+    error: Mapping[str, object] | None,
+    now: int,
+) -> None:
+    """End the run as *state*: take back open steps, write the terminal event."""
+    for step, token in track.db.execute(
+        SQL["cancel_steps"], {"job": track.job, "now": now}
+    ).fetchall():
+        held = token - 1
+        track.steps.append(step)
+        track.stop.append((step, held))
+        give_up_files(track, step, held)
+    track.db.execute(
+        SQL["close_job"],
+        {
+            "job": track.job,
+            "state": state,
+            "now": now,
+            "error": None if error is None else to_json(error),
+        },
+    )
+    track.terminal = TERMINAL_EVENTS[state]
+    write_event(track, run, track.terminal, (), now=now, data=error)

@@ -1,0 +1,125 @@
+"""The part of the database contract that serves operators: what they see and do.
+
+The rules of `asyncflow.db.base` hold here too.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from asyncflow.jobs import PlanEntry
+from asyncflow.views import AuditView, DeadView, RunningView
+
+#: how many lines of the audit are kept
+AUDIT_KEPT = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paused:
+    """What an operator has stopped for the time being."""
+
+    consumers: frozenset[str] = frozenset()
+    tenants: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogOffset:
+    """How far a consumer has come in the event log, whose end is *head*.
+
+    *offset* is the last event that it has nothing to do for any more; *since* is when
+    its oldest ready step could have started, None without any.
+    """
+
+    offset: int
+    head: int
+    since: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """An event that a replay may begin from."""
+
+    seq: int
+    job: int
+    job_id: str
+    media_type: str | None
+
+
+class Oversight(Protocol):
+    """What an operator sees and does."""
+
+    async def retry_step(self, step_id: int, now: int) -> None:
+        """Give one dead step another chance. Raise StepNotFound, StepNotRetryable."""
+        ...
+
+    async def dead_steps(self, consumer: str, after: int, limit: int) -> Sequence[int]:
+        """Return a page of a consumer's dead steps, oldest first."""
+        ...
+
+    async def dead_letters(
+        self, consumer: str, *, before: int | None, limit: int
+    ) -> Sequence[DeadView]:
+        """Return a page of a consumer's dead letters, newest first."""
+        ...
+
+    async def running_steps(self, limit: int) -> Sequence[RunningView]:
+        """Return the steps that run now, oldest first."""
+        ...
+
+    async def cancel_step(self, step_id: int, now: int) -> None:
+        """Take one open step back; its job goes on without it.
+
+        A gate, and the only step of a task, take their job with them.
+        Raise StepNotFound, StepNotOpen.
+        """
+        ...
+
+    async def pause(self, kind: str, name: str, *, on: bool, now: int) -> None:
+        """Stop a consumer or a tenant for the time being, or let it go on."""
+        ...
+
+    async def pauses(self) -> Paused:
+        """Return what is stopped."""
+        ...
+
+    async def causes(
+        self, kind: str, *, since: int, after: int, limit: int
+    ) -> Sequence[Cause]:
+        """Return a page of the log: events of one type, from a moment on."""
+        ...
+
+    async def replay(self, causes: Sequence[Cause], entry: PlanEntry, now: int) -> int:
+        """Give the jobs of *causes* to a consumer once more, beside their runs.
+
+        Returns how many: a job with an open step of this consumer is left out.
+        """
+        ...
+
+    async def note(
+        self,
+        actor: str,
+        action: str,
+        target: str,
+        detail: Mapping[str, object],
+        now: int,
+    ) -> None:
+        """Keep what somebody has done by hand; only the newest are kept."""
+        ...
+
+    async def audits(self, *, before: int | None, limit: int) -> Sequence[AuditView]:
+        """Return a page of what was done by hand, newest first."""
+        ...
+
+    # ----- numbers
+
+    async def tenant_tallies(self) -> Mapping[tuple[str, str], int]:
+        """Return how many steps each tenant has in each state."""
+        ...
+
+    async def log_offsets(self) -> Mapping[str, LogOffset]:
+        """Return how far each registered consumer has come."""
+        ...
+
+    async def forget_idle(self) -> None:
+        """Drop counters that stand at nothing, and lanes that are not ahead."""
+        ...

@@ -1,0 +1,286 @@
+"""The loop that turns ready steps into finished ones, whoever does the work.
+
+Theory of operation
+-------------------
+A dispatcher serves the consumers of one kind (in the pool, or on the loop). It waits
+for a ring, claims as many steps as there is room for and as each consumer's pace
+allows, and gives each a task: do the work, settle. A claimed step stays ours by one
+beat for all of them; the beat names those that we lost, and their work is stopped. What
+a database in trouble cannot settle is settled as soon as it can; if the step has become
+somebody else's by then, the database refuses it.
+"""
+
+import asyncio
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TypeVar
+
+import structlog
+
+from asyncflow.db.base import Change, Claimed, Ended
+from asyncflow.engine import Engine
+from asyncflow.errors import BlobNotFound, DatabaseUnavailable, DiskFull, NameTaken
+from asyncflow.jobs import Verdict
+from asyncflow.pace import Pace, Restraint
+
+log = structlog.get_logger(__name__)
+
+#: six beats to a lease: five may be lost before we give a step away
+BEATS_PER_LEASE = 6
+#: how long to wait before a database in trouble is asked again
+AGAIN_S = 0.5
+#: how long a step waits for a full disk
+NO_ROOM_S = 5.0
+
+T = TypeVar("T")
+
+
+class StepLost(Exception):
+    """The step is somebody else's now."""
+
+
+class Dispatcher:
+    """Claims the steps of *consumers* and has *work* done for each.
+
+    *room* tells how many steps may be ours at once. *work* returns how an attempt
+    ended; it raises StepLost when the step turned out not to be ours.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        name: str,
+        consumers: Mapping[str, Restraint],
+        room: Callable[[], int],
+        work: Callable[[Claimed], Awaitable[Ended]],
+    ) -> None:
+        self._engine = engine
+        self._name = name
+        self._paces = {one: Pace(limit) for one, limit in consumers.items()}
+        self._names = frozenset(consumers)
+        self._capacity = room
+        self._work = work
+        self._running: dict[tuple[int, int], asyncio.Task[None]] = {}
+        self._wake = asyncio.Event()
+        #: consumers that have no more ready steps: only a ring is worth another claim
+        self._dry: set[str] = set()
+        self._rings = 0
+        self._draining = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def running(self) -> int:
+        """How many steps are ours now."""
+        return len(self._running)
+
+    async def start(self) -> None:
+        """Begin to claim."""
+        for part in (self._listen, self._dispatch, self._beat):
+            name = f"{self._name}-{part.__name__.strip('_')}"
+            self._tasks.append(asyncio.create_task(part(), name=name))
+
+    async def stop(self, grace_s: float) -> None:
+        """Stop claiming, give what runs *grace_s* seconds, release the rest."""
+        self._draining = True
+        await _end(self._tasks[:-1])
+        tasks = set(self._running.values())
+        if tasks:
+            _done, late = await asyncio.wait(tasks, timeout=grace_s)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=10.0)
+        # to the last, so that nothing is lost while it ends
+        await _end(self._tasks[-1:])
+
+    def changed(self, change: Change) -> None:
+        """Stop the attempts that a committed change took out of our hands."""
+        for held in change.stop:
+            task = self._running.get(held)
+            if task is not None:
+                task.cancel()
+
+    # ----- claim
+
+    async def _listen(self) -> None:
+        while True:
+            await self._engine.doorbell.wait(self._names)
+            self._rings += 1
+            self._dry.clear()
+            self._wake.set()
+
+    async def _dispatch(self) -> None:
+        while True:
+            self._wake.clear()
+            wants, wait_s = self._wants()
+            room = self._capacity() - len(self._running)
+            if room <= 0 or not wants:
+                await self._woken(wait_s)
+                continue
+            rings = self._rings
+            claimed = await self._try_claim(wants, room)
+            if claimed is None:
+                await asyncio.sleep(AGAIN_S)
+                continue
+            for one in claimed:
+                self._begin(one)
+            if len(claimed) < room and rings == self._rings:
+                found = Counter(one.consumer for one in claimed)
+                self._dry |= {
+                    name for name, most in wants.items() if found[name] < most
+                }
+
+    def _wants(self) -> tuple[dict[str, int], float | None]:
+        """Return how many steps of whom may begin, and when a rate will allow more."""
+        now = self._engine.clock.mono_s()
+        allowed = {
+            name: pace.allowance(now)
+            for name, pace in self._paces.items()
+            if name not in self._dry
+        }
+        waits = [
+            wait
+            for name, most in allowed.items()
+            if most <= 0 and (wait := self._paces[name].wait_s()) is not None
+        ]
+        return {n: m for n, m in allowed.items() if m > 0}, min(waits, default=None)
+
+    async def _woken(self, wait_s: float | None) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self._wake.wait()
+
+    async def _try_claim(
+        self, wants: Mapping[str, int], room: int
+    ) -> Sequence[Claimed] | None:
+        """Claim; None: not now."""
+        try:
+            return await self._claim(wants, room)
+        except (DatabaseUnavailable, DiskFull) as error:
+            log.warning("consumers.claim_failed", error=error.detail)
+        except Exception:  # the supervisor of all steps: it must go on
+            log.exception("consumers.claim_failed")
+        return None
+
+    async def _claim(self, wants: Mapping[str, int], room: int) -> Sequence[Claimed]:
+        claim = asyncio.ensure_future(self._engine.claim(wants, room))
+        try:
+            return await asyncio.shield(claim)
+        except asyncio.CancelledError:
+            # The write goes on without us: give back what it takes.
+            with suppress(DatabaseUnavailable, DiskFull):
+                for one in await claim:
+                    released = Ended(verdict=Verdict.RELEASED)
+                    await self._engine.settle(one, released, 0.0)
+            raise
+
+    def _begin(self, claimed: Claimed) -> None:
+        held = (claimed.step_id, claimed.token)
+        pace = self._paces[claimed.consumer]
+        pace.begun()
+        task = asyncio.create_task(
+            self._attempt(claimed), name=f"step-{claimed.step_id}-{claimed.token}"
+        )
+        self._running[held] = task
+        task.add_done_callback(lambda _task: self._ended(held, pace))
+
+    def _ended(self, held: tuple[int, int], pace: Pace) -> None:
+        self._running.pop(held, None)
+        pace.ended()
+        if self._engine.tenant_limit < sys.maxsize:
+            # who was held back by what has ended may go on
+            self._dry.clear()
+        self._wake.set()
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._engine.lease_s / BEATS_PER_LEASE)
+            try:
+                lost = await self._engine.beat(tuple(self._running))
+            except (DatabaseUnavailable, DiskFull) as error:
+                log.warning("consumers.beat_failed", error=error.detail)
+                continue
+            except Exception:  # without beats every step would be lost
+                log.exception("consumers.beat_failed")
+                continue
+            for held in lost:
+                if held in self._running:
+                    log.warning("step.lost", step=held[0], token=held[1])
+                    self._running[held].cancel()
+
+    # ----- one attempt
+
+    async def _attempt(self, claimed: Claimed) -> None:
+        began = self._engine.clock.mono_s()
+        facts = {"job": claimed.job_id, "step": claimed.consumer}
+        try:
+            ended = await self._work(claimed)
+        except asyncio.CancelledError:
+            if not self._draining:
+                log.info("step.stopped", **facts)
+                return
+            ended = Ended(verdict=Verdict.RELEASED)
+        except StepLost:
+            log.info("step.stopped", **facts)
+            return
+        except Exception as error:  # the supervisor of a step: it must end somehow
+            log.exception("step.failed_in_server", **facts)
+            ended = self._ended_by(error)
+        seconds = self._engine.clock.mono_s() - began
+        state = await insist(
+            lambda: self._engine.settle(claimed, ended, seconds), claimed
+        )
+        log.info(
+            "step.ended",
+            **facts,
+            attempt=claimed.attempt,
+            state=state or "stale",
+            code=ended.code,
+            seconds=round(seconds, 3),
+        )
+
+    def _ended_by(self, error: Exception) -> Ended:
+        if isinstance(error, DiskFull):
+            return no_room()
+        code, detail = "error", "the step failed inside the server"
+        if isinstance(error, NameTaken):
+            code, detail = "bad_output", error.detail
+        if isinstance(error, BlobNotFound):
+            detail = "the uploaded bytes are not in the store"
+        spread = self._engine.clock.spread()
+        return Ended(verdict=Verdict.ERROR, code=code, detail=detail, spread=spread)
+
+
+async def insist(write: Callable[[], Awaitable[T]], claimed: Claimed) -> T:
+    """Write until the database can take it: it refuses what is no longer ours."""
+    while True:
+        try:
+            return await write()
+        except (DatabaseUnavailable, DiskFull) as error:
+            log.warning(
+                "step.write_failed",
+                job=claimed.job_id,
+                step=claimed.consumer,
+                error=error.detail,
+            )
+            await asyncio.sleep(AGAIN_S)
+
+
+def no_room() -> Ended:
+    """Return the end of an attempt that found the disk full: it is tried again soon."""
+    return Ended(
+        verdict=Verdict.TRY_LATER,
+        code=DiskFull.code,
+        detail="the disk has no room for the result",
+        after_s=NO_ROOM_S,
+    )
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
