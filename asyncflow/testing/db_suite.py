@@ -31,6 +31,7 @@ from asyncflow.jobs import (
     Subscription,
     Verdict,
 )
+from asyncflow.testing.db_control import ControlObligations
 from asyncflow.testing.db_jobs import JobObligations
 from asyncflow.testing.db_steps import StepObligations
 from asyncflow.testing.db_uploads import UploadObligations
@@ -47,7 +48,7 @@ from asyncflow.testing.db_world import (
 NOBODY = "018bcfe5-6800-7000-8000-00000000ffff"
 
 
-class DbSuite(StepObligations, JobObligations, UploadObligations):
+class DbSuite(StepObligations, JobObligations, UploadObligations, ControlObligations):
     """The obligations of `asyncflow.db.base.Database`, one test each."""
 
     pytestmark = pytest.mark.asyncio

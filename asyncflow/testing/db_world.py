@@ -18,10 +18,12 @@ from asyncflow.db.base import (
     Ended,
     NewUpload,
     Published,
+    Submission,
 )
 from asyncflow.jobs import (
     ACCEPTED,
     UPLOADED,
+    JobKind,
     JobState,
     Limits,
     PlanEntry,
@@ -83,9 +85,31 @@ class World:
         )
         return await self.db.create_upload(replace(new, **more))
 
-    async def accepted(self, *gates: PlanEntry) -> str:
+    async def submit(
+        self,
+        *plan: PlanEntry,
+        kind: JobKind = JobKind.TASK,
+        name: str = "report",
+        payload: str = "null",
+        **more: Any,
+    ) -> str:
+        """Submit a task or an event, *more* being members of `Submission`."""
+        self.made += 1
+        new = Submission(
+            id=uploads.new_id(self.now, self.made.to_bytes(10, "big")),
+            kind=kind,
+            name=name,
+            payload=payload,
+            plan=plan,
+            owner="local",
+            tenant="local",
+            now=self.now,
+        )
+        return await self.db.submit(replace(new, **more))
+
+    async def accepted(self, *gates: PlanEntry, **more: Any) -> str:
         """Create an upload and make it complete; return the job's id."""
-        job = await self.upload()
+        job = await self.upload(**more)
         await self.accept(job, *(gates or (GATE,)))
         return job
 
