@@ -40,8 +40,11 @@ if TYPE_CHECKING:
     from asyncflow.processors.base import (
         Derivative as Derivative,
         Result as Result,
+        Task as Task,
         Work as Work,
+        consumer as consumer,
         processor as processor,
+        task as task,
     )
     from asyncflow.web.auth import Principal as Principal
 
@@ -72,7 +75,15 @@ _NAMES = {
         "Unauthorized",
     ),
     "asyncflow.hooks": ("OwnedJob",),
-    "asyncflow.processors.base": ("Derivative", "Result", "Work", "processor"),
+    "asyncflow.processors.base": (
+        "Derivative",
+        "Result",
+        "Task",
+        "Work",
+        "consumer",
+        "processor",
+        "task",
+    ),
     "asyncflow.web.auth": ("Principal",),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}

@@ -97,6 +97,20 @@ class Admission:
         """
         await self._check_space(0)
 
+    def check_backlog(self) -> None:
+        """Return if there may be more work.
+
+        Raises:
+            ShuttingDown, BacklogFull: not now.
+        """
+        if self.closed:
+            raise ShuttingDown
+        waiting = self._backlog()
+        if waiting >= self.rules.backlog_limit:
+            raise BacklogFull(
+                f"{waiting} steps are waiting, the limit is {self.rules.backlog_limit}"
+            )
+
     async def _check(self, length: int | None, declared_type: str) -> None:
         if self.closed:
             raise ShuttingDown
@@ -104,11 +118,7 @@ class Admission:
         if length is not None and length > rules.max_bytes:
             raise UploadTooLarge(length=length, max_bytes=rules.max_bytes)
         self.check_type(declared_type)
-        waiting = self._backlog()
-        if waiting >= rules.backlog_limit:
-            raise BacklogFull(
-                f"{waiting} steps are waiting, the limit is {rules.backlog_limit}"
-            )
+        self.check_backlog()
         await self._check_space(length or 0)
 
     def check_type(self, media_type: str) -> None:

@@ -24,7 +24,7 @@ import structlog
 from asyncflow import views
 from asyncflow.db.base import Change
 from asyncflow.errors import AsyncflowError
-from asyncflow.jobs import JobState, StepState
+from asyncflow.jobs import JobKind, JobState, StepState
 from asyncflow.views import JobView
 
 log = structlog.get_logger(__name__)
@@ -306,7 +306,8 @@ class Hub:
         if not view.accepted:
             return view
         base = f"{self._prefix}/jobs/{view.job_id}/files"
-        names = ["original", *(made.name for made in view.files)]
+        whole = ["original"] if view.kind is JobKind.FILE else []
+        names = [*whole, *(made.name for made in view.files)]
         keys: dict[str, dict[str, str]] = {}
         for made in view.files:
             keys.setdefault(made.step, {})[made.name] = made.key

@@ -17,7 +17,16 @@ from asyncflow.config import Settings
 from asyncflow.errors import StartError
 from asyncflow.notify import READY, STOPPING, notify
 from asyncflow.runtime import Runtime
-from asyncflow.web import chunked, dialects, events, jobs, multipart, page, progress
+from asyncflow.web import (
+    chunked,
+    dialects,
+    events,
+    jobs,
+    multipart,
+    page,
+    progress,
+    tasks,
+)
 from asyncflow.web.admin import add_admin
 from asyncflow.web.archive import add_archive
 from asyncflow.web.auth import Authenticate, TokenAuth, ensure_token
@@ -98,7 +107,7 @@ def build_app(runtime: Runtime, authenticate: Authenticate) -> web.Application:
         prefix=runtime.url_prefix,
         trusted_proxies=networks(settings.trusted_proxies),
     )
-    for routes in (page, dialects, chunked, multipart, jobs, progress, events):
+    for routes in (page, dialects, chunked, multipart, jobs, tasks, progress, events):
         routes.add_routes(app)
     files = JobFiles(runtime)
     add_downloads(app, files, runtime.store)

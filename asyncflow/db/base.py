@@ -157,7 +157,8 @@ class Claimed:
     """A step that is ours until its lease ends, with all that running it needs.
 
     *key* is where the file's bytes are, None for a job without a file; *payload* is the
-    JSON of a task or an event. *attempt* counts from 1. A *detached* step is a replay.
+    JSON of a task or an event. *attempt* counts how often the
+    step was begun. A *detached* step is a replay.
     """
 
     step_id: int

@@ -178,7 +178,7 @@ def running_step(row: sqlite3.Row) -> RunningView:
         kind=JobKind(row["kind"]),
         file_name=row["file_name"],
         tenant=row["tenant"],
-        attempt=row["failures"] + 1,
+        attempt=row["token"],
         detached=bool(row["detached"]),
         worker=row["worker"],
         started_at=views.timestamp(row["started"]),

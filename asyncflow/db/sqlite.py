@@ -353,8 +353,10 @@ class SqliteDatabase:
         """Return what happened to a job, oldest first."""
         return [rows.event(row) for row in await self._of_job("events", job_id)]
 
-    async def _of_job(self, name: str, job_id: str) -> list[sqlite3.Row]:
-        found = await self._rows(name, {"pid": job_id})
+    async def _of_job(
+        self, statement: str, job_id: str, **more: object
+    ) -> list[sqlite3.Row]:
+        found = await self._rows(statement, {"pid": job_id, **more})
         if not found and not await self._rows("job_exists", {"pid": job_id}):
             raise JobNotFound
         return found
@@ -368,14 +370,14 @@ class SqliteDatabase:
 
     async def file(self, job_id: str, name: str) -> StoredFile:
         """Return one file of a job."""
-        whole = await self._rows("original_file", {"pid": job_id})
-        if not whole:
-            raise JobNotFound
         if name == "original":
+            whole = await self._of_job("original_file", job_id)
+            if not whole:
+                raise FileNotAvailable
             if whole[0]["upload_state"] != "complete":
                 raise FileNotAvailable("the upload is not complete")
             return rows.stored_file(whole[0], name)
-        made = await self._rows("derived_file", {"pid": job_id, "name": name})
+        made = await self._of_job("derived_file", job_id, name=name)
         if not made:
             raise FileNotAvailable
         return rows.stored_file(made[0], name)

@@ -113,7 +113,7 @@ def _claim_one(
         consumer=row["consumer"],
         tenant=row["tenant"],
         kind=kind,
-        attempt=row["failures"] + 1,
+        attempt=row["token"],
         gate=bool(row["gate"]),
         detached=bool(row["detached"]),
         pipeline=job["pipeline"],

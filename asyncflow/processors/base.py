@@ -69,9 +69,9 @@ class Task:
 
     `name` is the task's name or the event's type, `payload` what came with it (JSON as
     Python has it). The same `id` can come again (at least once): it is what to
-    deduplicate by. `attempt` counts from 1. `progress` takes 0 to 100. `out` is a
-    folder for scratch files, None on the loop; `publish` keeps one of them as a file of
-    the job.
+    deduplicate by. `attempt` counts how often it was begun. `progress` takes 0 to 100.
+    `out` is a folder for scratch files, None on the loop; `publish` keeps one of them
+    as a file of the job.
     """
 
     id: str

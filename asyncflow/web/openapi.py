@@ -111,8 +111,8 @@ class Operation:
     answers: tuple[Answer, ...]
     refusals: tuple[type[AsyncflowError], ...] = ()
     parameters: tuple[Parameter, ...] = ()
-    #: media type -> JSON Schema of the request's body
-    takes: Mapping[str, Mapping[str, object]] | None = None
+    #: media type -> JSON Schema, or type, of the request's body
+    takes: Mapping[str, Mapping[str, object] | type[msgspec.Struct]] | None = None
     needs_admin: bool = False
 
     @property
@@ -136,7 +136,7 @@ class Operation:
             "security": [{"token": []}] if self.needs_admin else [{}, {"token": []}],
         }
         if self.takes is not None:
-            kinds = {kind: {"schema": dict(s)} for kind, s in self.takes.items()}
+            kinds = {kind: {"schema": _shape(s)} for kind, s in self.takes.items()}
             found["requestBody"] = {"content": kinds, "required": True}
         return found
 
@@ -159,6 +159,12 @@ class Operation:
         return said
 
 
+def _shape(of: Mapping[str, object] | type[msgspec.Struct]) -> dict[str, object]:
+    if isinstance(of, type):
+        return {"$ref": REF.format(name=of.__name__)}
+    return dict(of)
+
+
 def _phrase(status: int) -> str:
     try:
         return HTTPStatus(status).phrase
@@ -173,9 +179,11 @@ def _identifier(method: str, path: str) -> str:
 
 def document(operations: Sequence[Operation], *, prefix: str = "") -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of *operations*, all below *prefix*."""
-    types: set[type[View]] = {
+    types: set[type[msgspec.Struct]] = {
         body for one in operations for said in one.answers for body in said.bodies
     }
+    for one in operations:
+        types |= {kind for kind in (one.takes or {}).values() if isinstance(kind, type)}
     types.add(Problem)
     ordered = sorted(types, key=lambda kind: kind.__name__)
     _refs, components = msgspec.json.schema_components(

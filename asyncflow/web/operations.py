@@ -12,6 +12,13 @@ from asyncflow.web.health import Alive, CapabilitiesView, Readiness
 from asyncflow.web.jobs import MAX_PAGE, CancelAnswer, JobsPage, RetryAnswer
 from asyncflow.web.multipart import UploadAnswer, UploadAnswers
 from asyncflow.web.openapi import BYTES, STREAM, Answer, Operation, Parameter
+from asyncflow.web.tasks import (
+    Announcement,
+    EventAnswer,
+    TaskAnswer,
+    TaskOrder,
+    TaskView,
+)
 
 CHUNK_TYPE: Final = "application/offset+octet-stream"
 PARTIAL_TYPE: Final = "application/partial-upload"
@@ -98,6 +105,16 @@ _ACCEPTED: Final = Answer(
     bodies=(UploadAnswer, UploadAnswers),
 )
 _OF_JOBS: Final = (errors.JobNotFound,)
+_ONCE: Final = _header("Idempotency-Key", "a repeated request with it is one request")
+_OF_SUBMISSIONS: Final = (
+    errors.InvalidParameter,
+    errors.InvalidHeader,
+    errors.BodyTooLarge,
+    errors.SlowBody,
+    errors.KeyReused,
+    errors.UnsupportedContentEncoding,
+    errors.ServerBusy,
+)
 _OF_FILES: Final = (errors.JobNotFound, errors.FileNotAvailable)
 
 
@@ -356,6 +373,39 @@ JOBS: Final = (
     ),
 )
 
+TASKS: Final = (
+    Operation(
+        route="POST /tasks",
+        tag="tasks",
+        summary="Give the server a task to do in the background",
+        parameters=(_ONCE,),
+        takes={"application/json": TaskOrder},
+        answers=(
+            Answer(status=202, says="it is on stable storage", bodies=(TaskAnswer,)),
+        ),
+        refusals=(*_OF_SUBMISSIONS, errors.UnknownTask),
+    ),
+    Operation(
+        route="GET /tasks/{id}",
+        tag="tasks",
+        summary="Tell everything about a task",
+        parameters=(_ID,),
+        answers=(Answer(status=200, says="the task", bodies=(TaskView,)),),
+        refusals=_OF_JOBS,
+    ),
+    Operation(
+        route="POST /events",
+        tag="tasks",
+        summary="Publish an application event to its consumers",
+        parameters=(_ONCE,),
+        takes={"application/json": Announcement},
+        answers=(
+            Answer(status=202, says="it is on stable storage", bodies=(EventAnswer,)),
+        ),
+        refusals=(*_OF_SUBMISSIONS, errors.InvalidEventType),
+    ),
+)
+
 OPERATOR: Final = (
     Operation(
         route="GET /admin/overview",
@@ -445,4 +495,4 @@ PAGES: Final = (
     ),
 )
 
-OPERATIONS: Final = (*RESUMABLE, *WHOLE, *CHUNKED, *JOBS, *OPERATOR, *PAGES)
+OPERATIONS: Final = (*RESUMABLE, *WHOLE, *CHUNKED, *JOBS, *TASKS, *OPERATOR, *PAGES)

@@ -1,6 +1,7 @@
 """The how-tos, done step by step as they say."""
 
 import io
+import json
 import os
 import re
 import subprocess
@@ -11,7 +12,7 @@ from PIL import Image
 from asyncflow.processors.base import REGISTRY
 from asyncflow.testing.processor import run_processor
 from tests.docs.pages import blocks, page
-from tests.server_process import ServerProcess
+from tests.server_process import ServerProcess, serving
 
 
 def install(package: Path) -> None:
@@ -95,3 +96,23 @@ def test_the_nightly_backup_replaces_the_old_one_only_when_it_is_whole(
         assert kept.read_text() == f"{text}\n"
     assert nightly(tmp_path, 'mkdir "$2"; exit 1') == 1
     assert kept.read_text() == "second\n"
+
+
+def test_the_tasks_of_the_page_do_what_it_says(tmp_path: Path) -> None:
+    (code,) = blocks(page("howto/run-tasks.md"), "python")
+    (tmp_path / "company_tasks.py").write_text(code)
+    with serving(tmp_path / "data", processors="company_tasks") as server:
+
+        def result(path: str, **said: object) -> dict[str, dict[str, object]]:
+            answer = server.request("POST", path, json.dumps(said).encode())
+            assert answer.status == 202, answer.body
+            found = server.finished(answer.json.get("taskId") or answer.json["jobId"])
+            assert found["status"] == "COMPLETED"
+            return dict(found["facts"])
+
+        added = result("/tasks", name="add-up", payload={"numbers": [1, 2]})
+        assert added["add-up"] == {"result": 3}
+        greeted = result("/tasks", name="greet", payload={"name": "Ada"})
+        assert greeted["greet"] == {"result": "hello Ada"}
+        billed = result("/events", type="order.paid", data={"order": 7})
+        assert billed == {"bill": {"result": "bill for order 7"}, "post": {}}

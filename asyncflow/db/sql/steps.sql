@@ -46,8 +46,7 @@ ORDER BY priority, turn, id LIMIT :limit;
 UPDATE step SET state = 'running', token = token + 1, lease_until = :lease_until,
   worker = :worker, started = :now, finished = NULL
 WHERE id = :step
-RETURNING job_id, token, consumer, tenant, gate, detached, options, turn,
-  attempts + lost + interrupted AS failures;
+RETURNING job_id, token, consumer, tenant, gate, detached, options, turn;
 
 -- name: claim_job
 UPDATE job SET state = 'PROCESSING', started = coalesce(started, :now),
@@ -176,8 +175,7 @@ WHERE s.consumer = :consumer AND s.state = 'dead' AND s.id < :before
 ORDER BY s.id DESC LIMIT :limit;
 
 -- name: running_letters
-SELECT s.id, s.token, s.consumer, s.worker, s.started, s.detached,
-  s.attempts + s.lost + s.interrupted AS failures, j.pid, j.kind, j.file_name, j.tenant
+SELECT s.id, s.token, s.consumer, s.worker, s.started, s.detached, j.pid, j.kind, j.file_name, j.tenant
 FROM step s JOIN job j ON j.id = s.job_id WHERE s.state = 'running'
 ORDER BY s.started LIMIT :limit;
 

@@ -1,0 +1,229 @@
+"""Tasks and application events over HTTP: jobs without a file.
+
+Rules
+-----
+- A body is JSON whatever its Content-Type says: `curl -d` names another one.
+- A 202 means that the task or event is on stable storage and will run at least once.
+- Who belongs to a tenant can name no other.
+"""
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Annotated, Final, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from asyncflow import views
+from asyncflow.db.base import Once
+from asyncflow.errors import InvalidParameter, JobNotFound
+from asyncflow.jobs import JobKind, JobState
+from asyncflow.runtime import Runtime
+from asyncflow.views import ErrorView, View
+from asyncflow.web.auth import READ, UPLOAD, Principal, require
+from asyncflow.web.bodies import read_whole
+from asyncflow.web.intake import client_of, once_of
+from asyncflow.web.jobs import answer, job_id
+from asyncflow.web.keys import runtime_key
+from asyncflow.web.parsing import refuse_encoding
+
+#: what a payload may have, its envelope included
+MAX_BODY: Final = 256 << 10
+MOST_URGENT: Final = -100
+LEAST_URGENT: Final = 100
+#: a task may wait so long
+MAX_DELAY_S: Final = 366 * 86_400
+
+Key = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+Tenant = Annotated[str, msgspec.Meta(max_length=200)]
+Priority = Annotated[int, msgspec.Meta(ge=MOST_URGENT, le=LEAST_URGENT)]
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+def _null() -> msgspec.Raw:
+    return msgspec.Raw(b"null")
+
+
+class TaskOrder(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What is to be done. A smaller `priority` is sooner; `runAt` is ISO 8601."""
+
+    name: Name
+    payload: msgspec.Raw = msgspec.field(default_factory=_null)
+    priority: Priority = 0
+    run_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    delay: Annotated[float, msgspec.Meta(ge=0, le=MAX_DELAY_S)] = 0.0
+    tenant: Tenant | None = None
+    idempotency_key: Key | None = None
+
+
+class Announcement(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A fact that an application publishes. A smaller `priority` is sooner."""
+
+    type: Name
+    data: msgspec.Raw = msgspec.field(default_factory=_null)
+    priority: Priority = 0
+    tenant: Tenant | None = None
+    idempotency_key: Key | None = None
+
+
+class TaskAnswer(View, frozen=True, kw_only=True):
+    """The task is on stable storage."""
+
+    task_id: str
+    status: JobState
+    status_url: str
+
+
+class EventAnswer(View, frozen=True, kw_only=True):
+    """The event is on stable storage; its job ends when all that it caused is over."""
+
+    job_id: str
+    status: JobState
+    status_url: str
+
+
+class TaskView(View, frozen=True, kw_only=True):
+    """A task. `result` is what its function has returned."""
+
+    task_id: str
+    name: str
+    status: JobState
+    progress: float
+    result: object
+    attempts: int
+    error: ErrorView | None
+    created_at: str
+    not_before: str | None
+    next_retry: str | None
+    started_at: str | None
+    finished_at: str | None
+    estimated_time_remaining: float | None
+    run: int
+    status_url: str
+
+
+_order = msgspec.json.Decoder(TaskOrder)
+_announcement = msgspec.json.Decoder(Announcement)
+
+
+def add_routes(app: web.Application) -> None:
+    """Add the resources of tasks and events to *app*."""
+    app.router.add_post("/tasks", submit)
+    app.router.add_get("/tasks/{id}", show)
+    app.router.add_post("/events", publish)
+
+
+async def submit(request: web.Request) -> web.Response:
+    """Take a task."""
+    principal = require(request, UPLOAD)
+    runtime = request.app[runtime_key]
+    body = await _body(request, runtime)
+    order = _decode(_order, body)
+    found = await runtime.engine.submit_task(
+        order.name,
+        bytes(order.payload).decode(),
+        owner=principal.owner,
+        tenant=_tenant(principal, order.tenant),
+        client=client_of(request, principal),
+        priority=order.priority,
+        run_at=_time(runtime, order),
+        once=_once(request, order.idempotency_key, body),
+    )
+    url = f"{runtime.url_prefix}/tasks/{found}"
+    taken = TaskAnswer(task_id=found, status=JobState.PENDING, status_url=url)
+    return answer(taken, status=202)
+
+
+async def publish(request: web.Request) -> web.Response:
+    """Take an application event."""
+    principal = require(request, UPLOAD)
+    runtime = request.app[runtime_key]
+    body = await _body(request, runtime)
+    said = _decode(_announcement, body)
+    found = await runtime.engine.submit_event(
+        said.type,
+        bytes(said.data).decode(),
+        owner=principal.owner,
+        tenant=_tenant(principal, said.tenant),
+        client=client_of(request, principal),
+        priority=said.priority,
+        once=_once(request, said.idempotency_key, body),
+    )
+    url = f"{runtime.url_prefix}/status/{found}"
+    taken = EventAnswer(job_id=found, status=JobState.PENDING, status_url=url)
+    return answer(taken, status=202)
+
+
+async def show(request: web.Request) -> web.Response:
+    """Tell everything about a task."""
+    require(request, READ)
+    runtime = request.app[runtime_key]
+    view = await runtime.status(job_id(request))
+    if view.kind is not JobKind.TASK:
+        raise JobNotFound
+    # what follows the task's own step has other names
+    (own,) = [step for step in view.steps if step.name == view.file_name]
+    facts = view.facts.get(view.file_name, {})
+    shown = TaskView(
+        task_id=view.job_id,
+        name=view.file_name,
+        status=view.status,
+        progress=view.progress,
+        result=facts.get("result"),
+        attempts=own.attempts,
+        error=view.error or own.error,
+        created_at=view.created_at,
+        not_before=own.not_before,
+        next_retry=view.next_retry,
+        started_at=view.started_at,
+        finished_at=view.completed_at or view.failed_at,
+        estimated_time_remaining=view.estimated_time_remaining,
+        run=view.run,
+        status_url=f"{runtime.url_prefix}/tasks/{view.job_id}",
+    )
+    return answer(shown)
+
+
+async def _body(request: web.Request, runtime: Runtime) -> bytes:
+    """Return the request's body, if one may be taken now."""
+    refuse_encoding(request)
+    runtime.admission.check_backlog()
+    rate = runtime.settings.body_min_rate
+    return await read_whole(request, max_bytes=MAX_BODY, min_rate=rate)
+
+
+def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidParameter("body", None, accepted=f"JSON: {error}") from None
+
+
+def _tenant(principal: Principal, asked: str | None) -> str:
+    if asked is None or asked == principal.tenant:
+        return principal.tenant
+    if principal.tenant:
+        accepted = "your own tenant, or none"
+        raise InvalidParameter("tenant", asked, accepted=accepted)
+    return asked
+
+
+def _time(runtime: Runtime, order: TaskOrder) -> int | None:
+    """Return before when the task may not run; None: at once."""
+    now = runtime.engine.clock.now()
+    at = now + round(order.delay * 1000)
+    if order.run_at is not None:
+        at = max(at, round(order.run_at.astimezone(UTC).timestamp() * 1000))
+    if at > now + MAX_DELAY_S * 1000:
+        shown = views.timestamp(now + MAX_DELAY_S * 1000)
+        raise InvalidParameter("runAt", str(order.run_at), accepted=f"until {shown}")
+    return at if at > now else None
+
+
+def _once(request: web.Request, key: str | None, body: bytes) -> Once | None:
+    """Return the key that makes a repeated request known, of the body or a header."""
+    digest = hashlib.sha256(body).hexdigest()
+    if key is None:
+        return once_of(request, digest)
+    return Once(key=key, fingerprint=f"{request.path} {digest}")

@@ -1,0 +1,293 @@
+"""Tasks and application events on a real server, with functions of one's own."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.server_process import FINAL, Answer, ServerProcess, serving
+from tests.web.live import code_of, healthy_server, until
+
+WORK = Path(__file__).with_name("work_to_do.py")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp("tasks")
+    shutil.copy(WORK, folder)
+    settings = {"processors": "work_to_do", "workers": "2", "attempts": "2"}
+    with healthy_server(folder, **settings) as found:
+        yield found
+
+
+def post(server: ServerProcess, path: str, said: object, **headers: Any) -> Answer:
+    return server.request("POST", path, json.dumps(said).encode(), **headers)
+
+
+def submit(
+    server: ServerProcess, name: str, payload: object = None, **more: Any
+) -> str:
+    answer = post(server, "/tasks", {"name": name, "payload": payload, **more})
+    assert answer.status == 202, answer.body
+    assert answer.json["statusUrl"] == f"/tasks/{answer.json['taskId']}"
+    return str(answer.json["taskId"])
+
+
+def task(server: ServerProcess, found: str) -> Any:
+    answer = server.request("GET", f"/tasks/{found}")
+    assert answer.status == 200, answer.body
+    return answer.json
+
+
+def ended(server: ServerProcess, found: str) -> Any:
+    until(lambda: task(server, found)["status"] in FINAL)
+    return task(server, found)
+
+
+# ----- what a task gives
+
+
+@pytest.mark.parametrize(
+    ("name", "payload", "result"),
+    [
+        ("add", [1, 2, 3], 6),
+        ("echo-later", {"été": [None, 1.5]}, {"été": [None, 1.5]}),
+        ("echo-later", None, None),
+    ],
+    ids=["pool", "loop", "nothing"],
+)
+def test_a_task_gives_its_result(
+    server: ServerProcess, name: str, payload: object, result: object
+) -> None:
+    found = ended(server, submit(server, name, payload))
+
+    assert (found["status"], found["result"]) == ("COMPLETED", result)
+    assert (found["name"], found["attempts"], found["progress"]) == (name, 1, 100.0)
+    assert found["createdAt"] <= found["startedAt"] <= found["finishedAt"]
+
+
+def test_a_file_of_a_task_can_be_downloaded(server: ServerProcess) -> None:
+    job = submit(server, "report", {"title": "Autumn"}, tenant="acme")
+    ended(server, job)
+
+    status = server.status(job)
+    assert (status["kind"], status["fileName"]) == ("task", "report")
+    assert list(status["downloadUrls"]) == ["report"]
+    found = server.request("GET", status["downloadUrls"]["report"])
+    assert found.body == b"Autumn for acme"
+    assert server.request("GET", f"/jobs/{job}/files/original").status == 404
+
+
+def test_the_sample_task_works_as_curl_posts_it(server: ServerProcess) -> None:
+    answer = server.request(
+        "POST",
+        "/tasks",
+        b'{"name": "sample-task"}',
+        Content_Type="application/x-www-form-urlencoded",
+    )
+
+    assert answer.status == 202
+    job = answer.json["taskId"]
+    until(lambda: 0 < task(server, job)["progress"] < 100)
+    found = ended(server, job)
+    assert found["status"] == "COMPLETED"
+    assert found["result"]["echo"] is None
+
+
+def test_a_task_that_must_wait_is_tried_again(server: ServerProcess) -> None:
+    found = ended(server, submit(server, "wait-first", "once"))
+
+    # waiting is no failure
+    assert (found["status"], found["result"]) == ("COMPLETED", 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "attempts"),
+    [
+        ("refuse", "error", 1),
+        ("fail-always", "error", 2),
+        ("unanswerable", "error", 1),
+    ],
+)
+def test_a_task_that_fails_says_why_and_can_be_retried(
+    server: ServerProcess, name: str, code: str, attempts: int
+) -> None:
+    job = submit(server, name, 7)
+    found = ended(server, job)
+    assert (found["status"], found["attempts"]) == ("FAILED", attempts)
+    assert found["error"]["code"] == code
+
+    assert server.request("POST", f"/jobs/{job}/retry").status == 202
+
+    assert ended(server, job)["run"] == 2
+
+
+def test_a_running_task_can_be_cancelled(server: ServerProcess) -> None:
+    job = submit(server, "hold", 30)
+    until(lambda: task(server, job)["status"] == "PROCESSING")
+
+    assert server.request("POST", f"/jobs/{job}/cancel").json["cancelled"]
+
+    assert task(server, job)["status"] == "CANCELLED"
+    # its worker is free again
+    assert ended(server, submit(server, "add", [1]))["result"] == 1
+
+
+def test_a_task_of_later_waits(server: ServerProcess) -> None:
+    later = submit(server, "add", [2], delay=3600)
+
+    found = task(server, later)
+    assert (found["status"], found["attempts"]) == ("PENDING", 0)
+    assert found["notBefore"] > found["createdAt"]
+    assert ended(server, submit(server, "add", [3], delay=0.2))["result"] == 3
+    server.request("POST", f"/jobs/{later}/cancel")
+
+
+def test_a_repeated_key_is_one_task(server: ServerProcess) -> None:
+    said = {"name": "add", "payload": [1], "idempotencyKey": "once"}
+    first = post(server, "/tasks", said).json["taskId"]
+
+    assert post(server, "/tasks", said).json["taskId"] == first
+    other = post(server, "/tasks", {**said, "payload": [2]})
+    assert (other.status, code_of(other)) == (422, "idempotency_key_reused")
+    bare = {"name": "add", "payload": [1]}
+    by_header = [
+        post(server, "/tasks", bare, Idempotency_Key="again").json["taskId"]
+        for _ in range(2)
+    ]
+    assert len(set(by_header)) == 1
+    assert by_header[0] != first
+
+
+def test_a_consumer_with_one_place_runs_one_at_a_time(server: ServerProcess) -> None:
+    jobs = [submit(server, "one-at-a-time") for _ in range(5)]
+
+    spans = sorted(ended(server, job)["result"] for job in jobs)
+
+    assert all(end <= begin for (_, end), (begin, _) in pairwise(spans))
+
+
+def test_urgent_tasks_go_first(server: ServerProcess) -> None:
+    holds = [submit(server, "hold", 0.3) for _ in range(3)]
+    late = submit(server, "add", [1], priority=100)
+    urgent = submit(server, "add", [1], priority=-100)
+
+    for job in (*holds, late, urgent):
+        ended(server, job)
+
+    assert task(server, urgent)["startedAt"] <= task(server, late)["startedAt"]
+
+
+# ----- what is refused
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ({"name": "nobody"}, "unknown_task"),
+        ({"name": "image"}, "unknown_task"),
+        ({"name": "bill"}, "unknown_task"),
+        ({}, "invalid_parameter"),
+        ([], "invalid_parameter"),
+        ({"name": ""}, "invalid_parameter"),
+        ({"name": "add", "priority": 101}, "invalid_parameter"),
+        ({"name": "add", "priority": "high"}, "invalid_parameter"),
+        ({"name": "add", "runAt": "tomorrow"}, "invalid_parameter"),
+        ({"name": "add", "runAt": "2026-01-01T00:00:00"}, "invalid_parameter"),
+        ({"name": "add", "runAt": "2999-01-01T00:00:00Z"}, "invalid_parameter"),
+        ({"name": "add", "delay": -1}, "invalid_parameter"),
+        ({"name": "add", "idempotencyKey": ""}, "invalid_parameter"),
+    ],
+    ids=str,
+)
+def test_a_bad_task_is_refused(server: ServerProcess, said: object, code: str) -> None:
+    answer = post(server, "/tasks", said)
+
+    assert (answer.status in {400, 422}, code_of(answer)) == (True, code)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"name": "add"} x'])
+def test_what_is_not_json_is_refused(server: ServerProcess, body: bytes) -> None:
+    for path in ("/tasks", "/events"):
+        assert code_of(server.request("POST", path, body)) == "invalid_parameter"
+
+
+def test_a_payload_too_large_is_refused(server: ServerProcess) -> None:
+    answer = post(server, "/tasks", {"name": "echo-later", "payload": "x" * 300_000})
+
+    assert (answer.status, code_of(answer)) == (413, "body_too_large")
+
+
+def test_what_is_no_task_is_not_found_as_one(server: ServerProcess) -> None:
+    photo = server.upload("a.txt", b"hello")
+
+    for found in (photo, "0" * 36, "nobody"):
+        answer = server.request("GET", f"/tasks/{found}")
+        assert (answer.status, code_of(answer)) == (404, "job_not_found")
+
+
+# ----- application events
+
+
+def test_an_event_reaches_its_consumers_and_who_follows_them(
+    server: ServerProcess,
+) -> None:
+    answer = post(server, "/events", {"type": "order.paid", "data": {"order": 7}})
+    assert answer.status == 202, answer.body
+
+    found = server.finished(answer.json["jobId"])
+
+    assert (found["status"], found["kind"]) == ("COMPLETED", "event")
+    assert {one["name"]: one["status"] for one in found["steps"]} == {
+        "bill": "done",
+        "count": "dead",
+        "mail": "done",
+    }
+    assert found["facts"]["bill"]["result"] == "bill for 7"
+    assert found["facts"]["mail"]["result"] == "mailed 7 (order.paid)"
+
+
+def test_an_event_that_nobody_hears_is_kept_all_the_same(
+    server: ServerProcess,
+) -> None:
+    answer = post(server, "/events", {"type": "weather.changed"})
+
+    found = server.status(answer.json["jobId"])
+    assert (found["status"], found["steps"]) == ("COMPLETED", [])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("", "paid", "file.accepted", "job.done", "task.x", "alert.x"),
+        *("bill.completed", "Order.paid", "order paid", "a.b.c.d.e.f", ".a", "a."),
+        "order.paid\n",
+    ],
+)
+def test_a_type_that_is_not_the_applications_is_refused(
+    server: ServerProcess, kind: str
+) -> None:
+    answer = post(server, "/events", {"type": kind})
+
+    assert code_of(answer) in {"invalid_event_type", "invalid_parameter"}
+
+
+# ----- over restarts
+
+
+def test_tasks_outlive_a_kill(tmp_path: Path) -> None:
+    shutil.copy(WORK, tmp_path)
+    settings = {"processors": "work_to_do", "workers": "1"}
+    with serving(tmp_path / "data", **settings) as server:
+        jobs = [submit(server, "hold", 0.2) for _ in range(3)]
+        jobs += [submit(server, "echo-later", n) for n in range(3)]
+        jobs.append(submit(server, "add", [1], delay=1.0))
+        until(lambda: task(server, jobs[0])["status"] == "PROCESSING")
+        server.kill()
+        server.start()
+
+        assert {ended(server, job)["status"] for job in jobs} == {"COMPLETED"}

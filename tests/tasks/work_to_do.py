@@ -1,0 +1,89 @@
+"""Tasks and consumers of somebody's own, as `--processors` loads them."""
+
+import asyncio
+import time
+
+from asyncflow import BadFile, Derivative, Result, Task, TryLater, consumer, task
+
+
+@task("add")
+def add(work: Task) -> int:
+    """Add numbers."""
+    return sum(work.payload)
+
+
+@task("report")
+def report(work: Task) -> Result:
+    """Write a file."""
+    assert work.out is not None
+    path = work.out / "report.txt"
+    path.write_text(f"{work.payload['title']} for {work.tenant}")
+    made = Derivative(name="report", path=path, media_type="text/plain")
+    return Result(derivatives=(made,), facts={"result": "written"})
+
+
+@task("hold", attempts=1)
+def hold(work: Task) -> None:
+    """Take as long as it is told."""
+    work.progress(10)
+    time.sleep(work.payload)
+
+
+@task("refuse")
+def refuse(work: Task) -> None:
+    """Find fault with the payload."""
+    raise BadFile("error", f"{work.payload!r} is not what it should be")
+
+
+@task("echo-later")
+async def echo_later(work: Task) -> object:
+    """Return the payload after a pause, on the loop."""
+    work.progress(50)
+    await asyncio.sleep(0.01)
+    return work.payload
+
+
+@task("wait-first")
+async def wait_first(work: Task) -> int:
+    """Ask for another time at first."""
+    if work.attempt == 1 and work.payload == "once":
+        raise TryLater(0.01, "not yet")
+    return work.attempt
+
+
+@task("fail-always", attempts=2)
+async def fail_always(_work: Task) -> None:
+    """Fail."""
+    raise RuntimeError("no luck")
+
+
+@task("one-at-a-time", concurrency=1)
+async def one_at_a_time(_work: Task) -> list[float]:
+    """Say from when to when it ran."""
+    began = time.monotonic()
+    await asyncio.sleep(0.02)
+    return [began, time.monotonic()]
+
+
+@task("unanswerable", attempts=1)
+async def unanswerable(_work: Task) -> object:
+    """Return what is not JSON."""
+    return object()
+
+
+@consumer("bill", on="order.paid")
+def bill(work: Task) -> str:
+    """Write a bill."""
+    return f"bill for {work.payload['order']}"
+
+
+@consumer("mail", on="bill.completed")
+async def mail(work: Task) -> str:
+    """Send it."""
+    return f"mailed {work.payload['order']} ({work.name})"
+
+
+@consumer("count", on="order.paid", required=False)
+async def count(work: Task) -> None:
+    """Fail, which nobody minds."""
+    raise BadFile("error", "cannot count")
