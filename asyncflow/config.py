@@ -143,6 +143,12 @@ class Settings(BaseSettings):
         " folder that PYTHONPATH names",
         "names of Python modules such as my_processors, separated by commas",
     )
+    pipelines: File | None = _setting(
+        None,
+        "path",
+        "file that says which consumers a file meets, and how they work",
+        "a file in TOML, as docs/howto/shape-pipelines.md describes it",
+    )
     token: Annotated[SecretStr, AfterValidator(_check_token)] | None = _setting(
         None,
         "secret",
@@ -227,6 +233,9 @@ class Settings(BaseSettings):
         1000, "unfinished uploads that one client may have", 1, 10**9
     )
     upload_expiry: Seconds = _span(DAY, "after this an unfinished upload is removed")
+    tenant_running: Number = _number(
+        0, "steps of one tenant that may run at once; 0: any", 0, 10**6
+    )
     attempts: Number = _number(3, "tries at a step before it is dead", 1, 100)
     lease: Seconds = _span(30.0, "time a step stays claimed without a heartbeat")
     wall_image: Seconds = _span(60.0, "longest time for one picture")
@@ -375,7 +384,7 @@ def load(
     folder = given.values.setdefault("data_dir", "data")
     if folder and isinstance(folder, str | Path) and "\0" not in str(folder):
         given.values["data_dir"] = here / Path(folder).expanduser()
-    for name in ("tls_cert", "tls_key"):
+    for name in ("pipelines", "tls_cert", "tls_key"):
         file = given.values.get(name)
         if isinstance(file, str | Path) and file and "\0" not in str(file):
             given.values[name] = here / Path(file).expanduser()

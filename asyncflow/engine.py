@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -35,6 +35,7 @@ from asyncflow.errors import (
     StepNotFound,
     StepNotRetryable,
     UnknownConsumer,
+    UnknownPipeline,
     UnknownTask,
 )
 from asyncflow.jobs import (
@@ -48,6 +49,7 @@ from asyncflow.jobs import (
     StepState,
     Subscription,
 )
+from asyncflow.pipelines import Pipelines
 from asyncflow.progress import Hub
 
 log = structlog.get_logger(__name__)
@@ -62,6 +64,8 @@ TIMER_S = 60.0
 PORTION = 20
 #: how many events of the log one call of a replay looks at
 REPLAY_MOST = 10_000
+#: the key of an upload's metadata that chooses a pipeline
+PIPELINE = "pipeline"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +131,7 @@ class Engine:
         self.subscriptions: tuple[Subscription, ...] = ()
         self.tallies: Mapping[tuple[str, str], int] = {}
         self.paused = Paused()
+        self.pipelines = Pipelines()
         #: how many steps of one tenant may run at once
         self.tenant_limit = sys.maxsize
         #: called with each committed change, in commit order
@@ -198,8 +203,24 @@ class Engine:
     # ----- uploads
 
     async def create_upload(self, new: NewUpload) -> str:
-        """Store an upload and its job; return the id, of one that was there as well."""
-        return await self._db.create_upload(new)
+        """Store an upload and its job; return the id, of one that was there as well.
+
+        The upload's metadata may choose a pipeline by its name.
+
+        Raises:
+            UnknownPipeline: there is none of this name.
+            KeyReused, TooManyUploads: as the database says.
+        """
+        name = "" if new.is_part else new.metadata.get(PIPELINE, "")
+        chosen = self.pipelines.find(name)
+        if chosen is None:
+            names = ", ".join(self.pipelines.names)
+            raise UnknownPipeline(
+                f"there is no pipeline called {name[:80]!r}; there are {names}"
+            )
+        return await self._db.create_upload(
+            replace(new, pipeline=name, priority=chosen.priority)
+        )
 
     async def accept(self, upload_id: str, size: int) -> None:
         """Turn a whole upload into work, in one transaction."""
@@ -276,9 +297,9 @@ class Engine:
                 self.estimates.add(claimed.consumer, seconds)
         return state
 
-    def plan(self, media_type: str, _pipeline: str = "") -> tuple[PlanEntry, ...]:
+    def plan(self, media_type: str, pipeline: str = "") -> tuple[PlanEntry, ...]:
         """Return which consumers a file of *media_type* meets."""
-        return jobs.plan_for(media_type, self.subscriptions)
+        return self.pipelines.plan(pipeline, media_type, self.subscriptions)
 
     def estimate_s(self, media_type: str) -> float | None:
         """Return how long a new file of *media_type* should take; None: unknown."""

@@ -342,6 +342,12 @@ class UnknownTask(ClientError):
     code = "unknown_task"
 
 
+class UnknownPipeline(ClientError):
+    """No pipeline has this name."""
+
+    code = "unknown_pipeline"
+
+
 class InvalidEventType(ClientError):
     """An application may not publish events of this type."""
 

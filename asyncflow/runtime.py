@@ -10,6 +10,7 @@ import fcntl
 import importlib
 import os
 import socket
+import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -18,6 +19,7 @@ from typing import Protocol
 
 import structlog
 
+from asyncflow import pipelines
 from asyncflow.admission import Admission, Rules
 from asyncflow.broker.memory import LocalDoorbell
 from asyncflow.chunks import Chunks
@@ -42,6 +44,7 @@ from asyncflow.joining import Joiner
 from asyncflow.metrics import Metrics
 from asyncflow.pace import Restraint, per_second
 from asyncflow.parcels import Card
+from asyncflow.pipelines import Behaviour, Pipelines
 from asyncflow.pool import Pool, default_modules, default_size
 from asyncflow.processors.base import REGISTRY, Processor
 from asyncflow.progress import Hub
@@ -145,6 +148,8 @@ class Runtime:
         )
         self.hub = Hub(self.db.job, url_prefix=url_prefix)
         self.engine.attach(self.db, self.hub)
+        self.engine.pipelines = self._pipelines = _pipelines(settings)
+        self.engine.tenant_limit = settings.tenant_running or sys.maxsize
         self.store: Store = LocalStore(folder / "store")
         self.pool = _pool(settings)
         self.admission = self._admission()
@@ -222,8 +227,13 @@ class Runtime:
     async def _start_work(self) -> None:
         cards = self.pool.processors
         consumers = [self._subscription(card) for card in cards.values()]
+        if self.settings.pipelines is not None:
+            pipelines.check(self._pipelines, consumers, str(self.settings.pipelines))
         options = self._options()
         wall_s = {"image": self.settings.wall_image}
+        for name, behaviour in self._pipelines.consumers.items():
+            if behaviour.wall_s is not None:
+                wall_s[name] = behaviour.wall_s
         pool_steps = PoolSteps(
             engine=self.engine,
             pool=self.pool,
@@ -245,14 +255,14 @@ class Runtime:
             Dispatcher(
                 engine=self.engine,
                 name="pool",
-                consumers=_restraints(cards, "pool"),
+                consumers=self._restraints(cards, "pool"),
                 room=lambda: self.pool.size + CLAIMED_AHEAD,
                 work=pool_steps.work,
             ),
             Dispatcher(
                 engine=self.engine,
                 name="loop",
-                consumers=_restraints(cards, "loop"),
+                consumers=self._restraints(cards, "loop"),
                 room=lambda: ROOM,
                 work=loop_steps.work,
             ),
@@ -298,6 +308,7 @@ class Runtime:
         self._has_begun = True
 
     def _subscription(self, card: Card) -> Subscription:
+        said = self._pipelines.consumers.get(card.name, Behaviour())
         return Subscription(
             entry=PlanEntry(
                 consumer=card.name,
@@ -305,10 +316,25 @@ class Runtime:
                 gate=card.gate,
                 required=card.required,
                 priority=GATE_PRIORITY if card.gate else card.priority,
-                max_attempts=card.attempts or self._limits.attempts,
+                max_attempts=said.attempts or card.attempts or self._limits.attempts,
             ),
             accepts=card.accepts,
         )
+
+    def _restraints(
+        self, cards: Mapping[str, Card], place: str
+    ) -> dict[str, Restraint]:
+        """Return what holds back each consumer that works in *place*."""
+        usual = CONCURRENCY if place == "loop" else None
+        found = {}
+        for card in (one for one in cards.values() if one.runs == place):
+            said = self._pipelines.consumers.get(card.name, Behaviour())
+            rate = said.rate or card.rate
+            found[card.name] = Restraint(
+                concurrency=said.concurrency or card.concurrency or usual,
+                per_s=None if rate is None else per_second(rate),
+            )
+        return found
 
     @property
     def trouble(self) -> str | None:
@@ -410,17 +436,16 @@ def _pool(settings: Settings) -> Pool:
     )
 
 
-def _restraints(cards: Mapping[str, Card], place: str) -> dict[str, Restraint]:
-    """Return what holds back each consumer that works in *place*."""
-    usual = CONCURRENCY if place == "loop" else None
-    return {
-        name: Restraint(
-            concurrency=card.concurrency or usual,
-            per_s=None if card.rate is None else per_second(card.rate),
-        )
-        for name, card in cards.items()
-        if card.runs == place
-    }
+def _pipelines(settings: Settings) -> Pipelines:
+    """Read the file of pipelines, if there is one."""
+    path = settings.pipelines
+    if path is None:
+        return Pipelines()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as bad:
+        raise StartError(f"pipelines: {path} cannot be read: {bad}") from None
+    return pipelines.parse(text, str(path))
 
 
 def _functions(cards: Mapping[str, Card]) -> dict[str, Processor]:

@@ -20,6 +20,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from asyncflow import uploads
+from asyncflow.engine import PIPELINE
 from asyncflow.errors import (
     ChunkConflict,
     InvalidMultipart,
@@ -35,8 +36,8 @@ from asyncflow.uploads import Checksum
 from asyncflow.views import View
 from asyncflow.web.auth import UPLOAD, Principal, require
 from asyncflow.web.bodies import BodyReader, BytesBody, continue_later, read_whole
-from asyncflow.web.formdata import FormReader, Part
-from asyncflow.web.intake import JOB_ID, admit_form, client_of, once_of
+from asyncflow.web.formdata import FormReader
+from asyncflow.web.intake import JOB_ID, admit_form, chosen, client_of, once_of
 from asyncflow.web.keys import runtime_key
 from asyncflow.web.parsing import refuse_encoding
 
@@ -45,7 +46,6 @@ MAX_CHUNKS: Final = 10_000
 #: an answer lists no more missing chunks than this
 MAX_LISTED: Final = 1000
 MAX_JSON: Final = 16 << 20
-MAX_FIELD: Final = 1024
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
@@ -68,6 +68,7 @@ class _Json(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     file_name: str = ""
     file_type: str = ""
     sha256: str = ""
+    pipeline: str = ""
 
 
 class _Fields(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +80,7 @@ class _Fields(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     kind: str
     digest: Checksum | None
+    pipeline: str
 
 
 def add_routes(app: web.Application) -> None:
@@ -113,6 +115,7 @@ async def _json(request: web.Request, principal: Principal) -> web.Response:
             "fileName": said.file_name,
             "fileType": said.file_type,
             "sha256": said.sha256,
+            PIPELINE: said.pipeline,
         }
     )
     try:
@@ -158,23 +161,10 @@ async def _read_form(request: web.Request, principal: Principal, got: _Got) -> U
             got.part = await _keep(request, principal, part)
             got.name = part.file_name or ""
         else:
-            got.said[name] = await _text(part)
+            got.said[name] = await part.text()
     if got.part is None:
         raise MissingFile("the form has no part named `chunk`")
     return got.part
-
-
-async def _text(part: Part) -> str:
-    value = b""
-    while data := await part.read():
-        value += data
-        if len(value) > MAX_FIELD:
-            name = part.name or ""
-            accepted = f"at most {MAX_FIELD} bytes"
-            raise InvalidParameter(
-                name, value[:80].decode("latin-1"), accepted=accepted
-            )
-    return value.decode("utf-8", "replace").strip()
 
 
 def _fields(said: Mapping[str, str]) -> _Fields:
@@ -191,6 +181,7 @@ def _fields(said: Mapping[str, str]) -> _Fields:
         name=name,
         kind=uploads.declared_type(name, said.get("fileType")),
         digest=_sha256(said.get("sha256", "")),
+        pipeline=said.get(PIPELINE, ""),
     )
 
 
@@ -277,6 +268,7 @@ async def _whole(request: web.Request, principal: Principal, fields: _Fields) ->
             id=fields.job,
             parts=fields.total,
             digest=fields.digest,
+            metadata=chosen(fields.pipeline),
             once=None if fields.job else once_of(request, *facts),
         )
     )

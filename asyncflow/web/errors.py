@@ -68,6 +68,7 @@ STATUS: Mapping[type[AsyncflowError], int] = {
     errors.StepNotOpen: 409,
     errors.UnknownConsumer: 404,
     errors.UnknownTask: 422,
+    errors.UnknownPipeline: 422,
     errors.InvalidEventType: 422,
     errors.ChunkConflict: 409,
     errors.UploadGone: 410,

@@ -11,11 +11,13 @@ more than a piece in memory.
 import re
 from typing import Final, Protocol
 
-from asyncflow.errors import InvalidMultipart
+from asyncflow.errors import InvalidMultipart, InvalidParameter
 from asyncflow.web.parsing import content_disposition
 
 MAX_PARTS: Final = 1000
 MAX_PART_HEAD: Final = 16 * 1024
+#: bytes of a field that is no file
+MAX_FIELD: Final = 1024
 #: what stands before the first and behind the last delimiter means nothing
 MAX_AROUND: Final = 64 * 1024
 
@@ -71,6 +73,22 @@ class Part:
         self._over = not data
         self.received += len(data)
         return data
+
+    async def text(self) -> str:
+        """Return the whole part, a field of the form, as text.
+
+        Raises:
+            InvalidMultipart: the body ends inside the part.
+            InvalidParameter: it is longer than `MAX_FIELD`.
+        """
+        value = b""
+        while data := await self.read():
+            value += data
+            if len(value) > MAX_FIELD:
+                shown = value[:80].decode("latin-1")
+                accepted = f"at most {MAX_FIELD} bytes"
+                raise InvalidParameter(self.name or "", shown, accepted=accepted)
+        return value.decode("utf-8", "replace").strip()
 
 
 class FormReader:

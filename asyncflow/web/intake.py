@@ -13,6 +13,7 @@ from aiohttp import hdrs, web
 
 from asyncflow import uploads
 from asyncflow.db.base import Once
+from asyncflow.engine import PIPELINE
 from asyncflow.errors import InvalidHeader, UploadNotFound
 from asyncflow.runtime import Runtime
 from asyncflow.turns import Check, Ends, Upload
@@ -49,6 +50,11 @@ def once_of(request: web.Request, *facts: object) -> Once | None:
     said = repr((request.method, request.path.rstrip("/"), facts))
     fingerprint = hashlib.sha256(said.encode()).hexdigest()
     return Once(key=values[0].strip('"'), fingerprint=fingerprint)
+
+
+def chosen(pipeline: str | None) -> dict[str, str]:
+    """Return the metadata of an upload that chooses *pipeline*; empty: it does not."""
+    return {PIPELINE: pipeline} if pipeline else {}
 
 
 def body_length(request: web.Request) -> int | None:

@@ -16,6 +16,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from asyncflow import uploads
+from asyncflow.engine import PIPELINE
 from asyncflow.errors import (
     AsyncflowError,
     ClientError,
@@ -39,7 +40,14 @@ from asyncflow.web.auth import UPLOAD, Principal, require
 from asyncflow.web.bodies import BodyReader, continue_later
 from asyncflow.web.errors import status_of
 from asyncflow.web.formdata import FormReader, Part
-from asyncflow.web.intake import JOB_ID, admit_form, body_length, client_of, once_of
+from asyncflow.web.intake import (
+    JOB_ID,
+    admit_form,
+    body_length,
+    chosen,
+    client_of,
+    once_of,
+)
 from asyncflow.web.keys import fast_key, runtime_key
 from asyncflow.web.parsing import content_disposition, refuse_encoding
 
@@ -113,6 +121,7 @@ async def _raw(
         length=length,
         client=client_of(request, principal),
         once=once_of(request, shown, length, request.content_type),
+        metadata=chosen(request.query.get(PIPELINE)),
     )
     fast = request.app[fast_key]
     body = BodyReader(request, min_rate=runtime.settings.body_min_rate, fast=fast)
@@ -203,11 +212,16 @@ async def _form(request: web.Request, principal: Principal) -> web.Response:
     body = BodyReader(request, min_rate=runtime.settings.body_min_rate)
     form = FormReader(body, request.headers[hdrs.CONTENT_TYPE])
     told = _Told()
+    pipeline = request.query.get(PIPELINE)
     try:
         while (part := await form.next_part()) is not None:
             if part.name == FIELD and part.file_name is not None:
                 said = _announced(request, part, principal, n=len(told.answers))
+                said = replace(said, metadata=chosen(pipeline))
                 await _take_part(runtime, part, said, told)
+            elif part.name == PIPELINE:
+                # of the files that come after it
+                pipeline = await part.text()
     except (ClientError, ServerBusy) as broken:
         # What was accepted before must be told: its sender would send it again.
         if not told.has_accepted:

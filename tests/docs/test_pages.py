@@ -27,6 +27,7 @@ WORDS = [
     "lane",
     "lease",
     "offset",
+    "pipeline",
     "plan",
     "processor",
     "replay",
