@@ -31,6 +31,11 @@ log = structlog.get_logger(__name__)
 BEATS_PER_LEASE = 6
 #: how long to wait before a database in trouble is asked again
 AGAIN_S = 0.5
+#: how much work is claimed before its time
+AHEAD_S = 0.05
+MOST_AHEAD = 16
+#: of the latest attempt in the mean
+WEIGHT = 0.05
 #: how long a step waits for a full disk
 NO_ROOM_S = 5.0
 
@@ -70,6 +75,8 @@ class Dispatcher:
         self._rings = 0
         self._draining = False
         self._tasks: list[asyncio.Task[None]] = []
+        #: how long attempts take lately, in seconds
+        self._mean_s = AHEAD_S
 
     @property
     def running(self) -> int:
@@ -116,7 +123,7 @@ class Dispatcher:
         while True:
             self._wake.clear()
             wants, wait_s = self._wants()
-            room = self._capacity() - len(self._running)
+            room = self._capacity() + self._ahead() - len(self._running)
             if room <= 0 or not wants:
                 await self._woken(wait_s)
                 continue
@@ -132,6 +139,14 @@ class Dispatcher:
                 self._dry |= {
                     name for name, most in wants.items() if found[name] < most
                 }
+
+    def _ahead(self) -> int:
+        """Return how many steps are claimed before there is a place for them.
+
+        One, so that nobody waits for a claim; of very short steps so many that a claim
+        costs little beside them, but never more than what is done in `AHEAD_S`.
+        """
+        return min(MOST_AHEAD, max(1, int(AHEAD_S / max(self._mean_s, 1e-4))))
 
     def _wants(self) -> tuple[dict[str, int], float | None]:
         """Return how many steps of whom may begin, and when a rate will allow more."""
@@ -230,6 +245,7 @@ class Dispatcher:
             log.exception("step.failed_in_server", **facts)
             ended = self._ended_by(error)
         seconds = self._engine.clock.mono_s() - began
+        self._mean_s += WEIGHT * (seconds - self._mean_s)
         state = await insist(
             lambda: self._engine.settle(claimed, ended, seconds), claimed
         )

@@ -59,8 +59,6 @@ DATABASE = "asyncflow.db"
 LOCK = "lock"
 #: gates come before anything else that waits
 GATE_PRIORITY = -10
-#: one step more than there are workers, so that a worker never waits for a claim
-CLAIMED_AHEAD = 1
 LAG_EVERY_S = 0.5
 #: how often counters and lanes that stand still are dropped
 IDLE_EVERY_S = 60.0
@@ -256,7 +254,7 @@ class Runtime:
                 engine=self.engine,
                 name="pool",
                 consumers=self._restraints(cards, "pool"),
-                room=lambda: self.pool.size + CLAIMED_AHEAD,
+                room=lambda: self.pool.size,
                 work=pool_steps.work,
             ),
             Dispatcher(
