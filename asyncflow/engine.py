@@ -9,6 +9,7 @@ import os
 import random
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -38,6 +39,7 @@ from asyncflow.errors import (
     UnknownPipeline,
     UnknownTask,
 )
+from asyncflow.estimates import Estimates, Spent
 from asyncflow.jobs import (
     NOBODY,
     SUBMITTED,
@@ -64,6 +66,8 @@ TIMER_S = 60.0
 PORTION = 20
 #: how many events of the log one call of a replay looks at
 REPLAY_MOST = 10_000
+#: steps of before that estimates are made from at a start
+LEARNT_FROM = 1000
 #: the key of an upload's metadata that chooses a pipeline
 PIPELINE = "pipeline"
 
@@ -90,26 +94,6 @@ class Clock:
         return uploads.new_id(self.now(), self.entropy(10))
 
 
-class Estimates:
-    """How long attempts take: a moving average per consumer, in seconds."""
-
-    WEIGHT = 0.2
-
-    def __init__(self) -> None:
-        self._mean: dict[str, float] = {}
-
-    def add(self, consumer: str, seconds: float) -> None:
-        """Note a successful attempt."""
-        before = self._mean.get(consumer, seconds)
-        self._mean[consumer] = before + self.WEIGHT * (seconds - before)
-
-    def of(self, consumers: Sequence[str]) -> float | None:
-        """Return the sum for *consumers*; None: one of them has no history."""
-        means = [self._mean.get(consumer) for consumer in consumers]
-        known = [mean for mean in means if mean is not None]
-        return sum(known) if len(known) == len(means) else None
-
-
 class Engine:
     """Jobs, steps and events, and everybody who must hear of them."""
 
@@ -131,6 +115,8 @@ class Engine:
         self.subscriptions: tuple[Subscription, ...] = ()
         self.tallies: Mapping[tuple[str, str], int] = {}
         self.paused = Paused()
+        #: set while an operator wants no step to begin; a restart forgets it
+        self.is_drained = False
         self.pipelines = Pipelines()
         #: how many steps of one tenant may run at once
         self.tenant_limit = sys.maxsize
@@ -158,6 +144,7 @@ class Engine:
         await self._db.register(consumers, now)
         self.subscriptions = tuple(await self._db.consumers())
         self.paused = await self._db.pauses()
+        await self.learn()
         await self.refresh()
         self.doorbell.ring(s.entry.consumer for s in self.subscriptions)
         return freed
@@ -246,7 +233,7 @@ class Engine:
     async def claim(self, wants: Mapping[str, int], limit: int) -> Sequence[Claimed]:
         """Take up to *limit* ready steps, and so many of each consumer at most."""
         free = {n: most for n, most in wants.items() if n not in self.paused.consumers}
-        if not free:
+        if self.is_drained or not free:
             return ()
         return await self._db.claim(
             Demand(
@@ -294,16 +281,41 @@ class Engine:
         if state is not None:
             self.on_attempt(claimed, ended, seconds)
             if state is StepState.DONE:
-                self.estimates.add(claimed.consumer, seconds)
+                self.estimates.add(
+                    Spent(
+                        consumer=claimed.consumer,
+                        seconds=seconds,
+                        size=claimed.size or 0,
+                    )
+                )
         return state
 
     def plan(self, media_type: str, pipeline: str = "") -> tuple[PlanEntry, ...]:
         """Return which consumers a file of *media_type* meets."""
         return self.pipelines.plan(pipeline, media_type, self.subscriptions)
 
-    def estimate_s(self, media_type: str) -> float | None:
-        """Return how long a new file of *media_type* should take; None: unknown."""
-        return self.estimates.of([e.consumer for e in self.plan(media_type)])
+    def estimate_s(self, media_type: str, size: int, workers: int) -> float | None:
+        """Return how long a new file should take, with its share of the queue.
+
+        None: some consumer has no history yet.
+        """
+        own = self.estimates.work_s(
+            [entry.consumer for entry in self.plan(media_type)], size
+        )
+        return None if own is None else own + self.queue_s(workers)
+
+    def queue_s(self, workers: int) -> float:
+        """Return how long *workers* should need for all that waits."""
+        waiting: Counter[str] = Counter()
+        for (name, state), n in self.tallies.items():
+            if state in WAITING:
+                waiting[name] += n
+        return self.estimates.queue_s(waiting, workers)
+
+    async def learn(self) -> None:
+        """Take estimates from the steps that were done before this start."""
+        for spent in await self._db.latest_done(LEARNT_FROM):
+            self.estimates.add(spent)
 
     # ----- without a file
 
@@ -408,6 +420,11 @@ class Engine:
     async def _pause(self, kind: str, name: str, *, on: bool) -> None:
         await self._db.pause(kind, name, on=on, now=self.clock.now())
         self.paused = await self._db.pauses()
+        self.doorbell.ring(s.entry.consumer for s in self.subscriptions)
+
+    def drain(self, *, on: bool) -> None:
+        """Let no step begin any more, or let them again."""
+        self.is_drained = on
         self.doorbell.ring(s.entry.consumer for s in self.subscriptions)
 
     async def retry_step(self, step_id: int) -> None:

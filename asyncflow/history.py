@@ -51,3 +51,52 @@ class History:
         while at <= now:
             self._minutes.append((at, Counter()))
             at += MINUTE_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lately:
+    """How a consumer did: attempts and failures since the start, and its rate."""
+
+    attempts: int
+    failures: int
+    per_minute: float
+
+
+class Paces:
+    """Counts the attempts of each consumer, and how many ended in the last minutes.
+
+    *mono_s* returns seconds of a monotonic clock.
+    """
+
+    #: what a rate is taken from
+    SPAN_S = 300.0
+    KEPT = 4096
+
+    def __init__(self, mono_s: Callable[[], float]) -> None:
+        self._mono_s = mono_s
+        self._began = mono_s()
+        self._ends: dict[str, deque[float]] = {}
+        self._attempts: Counter[str] = Counter()
+        self._failures: Counter[str] = Counter()
+
+    def add(self, consumer: str, *, failed: bool) -> None:
+        """Note an attempt that ended now."""
+        self._attempts[consumer] += 1
+        self._failures[consumer] += failed
+        ends = self._ends.setdefault(consumer, deque(maxlen=self.KEPT))
+        ends.append(self._mono_s())
+
+    def of(self, consumer: str) -> Lately:
+        """Return how *consumer* did."""
+        now = self._mono_s()
+        ends = self._ends.get(consumer, deque())
+        while ends and ends[0] < now - self.SPAN_S:
+            ends.popleft()
+        span = min(self.SPAN_S, now - self._began)
+        if len(ends) == self.KEPT:
+            span = now - ends[0]
+        return Lately(
+            attempts=self._attempts[consumer],
+            failures=self._failures[consumer],
+            per_minute=round(60.0 * len(ends) / max(1.0, span), 1),
+        )

@@ -227,6 +227,11 @@ class Hub:
         known[step] = max(known.get(step, 0.0), min(100.0, round(percent, 1)))
         self._soon(job)
 
+    def percent(self, job: str, step: str) -> float:
+        """Return how far a running step has said it is, 0 to 100."""
+        live = self._live.get(job)
+        return 0.0 if live is None else live.percent.get(step, 0.0)
+
     def _drop_live(self, job: str) -> None:
         live = self._live.get(job)
         if live is not None:

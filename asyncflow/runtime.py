@@ -37,9 +37,16 @@ from asyncflow.errors import (
     StartError,
 )
 from asyncflow.handlers import CONCURRENCY, ROOM, LoopSteps
-from asyncflow.history import History
+from asyncflow.history import History, Paces
 from asyncflow.janitor import Chore, Janitor
-from asyncflow.jobs import JobKind, JobState, Limits, PlanEntry, Subscription
+from asyncflow.jobs import (
+    JobKind,
+    JobState,
+    Limits,
+    PlanEntry,
+    Subscription,
+    Verdict,
+)
 from asyncflow.joining import Joiner
 from asyncflow.metrics import Metrics
 from asyncflow.pace import Restraint, per_second
@@ -60,6 +67,8 @@ LOCK = "lock"
 #: gates come before anything else that waits
 GATE_PRIORITY = -10
 LAG_EVERY_S = 0.5
+#: verdicts that say that an attempt has failed
+FAILURES = frozenset({Verdict.BAD_FILE, Verdict.ERROR, Verdict.LOST})
 #: how often counters and lanes that stand still are dropped
 IDLE_EVERY_S = 60.0
 #: how often a server that could not write at its start tries again
@@ -131,13 +140,8 @@ class Runtime:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = FolderLock(folder)
         self._limits = Limits(attempts=settings.attempts)
-        self.engine = Engine(
-            doorbell=LocalDoorbell(),
-            clock=clock,
-            limits=self._limits,
-            worker=f"{socket.gethostname()}:{os.getpid()}",
-            lease_s=settings.lease,
-        )
+        self._pipelines = _pipelines(settings)
+        self.engine = self._engine(clock)
         self.db = SqliteDatabase(
             folder / DATABASE,
             on_change=self.engine.changed,
@@ -146,8 +150,6 @@ class Runtime:
         )
         self.hub = Hub(self.db.job, url_prefix=url_prefix)
         self.engine.attach(self.db, self.hub)
-        self.engine.pipelines = self._pipelines = _pipelines(settings)
-        self.engine.tenant_limit = settings.tenant_running or sys.maxsize
         self.store: Store = LocalStore(folder / "store")
         self.pool = _pool(settings)
         self.admission = self._admission()
@@ -170,9 +172,25 @@ class Runtime:
             chunks=self.chunks,
             recovery=self.recovery,
         )
-        self._dispatchers: tuple[Dispatcher, ...] = ()
+        self.dispatchers: tuple[Dispatcher, ...] = ()
+        #: what holds back each consumer that works here
+        self.restraints: dict[str, Restraint] = {}
+        #: how each consumer did lately
+        self.paces = Paces(clock.mono_s)
         self._has_begun = False
         self._watch: asyncio.Task[None] | None = None
+
+    def _engine(self, clock: Clock) -> Engine:
+        engine = Engine(
+            doorbell=LocalDoorbell(),
+            clock=clock,
+            limits=self._limits,
+            worker=f"{socket.gethostname()}:{os.getpid()}",
+            lease_s=self.settings.lease,
+        )
+        engine.pipelines = self._pipelines
+        engine.tenant_limit = self.settings.tenant_running or sys.maxsize
+        return engine
 
     def _admission(self) -> Admission:
         settings = self.settings
@@ -249,7 +267,9 @@ class Runtime:
             wall_s=wall_s,
             scratch=self.settings.data_dir,
         )
-        self._dispatchers = (
+        for place in ("pool", "loop"):
+            self.restraints |= self._restraints(cards, place)
+        self.dispatchers = (
             Dispatcher(
                 engine=self.engine,
                 name="pool",
@@ -267,7 +287,7 @@ class Runtime:
         )
         self.engine.on_attempt = self._count_attempt
         self.engine.listeners += [
-            *(one.changed for one in self._dispatchers),
+            *(one.changed for one in self.dispatchers),
             self.chunks.changed,
             self.janitor.changed,
             self._count_change,
@@ -301,7 +321,7 @@ class Runtime:
         whole = await self.recovery.run()
         if freed or whole:
             log.info("server.recovered", steps=freed, uploads=whole)
-        for one in self._dispatchers:
+        for one in self.dispatchers:
             await one.start()
         self._has_begun = True
 
@@ -346,7 +366,7 @@ class Runtime:
         self.draining = self.admission.closed = True
         await asyncio.gather(
             self.chunks.drain(grace_s),
-            *(one.stop(grace_s) for one in self._dispatchers),
+            *(one.stop(grace_s) for one in self.dispatchers),
         )
         await asyncio.gather(*(_say_goodbye(one) for one in tuple(self.sockets)))
 
@@ -355,7 +375,7 @@ class Runtime:
         if self._watch is not None:
             self._watch.cancel()
         await self.janitor.stop()
-        for one in self._dispatchers:
+        for one in self.dispatchers:
             await one.stop(0.0)
         await self.joiner.stop()
         await self.pool.close()
@@ -376,8 +396,28 @@ class Runtime:
         if view.status is JobState.UPLOADING and view.uploaded_bytes is None:
             received = await self.chunks.received(job_id)
             return self.hub.with_uploaded(view, received)
-        left = [step.name for step in view.steps if not step.status.is_final]
-        return view.with_estimate(self.engine.estimates.of(left) if left else None)
+        return view.with_estimate(self._left_s(view))
+
+    def _left_s(self, view: JobView) -> float | None:
+        """Return how long a job should still take; None: it is over, or who knows."""
+        left = [step for step in view.steps if not step.status.is_final]
+        if not left:
+            return None
+        size = view.file_size or 0
+        total = 0.0
+        for step in left:
+            mean = self.engine.estimates.mean_s(step.name, size)
+            if mean is None:
+                return None
+            total += mean * (1.0 - step.progress / 100.0)
+        if view.status is JobState.PENDING:
+            total += self.engine.queue_s(self.pool.size)
+        return total
+
+    def estimate_s(self, media_type: str, size: int) -> float | None:
+        """Return how long a new file should take; None: nobody knows yet."""
+        found = self.engine.estimate_s(media_type, size, self.pool.size)
+        return None if found is None else round(found, 3)
 
     # ----- numbers
 
@@ -388,6 +428,7 @@ class Runtime:
     def _count_attempt(self, claimed: Claimed, ended: Ended, seconds: float) -> None:
         self.metrics.steps_finished.inc(claimed.consumer, ended.verdict)
         self.metrics.step_duration.observe(seconds, claimed.consumer)
+        self.paces.add(claimed.consumer, failed=ended.verdict in FAILURES)
         if ended.code in LOST_WORKER:
             self.metrics.worker_crashes.inc(ended.code)
 

@@ -23,6 +23,7 @@ from asyncflow.web import (
     events,
     jobs,
     multipart,
+    operator,
     page,
     progress,
     tasks,
@@ -46,6 +47,18 @@ from asyncflow.web.site import Site, start_site
 
 log = structlog.get_logger(__name__)
 
+#: modules with an `add_routes` that needs nothing but the application
+ROUTES = (
+    page,
+    dialects,
+    chunked,
+    multipart,
+    jobs,
+    tasks,
+    progress,
+    events,
+    operator,
+)
 #: how long the last answers may take once everything has stopped
 CLOSE_S = 1.0
 
@@ -107,7 +120,7 @@ def build_app(runtime: Runtime, authenticate: Authenticate) -> web.Application:
         prefix=runtime.url_prefix,
         trusted_proxies=networks(settings.trusted_proxies),
     )
-    for routes in (page, dialects, chunked, multipart, jobs, tasks, progress, events):
+    for routes in ROUTES:
         routes.add_routes(app)
     files = JobFiles(runtime)
     add_downloads(app, files, runtime.store)

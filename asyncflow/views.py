@@ -67,6 +67,19 @@ class RunningView(View, frozen=True, kw_only=True):
     detached: bool
     worker: str | None
     started_at: str | None
+    progress: float = 0.0
+
+
+class UploadingView(View, frozen=True, kw_only=True):
+    """An unfinished upload. `received` bytes have come, durable or not."""
+
+    job_id: str
+    file_name: str
+    length: int | None
+    received: int
+    dialect: str
+    tenant: str
+    is_part: bool
 
 
 class AuditView(View, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from asyncflow.estimates import Spent
 from asyncflow.jobs import PlanEntry
 from asyncflow.views import AuditView, DeadView, RunningView
 
@@ -118,6 +119,10 @@ class Oversight(Protocol):
 
     async def log_offsets(self) -> Mapping[str, LogOffset]:
         """Return how far each registered consumer has come."""
+        ...
+
+    async def latest_done(self, limit: int) -> Sequence[Spent]:
+        """Return what the latest successful steps took, oldest first."""
         ...
 
     async def forget_idle(self) -> None:

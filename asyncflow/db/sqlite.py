@@ -38,6 +38,7 @@ from asyncflow.db.queries import load, migrations
 from asyncflow.db.schema import connect, migrate
 from asyncflow.db.writer import Batch, GroupWriter, Operation, translate
 from asyncflow.errors import FileNotAvailable, JobNotFound, UploadNotFound
+from asyncflow.estimates import Spent
 from asyncflow.jobs import JobState, Limits, PlanEntry, StepState, Subscription
 from asyncflow.views import (
     AttemptView,
@@ -504,6 +505,13 @@ class SqliteDatabase:
             )
             for row in await self._rows("log_offsets", {})
         }
+
+    async def latest_done(self, limit: int) -> Sequence[Spent]:
+        """Return what the latest successful steps took, oldest first."""
+        return [
+            Spent(consumer=row["consumer"], seconds=row["ms"] / 1000, size=row["size"])
+            for row in reversed(await self._rows("latest_done", {"limit": limit}))
+        ]
 
     async def forget_idle(self) -> None:
         """Drop counters that stand at nothing, and lanes that are not ahead."""

@@ -198,7 +198,7 @@ def _answer(
         message="File received, processing begins.",
         file_name=said.file_name,
         status_url=f"{runtime.url_prefix}/status/{upload.id}",
-        estimated_time=runtime.engine.estimate_s(said.declared_type),
+        estimated_time=runtime.estimate_s(said.declared_type, upload.offset),
         upload_time_ms=round((time.monotonic() - began) * 1000),
     )
 

@@ -6,9 +6,8 @@ from typing import Final
 from asyncflow import errors
 from asyncflow.jobs import JobState
 from asyncflow.views import JobView
-from asyncflow.web.admin import Overview, Past
+from asyncflow.web.adminoperations import OPERATOR
 from asyncflow.web.chunked import MAX_CHUNKS, ChunkAnswer
-from asyncflow.web.health import Alive, CapabilitiesView, Readiness
 from asyncflow.web.jobs import MAX_PAGE, CancelAnswer, JobsPage, RetryAnswer
 from asyncflow.web.multipart import UploadAnswer, UploadAnswers
 from asyncflow.web.openapi import BYTES, STREAM, Answer, Operation, Parameter
@@ -403,63 +402,6 @@ TASKS: Final = (
             Answer(status=202, says="it is on stable storage", bodies=(EventAnswer,)),
         ),
         refusals=(*_OF_SUBMISSIONS, errors.InvalidEventType),
-    ),
-)
-
-OPERATOR: Final = (
-    Operation(
-        route="GET /admin/overview",
-        tag="operation",
-        summary="Tell queues, workers and the last hour",
-        answers=(Answer(status=200, says="the overview", bodies=(Overview,)),),
-        needs_admin=True,
-    ),
-    Operation(
-        route="GET /admin/jobs/{id}/attempts",
-        tag="operation",
-        summary="Tell what happened to a job, and every failed attempt",
-        parameters=(_ID,),
-        answers=(Answer(status=200, says="its past", bodies=(Past,)),),
-        refusals=_OF_JOBS,
-        needs_admin=True,
-    ),
-    Operation(
-        route="POST /admin/retry/{id}",
-        tag="operation",
-        summary="Start a new run of what did not succeed",
-        parameters=(_ID,),
-        answers=(Answer(status=202, says="the new run", bodies=(RetryAnswer,)),),
-        refusals=(*_OF_JOBS, errors.JobNotRetryable, errors.ServerBusy),
-        needs_admin=True,
-    ),
-    Operation(
-        route="GET /livez",
-        tag="operation",
-        summary="Answer as long as the process lives",
-        answers=(Answer(status=200, says="it lives", bodies=(Alive,)),),
-    ),
-    Operation(
-        route="GET /readyz",
-        tag="operation",
-        summary="Tell whether the server can work",
-        answers=(
-            Answer(status=200, says="it can", bodies=(Readiness,)),
-            Answer(status=503, says="it cannot, and why", bodies=(Readiness,)),
-        ),
-    ),
-    Operation(
-        route="GET /metrics",
-        tag="operation",
-        summary="Numbers for Prometheus",
-        answers=(Answer(status=200, says="the numbers", media_type="text/plain"),),
-    ),
-    Operation(
-        route="GET /capabilities",
-        tag="operation",
-        summary="Tell the protocols, limits and processors of this server",
-        answers=(
-            Answer(status=200, says="what it can do", bodies=(CapabilitiesView,)),
-        ),
     ),
 )
 

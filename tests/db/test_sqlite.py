@@ -168,6 +168,9 @@ def test_no_statement_walks_through_history(empty: Path) -> None:
         # indexes that hold the waiting steps alone, once at each start
         ("homeless_steps", "SCAN s USING INDEX step_ready"),
         ("homeless_steps", "SCAN s USING INDEX step_due"),
+        # the newest thousand and no more, once at each start
+        ("latest_done", "SCAN s"),
+        ("latest_done", "SCAN step"),
         # the few consumers that there are
         ("log_offsets", "SCAN c"),
         # an index that holds the running steps alone

@@ -232,6 +232,12 @@ ON CONFLICT DO UPDATE SET definition = excluded.definition, seen = excluded.seen
 -- name: consumers
 SELECT definition FROM consumer ORDER BY name;
 
+-- name: latest_done
+-- Reads the newest steps and no others.
+SELECT s.consumer, s.finished - s.started AS ms, coalesce(j.size, 0) AS size
+FROM (SELECT * FROM step ORDER BY id DESC LIMIT :limit) s JOIN job j ON j.id = s.job_id
+WHERE s.state = 'done' AND s.started IS NOT NULL;
+
 -- name: pause
 INSERT INTO pause(kind, name, at) VALUES(:kind, :name, :now) ON CONFLICT DO NOTHING;
 

@@ -1,0 +1,397 @@
+"""What an operator sees of consumers and does to them, over HTTP.
+
+Rules
+-----
+- Everything here needs the scope `admin`, and whatever changes something is written
+  into the audit: who did what to whom.
+- Pauses and the audit are kept over restarts.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Final
+
+import msgspec
+from aiohttp import web
+
+from asyncflow.db.oversight import LogOffset
+from asyncflow.errors import InvalidParameter, StepNotFound
+from asyncflow.jobs import Subscription
+from asyncflow.pace import Restraint
+from asyncflow.runtime import Runtime
+from asyncflow.views import AuditView, DeadView, RunningView, UploadingView, View
+from asyncflow.web.auth import ADMIN, Principal, require
+from asyncflow.web.bodies import read_whole
+from asyncflow.web.jobs import answer
+from asyncflow.web.keys import runtime_key
+from asyncflow.web.parsing import number_parameter
+
+MAX_PAGE: Final = 500
+MAX_BODY: Final = 4096
+#: what is listed of what runs and of what arrives
+MOST_LISTED: Final = 500
+
+
+class ConsumerDetail(View, frozen=True, kw_only=True):
+    """A consumer: what it listens to, how far it has come, and how fast it is.
+
+    `lag` counts the events of the log behind its first step that is not over. Seconds
+    and `retries` are of this server's latest attempts, None or 0 without any.
+    """
+
+    name: str
+    on: str
+    accepts: tuple[str, ...]
+    runs: str
+    gate: bool
+    required: bool
+    paused: bool
+    missing_tool: str | None
+    steps: Mapping[str, int]
+    oldest_s: float | None
+    log_offset: int
+    lag: int
+    per_minute: float
+    p50_s: float | None
+    p95_s: float | None
+    attempts: int
+    failures: int
+    concurrency: int | None
+    per_second: float | None
+
+
+class Consumers(View, frozen=True, kw_only=True):
+    """Every consumer of the registry."""
+
+    consumers: tuple[ConsumerDetail, ...]
+
+
+class TenantView(View, frozen=True, kw_only=True):
+    """A tenant: its steps by state, and whether it is paused."""
+
+    name: str
+    paused: bool
+    steps: Mapping[str, int]
+
+
+class Tenants(View, frozen=True, kw_only=True):
+    """Every tenant that has steps, or is paused."""
+
+    tenants: tuple[TenantView, ...]
+
+
+class DeadLetters(View, frozen=True, kw_only=True):
+    """A page of dead letters, newest first; `?before=` takes `next`."""
+
+    steps: tuple[DeadView, ...]
+    next: int | None
+
+
+class RunningSteps(View, frozen=True, kw_only=True):
+    """The steps that run now, oldest first, with their progress by job and step."""
+
+    steps: tuple[RunningView, ...]
+
+
+class Arriving(View, frozen=True, kw_only=True):
+    """Unfinished uploads, oldest first."""
+
+    uploads: tuple[UploadingView, ...]
+
+
+class Audit(View, frozen=True, kw_only=True):
+    """What was done by hand, newest first; `?before=` takes `next`."""
+
+    entries: tuple[AuditView, ...]
+    next: int | None
+
+
+class Done(View, frozen=True, kw_only=True):
+    """How many steps were changed; `next`: where a replay goes on, None at its end."""
+
+    steps: int
+    next: int | None = None
+
+
+class Draining(View, frozen=True, kw_only=True):
+    """Whether no step begins any more, and how many still run."""
+
+    draining: bool
+    running: int
+
+
+class ReplayOrder(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """From when on events are replayed (ISO 8601), and behind which one."""
+
+    since: Annotated[datetime, msgspec.Meta(tz=True)]
+    after: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+_replay = msgspec.json.Decoder(ReplayOrder)
+
+
+def add_routes(app: web.Application) -> None:
+    """Add the operator's resources to *app*."""
+    app.router.add_get("/admin/consumers", consumers)
+    app.router.add_get("/admin/consumers/{name}/dead", dead)
+    app.router.add_post("/admin/consumers/{name}/pause", pause)
+    app.router.add_post("/admin/consumers/{name}/resume", resume)
+    app.router.add_post("/admin/consumers/{name}/retry", retry_dead)
+    app.router.add_post("/admin/consumers/{name}/replay", replay)
+    app.router.add_get("/admin/tenants", tenants)
+    app.router.add_post("/admin/tenants/{name}/pause", pause_tenant)
+    app.router.add_post("/admin/tenants/{name}/resume", resume_tenant)
+    app.router.add_get("/admin/steps", running)
+    app.router.add_post("/admin/steps/{step}/retry", retry_step)
+    app.router.add_post("/admin/steps/{step}/cancel", cancel_step)
+    app.router.add_get("/admin/uploads", arriving)
+    app.router.add_get("/admin/audit", audit)
+    app.router.add_post("/admin/drain", drain)
+    app.router.add_post("/admin/resume", resume_all)
+
+
+def _asked(request: web.Request) -> tuple[Runtime, Principal]:
+    principal = require(request, ADMIN)
+    return request.app[runtime_key], principal
+
+
+# ----- to look at
+
+
+async def consumers(request: web.Request) -> web.Response:
+    """Tell everything about every consumer."""
+    runtime, _ = _asked(request)
+    steps: dict[str, dict[str, int]] = defaultdict(dict)
+    for (name, state), n in (await runtime.db.tallies()).items():
+        steps[name][state] = n
+    offsets = await runtime.db.log_offsets()
+    return answer(
+        Consumers(
+            consumers=tuple(
+                _detail(runtime, one, steps[one.entry.consumer], offset)
+                for one in runtime.engine.subscriptions
+                if (offset := offsets.get(one.entry.consumer)) is not None
+            )
+        )
+    )
+
+
+def _detail(
+    runtime: Runtime,
+    one: Subscription,
+    steps: Mapping[str, int],
+    offset: LogOffset,
+) -> ConsumerDetail:
+    name, engine = one.entry.consumer, runtime.engine
+    card, past = runtime.pool.processors.get(name), runtime.paces.of(name)
+    restraint = runtime.restraints.get(name, Restraint())
+    waited = None if offset.since is None else engine.clock.now() - offset.since
+    return ConsumerDetail(
+        name=name,
+        on=one.entry.on,
+        accepts=one.accepts,
+        runs="elsewhere" if card is None else card.runs,
+        gate=one.entry.gate,
+        required=one.entry.required,
+        paused=name in engine.paused.consumers,
+        missing_tool=None if card is None else card.missing,
+        steps=steps,
+        oldest_s=None if waited is None else max(0, waited) / 1000,
+        log_offset=offset.offset,
+        lag=offset.head - offset.offset,
+        per_minute=past.per_minute,
+        p50_s=engine.estimates.percentile_s(name, 50),
+        p95_s=engine.estimates.percentile_s(name, 95),
+        attempts=past.attempts,
+        failures=past.failures,
+        concurrency=restraint.concurrency,
+        per_second=restraint.per_s,
+    )
+
+
+async def tenants(request: web.Request) -> web.Response:
+    """Tell how many steps each tenant has."""
+    runtime, _ = _asked(request)
+    steps: dict[str, dict[str, int]] = defaultdict(dict)
+    for (tenant, state), n in (await runtime.db.tenant_tallies()).items():
+        steps[tenant][state] = n
+    paused = runtime.engine.paused.tenants
+    return answer(
+        Tenants(
+            tenants=tuple(
+                TenantView(name=name, paused=name in paused, steps=steps.get(name, {}))
+                for name in sorted({*steps, *paused})
+            )
+        )
+    )
+
+
+async def dead(request: web.Request) -> web.Response:
+    """List a consumer's dead letters."""
+    runtime, _ = _asked(request)
+    name = request.match_info["name"]
+    runtime.engine.subscription(name)
+    limit, before = _page(request)
+    found = await runtime.db.dead_letters(name, before=before, limit=limit)
+    following = found[-1].step_id if len(found) == limit else None
+    return answer(DeadLetters(steps=tuple(found), next=following))
+
+
+async def running(request: web.Request) -> web.Response:
+    """List the steps that run now."""
+    runtime, _ = _asked(request)
+    found = await runtime.db.running_steps(MOST_LISTED)
+    shown = tuple(
+        msgspec.structs.replace(one, progress=runtime.hub.percent(one.job_id, one.step))
+        for one in found
+    )
+    return answer(RunningSteps(steps=shown))
+
+
+async def arriving(request: web.Request) -> web.Response:
+    """List the uploads in progress."""
+    runtime, _ = _asked(request)
+    found = [
+        UploadingView(
+            job_id=row.id,
+            file_name=row.file_name,
+            length=row.length,
+            received=await runtime.chunks.received(row.id),
+            dialect=row.dialect,
+            tenant=row.tenant,
+            is_part=row.is_part,
+        )
+        for row in await runtime.db.unfinished_uploads(0, MOST_LISTED)
+    ]
+    return answer(Arriving(uploads=tuple(found)))
+
+
+async def audit(request: web.Request) -> web.Response:
+    """List what was done by hand."""
+    runtime, _ = _asked(request)
+    limit, before = _page(request)
+    found = await runtime.db.audits(before=before, limit=limit)
+    following = found[-1].id if len(found) == limit else None
+    return answer(Audit(entries=tuple(found), next=following))
+
+
+def _page(request: web.Request) -> tuple[int, int | None]:
+    limit = number_parameter(request, "limit", default=50, least=1, most=MAX_PAGE)
+    before = number_parameter(request, "before", default=0, least=0, most=10**15 - 1)
+    return limit, before or None
+
+
+# ----- to do
+
+
+async def _note(
+    runtime: Runtime, who: Principal, action: str, target: str, **detail: object
+) -> None:
+    now = runtime.engine.clock.now()
+    await runtime.db.note(who.owner, action, target, detail, now)
+
+
+async def pause(request: web.Request) -> web.Response:
+    """Let a consumer begin no more steps."""
+    return await _pause(request, on=True)
+
+
+async def resume(request: web.Request) -> web.Response:
+    """Let a consumer go on."""
+    return await _pause(request, on=False)
+
+
+async def _pause(request: web.Request, *, on: bool) -> web.Response:
+    runtime, who = _asked(request)
+    name = request.match_info["name"]
+    await runtime.engine.pause_consumer(name, on=on)
+    await _note(runtime, who, "pause" if on else "resume", name)
+    return await consumers(request)
+
+
+async def pause_tenant(request: web.Request) -> web.Response:
+    """Let no more steps of a tenant begin."""
+    return await _pause_tenant(request, on=True)
+
+
+async def resume_tenant(request: web.Request) -> web.Response:
+    """Let a tenant's steps begin again."""
+    return await _pause_tenant(request, on=False)
+
+
+async def _pause_tenant(request: web.Request, *, on: bool) -> web.Response:
+    runtime, who = _asked(request)
+    name = request.match_info["name"]
+    await runtime.engine.pause_tenant(name, on=on)
+    action = "pause-tenant" if on else "resume-tenant"
+    await _note(runtime, who, action, name)
+    return await tenants(request)
+
+
+async def retry_dead(request: web.Request) -> web.Response:
+    """Give every dead letter of a consumer another chance."""
+    runtime, who = _asked(request)
+    name = request.match_info["name"]
+    count = await runtime.engine.retry_dead(name)
+    await _note(runtime, who, "retry-all", name, steps=count)
+    return answer(Done(steps=count), status=202)
+
+
+async def replay(request: web.Request) -> web.Response:
+    """Give a consumer old events once more."""
+    runtime, who = _asked(request)
+    name = request.match_info["name"]
+    body = await read_whole(request, max_bytes=MAX_BODY)
+    try:
+        order = _replay.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidParameter("body", None, accepted=f"JSON: {error}") from None
+    since = round(order.since.timestamp() * 1000)
+    made, following = await runtime.engine.replay(name, since=since, after=order.after)
+    when = order.since.isoformat()
+    await _note(runtime, who, "replay", name, since=when, steps=made)
+    return answer(Done(steps=made, next=following), status=202)
+
+
+def _step(request: web.Request) -> int:
+    text = request.match_info["step"]
+    if not (text.isascii() and text.isdigit() and len(text) <= 15):  # noqa: PLR2004 -- digits of an id
+        raise StepNotFound
+    return int(text)
+
+
+async def retry_step(request: web.Request) -> web.Response:
+    """Give one dead letter another chance."""
+    runtime, who = _asked(request)
+    step = _step(request)
+    await runtime.engine.retry_step(step)
+    await _note(runtime, who, "retry-step", str(step))
+    return answer(Done(steps=1), status=202)
+
+
+async def cancel_step(request: web.Request) -> web.Response:
+    """Take one open step back."""
+    runtime, who = _asked(request)
+    step = _step(request)
+    await runtime.engine.cancel_step(step)
+    await _note(runtime, who, "cancel-step", str(step))
+    return answer(Done(steps=1))
+
+
+async def drain(request: web.Request) -> web.Response:
+    """Let no step begin any more; what runs goes on to its end."""
+    return await _drain(request, on=True)
+
+
+async def resume_all(request: web.Request) -> web.Response:
+    """Let steps begin again; consumers and tenants that were paused stay so."""
+    return await _drain(request, on=False)
+
+
+async def _drain(request: web.Request, *, on: bool) -> web.Response:
+    runtime, who = _asked(request)
+    runtime.engine.drain(on=on)
+    await _note(runtime, who, "drain" if on else "resume-all", "server")
+    still = sum(one.running for one in runtime.dispatchers)
+    return answer(Draining(draining=on, running=still))

@@ -1,0 +1,57 @@
+"""What is told of how long things take."""
+
+import pytest
+
+from asyncflow.estimates import Estimates, Spent
+
+MIB = 1 << 20
+
+
+def learnt(*spent: tuple[str, float, int]) -> Estimates:
+    found = Estimates()
+    for consumer, seconds, size in spent:
+        found.add(Spent(consumer=consumer, seconds=seconds, size=size))
+    return found
+
+
+def test_who_has_no_history_has_no_estimate() -> None:
+    found = learnt(("image", 1.0, MIB))
+
+    assert found.mean_s("text", MIB) is None
+    assert found.work_s(["image", "text"], MIB) is None
+    assert found.percentile_s("text", 95) is None
+    assert found.work_s([], MIB) == 0.0
+
+
+def test_a_file_takes_as_long_as_others_of_its_size() -> None:
+    found = learnt(("image", 0.1, MIB), ("image", 2.0, 64 * MIB), ("text", 3.0, MIB))
+
+    assert found.mean_s("image", MIB) == pytest.approx(0.1)
+    assert found.mean_s("image", 64 * MIB) == pytest.approx(2.0)
+    assert found.work_s(["image", "text"], MIB) == pytest.approx(3.1)
+
+
+def test_a_size_that_was_never_seen_is_taken_in_proportion() -> None:
+    found = learnt(("image", 1.0, MIB))
+
+    smaller, larger = found.mean_s("image", MIB // 16), found.mean_s("image", 16 * MIB)
+    assert smaller is not None
+    assert larger is not None
+    assert smaller < 1.0 < larger
+
+
+def test_the_latest_attempts_count_most() -> None:
+    found = learnt(*[("image", 1.0, MIB)] * 50, *[("image", 3.0, MIB)] * 20)
+
+    mean = found.mean_s("image", MIB)
+    assert mean is not None
+    assert 2.9 < mean < 3.0
+    assert found.percentile_s("image", 95) == 3.0
+    assert found.typical_s("image") == 1.0
+
+
+def test_a_queue_is_shared_by_the_workers() -> None:
+    found = learnt(("image", 2.0, MIB), ("text", 4.0, MIB))
+
+    assert found.queue_s({"image": 10, "text": 1, "new": 5}, workers=2) == 12.0
+    assert found.queue_s({}, workers=0) == 0.0

@@ -1,0 +1,238 @@
+"""What an operator sees and does, on a real server."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.server_process import Answer, ServerProcess
+from tests.web.live import code_of, create, healthy_server, until
+
+WORK = Path(__file__).parent.parent / "tasks" / "work_to_do.py"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerProcess]:
+    shutil.copy(WORK, tmp_path)
+    settings = {"processors": "work_to_do", "workers": "1", "attempts": "1"}
+    with healthy_server(tmp_path, **settings) as found:
+        yield found
+
+
+def ask(server: ServerProcess, method: str, path: str, said: object = None) -> Answer:
+    body = None if said is None else json.dumps(said).encode()
+    return server.request(
+        method, f"/admin/{path}", body, Authorization=f"Bearer {server.token}"
+    )
+
+
+def get(server: ServerProcess, path: str) -> Any:
+    answer = ask(server, "GET", path)
+    assert answer.status == 200, answer.body
+    return answer.json
+
+
+def act(server: ServerProcess, path: str, said: object = None) -> Any:
+    answer = ask(server, "POST", path, said)
+    assert answer.status in {200, 202}, answer.body
+    return answer.json
+
+
+def submit(server: ServerProcess, name: str, payload: object = None) -> str:
+    body = json.dumps({"name": name, "payload": payload, "tenant": "acme"}).encode()
+    return str(server.request("POST", "/tasks", body).json["taskId"])
+
+
+def consumer(server: ServerProcess, name: str) -> Any:
+    (found,) = [
+        one for one in get(server, "consumers")["consumers"] if one["name"] == name
+    ]
+    return found
+
+
+PATHS = [
+    ("GET", "consumers"),
+    ("GET", "consumers/add/dead"),
+    ("POST", "consumers/add/pause"),
+    ("POST", "consumers/add/resume"),
+    ("POST", "consumers/add/retry"),
+    ("POST", "consumers/add/replay"),
+    ("GET", "tenants"),
+    ("POST", "tenants/acme/pause"),
+    ("POST", "tenants/acme/resume"),
+    ("GET", "steps"),
+    ("POST", "steps/1/retry"),
+    ("POST", "steps/1/cancel"),
+    ("GET", "uploads"),
+    ("GET", "audit"),
+    ("POST", "drain"),
+    ("POST", "resume"),
+]
+
+
+def test_nothing_of_it_goes_without_the_token(server: ServerProcess) -> None:
+    for method, path in PATHS:
+        answer = server.request(method, f"/admin/{path}")
+        assert (answer.status, code_of(answer)) == (401, "unauthorized"), path
+
+
+def test_a_consumer_tells_how_it_does(server: ServerProcess) -> None:
+    server.finished(submit(server, "add", [1]))
+    server.finished(submit(server, "refuse"))
+
+    found = consumer(server, "add")
+    assert (found["on"], found["runs"], found["paused"]) == (
+        "task.submitted",
+        "pool",
+        False,
+    )
+    assert (found["steps"], found["lag"], found["oldestS"]) == ({"done": 1}, 0, None)
+    assert (found["attempts"], found["failures"]) == (1, 0)
+    assert 0 < found["p50S"] <= found["p95S"]
+    assert found["perMinute"] > 0
+    bad = consumer(server, "refuse")
+    assert (bad["steps"], bad["failures"]) == ({"dead": 1}, 1)
+    assert consumer(server, "one-at-a-time")["concurrency"] == 1
+
+
+def test_a_paused_consumer_waits_also_over_a_restart(server: ServerProcess) -> None:
+    act(server, "consumers/add/pause")
+    job = submit(server, "add", [1])
+    server.finished(submit(server, "echo-later"))
+    server.stop()
+    server.start()
+
+    assert consumer(server, "add")["paused"]
+    assert consumer(server, "add")["steps"] == {"ready": 1}
+    assert consumer(server, "add")["lag"] >= 1
+    server.finished(submit(server, "echo-later"))
+    assert server.status(job)["status"] == "PENDING"
+
+    act(server, "consumers/add/resume")
+
+    assert server.finished(job)["status"] == "COMPLETED"
+
+
+def test_a_paused_tenant_waits(server: ServerProcess) -> None:
+    act(server, "tenants/acme/pause")
+    job = submit(server, "add", [1])
+    other = json.dumps({"name": "add", "payload": [2], "tenant": "other"}).encode()
+    going = server.request("POST", "/tasks", other).json["taskId"]
+    server.finished(going)
+
+    (acme, _other) = get(server, "tenants")["tenants"]
+    assert acme == {"name": "acme", "paused": True, "steps": {"ready": 1}}
+
+    act(server, "tenants/acme/resume")
+
+    assert server.finished(job)["status"] == "COMPLETED"
+
+
+def test_dead_letters_are_read_and_retried(server: ServerProcess) -> None:
+    jobs = [submit(server, "refuse", n) for n in range(3)]
+    for job in jobs:
+        server.finished(job)
+
+    page = get(server, "consumers/refuse/dead?limit=2")
+    assert [one["jobId"] for one in page["steps"]] == jobs[:0:-1]
+    rest = get(server, f"consumers/refuse/dead?limit=2&before={page['next']}")
+    assert [one["jobId"] for one in rest["steps"]] == jobs[:1]
+    assert rest["next"] is None
+    letter = rest["steps"][0]
+    assert letter["error"]["detail"] == "0 is not what it should be"
+
+    act(server, f"steps/{letter['stepId']}/retry")
+    until(lambda: server.status(jobs[0])["run"] == 2)
+    server.finished(jobs[0])
+    assert act(server, "consumers/refuse/retry")["steps"] == 3
+    for job in jobs:
+        server.finished(job)
+
+
+def test_a_running_step_is_seen_and_cancelled(server: ServerProcess) -> None:
+    job = submit(server, "hold", 30)
+    until(lambda: [s for s in get(server, "steps")["steps"] if s["progress"] == 10])
+
+    (one,) = get(server, "steps")["steps"]
+    assert (one["step"], one["jobId"], one["attempt"]) == ("hold", job, 1)
+    assert one["tenant"] == "acme"
+    act(server, f"steps/{one['stepId']}/cancel")
+
+    assert server.finished(job)["status"] == "CANCELLED"
+    late = ask(server, "POST", f"steps/{one['stepId']}/cancel")
+    assert (late.status, code_of(late)) == (409, "step_not_open")
+
+
+def test_drained_nothing_begins_and_uploads_go_on(server: ServerProcess) -> None:
+    assert act(server, "drain") == {"draining": True, "running": 0}
+    job = server.upload("a.txt", b"hello")
+    assert server.status(job)["status"] == "PENDING"
+
+    act(server, "resume")
+
+    assert server.finished(job)["status"] == "COMPLETED"
+
+
+def test_a_replay_does_what_was_done_once_more(server: ServerProcess) -> None:
+    events = [
+        server.request(
+            "POST", "/events", b'{"type": "order.paid", "data": {"order": 7}}'
+        )
+        for _ in range(3)
+    ]
+    for answer in events:
+        server.finished(answer.json["jobId"])
+    before = consumer(server, "bill")["steps"]
+
+    done = act(server, "consumers/bill/replay", {"since": "2020-01-01T00:00:00Z"})
+
+    assert done == {"steps": 3, "next": None}
+    until(lambda: consumer(server, "bill")["steps"] == {"done": before["done"] + 3})
+    job = server.status(events[0].json["jobId"])
+    assert (job["status"], job["run"]) == ("COMPLETED", 1)
+    none = act(server, "consumers/bill/replay", {"since": "2999-01-01T00:00:00Z"})
+    assert none["steps"] == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "said", "code"),
+    [
+        ("consumers/nobody/pause", None, "unknown_consumer"),
+        ("consumers/nobody/retry", None, "unknown_consumer"),
+        ("consumers/add/replay", {"since": "2020-01-01T00:00:00Z"}, "unknown_consumer"),
+        ("consumers/bill/replay", {}, "invalid_parameter"),
+        ("consumers/bill/replay", {"since": "yesterday"}, "invalid_parameter"),
+        ("steps/999999/retry", None, "step_not_found"),
+        ("steps/nine/cancel", None, "step_not_found"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(
+    server: ServerProcess, path: str, said: object, code: str
+) -> None:
+    assert code_of(ask(server, "POST", path, said)) == code
+
+
+def test_uploads_in_progress_are_listed(server: ServerProcess) -> None:
+    job = create(server, 10)
+
+    (one,) = get(server, "uploads")["uploads"]
+
+    assert (one["jobId"], one["length"], one["received"]) == (job, 10, 0)
+    assert one["dialect"] == "tus"
+
+
+def test_the_audit_says_who_did_what(server: ServerProcess) -> None:
+    act(server, "consumers/add/pause")
+    act(server, "consumers/add/resume")
+    act(server, "tenants/acme/pause")
+
+    page = get(server, "audit?limit=2")
+    assert [(one["action"], one["target"]) for one in page["entries"]] == [
+        ("pause-tenant", "acme"),
+        ("resume", "add"),
+    ]
+    (first,) = get(server, f"audit?before={page['next']}")["entries"]
+    assert (first["actor"], first["action"]) == ("local", "pause")
