@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         UnexpectedAnswer as UnexpectedAnswer,
     )
     from asyncflow.client.messages import (
+        Consumer as Consumer,
         Job as Job,
         Problem as Problem,
         Step as Step,
@@ -60,7 +61,13 @@ _NAMES = {
         "SourceChanged",
         "UnexpectedAnswer",
     ),
-    "asyncflow.client.messages": ("Job", "Problem", "Step", "Update"),
+    "asyncflow.client.messages": (
+        "Consumer",
+        "Job",
+        "Problem",
+        "Step",
+        "Update",
+    ),
     "asyncflow.client.session": ("Patience",),
     "asyncflow.client.sync": ("SyncClient",),
     "asyncflow.client.uploading": ("Progress",),

@@ -41,6 +41,11 @@ COMMANDS = {
         attribute="cancel",
         help="Close jobs; what succeeded stays, and what is over stays over.",
     ),
+    "consumers": Entry(
+        module="asyncflow.cli.consumers",
+        attribute="consumers",
+        help="Show what each consumer does, and how far behind it is.",
+    ),
     "completion": Entry(
         module="asyncflow.cli.completion",
         attribute="completion",
@@ -65,6 +70,21 @@ COMMANDS = {
         module="asyncflow.cli.jobs",
         attribute="jobs",
         help="List jobs, newest first.",
+    ),
+    "pause": Entry(
+        module="asyncflow.cli.consumers",
+        attribute="pause",
+        help="Let consumers begin no more steps, also after a restart of the server.",
+    ),
+    "replay": Entry(
+        module="asyncflow.cli.consumers",
+        attribute="replay",
+        help="Give a consumer old events once more, beside the runs of their jobs.",
+    ),
+    "resume": Entry(
+        module="asyncflow.cli.consumers",
+        attribute="resume",
+        help="Let paused consumers go on.",
     ),
     "restore": Entry(
         module="asyncflow.cli.backup",

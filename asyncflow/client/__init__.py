@@ -16,6 +16,7 @@ from asyncflow.client.failures import (
     UnexpectedAnswer as UnexpectedAnswer,
 )
 from asyncflow.client.messages import (
+    Consumer as Consumer,
     Job as Job,
     Problem as Problem,
     Step as Step,

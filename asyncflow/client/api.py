@@ -3,15 +3,25 @@
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from contextlib import aclosing
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import quote
+from uuid import uuid4
 
 from asyncflow.client.downloading import Download
 from asyncflow.client.failures import ServerRefused
-from asyncflow.client.messages import Job, Page, Update
-from asyncflow.client.session import Patience, Session
+from asyncflow.client.messages import (
+    Consumer,
+    Consumers,
+    Job,
+    Page,
+    Replayed,
+    Taken,
+    Update,
+)
+from asyncflow.client.session import Patience, Session, decode
 from asyncflow.client.sources import (
     BinaryFile,
     Memory,
@@ -201,6 +211,72 @@ class Client:
         async with self._session.request("POST", reference):
             pass
         return await self.status(job_id)
+
+    async def submit(
+        self,
+        name: str,
+        payload: object = None,
+        *,
+        key: str | None = None,
+        **more: object,
+    ) -> str:
+        """Give the server the task called *name*; return its id, which is a job's too.
+
+        *payload* is JSON. *key* makes a repeated call one task; without one, each call
+        has its own. *more*: `priority`, `delay` (seconds), `runAt`, `tenant`.
+        """
+        said = {"name": name, "payload": payload, **more}
+        return (await self._post_once("tasks", said, key)).task_id
+
+    async def publish(
+        self, kind: str, data: object = None, *, key: str | None = None, **more: object
+    ) -> str:
+        """Publish an event of type *kind* to its consumers; return its job's id.
+
+        *data* is JSON, *key* as for `submit`. *more*: `priority`, `tenant`.
+        """
+        said = {"type": kind, "data": data, **more}
+        return (await self._post_once("events", said, key)).job_id
+
+    async def _post_once(
+        self, reference: str, said: dict[str, object], key: str | None
+    ) -> Taken:
+        # with a key it can be repeated over a broken connection
+        said["idempotencyKey"] = key or uuid4().hex
+        return await self._session.fetch("POST", reference, Taken, json=said)
+
+    async def result(self, task_id: str) -> object:
+        """Return what the function of a task has returned; None until it has."""
+        job = await self.status(task_id)
+        facts = job.facts.get(job.file_name) or {}
+        return facts.get("result")
+
+    async def consumers(self) -> tuple[Consumer, ...]:
+        """Return how each consumer does; needs the token."""
+        found = await self._session.fetch("GET", "admin/consumers", Consumers)
+        return found.consumers
+
+    async def pause(self, consumer: str, *, on: bool = True) -> None:
+        """Let a consumer begin no more steps, or let it go on; needs the token."""
+        action = "pause" if on else "resume"
+        reference = f"admin/consumers/{quote(consumer, safe='')}/{action}"
+        await self._session.fetch("POST", reference, Consumers)
+
+    async def replay(self, consumer: str, since: datetime) -> int:
+        """Give a consumer every event since *since* once more; return how many steps.
+
+        *since* has a time zone. Needs the token.
+        """
+        reference = f"admin/consumers/{quote(consumer, safe='')}/replay"
+        made, after = 0, 0
+        while True:
+            said = {"since": since.isoformat(), "after": after}
+            async with self._session.request("POST", reference, json=said) as answer:
+                done = decode(await answer.read(), Replayed, str(answer.url))
+            made += done.steps
+            if done.next is None:
+                return made
+            after = done.next
 
     async def delete(self, job_id: str) -> None:
         """Forget a job with all its bytes."""

@@ -64,6 +64,44 @@ class Job(_Message, frozen=True):
         return self.status in FINAL
 
 
+class Consumer(_Message, frozen=True):
+    """A consumer as an operator sees it: steps by state, how far behind the log it is.
+
+    `oldest_s` is how long its oldest ready step has waited, in seconds.
+    """
+
+    name: str
+    paused: bool = False
+    missing_tool: str | None = None
+    steps: Mapping[str, int] = {}
+    oldest_s: float | None = None
+    lag: int = 0
+    per_minute: float = 0.0
+    p95_s: float | None = None
+    attempts: int = 0
+    failures: int = 0
+
+
+class Consumers(_Message, frozen=True):
+    """Every consumer of a server."""
+
+    consumers: tuple[Consumer, ...]
+
+
+class Taken(_Message, frozen=True):
+    """The server has taken a task, or an event."""
+
+    task_id: str = ""
+    job_id: str = ""
+
+
+class Replayed(_Message, frozen=True):
+    """How many steps a part of a replay has made, and where the next part begins."""
+
+    steps: int
+    next: int | None = None
+
+
 class Page(_Message, frozen=True):
     """One page of the list of jobs; `next` asks for the following one."""
 

@@ -10,12 +10,13 @@ and a Ctrl-C that ends the wait also ends what was waited for.
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from asyncflow.client.api import Client
-from asyncflow.client.messages import Job, Update
+from asyncflow.client.messages import Consumer, Job, Update
 from asyncflow.client.session import Patience
 from asyncflow.client.sources import BinaryFile
 from asyncflow.client.uploading import CHUNK_BYTES, Progress
@@ -146,6 +147,39 @@ class SyncClient:
     def cancel(self, job_id: str) -> Job:
         """Close a job and return it; what succeeded stays."""
         return self._run(self._client.cancel(job_id))
+
+    def submit(
+        self,
+        name: str,
+        payload: object = None,
+        *,
+        key: str | None = None,
+        **more: object,
+    ) -> str:
+        """Give the server the task called *name*; see `Client.submit`."""
+        return self._run(self._client.submit(name, payload, key=key, **more))
+
+    def publish(
+        self, kind: str, data: object = None, *, key: str | None = None, **more: object
+    ) -> str:
+        """Publish an event of type *kind*; see `Client.publish`."""
+        return self._run(self._client.publish(kind, data, key=key, **more))
+
+    def result(self, task_id: str) -> object:
+        """Return what the function of a task has returned; None until it has."""
+        return self._run(self._client.result(task_id))
+
+    def consumers(self) -> tuple[Consumer, ...]:
+        """Return how each consumer does; needs the token."""
+        return self._run(self._client.consumers())
+
+    def pause(self, consumer: str, *, on: bool = True) -> None:
+        """Let a consumer begin no more steps, or let it go on; needs the token."""
+        self._run(self._client.pause(consumer, on=on))
+
+    def replay(self, consumer: str, since: datetime) -> int:
+        """Give a consumer every event since *since* once more; needs the token."""
+        return self._run(self._client.replay(consumer, since))
 
     def delete(self, job_id: str) -> None:
         """Forget a job with all its bytes."""

@@ -98,3 +98,18 @@ async def test_the_token_of_the_data_folder_opens_the_list(
             listed = [job.job_id async for job in client.jobs(page=2)]
 
     assert listed == ids[::-1]
+
+
+async def test_a_task_is_submitted_and_gives_its_result(tmp_path: Path) -> None:
+    async with serving(tmp_path / "data") as child, Client(child.url) as client:
+        job = await client.submit("sample-task", {"for": "you"}, key="once")
+        assert await client.submit("sample-task", {"for": "you"}, key="once") == job
+
+        done = await client.wait(job)
+
+        assert done.status == "COMPLETED"
+        result = await client.result(job)
+        assert isinstance(result, dict)
+        assert result["echo"] == {"for": "you"}
+        event = await client.publish("order.paid", {"order": 7})
+        assert (await client.wait(event)).status == "COMPLETED"

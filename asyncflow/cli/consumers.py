@@ -1,0 +1,141 @@
+"""`asyncflow consumers`, `pause`, `resume` and `replay`: what an operator does."""
+
+from datetime import UTC, datetime, timedelta
+
+import click
+import msgspec
+
+from asyncflow.cli.connection import Server, converse, server_at, server_options
+from asyncflow.cli.terminal import clean
+from asyncflow.client import Consumer
+from asyncflow.notation import parse_seconds
+
+HEAD = ("NAME", "WAITING", "OLDEST", "RUNNING", "AGAIN", "DONE", "DEAD", "LAG", "/MIN")
+
+
+class Moment(click.ParamType[datetime]):
+    """A moment in the past: a date, a time with a zone, or a span such as 2d."""
+
+    name = "TIME"
+
+    def convert(
+        self,
+        value: str | datetime,
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> datetime:
+        """Return the moment; what has no zone is in UTC."""
+        if isinstance(value, datetime):
+            return value
+        try:
+            span = parse_seconds(value)
+            if isinstance(span, float):
+                return datetime.now(UTC) - timedelta(seconds=span)
+        except (ValueError, OverflowError):
+            pass
+        try:
+            found = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(
+                f"{value!r} is no moment; accepted: 2026-11-01,"
+                " 2026-11-01T12:00:00+01:00, or a span such as 2d or 90m",
+                param,
+                ctx,
+            )
+        return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON line per consumer.")
+@server_options
+def consumers(*, as_json: bool, url: str, token: str | None) -> int:
+    """Show what each consumer does, and how far behind it is."""
+    server = server_at(url, token)
+    found = converse(lambda: _look(server))
+    if as_json:
+        for one in found:
+            click.echo(msgspec.json.encode(one).decode())
+        return 0
+    rows = [HEAD, *(_row(one) for one in found)]
+    widths = [max(len(row[n]) for row in rows) for n in range(len(HEAD))]
+    for row in rows:
+        first, *rest = (
+            text.ljust(width) if n == 0 else text.rjust(width)
+            for n, (text, width) in enumerate(zip(row, widths, strict=True))
+        )
+        click.echo("  ".join([first, *rest]).rstrip())
+    return 0
+
+
+async def _look(server: Server) -> tuple[Consumer, ...]:
+    async with server.client() as client:
+        return await client.consumers()
+
+
+def _row(one: Consumer) -> tuple[str, ...]:
+    steps = one.steps.get
+    name = clean(one.name)
+    if one.paused:
+        name += " (paused)"
+    elif one.missing_tool:
+        name += f" (no {clean(one.missing_tool)})"
+    oldest = "-" if one.oldest_s is None else f"{one.oldest_s:.0f} s"
+    counts = (steps("ready", 0) + steps("waiting", 0), steps("running", 0))
+    return (
+        name,
+        str(counts[0]),
+        oldest,
+        str(counts[1]),
+        str(steps("retrying", 0)),
+        str(steps("done", 0)),
+        str(steps("dead", 0)),
+        str(one.lag),
+        f"{one.per_minute:g}",
+    )
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME…")
+@server_options
+def pause(names: tuple[str, ...], *, url: str, token: str | None) -> int:
+    """Let consumers begin no more steps, also after a restart of the server."""
+    return _switch(server_at(url, token), names, on=True)
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME…")
+@server_options
+def resume(names: tuple[str, ...], *, url: str, token: str | None) -> int:
+    """Let paused consumers go on."""
+    return _switch(server_at(url, token), names, on=False)
+
+
+def _switch(server: Server, names: tuple[str, ...], *, on: bool) -> int:
+    async def each() -> None:
+        async with server.client() as client:
+            for name in names:
+                await client.pause(name, on=on)
+                click.echo(f"{clean(name)}  {'paused' if on else 'goes on'}")
+
+    converse(each)
+    return 0
+
+
+@click.command()
+@click.option("--consumer", required=True, metavar="NAME", help="Who gets them.")
+@click.option("--since", required=True, type=Moment(), help="From when on.")
+@server_options
+def replay(*, consumer: str, since: datetime, url: str, token: str | None) -> int:
+    """Give a consumer old events once more, beside the runs of their jobs.
+
+    Files and facts are renewed where it succeeds; no job changes its state.
+    """
+    server = server_at(url, token)
+
+    async def whole() -> int:
+        async with server.client() as client:
+            return await client.replay(consumer, since)
+
+    made = converse(whole)
+    click.echo(f"{clean(consumer)}  {made} {'step' if made == 1 else 'steps'}")
+    return 0
