@@ -98,5 +98,5 @@ class Paces:
         return Lately(
             attempts=self._attempts[consumer],
             failures=self._failures[consumer],
-            per_minute=round(60.0 * len(ends) / max(1.0, span), 1),
+            per_minute=round(60.0 * len(ends) / max(60.0, span), 1),
         )

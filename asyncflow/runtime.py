@@ -419,6 +419,11 @@ class Runtime:
         found = self.engine.estimate_s(media_type, size, self.pool.size)
         return None if found is None else round(found, 3)
 
+    async def free_bytes(self) -> int | None:
+        """Return the room under the store; None: it cannot fill up."""
+        space = _space_of(self.store)
+        return None if space is None else (await space()).free_bytes
+
     # ----- numbers
 
     def _count_batch(self, batch: Batch) -> None:
@@ -453,9 +458,9 @@ class Runtime:
         metrics.open_uploads.set(await self.db.open_uploads())
         metrics.storage_bytes.set(await self.db.stored_bytes())
         metrics.websockets.set(len(self.sockets))
-        space = _space_of(self.store)
-        if space is not None:
-            metrics.storage_free_bytes.set((await space()).free_bytes)
+        free = await self.free_bytes()
+        if free is not None:
+            metrics.storage_free_bytes.set(free)
 
     async def _watch_loop(self) -> None:
         loop = asyncio.get_running_loop()

@@ -71,6 +71,10 @@ class Overview(View, frozen=True, kw_only=True):
     oldest_s: float | None
     open_uploads: int
     stored_bytes: int
+    #: room under the store; None: it cannot fill up
+    free_bytes: int | None
+    #: no step begins until an operator says so
+    draining: bool
     sockets: int
     consumers: tuple[ConsumerView, ...]
     workers: tuple[WorkerView, ...]
@@ -139,6 +143,8 @@ async def _overview(runtime: Runtime, checks: tuple[CheckView, ...]) -> Overview
         oldest_s=max(oldest.values(), default=None),
         open_uploads=await runtime.db.open_uploads(),
         stored_bytes=await runtime.db.stored_bytes(),
+        free_bytes=await runtime.free_bytes(),
+        draining=runtime.engine.is_drained,
         sockets=len(runtime.sockets),
         consumers=consumers,
         workers=tuple(_worker(one) for one in runtime.pool.workers()),

@@ -26,7 +26,7 @@ def failed(server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> s
 def test_the_operator_sees_what_goes_on(operator: Visitor, failed: str) -> None:
     page = operator.page
     expect(page.locator("#ready")).to_have_text("ready")
-    expect(page.locator("#consumers tr")).to_have_count(3)
+    expect(page.locator("#consumers tr")).to_have_count(4)
     expect(page.locator("#workers tr")).to_have_count(2)
     expect(page.locator("#now")).to_contain_text("Steps waiting")
     chart = page.get_by_role("img")
@@ -35,6 +35,83 @@ def test_the_operator_sees_what_goes_on(operator: Visitor, failed: str) -> None:
     )
     assert chart.locator("rect.good").count() >= 1
     assert chart.locator("rect.bad").count() >= 1
+
+
+def test_a_consumer_is_paused_and_goes_on(operator: Visitor, failed: str) -> None:
+    page = operator.page
+    page.get_by_role("button", name="Pause Pictures").click()
+    expect(page.locator("#live")).to_have_text("Pictures is paused.")
+    row = page.locator("#consumers tr", has_text="Pictures")
+    expect(row).to_contain_text("paused")
+    resume = page.get_by_role("button", name="Resume Pictures")
+    expect(resume).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(row).not_to_contain_text("paused")
+    page.get_by_text("Done by hand").click()
+    expect(page.locator("#audit li").first).to_contain_text("local let go on image")
+
+
+def test_dead_letters_say_why_and_are_retried(
+    operator: Visitor, server: ServerProcess, failed: str
+) -> None:
+    page = operator.page
+    page.get_by_role("button", name="1 dead letter of Pictures").click()
+    letters = page.locator("#letter-list li")
+    expect(letters).to_have_count(1)
+    expect(letters).to_contain_text("torn.jpg")
+    expect(letters).to_contain_text("(truncated)")
+    expect(page.locator("#letters-title")).to_be_focused()
+    before = server.status(failed)["run"]
+    page.get_by_role("button", name="Retry: torn.jpg").first.click()
+    expect(page.locator("#live")).to_have_text("The step is tried again.")
+    assert server.finished(failed)["run"] == before + 1
+    page.get_by_role("button", name="Close").click()
+    expect(page.locator("#letters")).to_be_hidden()
+
+
+def test_running_steps_are_seen_and_cancelled(
+    operator: Visitor, server: ServerProcess
+) -> None:
+    page = operator.page
+    said = b'{"name": "sample-task"}'
+    job = server.request("POST", "/tasks", said).json["taskId"]
+    running = page.locator("#running li", has_text="sample-task")
+    expect(running).to_contain_text("%")
+    running.get_by_role("button").click()
+    expect(page.locator("#live")).to_have_text("The step is cancelled.")
+    assert server.finished(job)["status"] == "CANCELLED"
+    expect(page.get_by_text("Nothing runs.")).to_be_visible()
+    server.request("DELETE", f"/jobs/{job}")
+
+
+def test_the_server_is_drained_and_goes_on(
+    operator: Visitor, server: ServerProcess
+) -> None:
+    page = operator.page
+    page.get_by_role("button", name="Drain").click()
+    expect(page.locator("#live")).to_contain_text("No step begins any more")
+    job = server.upload("late.txt", b"hello")
+    page.get_by_role("button", name="Let steps begin again").click()
+    expect(page.locator("#live")).to_have_text("Steps begin again.")
+    assert server.finished(job)["status"] == "COMPLETED"
+    server.request("DELETE", f"/jobs/{job}")
+
+
+def test_uploads_in_progress_are_seen(operator: Visitor, server: ServerProcess) -> None:
+    page = operator.page
+    made = server.request(
+        "POST",
+        "/files/",
+        Tus_Resumable="1.0.0",
+        Upload_Length="1000",
+        Upload_Metadata="filename YmlnLmJpbg==",
+    )
+    expect(page.locator("#arriving li")).to_contain_text("big.bin")
+    expect(page.locator("#arriving li")).to_contain_text("0 B of 1.0 kB")
+    job = made.headers["asyncflow-job-id"]
+    server.request("DELETE", f"/files/{job}", Tus_Resumable="1.0.0")
+    server.request("DELETE", f"/jobs/{job}")
+    expect(page.get_by_text("Nothing arrives.")).to_be_visible()
 
 
 def test_a_failed_job_tells_why_and_can_be_retried(

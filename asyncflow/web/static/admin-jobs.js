@@ -3,6 +3,8 @@
 import { jobState, sentence, size, stepName } from "./words.js";
 
 const PAGE = 20;
+// the newest jobs that are asked for again and again
+const FRESH = 100;
 const TYPING_MS = 250;
 const ENDED = new Set(["COMPLETED", "FAILED", "REJECTED", "CANCELLED"]);
 const AGAIN = new Set(["FAILED", "REJECTED", "CANCELLED"]);
@@ -41,6 +43,8 @@ export class JobList {
     this.state = at("state");
     this.search = at("search");
     this.wanted = PAGE;
+    this.tail = [];
+    this.next = null;
     this.rows = new Map();
     this.typing = 0;
     at("filter").addEventListener("submit", (event) => event.preventDefault());
@@ -50,13 +54,33 @@ export class JobList {
       this.typing = setTimeout(() => this.anew(), TYPING_MS);
     });
     this.more.addEventListener("click", () => {
-      this.wanted = Math.min(this.wanted + PAGE, 500);
-      this.tell(this.refresh());
+      this.tell(this.wanted < FRESH ? this.further() : this.older());
     });
+  }
+
+  async further() {
+    this.wanted = Math.min(this.wanted + PAGE, FRESH);
+    await this.refresh();
+  }
+
+  // What is further back than what is asked for every time is asked for once.
+  async older() {
+    const page = await this.server.get(`jobs?${this.asked({ limit: PAGE, after: this.next })}`);
+    this.tail.push(...page.jobs);
+    this.next = page.next;
+    await this.refresh();
+  }
+
+  asked(what) {
+    const asked = new URLSearchParams(what);
+    if (this.state.value) asked.set("state", this.state.value);
+    if (this.search.value.trim()) asked.set("search", this.search.value.trim());
+    return asked.toString();
   }
 
   anew() {
     this.wanted = PAGE;
+    this.tail = [];
     this.tell(this.refresh());
   }
 
@@ -72,16 +96,15 @@ export class JobList {
   }
 
   async refresh() {
-    const asked = new URLSearchParams({ limit: this.wanted });
-    if (this.state.value) asked.set("state", this.state.value);
-    if (this.search.value.trim()) asked.set("search", this.search.value.trim());
-    const question = asked.toString();
+    const question = this.asked({ limit: this.wanted });
     this.question = question;
     const page = await this.server.get(`jobs?${question}`);
     // an answer to what nobody asks any more
     if (this.question !== question) return;
-    this.show(page.jobs);
-    this.more.hidden = page.next === null || this.wanted >= 500;
+    const fresh = new Set(page.jobs.map((job) => job.jobId));
+    this.show([...page.jobs, ...this.tail.filter((job) => !fresh.has(job.jobId))]);
+    if (this.tail.length === 0) this.next = page.next;
+    this.more.hidden = this.next === null;
     this.none.textContent = "No such job.";
     this.none.hidden = page.jobs.length > 0;
   }

@@ -1,5 +1,7 @@
 // The admin page: asks the server every two seconds while somebody looks at it.
 
+import { Activity } from "./admin-activity.js";
+import { ConsumerTable } from "./admin-consumers.js";
 import { JobList } from "./admin-jobs.js";
 import { draw } from "./chart.js";
 import { Server } from "./server.js";
@@ -9,7 +11,12 @@ const EVERY_MS = 2000;
 
 const server = new Server(new URL("..", import.meta.url).href, null);
 const at = (id) => document.getElementById(id);
+const say = (text) => {
+  at("live").textContent = text;
+};
 const list = new JobList(server, at);
+const table = new ConsumerTable(server, at, say);
+const activity = new Activity(server, at, say);
 
 const cell = (tag, text, name = "") => {
   const element = document.createElement(tag);
@@ -32,21 +39,6 @@ const tile = (name, value) => {
 };
 
 const age = (seconds) => (seconds === null ? "–" : duration(seconds));
-
-const consumer = (one) => {
-  const steps = (state) => one.steps[state] ?? 0;
-  const name = one.missingTool ? `${stepName(one.name)} (no ${one.missingTool})` : stepName(one.name);
-  return row(
-    cell("th", name),
-    cell("td", steps("ready")),
-    cell("td", age(one.oldestS)),
-    cell("td", steps("running")),
-    cell("td", steps("retrying")),
-    cell("td", steps("done")),
-    cell("td", steps("skipped")),
-    cell("td", steps("dead"), steps("dead") ? "bad" : ""),
-  );
-};
 
 const worker = (one) =>
   row(
@@ -71,9 +63,10 @@ const show = (now) => {
     tile("Workers busy", `${busy} of ${now.workers.length}`),
     tile("Unfinished uploads", now.openUploads),
     tile("Stored", size(now.storedBytes)),
+    tile("Free on the disk", now.freeBytes === null ? "–" : size(now.freeBytes)),
     tile("Watching", count(now.sockets, "socket", "sockets")),
   );
-  at("consumers").replaceChildren(...now.consumers.map(consumer));
+  activity.showDrained(now.draining);
   at("workers").replaceChildren(...now.workers.map(worker));
   draw(at("chart"), now.minutes);
 };
@@ -87,7 +80,7 @@ const refresh = async () => {
   if (!document.hidden) {
     try {
       show(await server.get("admin/overview"));
-      await list.refresh();
+      await Promise.all([table.refresh(), activity.refresh(), list.refresh()]);
     } catch (error) {
       complain(error.message);
       at("ready").textContent = "no answer";
