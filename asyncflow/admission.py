@@ -4,7 +4,8 @@ A refusal here costs the client nothing but the request; every check that comes 
 is a repetition of one of these on better knowledge.
 """
 
-from collections.abc import Awaitable, Callable
+import sys
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from asyncflow import uploads
@@ -12,6 +13,7 @@ from asyncflow.errors import (
     AsyncflowError,
     BacklogFull,
     DiskFull,
+    QuotaExceeded,
     ShuttingDown,
     TypeNotAllowed,
     UploadTooLarge,
@@ -30,6 +32,9 @@ class Rules:
     allowed_types: tuple[str, ...]
     backlog_limit: int
     fill_level: float
+    #: bytes that may be stored, in all and for one tenant
+    quota_bytes: int = sys.maxsize
+    tenant_quota_bytes: int = sys.maxsize
     #: unfinished uploads of one client
     open_uploads: int = 1000
 
@@ -38,7 +43,7 @@ class Admission:
     """Decides on uploads that want to start.
 
     *space* tells the room under the store (None: the store cannot fill up), *backlog*
-    how many steps wait.
+    how many steps wait, *usage* how many bytes each tenant has.
     """
 
     def __init__(
@@ -47,24 +52,29 @@ class Admission:
         *,
         space: Callable[[], Awaitable[Space]] | None,
         backlog: Callable[[], int],
+        usage: Callable[[], Mapping[str, int]] = dict,
         on_refusal: Callable[[str], None] = lambda _code: None,
     ) -> None:
         self.rules = rules
         self.on_refusal = on_refusal
         self._space = space
         self._backlog = backlog
+        self._usage = usage
         #: set while the server stops
         self.closed = False
 
-    async def check(self, *, length: int | None, declared_type: str) -> None:
+    async def check(
+        self, *, length: int | None, declared_type: str, tenant: str = ""
+    ) -> None:
         """Return if an upload like this may start.
 
         Raises:
-            ShuttingDown, BacklogFull, DiskFull: not now.
+            ShuttingDown, BacklogFull, DiskFull, QuotaExceeded: not now.
             UploadTooLarge, TypeNotAllowed: never.
         """
         try:
             await self._check(length, declared_type)
+            self._check_quota(length or 0, tenant)
         except AsyncflowError as refused:
             self.on_refusal(refused.code)
             raise
@@ -120,6 +130,18 @@ class Admission:
         self.check_type(declared_type)
         self.check_backlog()
         await self._check_space(length or 0)
+
+    def _check_quota(self, length: int, tenant: str) -> None:
+        rules, usage = self.rules, self._usage()
+        if sum(usage.values()) + length > rules.quota_bytes:
+            raise QuotaExceeded(
+                f"{length} bytes more would exceed the quota of {rules.quota_bytes}"
+            )
+        if usage.get(tenant, 0) + length > rules.tenant_quota_bytes:
+            raise QuotaExceeded(
+                f"{length} bytes more would exceed the tenant's quota of "
+                f"{rules.tenant_quota_bytes}"
+            )
 
     def check_type(self, media_type: str) -> None:
         """Return if files of *media_type* are taken.

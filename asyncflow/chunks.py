@@ -117,32 +117,12 @@ class Chunks:
             TooManyUploads: the client should finish some first.
         """
         await self._admission.check(
-            length=said.length, declared_type=said.declared_type
-        )
-        now = self._engine.clock.now()
-        upload_id = said.id or self._engine.clock.new_id()
-        new = NewUpload(
-            id=upload_id,
-            key=uploads.raw_key(upload_id),
-            owner=said.owner,
-            tenant=said.tenant,
-            file_name=said.file_name,
-            declared_type=said.declared_type,
             length=said.length,
-            metadata=said.metadata,
-            raw_metadata=said.raw_metadata,
-            expires=now + self._expiry_ms,
-            now=now,
-            client=said.client,
-            client_limit=self._admission.rules.open_uploads,
-            dialect=said.dialect,
-            is_part=said.is_part,
-            parts=said.parts,
-            concat=said.concat,
-            digest="" if said.digest is None else str(said.digest),
-            chosen=said.id is not None,
-            once=said.once,
+            declared_type=said.declared_type,
+            tenant=said.tenant,
         )
+        new = self._row_of(said)
+        upload_id = new.id
         # The row comes first: a blob without a row would never be found again.
         made = await self._engine.create_upload(new)
         if made != upload_id:
@@ -166,6 +146,32 @@ class Chunks:
         if self._is_whole(row, 0):
             row = await self.endings.complete(row, 0)
         return Upload.of(row, 0)
+
+    def _row_of(self, said: Announced) -> NewUpload:
+        clock = self._engine.clock
+        now, upload_id = clock.now(), said.id or clock.new_id()
+        return NewUpload(
+            id=upload_id,
+            key=uploads.raw_key(upload_id),
+            owner=said.owner,
+            tenant=said.tenant,
+            file_name=said.file_name,
+            declared_type=said.declared_type,
+            length=said.length,
+            metadata=said.metadata,
+            raw_metadata=said.raw_metadata,
+            expires=now + self._expiry_ms,
+            now=now,
+            client=said.client,
+            client_limit=self._admission.rules.open_uploads,
+            dialect=said.dialect,
+            is_part=said.is_part,
+            parts=said.parts,
+            concat=said.concat,
+            digest="" if said.digest is None else str(said.digest),
+            chosen=said.id is not None,
+            once=said.once,
+        )
 
     # ----- look
 

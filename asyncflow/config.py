@@ -114,6 +114,12 @@ def _span(default: float, meaning: str) -> Any:
     return _setting(default, "duration", meaning, SPAN, **bounds)
 
 
+def _age(meaning: str) -> Any:
+    accepts = "0, or a duration up to 3650d, such as 30d, 24h or 90 (seconds)"
+    bounds = {"ge": 0, "le": LONGEST_S, "allow_inf_nan": False}
+    return _setting(0.0, "duration", meaning, accepts, **bounds)
+
+
 def _choice(default: str, meaning: str, *others: str) -> Any:
     return _setting(default, "choice", meaning, "one of " + ", ".join(others))
 
@@ -232,6 +238,19 @@ class Settings(BaseSettings):
     open_uploads: Number = _number(
         1000, "unfinished uploads that one client may have", 1, 10**9
     )
+    quota_bytes: Bytes = _bytes(
+        0, "bytes that may be stored, results included; 0: as many as the disk takes"
+    )
+    tenant_quota_bytes: Bytes = _bytes(
+        0, "bytes that may be stored for one tenant; 0: any"
+    )
+    keep_originals: Seconds = _age(
+        "after a job's end its original is removed, its results stay; 0: never"
+    )
+    keep_jobs: Seconds = _age(
+        "after its end a job is removed with all its files; 0: never"
+    )
+    sweep_every: Seconds = _span(DAY, "how often bytes that no job names are removed")
     upload_expiry: Seconds = _span(DAY, "after this an unfinished upload is removed")
     tenant_running: Number = _number(
         0, "steps of one tenant that may run at once; 0: any", 0, 10**6

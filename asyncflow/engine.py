@@ -114,6 +114,8 @@ class Engine:
         self.estimates = Estimates()
         self.subscriptions: tuple[Subscription, ...] = ()
         self.tallies: Mapping[tuple[str, str], int] = {}
+        #: bytes that are stored, by tenant
+        self.usage: Mapping[str, int] = {}
         self.paused = Paused()
         #: set while an operator wants no step to begin; a restart forgets it
         self.is_drained = False
@@ -155,6 +157,7 @@ class Engine:
         A restart loses the timers of retrying steps, an unknown outcome its rings.
         """
         self.tallies = await self._db.tallies()
+        self.usage = await self._db.usage()
         self.doorbell.ring(
             {
                 name

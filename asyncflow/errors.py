@@ -436,6 +436,13 @@ class DiskFull(ServerBusy):
     retry_after_s = 60.0
 
 
+class QuotaExceeded(ServerBusy):
+    """What is stored has reached what may be stored."""
+
+    code = "quota_exceeded"
+    retry_after_s = 3600.0
+
+
 class DatabaseUnavailable(ServerBusy):
     """The database cannot write now."""
 

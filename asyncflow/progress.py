@@ -311,7 +311,8 @@ class Hub:
         if not view.accepted:
             return view
         base = f"{self._prefix}/jobs/{view.job_id}/files"
-        whole = ["original"] if view.kind is JobKind.FILE else []
+        has_original = view.kind is JobKind.FILE and view.original_kept
+        whole = ["original"] if has_original else []
         names = [*whole, *(made.name for made in view.files)]
         keys: dict[str, dict[str, str]] = {}
         for made in view.files:

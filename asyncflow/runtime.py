@@ -7,7 +7,6 @@ routes in front of it.
 import asyncio
 import contextlib
 import fcntl
-import importlib
 import os
 import socket
 import sys
@@ -15,7 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
@@ -24,11 +23,9 @@ from asyncflow.admission import Admission, Rules
 from asyncflow.broker.memory import LocalDoorbell
 from asyncflow.chunks import Chunks
 from asyncflow.config import Settings
-from asyncflow.consumers import PoolSteps
 from asyncflow.db.base import Change, Claimed, Ended
 from asyncflow.db.sqlite import SqliteDatabase
 from asyncflow.db.writer import Batch
-from asyncflow.dispatch import Dispatcher
 from asyncflow.engine import Clock, Engine
 from asyncflow.errors import (
     DatabaseUnavailable,
@@ -36,41 +33,42 @@ from asyncflow.errors import (
     DiskFull,
     StartError,
 )
-from asyncflow.handlers import CONCURRENCY, ROOM, LoopSteps
 from asyncflow.history import History, Paces
 from asyncflow.janitor import Chore, Janitor
 from asyncflow.jobs import (
     JobKind,
     JobState,
     Limits,
-    PlanEntry,
     Subscription,
     Verdict,
 )
 from asyncflow.joining import Joiner
 from asyncflow.metrics import Metrics
-from asyncflow.pace import Restraint, per_second
-from asyncflow.parcels import Card
-from asyncflow.pipelines import Behaviour, Pipelines
+from asyncflow.pipelines import Pipelines
 from asyncflow.pool import Pool, default_modules, default_size
-from asyncflow.processors.base import REGISTRY, Processor
 from asyncflow.progress import Hub
 from asyncflow.recovery import Recovery
+from asyncflow.retention import Retention
 from asyncflow.store.base import HasSpace, Space, Store
 from asyncflow.store.local import LocalStore
 from asyncflow.views import JobView
+from asyncflow.workplaces import Workplaces
+
+if TYPE_CHECKING:
+    from asyncflow.dispatch import Dispatcher
+    from asyncflow.pace import Restraint
 
 log = structlog.get_logger(__name__)
 
 DATABASE = "asyncflow.db"
 LOCK = "lock"
-#: gates come before anything else that waits
-GATE_PRIORITY = -10
 LAG_EVERY_S = 0.5
 #: verdicts that say that an attempt has failed
 FAILURES = frozenset({Verdict.BAD_FILE, Verdict.ERROR, Verdict.LOST})
 #: how often counters and lanes that stand still are dropped
 IDLE_EVERY_S = 60.0
+#: how often old originals and jobs are looked for
+RETAIN_EVERY_S = 10.0
 #: how often a server that could not write at its start tries again
 BEGIN_EVERY_S = 1.0
 #: reasons that cost a worker process its life
@@ -200,11 +198,14 @@ class Runtime:
             backlog_limit=settings.backlog_limit,
             fill_level=settings.fill_level,
             open_uploads=settings.open_uploads,
+            quota_bytes=settings.quota_bytes or sys.maxsize,
+            tenant_quota_bytes=settings.tenant_quota_bytes or sys.maxsize,
         )
         return Admission(
             rules,
             space=_space_of(self.store),
             backlog=lambda: self.engine.backlog,
+            usage=lambda: self.engine.usage,
             on_refusal=self.metrics.uploads_refused.inc,
         )
 
@@ -241,50 +242,23 @@ class Runtime:
             raise
 
     async def _start_work(self) -> None:
-        cards = self.pool.processors
-        consumers = [self._subscription(card) for card in cards.values()]
-        if self.settings.pipelines is not None:
-            pipelines.check(self._pipelines, consumers, str(self.settings.pipelines))
-        options = self._options()
-        wall_s = {"image": self.settings.wall_image}
-        for name, behaviour in self._pipelines.consumers.items():
-            if behaviour.wall_s is not None:
-                wall_s[name] = behaviour.wall_s
-        pool_steps = PoolSteps(
+        places = Workplaces(
             engine=self.engine,
             pool=self.pool,
             store=self.store,
-            options=options,
-            wall_s=wall_s,
+            said=self._pipelines,
+            attempts=self._limits.attempts,
+            options=self._options(),
+            wall_s={"image": self.settings.wall_image},
             check_type=self.admission.check_type,
             scratch=self.settings.data_dir,
         )
-        loop_steps = LoopSteps(
-            engine=self.engine,
-            store=self.store,
-            functions=_functions(cards),
-            options=options,
-            wall_s=wall_s,
-            scratch=self.settings.data_dir,
-        )
-        for place in ("pool", "loop"):
-            self.restraints |= self._restraints(cards, place)
-        self.dispatchers = (
-            Dispatcher(
-                engine=self.engine,
-                name="pool",
-                consumers=self._restraints(cards, "pool"),
-                room=lambda: self.pool.size,
-                work=pool_steps.work,
-            ),
-            Dispatcher(
-                engine=self.engine,
-                name="loop",
-                consumers=self._restraints(cards, "loop"),
-                room=lambda: ROOM,
-                work=loop_steps.work,
-            ),
-        )
+        consumers = places.subscriptions()
+        if self.settings.pipelines is not None:
+            pipelines.check(self._pipelines, consumers, str(self.settings.pipelines))
+        cards = self.pool.processors.values()
+        self.restraints = {card.name: places.restraint(card) for card in cards}
+        self.dispatchers = places.dispatchers()
         self.engine.on_attempt = self._count_attempt
         self.engine.listeners += [
             *(one.changed for one in self.dispatchers),
@@ -294,12 +268,24 @@ class Runtime:
         ]
         self.metrics.on_scrape(self._measure)
         await self._begin(consumers)
-        begin = partial(self._begin, consumers)
-        await self.janitor.start(
+        await self.janitor.start(*self._chores(partial(self._begin, consumers)))
+        self._watch = asyncio.create_task(self._watch_loop(), name="loop-lag")
+
+    def _chores(self, begin: Callable[[], Awaitable[None]]) -> tuple[Chore, ...]:
+        settings = self.settings
+        retention = Retention(
+            db=self.db,
+            engine=self.engine,
+            store=self.store,
+            originals_s=settings.keep_originals or None,
+            jobs_s=settings.keep_jobs or None,
+        )
+        return (
             Chore(name="begin", every_s=BEGIN_EVERY_S, do=begin),
             Chore(name="idle", every_s=IDLE_EVERY_S, do=self.db.forget_idle),
+            Chore(name="retention", every_s=RETAIN_EVERY_S, do=retention.remove_old),
+            Chore(name="sweep", every_s=settings.sweep_every, do=retention.sweep),
         )
-        self._watch = asyncio.create_task(self._watch_loop(), name="loop-lag")
 
     async def _begin(self, consumers: Sequence[Subscription]) -> None:
         """Take up what a dead server left, and begin to work; later, if not now.
@@ -324,35 +310,6 @@ class Runtime:
         for one in self.dispatchers:
             await one.start()
         self._has_begun = True
-
-    def _subscription(self, card: Card) -> Subscription:
-        said = self._pipelines.consumers.get(card.name, Behaviour())
-        return Subscription(
-            entry=PlanEntry(
-                consumer=card.name,
-                on=card.on,
-                gate=card.gate,
-                required=card.required,
-                priority=GATE_PRIORITY if card.gate else card.priority,
-                max_attempts=said.attempts or card.attempts or self._limits.attempts,
-            ),
-            accepts=card.accepts,
-        )
-
-    def _restraints(
-        self, cards: Mapping[str, Card], place: str
-    ) -> dict[str, Restraint]:
-        """Return what holds back each consumer that works in *place*."""
-        usual = CONCURRENCY if place == "loop" else None
-        found = {}
-        for card in (one for one in cards.values() if one.runs == place):
-            said = self._pipelines.consumers.get(card.name, Behaviour())
-            rate = said.rate or card.rate
-            found[card.name] = Restraint(
-                concurrency=said.concurrency or card.concurrency or usual,
-                per_s=None if rate is None else per_second(rate),
-            )
-        return found
 
     @property
     def trouble(self) -> str | None:
@@ -490,14 +447,6 @@ def _pipelines(settings: Settings) -> Pipelines:
     except (OSError, UnicodeDecodeError) as bad:
         raise StartError(f"pipelines: {path} cannot be read: {bad}") from None
     return pipelines.parse(text, str(path))
-
-
-def _functions(cards: Mapping[str, Card]) -> dict[str, Processor]:
-    """Load the functions that the server itself calls, with their modules."""
-    here = [card for card in cards.values() if card.runs == "loop"]
-    for card in here:
-        importlib.import_module(card.module)
-    return {card.name: REGISTRY[card.name] for card in here}
 
 
 async def _say_goodbye(socket_: Socket) -> None:

@@ -97,6 +97,15 @@ def attempt_prefix(job_id: str, step: int, token: int) -> str:
     return f"processed/{job_id}/{step}-{token}"
 
 
+_ATTEMPT = re.compile(r"processed/[^/]+/([0-9]{1,18})-([0-9]{1,18})/[^/]+")
+
+
+def attempt_of(key: str) -> tuple[int, int] | None:
+    """Return step and token of a derivative's key; None: it is none."""
+    found = _ATTEMPT.fullmatch(key)
+    return None if found is None else (int(found[1]), int(found[2]))
+
+
 def derivative_key(
     job_id: str, step: int, token: int, name: str, media_type: str
 ) -> str:

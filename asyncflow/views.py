@@ -145,6 +145,8 @@ class JobView(View, frozen=True, kw_only=True):
     progress: float = 0.0
     estimated_time_remaining: float | None = None
     accepted: bool = False
+    #: false: the original was removed after its time, or there never was one
+    original_kept: bool = True
     run: int = 1
     retry_count: int = 0
     next_retry: str | None = None

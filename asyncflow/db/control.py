@@ -93,6 +93,8 @@ def retry(db: sqlite3.Connection, pid: str, now: int) -> tuple[int, Change]:
     state = JobState(job["state"])
     if not state.is_final:
         raise JobNotRetryable(f"the job is {state}: wait until it is over")
+    if not job["original"]:
+        raise JobNotRetryable("the original was removed after its time")
     if not _has_its_file(db, pid, JobKind(job["kind"])):
         raise JobNotRetryable("the file was never received in full: upload it again")
     run = db.execute(SQL["reopen_job"], {"job": job["id"]}).fetchone()[0]
@@ -174,6 +176,19 @@ def cancel_step(db: sqlite3.Connection, step: int, now: int) -> Change:
         count_steps(track, -1, 0)
         end_if_over(track, row["run"], now)
     return track.change()
+
+
+def drop_originals(db: sqlite3.Connection, before: int, limit: int) -> list[Change]:
+    """Give up the originals of jobs that ended before *before*; results stay."""
+    changes = []
+    args = {"before": before, "limit": limit}
+    for job, pid in db.execute(SQL["old_originals"], args).fetchall():
+        track = Tracker(db, job, pid)
+        db.execute(SQL["drop_original"], {"job": job})
+        if db.execute(SQL["give_up_upload"], {"job": job}).rowcount:
+            track.throw_away(uploads.raw_key(pid), is_prefix=False)
+        changes.append(track.change())
+    return changes
 
 
 def replay(

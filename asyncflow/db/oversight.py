@@ -111,7 +111,28 @@ class Oversight(Protocol):
         """Return a page of what was done by hand, newest first."""
         ...
 
+    # ----- what has had its time
+
+    async def finished_jobs(self, before: int, limit: int) -> Sequence[str]:
+        """Return ids of jobs that ended before *before*, oldest first."""
+        ...
+
+    async def drop_originals(self, before: int, limit: int) -> int:
+        """Give up the originals of jobs that ended before *before*; return how many.
+
+        Their results stay; they cannot be retried any more.
+        """
+        ...
+
+    async def orphans(self, keys: Sequence[str]) -> Sequence[str]:
+        """Return those of *keys* that no row names and no running step has made."""
+        ...
+
     # ----- numbers
+
+    async def usage(self) -> Mapping[str, int]:
+        """Return how many bytes the originals and derivatives of each tenant have."""
+        ...
 
     async def tenant_tallies(self) -> Mapping[tuple[str, str], int]:
         """Return how many steps each tenant has in each state."""

@@ -132,6 +132,7 @@ def _job_fields(row: sqlite3.Row) -> dict[str, Any]:
         "failed_at": finished if not ended_well else None,
         "progress": 100.0 if ended_well else 0.0,
         "accepted": row["accepted"] is not None,
+        "original_kept": bool(row["original"]),
         "run": row["run"],
         "retry_count": row["run"] - 1,
         "error": _error(row["error"]),

@@ -17,6 +17,7 @@ import aiosqlite
 import msgspec
 import structlog
 
+from asyncflow import uploads
 from asyncflow.db import control, intake, rows, work
 from asyncflow.db.base import (
     Change,
@@ -375,6 +376,8 @@ class SqliteDatabase:
             whole = await self._of_job("original_file", job_id)
             if not whole:
                 raise FileNotAvailable
+            if not whole[0]["original"]:
+                raise FileNotAvailable("the original was removed after its time")
             if whole[0]["upload_state"] != "complete":
                 raise FileNotAvailable("the upload is not complete")
             return rows.stored_file(whole[0], name)
@@ -479,7 +482,38 @@ class SqliteDatabase:
         args = {"before": before or sys.maxsize, "limit": limit}
         return [rows.audit(row) for row in await self._rows("audits", args)]
 
+    # ----- what has had its time
+
+    async def finished_jobs(self, before: int, limit: int) -> Sequence[str]:
+        """Return ids of jobs that ended before *before*, oldest first."""
+        args = {"before": before, "limit": limit}
+        return [row["pid"] for row in await self._rows("finished_jobs", args)]
+
+    async def drop_originals(self, before: int, limit: int) -> int:
+        """Give up the originals of jobs that ended before *before*."""
+        changes = await self._writer.write(
+            lambda db: control.drop_originals(db, before, limit),
+            after=self._tell,
+            bulk=True,
+        )
+        return len(changes)
+
+    async def orphans(self, keys: Sequence[str]) -> Sequence[str]:
+        """Return those of *keys* that no row names and no running step has made."""
+        found = []
+        for key in keys:
+            step, token = uploads.attempt_of(key) or (0, 0)
+            args = {"key": key, "step": step, "token": token}
+            if not await self._rows("is_named", args):
+                found.append(key)
+        return found
+
     # ----- numbers
+
+    async def usage(self) -> Mapping[str, int]:
+        """Return how many bytes each tenant has."""
+        found = await self._rows("usage", {})
+        return {row["tenant"]: row["bytes"] for row in found}
 
     async def tallies(self) -> Mapping[tuple[str, str], int]:
         """Return how many steps each consumer has in each state."""

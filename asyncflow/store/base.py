@@ -152,6 +152,18 @@ class CanConcat(Protocol):
 
 
 @runtime_checkable
+class CanList(Protocol):
+    """A store that can say which blobs it holds."""
+
+    def keys(self, *, older_than_s: float) -> AsyncIterator[str]:
+        """Yield the key of each blob that was last changed so long ago, or longer.
+
+        What comes or goes meanwhile may be missed, or yielded all the same.
+        """
+        ...
+
+
+@runtime_checkable
 class HasSpace(Protocol):
     """A store on a medium that can fill up."""
 

@@ -25,6 +25,7 @@ import os
 import stat
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -135,6 +136,13 @@ class LocalStore:
         """Forget every blob whose key starts with the whole segments *prefix*."""
         await _on(self._writers, self._delete_prefix, prefix)
 
+    async def keys(self, *, older_than_s: float) -> AsyncIterator[str]:
+        """Yield the key of each blob that was last changed so long ago, or longer."""
+        before = time.time() - older_than_s
+        for folder in await _on(self._readers, self._shards):
+            for key in await _on(self._readers, self._keys_in, folder, before):
+                yield key
+
     async def close(self) -> None:
         """Let go of the threads, after what they still do."""
         for threads in (self._writers, self._readers, self._bursts):
@@ -149,6 +157,22 @@ class LocalStore:
             total_bytes=found.f_blocks * found.f_frsize,
             free_bytes=found.f_bavail * found.f_frsize,
         )
+
+    def _shards(self) -> list[Path]:
+        """Return the folders between the first segment of a key and the second."""
+        tops = [one for one in self._root.iterdir() if one.is_dir()]
+        return [one for top in tops for one in top.iterdir() if one.is_dir()]
+
+    def _keys_in(self, shard: Path, before: float) -> list[str]:
+        found = []
+        for folder, _folders, names in os.walk(shard):
+            for name in names:
+                path = Path(folder, name)
+                with contextlib.suppress(FileNotFoundError):
+                    if path.lstat().st_mtime <= before:
+                        rest = path.relative_to(shard).parts
+                        found.append("/".join((shard.parent.name, *rest)))
+        return found
 
     def _create(self, key: str, length: int | None) -> None:
         with self._new_file(key) as fd:

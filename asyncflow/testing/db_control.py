@@ -7,9 +7,12 @@ from dataclasses import replace
 
 import pytest
 
+from asyncflow import uploads
 from asyncflow.db.base import Demand, Ended, Once, Published
 from asyncflow.db.oversight import Paused
 from asyncflow.errors import (
+    FileNotAvailable,
+    JobNotRetryable,
     KeyReused,
     StepNotFound,
     StepNotOpen,
@@ -442,3 +445,72 @@ class ControlObligations:
 
         found = await world.db.log_offsets()
         assert found["image"].offset == found["image"].head
+
+    # ----- what has had its time
+
+    async def test_originals_go_after_their_time_and_results_stay(
+        self, world: World
+    ) -> None:
+        job = await world.past_gate(IMAGE)
+        image = await world.take("image")
+        await world.publish(image)
+        await world.done(image)
+        going = await world.past_gate(IMAGE)
+
+        assert await world.db.drop_originals(world.now, 10) == 0
+        world.now += HOUR_MS
+        assert await world.db.drop_originals(world.now, 10) == 1
+        assert await world.db.drop_originals(world.now, 10) == 0
+
+        view = await world.db.job(job)
+        assert (view.original_kept, view.status) == (False, JobState.COMPLETED)
+        assert (await world.db.file(job, "thumbnail")).size == 3
+        with pytest.raises(FileNotAvailable, match="removed"):
+            await world.db.file(job, "original")
+        with pytest.raises(JobNotRetryable, match="removed"):
+            await world.db.retry(job, world.now)
+        assert (await world.db.job(going)).original_kept
+        assert uploads.raw_key(job) in await world.trash()
+
+    async def test_old_jobs_are_found_oldest_first(self, world: World) -> None:
+        first = await world.failed()
+        world.now += 1
+        second = await world.failed()
+        await world.accepted()
+
+        assert await world.db.finished_jobs(world.now, 10) == [first]
+        assert await world.db.finished_jobs(world.now + 1, 10) == [first, second]
+        assert await world.db.finished_jobs(world.now + 1, 1) == [first]
+
+    async def test_bytes_are_counted_by_tenant_until_they_are_gone(
+        self, world: World
+    ) -> None:
+        kept = await world.past_gate(IMAGE)
+        await world.publish(await world.take("image"))
+        other = await world.upload(tenant="other")
+        await world.accept(other, GATE)
+        assert await world.db.usage() == {"local": 13, "other": 10}
+
+        await world.db.delete(other)
+        await world.db.cancel(kept, world.now)
+        assert await world.db.usage() == {"local": 10, "other": 0}
+        world.now += 1
+        await world.db.drop_originals(world.now, 10)
+
+        assert await world.db.usage() == {"local": 0, "other": 0}
+        assert await world.db.stored_bytes() == 0
+        await world.db.delete(kept)
+        assert await world.db.usage() == {"local": 0, "other": 0}
+
+    async def test_blobs_that_nobody_names_are_known(self, world: World) -> None:
+        job = await world.past_gate(IMAGE)
+        image = await world.take("image")
+        await world.publish(image)
+        prefix = uploads.attempt_prefix(job, image.step_id, image.token)
+        running, lost = f"{prefix}/soon.webp", f"processed/{job}/999-1/x.webp"
+        named = (await world.db.file(job, "thumbnail")).key
+        keys = [uploads.raw_key(job), named, running, lost, "raw/nobody"]
+
+        assert await world.db.orphans(keys) == [lost, "raw/nobody"]
+        await world.done(image)
+        assert await world.db.orphans(keys) == [running, lost, "raw/nobody"]

@@ -20,7 +20,7 @@ import pytest
 import pytest_asyncio
 
 from asyncflow.errors import BlobExists, BlobNotFound, StoreError
-from asyncflow.store.base import CanConcat, HasLocalPath, HasSpace, Store
+from asyncflow.store.base import CanConcat, CanList, HasLocalPath, HasSpace, Store
 
 RAW = "raw/0189c5f0a1b2"
 SMALL = "processed/0189c5f0a1b2/7-1/thumbnail.jpg"
@@ -83,6 +83,20 @@ class StoreSuite:
         path = tmp_path / "source"
         path.write_bytes(os.urandom(3_000_001))
         return path
+
+    async def test_a_store_that_can_list_names_its_old_blobs(
+        self, store: Store
+    ) -> None:
+        if not isinstance(store, CanList):
+            return
+        made = f"processed/{RAW.partition('/')[2]}/1-2/thumbnail.webp"
+        await fill(store, RAW, b"one")
+        await fill(store, made, b"two")
+
+        assert {key async for key in store.keys(older_than_s=-60)} == {RAW, made}
+        assert [key async for key in store.keys(older_than_s=60)] == []
+        await store.delete(RAW)
+        assert [key async for key in store.keys(older_than_s=-60)] == [made]
 
     async def test_a_created_blob_is_empty(self, store: Store) -> None:
         await store.create(RAW, length=1_000_000)

@@ -20,8 +20,10 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from asyncflow.errors import StoreError
+from asyncflow.errors import FileNotAvailable, StoreError
+from asyncflow.jobs import JobKind
 from asyncflow.store.base import Store
+from asyncflow.views import JobView
 from asyncflow.web.auth import ADMIN, READ, require
 from asyncflow.web.downloads import SANDBOX, Download
 from asyncflow.web.encodings import is_text
@@ -49,6 +51,16 @@ def add_archive(app: web.Application, files: JobFiles, store: Store) -> None:
     app.on_cleanup.append(let_go)
 
 
+def _names(view: JobView) -> list[str]:
+    """Name all files of a job. Raise FileNotAvailable if it has none."""
+    has_original = view.kind is JobKind.FILE and view.original_kept
+    names = ["original"] if has_original else []
+    names += [made.name for made in view.files]
+    if not names:
+        raise FileNotAvailable("the job has no files")
+    return names
+
+
 class Archives:
     """Serves all files of a job at once."""
 
@@ -60,7 +72,7 @@ class Archives:
         is_operator = ADMIN in require(request, READ).scopes
         job = job_id(request)
         view = await request.app[runtime_key].status(job)
-        names = ["original", *(made.name for made in view.files)]
+        names = _names(view)
         found = [
             await self._files.find(job, name, is_operator=is_operator) for name in names
         ]

@@ -97,6 +97,7 @@ STATUS: Mapping[type[AsyncflowError], int] = {
     errors.DatabaseUnavailable: 503,
     errors.OutcomeUnknown: 503,
     errors.DiskFull: 507,
+    errors.QuotaExceeded: 507,
     errors.StoreUnavailable: 503,
     errors.StoreError: 500,
     errors.BlobExists: 500,

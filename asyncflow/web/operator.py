@@ -68,11 +68,12 @@ class Consumers(View, frozen=True, kw_only=True):
 
 
 class TenantView(View, frozen=True, kw_only=True):
-    """A tenant: its steps by state, and whether it is paused."""
+    """A tenant: its steps by state, its bytes, and whether it is paused."""
 
     name: str
     paused: bool
     steps: Mapping[str, int]
+    stored_bytes: int
 
 
 class Tenants(View, frozen=True, kw_only=True):
@@ -216,12 +217,17 @@ async def tenants(request: web.Request) -> web.Response:
     steps: dict[str, dict[str, int]] = defaultdict(dict)
     for (tenant, state), n in (await runtime.db.tenant_tallies()).items():
         steps[tenant][state] = n
-    paused = runtime.engine.paused.tenants
+    paused, usage = runtime.engine.paused.tenants, await runtime.db.usage()
     return answer(
         Tenants(
             tenants=tuple(
-                TenantView(name=name, paused=name in paused, steps=steps.get(name, {}))
-                for name in sorted({*steps, *paused})
+                TenantView(
+                    name=name,
+                    paused=name in paused,
+                    steps=steps.get(name, {}),
+                    stored_bytes=usage.get(name, 0),
+                )
+                for name in sorted({*steps, *paused, *usage})
             )
         )
     )

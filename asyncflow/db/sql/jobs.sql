@@ -1,5 +1,5 @@
 -- name: job_by_pid
-SELECT id, pid, kind, state, run, open, gates, version, plan FROM job
+SELECT id, pid, kind, state, run, open, gates, version, plan, original FROM job
 WHERE pid = :pid AND is_part = 0;
 
 -- name: job_by_id
@@ -84,7 +84,8 @@ SELECT owner, tenant FROM job WHERE pid = :pid;
 
 -- name: original_file
 SELECT j.pid, j.state, j.file_name, coalesce(j.media_type, 'application/octet-stream')
-  AS media_type, j.size, j.uploaded AS at, j.accepted, u.key, u.state AS upload_state
+  AS media_type, j.size, j.uploaded AS at, j.accepted, u.key, u.state AS upload_state,
+  j.original
 FROM job j JOIN upload u ON u.job_id = j.id WHERE j.pid = :pid AND j.is_part = 0;
 
 -- name: derived_file
@@ -94,3 +95,26 @@ FROM derivative d JOIN job j ON j.id = d.job_id WHERE j.pid = :pid AND d.name = 
 
 -- name: pulse
 UPDATE pulse SET at = :now WHERE id = 1;
+
+-- name: finished_jobs
+-- Jobs whose run ended before a moment, oldest first.
+SELECT pid FROM job WHERE finished < :before AND is_part = 0 ORDER BY finished LIMIT :limit;
+
+-- name: old_originals
+SELECT id, pid FROM job WHERE finished < :before AND original = 1 AND kind = 'file'
+  AND is_part = 0 ORDER BY finished LIMIT :limit;
+
+-- name: drop_original
+UPDATE job SET original = 0 WHERE id = :job;
+
+-- name: give_up_upload
+UPDATE upload SET state = 'ended' WHERE job_id = :job AND state = 'complete';
+
+-- name: is_named
+-- Whether a row names a blob, or a running step is about to.
+SELECT 1 FROM upload WHERE key = :key AND state <> 'ended'
+UNION ALL SELECT 1 FROM derivative WHERE key = :key
+UNION ALL SELECT 1 FROM step WHERE id = :step AND token = :token AND state = 'running';
+
+-- name: usage
+SELECT tenant, bytes FROM usage;

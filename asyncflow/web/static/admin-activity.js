@@ -74,7 +74,8 @@ export class Activity {
     });
     this.tenants = new Kept(at("tenants"), at("no-tenants"), (one) => this.tenant(one), (item, one) => {
       const waiting = (one.steps.ready ?? 0) + (one.steps.retrying ?? 0);
-      const facts = `${count(waiting, "step waits", "steps wait")}, ${one.steps.running ?? 0} running`;
+      const steps = count(waiting, "step waits", "steps wait");
+      const facts = `${steps}, ${one.steps.running ?? 0} running, ${size(one.storedBytes)} stored`;
       item.querySelector(".state").textContent = one.paused ? `${facts}, paused` : facts;
       const control = item.querySelector("button");
       control.textContent = one.paused ? "Resume" : "Pause";

@@ -1,0 +1,130 @@
+"""Where steps are worked on here: which consumers in the pool, which on the loop.
+
+What a function declares of itself holds unless the operator's pipelines say otherwise.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from asyncflow.consumers import PoolSteps
+from asyncflow.dispatch import Dispatcher
+from asyncflow.engine import Engine
+from asyncflow.handlers import CONCURRENCY, ROOM, LoopSteps
+from asyncflow.jobs import PlanEntry, Subscription
+from asyncflow.pace import Restraint, per_second
+from asyncflow.parcels import Card
+from asyncflow.pipelines import Behaviour, Pipelines
+from asyncflow.pool import Pool
+from asyncflow.processors.base import REGISTRY, Processor
+from asyncflow.store.base import Store
+
+#: gates come before anything else that waits
+GATE_PRIORITY = -10
+
+
+class Workplaces:
+    """Makes dispatchers for the functions that a started *pool* has found.
+
+    *attempts* is how often a step may fail where nobody says. *options* and *wall_s*
+    (the longest attempt, in seconds) are by consumer; *check_type* raises
+    TypeNotAllowed.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        pool: Pool,
+        store: Store,
+        said: Pipelines,
+        attempts: int,
+        options: Mapping[str, Mapping[str, object]],
+        wall_s: Mapping[str, float],
+        check_type: Callable[[str], None],
+        scratch: Path,
+    ) -> None:
+        self._engine, self._pool, self._store = engine, pool, store
+        self._said, self._attempts = said, attempts
+        self._options, self._scratch = options, scratch
+        self._check_type = check_type
+        longest = {name: one.wall_s for name, one in said.consumers.items()}
+        told = {name: wall for name, wall in longest.items() if wall is not None}
+        self._wall_s = {**wall_s, **told}
+
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        """Return what each function subscribes to."""
+        cards = self._pool.processors.values()
+        return tuple(self._subscription(card) for card in cards)
+
+    def _subscription(self, card: Card) -> Subscription:
+        said = self._said.consumers.get(card.name, Behaviour())
+        return Subscription(
+            entry=PlanEntry(
+                consumer=card.name,
+                on=card.on,
+                gate=card.gate,
+                required=card.required,
+                priority=GATE_PRIORITY if card.gate else card.priority,
+                max_attempts=said.attempts or card.attempts or self._attempts,
+            ),
+            accepts=card.accepts,
+        )
+
+    def restraint(self, card: Card) -> Restraint:
+        """Return what holds a function back."""
+        said = self._said.consumers.get(card.name, Behaviour())
+        usual = CONCURRENCY if card.runs == "loop" else None
+        rate = said.rate or card.rate
+        return Restraint(
+            concurrency=said.concurrency or card.concurrency or usual,
+            per_s=None if rate is None else per_second(rate),
+        )
+
+    def dispatchers(self) -> tuple[Dispatcher, ...]:
+        """Return one dispatcher for the pool and one for the loop."""
+        pool_steps = PoolSteps(
+            engine=self._engine,
+            pool=self._pool,
+            store=self._store,
+            options=self._options,
+            wall_s=self._wall_s,
+            check_type=self._check_type,
+            scratch=self._scratch,
+        )
+        loop_steps = LoopSteps(
+            engine=self._engine,
+            store=self._store,
+            functions=self._functions(),
+            options=self._options,
+            wall_s=self._wall_s,
+            scratch=self._scratch,
+        )
+        return (
+            Dispatcher(
+                engine=self._engine,
+                name="pool",
+                consumers=self._restraints("pool"),
+                room=lambda: self._pool.size,
+                work=pool_steps.work,
+            ),
+            Dispatcher(
+                engine=self._engine,
+                name="loop",
+                consumers=self._restraints("loop"),
+                room=lambda: ROOM,
+                work=loop_steps.work,
+            ),
+        )
+
+    def _restraints(self, place: str) -> dict[str, Restraint]:
+        cards = self._pool.processors.values()
+        return {card.name: self.restraint(card) for card in cards if card.runs == place}
+
+    def _functions(self) -> dict[str, Processor]:
+        """Load the functions that the server itself calls, with their modules."""
+        cards = self._pool.processors.values()
+        here = [card for card in cards if card.runs == "loop"]
+        for card in here:
+            importlib.import_module(card.module)
+        return {card.name: REGISTRY[card.name] for card in here}

@@ -1,0 +1,121 @@
+"""What a server removes by itself, and what it has no room for."""
+
+import io
+import os
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.server_process import ServerProcess
+from tests.web.live import code_of, create, healthy_server, until
+
+
+@pytest.fixture(scope="module")
+def photo() -> bytes:
+    made = io.BytesIO()
+    Image.effect_noise((320, 240), 60).convert("RGB").save(made, "JPEG")
+    return made.getvalue()
+
+
+def kept(folder: Path, top: str) -> list[Path]:
+    return [
+        one for one in (folder / "data" / "store" / top).rglob("*") if one.is_file()
+    ]
+
+
+def test_an_original_is_removed_after_its_time_and_its_results_stay(
+    tmp_path: Path, photo: bytes
+) -> None:
+    with healthy_server(tmp_path, keep_originals="1s", workers="1") as server:
+        job = server.upload("a.jpg", photo)
+        assert server.finished(job)["status"] == "COMPLETED"
+        until(lambda: not kept(tmp_path, "raw"))
+
+        status = server.status(job)
+        assert status["originalKept"] is False
+        assert "original" not in status["downloadUrls"]
+        thumbnail = server.request("GET", status["downloadUrls"]["thumbnail"])
+        assert thumbnail.status == 200
+        gone = server.request("GET", f"/jobs/{job}/files/original")
+        assert (gone.status, code_of(gone)) == (404, "file_not_available")
+        again = server.request("POST", f"/jobs/{job}/retry")
+        assert (again.status, code_of(again)) == (409, "job_not_retryable")
+        assert "removed after its time" in again.json["detail"]
+        whole = server.request("GET", f"/jobs/{job}/files.zip")
+        assert whole.status == 200
+
+
+def test_a_job_is_removed_after_its_time_with_all_its_files(
+    tmp_path: Path, photo: bytes
+) -> None:
+    with healthy_server(tmp_path, keep_jobs="1s", workers="1") as server:
+        job = server.upload("a.jpg", photo)
+        server.finished(job)
+        unfinished = create(server, 10)
+
+        until(lambda: server.request("GET", f"/status/{job}").status == 404)
+        until(lambda: len(kept(tmp_path, "raw")) == 1)
+        until(lambda: not kept(tmp_path, "processed"))
+        # what has not ended has no age yet
+        assert server.status(unfinished)["status"] == "UPLOADING"
+
+
+def test_old_bytes_that_nobody_names_are_swept(tmp_path: Path, photo: bytes) -> None:
+    with healthy_server(tmp_path, sweep_every="1s", workers="1") as server:
+        job = server.upload("a.jpg", photo)
+        server.finished(job)
+        store = tmp_path / "data" / "store"
+        named = [*kept(tmp_path, "raw"), *kept(tmp_path, "processed")]
+        orphans = [
+            store / "raw" / "zz" / "nobody-zz",
+            store / "processed" / "zz" / "nobody-zz" / "1-1" / "thumbnail.jpg",
+        ]
+        young = store / "raw" / "yy" / "nobody-yy"
+        for path in (*orphans, young):
+            path.parent.mkdir(parents=True)
+            path.write_bytes(b"lost")
+        old = time.time() - 2 * 3600
+        for path in (*named, *orphans):
+            os.utime(path, (old, old))
+
+        until(lambda: not any(path.exists() for path in orphans))
+
+        assert all(path.exists() for path in (*named, young))
+
+
+@pytest.mark.parametrize("setting", ["quota_bytes", "tenant_quota_bytes"])
+def test_nothing_is_taken_beyond_the_quota(tmp_path: Path, setting: str) -> None:
+    with healthy_server(tmp_path, workers="1", **{setting: "2000"}) as server:
+        first = server.upload("a.bin", os.urandom(1500))
+        server.finished(first)
+
+        def refused() -> bool:
+            answer = server.request("PUT", "/upload/b.bin", bytes(1000))
+            if answer.status == 202:  # the sum is read once a second
+                server.request("DELETE", f"/jobs/{answer.json['jobId']}")
+                return False
+            assert (answer.status, code_of(answer)) == (507, "quota_exceeded")
+            assert int(answer.headers["retry-after"]) > 0
+            return True
+
+        until(refused)
+        server.request("DELETE", f"/jobs/{first}")
+        until(lambda: server.request("PUT", "/upload/b.bin", b"x" * 1000).status == 202)
+
+
+def test_usage_is_shown_by_tenant(tmp_path: Path) -> None:
+    with healthy_server(tmp_path, workers="1") as server:
+        server.finished(server.upload("a.bin", b"x" * 1234))
+
+        shown = _tenants(server)
+
+        assert shown == {"": 1234}
+
+
+def _tenants(server: ServerProcess) -> dict[str, int]:
+    answer = server.request(
+        "GET", "/admin/tenants", Authorization=f"Bearer {server.token}"
+    )
+    return {one["name"]: one["storedBytes"] for one in answer.json["tenants"]}
