@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
+import msgspec
 import structlog
 
 from asyncflow import events, jobs, uploads
@@ -398,6 +399,24 @@ class Engine:
                 lane=jobs.lane_of(tenant, owner, client),
                 priority=priority,
                 once=once,
+                now=self.clock.now(),
+            )
+        )
+
+    async def announce(self, kind: str, data: Mapping[str, object]) -> None:
+        """Write an event of the server's own, if some consumer listens to it."""
+        plan = jobs.plan_of_event(kind, self.subscriptions)
+        if not plan:
+            return
+        await self._db.submit(
+            Submission(
+                id=self.clock.new_id(),
+                kind=JobKind.EVENT,
+                name=kind,
+                payload=msgspec.json.encode(data).decode(),
+                plan=plan,
+                owner=NOBODY,
+                tenant="",
                 now=self.clock.now(),
             )
         )

@@ -18,6 +18,8 @@ EVENT_TYPES: Mapping[str, str] = {
     "<consumer>.cancelled": "somebody cancelled a step of this consumer",
     "job.replayed": "a consumer was given the job once more, beside its runs",
     "job.retried": "a new run of the job began",
+    "alert.raised": "the server sees something that its operator should look at",
+    "alert.cleared": "what the server had seen is over",
     "job.completed": "a run ended: every required step succeeded or was skipped",
     "job.failed": "a run ended: a required step is dead",
     "job.rejected": "a run ended: a gate said no",

@@ -117,7 +117,47 @@ SPECS: Mapping[str, Spec] = {
             "state",
         ),
     ),
+    "step_retries": Spec(
+        name="asyncflow_step_retries_total",
+        kind="counter",
+        help="Failed attempts that are followed by another one, by consumer.",
+        labels=("consumer",),
+    ),
+    "jobs_created": Spec(
+        name="asyncflow_jobs_created_total",
+        kind="counter",
+        help="Jobs that began to wait for work, by kind (file, task, event).",
+        labels=("kind",),
+    ),
+    "oldest_wait": Spec(
+        name="asyncflow_oldest_wait_seconds",
+        kind="gauge",
+        help="How long the oldest ready step has waited, by consumer.",
+        labels=("consumer",),
+    ),
+    "log_lag": Spec(
+        name="asyncflow_log_lag_events",
+        kind="gauge",
+        help="Events behind a consumer's first step that is not over.",
+        labels=("consumer",),
+    ),
+    "paused": Spec(
+        name="asyncflow_paused",
+        kind="gauge",
+        help="1 while an operator has paused the consumer.",
+        labels=("consumer",),
+    ),
+    "backlog_limit": Spec(
+        name="asyncflow_backlog_limit",
+        kind="gauge",
+        help="Waiting steps above which new work is refused.",
+    ),
     # ----- workers
+    "worker_busy": Spec(
+        name="asyncflow_worker_busy_seconds_total",
+        kind="counter",
+        help="Time that workers have spent on steps, all together.",
+    ),
     "workers": Spec(
         name="asyncflow_workers",
         kind="gauge",
@@ -149,6 +189,23 @@ SPECS: Mapping[str, Spec] = {
         help="Size of the database's write-ahead log.",
     ),
     # ----- the process and its HTTP side
+    "build": Spec(
+        name="asyncflow_build_info",
+        kind="gauge",
+        help="1, with the version that runs.",
+        labels=("version",),
+    ),
+    "is_ready": Spec(
+        name="asyncflow_ready",
+        kind="gauge",
+        help="1 while the server can write and work, else 0.",
+    ),
+    "alerts": Spec(
+        name="asyncflow_alert",
+        kind="gauge",
+        help="1 while the server itself raises this alert, else 0.",
+        labels=("alert",),
+    ),
     "loop_lag": Spec(
         name="asyncflow_loop_lag_seconds",
         kind="histogram",
@@ -193,6 +250,11 @@ SPECS: Mapping[str, Spec] = {
         name="asyncflow_storage_free_bytes",
         kind="gauge",
         help="Bytes free for us on the store's medium.",
+    ),
+    "storage_total_bytes": Spec(
+        name="asyncflow_storage_total_bytes",
+        kind="gauge",
+        help="Size of the store's medium.",
     ),
 }
 
@@ -265,11 +327,21 @@ class Metrics:
     steps_finished: Metric
     step_duration: Metric
     queue_length: Metric
+    step_retries: Metric
+    jobs_created: Metric
+    oldest_wait: Metric
+    log_lag: Metric
+    paused: Metric
+    backlog_limit: Metric
+    worker_busy: Metric
     workers: Metric
     worker_crashes: Metric
     db_batch_size: Metric
     db_commit_duration: Metric
     wal_bytes: Metric
+    build: Metric
+    is_ready: Metric
+    alerts: Metric
     loop_lag: Metric
     http_requests: Metric
     http_duration: Metric
@@ -277,6 +349,7 @@ class Metrics:
     websockets: Metric
     storage_bytes: Metric
     storage_free_bytes: Metric
+    storage_total_bytes: Metric
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

@@ -21,7 +21,7 @@ import collections
 import contextlib
 import importlib.metadata
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Literal
 
@@ -100,6 +100,8 @@ class Pool:
         self._sampler: asyncio.Task[None] | None = None
         self._closed = False
         self._quiet: asyncio.Event = asyncio.Event()
+        #: told how many seconds a worker has spent on an order
+        self.on_busy: Callable[[float], None] = lambda _seconds: None
 
     @property
     def free(self) -> int:
@@ -366,12 +368,14 @@ class Pool:
     async def _bounded(self, run: Run, order: Order) -> Outcome:
         """Let *run* go its way within its wall time."""
         wall_s = order.wall_s or run.card.wall_s
-        clock = asyncio.get_running_loop().call_later(wall_s, run.stop, End.TIMEOUT)
+        loop = asyncio.get_running_loop()
+        began, clock = loop.time(), loop.call_later(wall_s, run.stop, End.TIMEOUT)
         try:
             run.begin(order)
             return await run.outcome(self.slot_memory_bytes, wall_s)
         finally:
             clock.cancel()
+            self.on_busy(loop.time() - began)
 
     def _tidy(self, slot: _Slot, hand: Hand, outcome: Outcome) -> None:
         """Make the slot fit for the next file: emptied, or with a new worker."""

@@ -10,7 +10,6 @@ import fcntl
 import os
 import socket
 import sys
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,9 +22,7 @@ from asyncflow.admission import Admission, Rules
 from asyncflow.broker.memory import LocalDoorbell
 from asyncflow.chunks import Chunks
 from asyncflow.config import Settings
-from asyncflow.db.base import Change, Claimed, Ended
 from asyncflow.db.sqlite import SqliteDatabase
-from asyncflow.db.writer import Batch
 from asyncflow.engine import Clock, Engine
 from asyncflow.errors import (
     DatabaseUnavailable,
@@ -33,14 +30,12 @@ from asyncflow.errors import (
     DiskFull,
     StartError,
 )
-from asyncflow.history import History, Paces
+from asyncflow.gauges import Gauges
 from asyncflow.janitor import Chore, Janitor
 from asyncflow.jobs import (
-    JobKind,
     JobState,
     Limits,
     Subscription,
-    Verdict,
 )
 from asyncflow.joining import Joiner
 from asyncflow.metrics import Metrics
@@ -62,17 +57,14 @@ log = structlog.get_logger(__name__)
 
 DATABASE = "asyncflow.db"
 LOCK = "lock"
-LAG_EVERY_S = 0.5
-#: verdicts that say that an attempt has failed
-FAILURES = frozenset({Verdict.BAD_FILE, Verdict.ERROR, Verdict.LOST})
+#: how often alerts are judged
+ALERTS_EVERY_S = 5.0
 #: how often counters and lanes that stand still are dropped
 IDLE_EVERY_S = 60.0
 #: how often old originals and jobs are looked for
 RETAIN_EVERY_S = 10.0
 #: how often a server that could not write at its start tries again
 BEGIN_EVERY_S = 1.0
-#: reasons that cost a worker process its life
-LOST_WORKER = frozenset({"crashed", "out_of_memory", "timeout"})
 #: how long a WebSocket's client may take to hear that the server stops
 GOODBYE_S = 2.0
 
@@ -129,8 +121,6 @@ class Runtime:
         self.url_prefix = url_prefix
         self.metrics = Metrics()
         clock = clock or Clock()
-        #: the last hour, for the admin page
-        self.history = History(clock.wall_s)
         self.draining = False
         #: open WebSockets and event streams
         self.sockets: set[Socket] = set()
@@ -144,12 +134,14 @@ class Runtime:
             folder / DATABASE,
             on_change=self.engine.changed,
             on_doubt=self.engine.doubt,
-            on_batch=self._count_batch,
+            # the gauges are made after the database
+            on_batch=lambda batch: self.gauges.batch(batch),  # noqa: PLW0108
         )
         self.hub = Hub(self.db.job, url_prefix=url_prefix)
         self.engine.attach(self.db, self.hub)
         self.store: Store = LocalStore(folder / "store")
         self.pool = _pool(settings)
+        self.gauges = self._gauges()
         self.admission = self._admission()
         self.chunks = Chunks(
             db=self.db,
@@ -173,8 +165,6 @@ class Runtime:
         self.dispatchers: tuple[Dispatcher, ...] = ()
         #: what holds back each consumer that works here
         self.restraints: dict[str, Restraint] = {}
-        #: how each consumer did lately
-        self.paces = Paces(clock.mono_s)
         self._has_begun = False
         self._watch: asyncio.Task[None] | None = None
 
@@ -189,6 +179,20 @@ class Runtime:
         engine.pipelines = self._pipelines
         engine.tenant_limit = self.settings.tenant_running or sys.maxsize
         return engine
+
+    def _gauges(self) -> Gauges:
+        return Gauges(
+            metrics=self.metrics,
+            engine=self.engine,
+            db=self.db,
+            wal=self.db,
+            pool=self.pool,
+            backlog_limit=self.settings.backlog_limit,
+            fill_level=self.settings.fill_level,
+            space=_space_of(self.store),
+            trouble=lambda: self.trouble,
+            sockets=lambda: len(self.sockets),
+        )
 
     def _admission(self) -> Admission:
         settings = self.settings
@@ -259,17 +263,16 @@ class Runtime:
         cards = self.pool.processors.values()
         self.restraints = {card.name: places.restraint(card) for card in cards}
         self.dispatchers = places.dispatchers()
-        self.engine.on_attempt = self._count_attempt
+        self.engine.on_attempt = self.gauges.attempt
         self.engine.listeners += [
             *(one.changed for one in self.dispatchers),
             self.chunks.changed,
             self.janitor.changed,
-            self._count_change,
+            self.gauges.changed,
         ]
-        self.metrics.on_scrape(self._measure)
         await self._begin(consumers)
         await self.janitor.start(*self._chores(partial(self._begin, consumers)))
-        self._watch = asyncio.create_task(self._watch_loop(), name="loop-lag")
+        self._watch = asyncio.create_task(self.gauges.watch_loop(), name="loop-lag")
 
     def _chores(self, begin: Callable[[], Awaitable[None]]) -> tuple[Chore, ...]:
         settings = self.settings
@@ -282,6 +285,7 @@ class Runtime:
         )
         return (
             Chore(name="begin", every_s=BEGIN_EVERY_S, do=begin),
+            Chore(name="alerts", every_s=ALERTS_EVERY_S, do=self.gauges.judge),
             Chore(name="idle", every_s=IDLE_EVERY_S, do=self.db.forget_idle),
             Chore(name="retention", every_s=RETAIN_EVERY_S, do=retention.remove_old),
             Chore(name="sweep", every_s=settings.sweep_every, do=retention.sweep),
@@ -380,52 +384,6 @@ class Runtime:
         """Return the room under the store; None: it cannot fill up."""
         space = _space_of(self.store)
         return None if space is None else (await space()).free_bytes
-
-    # ----- numbers
-
-    def _count_batch(self, batch: Batch) -> None:
-        self.metrics.db_batch_size.observe(batch.items)
-        self.metrics.db_commit_duration.observe(batch.seconds)
-
-    def _count_attempt(self, claimed: Claimed, ended: Ended, seconds: float) -> None:
-        self.metrics.steps_finished.inc(claimed.consumer, ended.verdict)
-        self.metrics.step_duration.observe(seconds, claimed.consumer)
-        self.paces.add(claimed.consumer, failed=ended.verdict in FAILURES)
-        if ended.code in LOST_WORKER:
-            self.metrics.worker_crashes.inc(ended.code)
-
-    def _count_change(self, change: Change) -> None:
-        if change.terminal is not None:
-            self.metrics.jobs_finished.inc(change.state)
-            self.history.add(change.state.lower())
-        if change.state is JobState.PENDING and change.kind is JobKind.FILE:
-            self.metrics.uploads_completed.inc()
-            self.history.add("uploaded")
-
-    async def _measure(self) -> None:
-        metrics = self.metrics
-        for (consumer, state), count in (await self.db.tallies()).items():
-            if state in {"ready", "running", "retrying", "dead"}:
-                metrics.queue_length.set(count, consumer, state)
-        states = Counter(worker.state for worker in self.pool.workers())
-        metrics.workers.set(states["idle"], "idle")
-        metrics.workers.set(states["running"], "busy")
-        metrics.workers.set(states["starting"], "starting")
-        metrics.wal_bytes.set(self.db.wal_bytes())
-        metrics.open_uploads.set(await self.db.open_uploads())
-        metrics.storage_bytes.set(await self.db.stored_bytes())
-        metrics.websockets.set(len(self.sockets))
-        free = await self.free_bytes()
-        if free is not None:
-            metrics.storage_free_bytes.set(free)
-
-    async def _watch_loop(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            asked = loop.time()
-            await asyncio.sleep(LAG_EVERY_S)
-            lag = loop.time() - asked - LAG_EVERY_S
-            self.metrics.loop_lag.observe(max(0.0, lag))
 
 
 def _pool(settings: Settings) -> Pool:

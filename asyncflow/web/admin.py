@@ -18,6 +18,7 @@ from asyncflow.web import jobs
 from asyncflow.web.auth import ADMIN, require
 from asyncflow.web.health import Check, failing
 from asyncflow.web.keys import runtime_key
+from asyncflow.web.operator import AlertView, raised
 from asyncflow.web.page import html
 
 
@@ -67,6 +68,7 @@ class Overview(View, frozen=True, kw_only=True):
 
     version: str
     checks: tuple[CheckView, ...]
+    alerts: tuple[AlertView, ...]
     waiting: int
     oldest_s: float | None
     open_uploads: int
@@ -139,6 +141,7 @@ async def _overview(runtime: Runtime, checks: tuple[CheckView, ...]) -> Overview
     return Overview(
         version=__version__,
         checks=checks,
+        alerts=raised(runtime),
         waiting=sum(one.steps.get(state, 0) for one in consumers for state in waits),
         oldest_s=max(oldest.values(), default=None),
         open_uploads=await runtime.db.open_uploads(),
@@ -148,7 +151,7 @@ async def _overview(runtime: Runtime, checks: tuple[CheckView, ...]) -> Overview
         sockets=len(runtime.sockets),
         consumers=consumers,
         workers=tuple(_worker(one) for one in runtime.pool.workers()),
-        minutes=tuple(_minute(one) for one in runtime.history.minutes()),
+        minutes=tuple(_minute(one) for one in runtime.gauges.history.minutes()),
     )
 
 

@@ -9,6 +9,7 @@ from asyncflow.web.health import Alive, CapabilitiesView, Readiness
 from asyncflow.web.jobs import RetryAnswer
 from asyncflow.web.openapi import Answer, Operation, Parameter
 from asyncflow.web.operator import (
+    AlertList,
     Arriving,
     Audit,
     Consumers,
@@ -156,6 +157,7 @@ BY_HAND: Final = (
     ),
     _look("/admin/uploads", "List the uploads in progress", Arriving),
     _look("/admin/audit", "List what was done by hand", Audit, _LIMIT, _BEFORE),
+    _look("/admin/alerts", "Tell which alerts are raised", AlertList),
     _act("/admin/drain", "Let no step begin any more", Draining),
     _act("/admin/resume", "Let steps begin again", Draining),
 )

@@ -20,7 +20,14 @@ from asyncflow.errors import InvalidParameter, StepNotFound
 from asyncflow.jobs import Subscription
 from asyncflow.pace import Restraint
 from asyncflow.runtime import Runtime
-from asyncflow.views import AuditView, DeadView, RunningView, UploadingView, View
+from asyncflow.views import (
+    AuditView,
+    DeadView,
+    RunningView,
+    UploadingView,
+    View,
+    timestamp,
+)
 from asyncflow.web.auth import ADMIN, Principal, require
 from asyncflow.web.bodies import read_whole
 from asyncflow.web.jobs import answer
@@ -108,6 +115,20 @@ class Audit(View, frozen=True, kw_only=True):
     next: int | None
 
 
+class AlertView(View, frozen=True, kw_only=True):
+    """Something that an operator should look at, and since when."""
+
+    alert: str
+    says: str
+    since: str | None
+
+
+class AlertList(View, frozen=True, kw_only=True):
+    """What is raised now."""
+
+    alerts: tuple[AlertView, ...]
+
+
 class Done(View, frozen=True, kw_only=True):
     """How many steps were changed; `next`: where a replay goes on, None at its end."""
 
@@ -148,6 +169,7 @@ def add_routes(app: web.Application) -> None:
     app.router.add_post("/admin/steps/{step}/cancel", cancel_step)
     app.router.add_get("/admin/uploads", arriving)
     app.router.add_get("/admin/audit", audit)
+    app.router.add_get("/admin/alerts", alerts)
     app.router.add_post("/admin/drain", drain)
     app.router.add_post("/admin/resume", resume_all)
 
@@ -185,7 +207,7 @@ def _detail(
     offset: LogOffset,
 ) -> ConsumerDetail:
     name, engine = one.entry.consumer, runtime.engine
-    card, past = runtime.pool.processors.get(name), runtime.paces.of(name)
+    card, past = runtime.pool.processors.get(name), runtime.gauges.paces.of(name)
     restraint = runtime.restraints.get(name, Restraint())
     waited = None if offset.since is None else engine.clock.now() - offset.since
     return ConsumerDetail(
@@ -280,6 +302,20 @@ async def audit(request: web.Request) -> web.Response:
     found = await runtime.db.audits(before=before, limit=limit)
     following = found[-1].id if len(found) == limit else None
     return answer(Audit(entries=tuple(found), next=following))
+
+
+async def alerts(request: web.Request) -> web.Response:
+    """Tell which alerts are raised."""
+    runtime, _ = _asked(request)
+    return answer(AlertList(alerts=raised(runtime)))
+
+
+def raised(runtime: Runtime) -> tuple[AlertView, ...]:
+    """Return the alerts that are raised now."""
+    return tuple(
+        AlertView(alert=one.name, says=one.says, since=timestamp(one.since))
+        for one in runtime.gauges.alerts.current()
+    )
 
 
 def _page(request: web.Request) -> tuple[int, int | None]:

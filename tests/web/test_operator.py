@@ -124,7 +124,8 @@ def test_a_paused_tenant_waits(server: ServerProcess) -> None:
     server.finished(going)
 
     (acme, _other) = get(server, "tenants")["tenants"]
-    assert acme == {"name": "acme", "paused": True, "steps": {"ready": 1}}
+    assert (acme["name"], acme["paused"]) == ("acme", True)
+    assert acme["steps"] == {"ready": 1}
 
     act(server, "tenants/acme/resume")
 

@@ -5,7 +5,7 @@ import { ConsumerTable } from "./admin-consumers.js";
 import { JobList } from "./admin-jobs.js";
 import { draw } from "./chart.js";
 import { Server } from "./server.js";
-import { count, duration, size, stepName } from "./words.js";
+import { count, duration, sentence, size, stepName } from "./words.js";
 
 const EVERY_MS = 2000;
 
@@ -55,7 +55,8 @@ const show = (now) => {
   at("ready").textContent = failing.length > 0 ? "not ready" : "ready";
   at("ready").className = failing.length > 0 ? "badge bad" : "badge good";
   at("version").textContent = `version ${now.version}`;
-  complain(failing.map((check) => `${check.name}: ${check.reason}`).join("; "));
+  const why = failing.map((check) => `${check.name}: ${check.reason}`);
+  complain([...why, ...now.alerts.map((one) => sentence(one.says))].join(" "));
   const busy = now.workers.filter((one) => one.state === "running").length;
   at("now").replaceChildren(
     tile("Steps waiting", now.waiting),

@@ -1,0 +1,221 @@
+"""Counts what happens, measures what is, and says when an operator should look.
+
+Counters are added to as changes are committed and attempts end; gauges are set just
+before they are read; alerts are judged every few seconds.
+"""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+import structlog
+
+from asyncflow import __version__
+from asyncflow.alerts import Alerts, Reading
+from asyncflow.db.base import Change, Claimed, Database, Ended
+from asyncflow.db.writer import Batch
+from asyncflow.engine import Engine
+from asyncflow.errors import DatabaseUnavailable, DiskFull
+from asyncflow.history import History, Paces
+from asyncflow.jobs import JobKind, JobState, StepState, Verdict
+from asyncflow.metrics import Metrics
+from asyncflow.pool import Pool
+from asyncflow.store.base import Space
+
+log = structlog.get_logger(__name__)
+
+LAG_EVERY_S: Final = 0.5
+#: the worst lag of so many measurements is what counts: ten seconds
+LAGS_KEPT: Final = 20
+#: what the rates of alerts are taken from
+WINDOW_S: Final = 300.0
+MOST_ENDS: Final = 100_000
+#: verdicts that say that an attempt has failed
+FAILURES: Final = frozenset({Verdict.BAD_FILE, Verdict.ERROR, Verdict.LOST})
+#: of those, what is nobody's file's fault
+FAULTS: Final = frozenset({Verdict.ERROR, Verdict.LOST})
+#: reasons that cost a worker process its life
+LOST_WORKER: Final = frozenset({"crashed", "out_of_memory", "timeout"})
+QUEUED: Final = (
+    StepState.WAITING,
+    StepState.READY,
+    StepState.RUNNING,
+    StepState.RETRYING,
+    StepState.DEAD,
+)
+
+
+class HasWal(Protocol):
+    """A database with a write-ahead log of its own."""
+
+    def wal_bytes(self) -> int:
+        """Return the size of the write-ahead log."""
+        ...
+
+
+class Gauges:
+    """All numbers of one server.
+
+    *space* tells the room under the store, None where it cannot fill up; *trouble* why
+    nothing can be stored just now; *sockets* how many are open.
+    """
+
+    def __init__(
+        self,
+        *,
+        metrics: Metrics,
+        engine: Engine,
+        db: Database,
+        wal: HasWal,
+        pool: Pool,
+        backlog_limit: int,
+        fill_level: float,
+        space: Callable[[], Awaitable[Space]] | None,
+        trouble: Callable[[], str | None],
+        sockets: Callable[[], int],
+    ) -> None:
+        self.alerts = Alerts()
+        #: the last hour, for the admin page
+        self.history = History(engine.clock.wall_s)
+        #: how each consumer did lately
+        self.paces = Paces(engine.clock.mono_s)
+        self._metrics, self._engine, self._db, self._wal = metrics, engine, db, wal
+        self._pool, self._backlog_limit, self._space = pool, backlog_limit, space
+        self._fill_level = fill_level / 100.0
+        self._trouble, self._sockets = trouble, sockets
+        self._lags: deque[float] = deque([0.0], maxlen=LAGS_KEPT)
+        #: (when, whether it failed, whether a worker died) of the latest attempts
+        self._ends: deque[tuple[float, bool, bool]] = deque(maxlen=MOST_ENDS)
+        metrics.build.set(1, __version__)
+        metrics.backlog_limit.set(backlog_limit)
+        metrics.on_scrape(self.measure)
+        pool.on_busy = lambda seconds: metrics.worker_busy.inc(by=seconds)
+
+    # ----- told by others
+
+    def batch(self, batch: Batch) -> None:
+        """Count a commit."""
+        self._metrics.db_batch_size.observe(batch.items)
+        self._metrics.db_commit_duration.observe(batch.seconds)
+
+    def attempt(self, claimed: Claimed, ended: Ended, seconds: float) -> None:
+        """Count an attempt that ended."""
+        metrics, crashed = self._metrics, ended.code in LOST_WORKER
+        metrics.steps_finished.inc(claimed.consumer, ended.verdict)
+        metrics.step_duration.observe(seconds, claimed.consumer)
+        if crashed:
+            metrics.worker_crashes.inc(ended.code)
+        self.paces.add(claimed.consumer, failed=ended.verdict in FAILURES)
+        now = self._engine.clock.mono_s()
+        self._ends.append((now, ended.verdict in FAULTS, crashed))
+
+    def changed(self, change: Change) -> None:
+        """Count a committed change."""
+        if change.terminal is not None:
+            self._metrics.jobs_finished.inc(change.state)
+            self.history.add(change.state.lower())
+        if change.state is JobState.PENDING:
+            self._metrics.jobs_created.inc(change.kind)
+            if change.kind is JobKind.FILE:
+                self._metrics.uploads_completed.inc()
+                self.history.add("uploaded")
+            return
+        for consumer, _delay in change.due:
+            self._metrics.step_retries.inc(consumer)
+
+    # ----- looked at
+
+    async def measure(self) -> None:
+        """Set every gauge."""
+        metrics = self._metrics
+        metrics.is_ready.set(0 if self._trouble() else 1)
+        states = Counter(worker.state for worker in self._pool.workers())
+        metrics.workers.set(states["idle"], "idle")
+        metrics.workers.set(states["running"], "busy")
+        metrics.workers.set(states["starting"], "starting")
+        metrics.wal_bytes.set(self._wal.wal_bytes())
+        metrics.websockets.set(self._sockets())
+        for name, is_raised in self.alerts.states().items():
+            metrics.alerts.set(int(is_raised), name)
+        await self._measure_queues()
+        metrics.open_uploads.set(await self._db.open_uploads())
+        metrics.storage_bytes.set(await self._db.stored_bytes())
+        if self._space is not None:
+            space = await self._space()
+            metrics.storage_free_bytes.set(space.free_bytes)
+            metrics.storage_total_bytes.set(space.total_bytes)
+
+    async def _measure_queues(self) -> None:
+        metrics, engine = self._metrics, self._engine
+        tallies = await self._db.tallies()
+        offsets = await self._db.log_offsets()
+        now = engine.clock.now()
+        for name in [one.entry.consumer for one in engine.subscriptions]:
+            for state in QUEUED:
+                metrics.queue_length.set(tallies.get((name, state), 0), name, state)
+            metrics.paused.set(int(name in engine.paused.consumers), name)
+            offset = offsets.get(name)
+            if offset is not None:
+                waited = 0 if offset.since is None else max(0, now - offset.since)
+                metrics.oldest_wait.set(waited / 1000, name)
+                metrics.log_lag.set(offset.head - offset.offset, name)
+
+    async def watch_loop(self) -> None:
+        """Measure for ever how late the event loop runs."""
+        loop = asyncio.get_running_loop()
+        while True:
+            asked = loop.time()
+            await asyncio.sleep(LAG_EVERY_S)
+            lag = max(0.0, loop.time() - asked - LAG_EVERY_S)
+            self._lags.append(lag)
+            self._metrics.loop_lag.observe(lag)
+
+    # ----- alerts
+
+    async def judge(self) -> None:
+        """Raise and clear alerts, in the log and for consumers that listen."""
+        for turn in self.alerts.judge(await self._reading(), self._engine.clock.now()):
+            alert = turn.alert
+            kind = "alert.raised" if turn.is_raised else "alert.cleared"
+            tell = log.warning if turn.is_raised else log.info
+            tell(kind, alert=alert.name, says=alert.says)
+            try:
+                said = {"alert": alert.name, "says": alert.says}
+                await self._engine.announce(kind, said)
+            except (DatabaseUnavailable, DiskFull) as error:
+                log.warning("alert.not_announced", alert=alert.name, why=error.detail)
+
+    async def _reading(self) -> Reading:
+        now = self._engine.clock.mono_s()
+        while self._ends and self._ends[0][0] < now - WINDOW_S:
+            self._ends.popleft()
+        return Reading(
+            backlog=self._engine.backlog,
+            backlog_limit=self._backlog_limit,
+            oldest_wait_s=await self._oldest_wait_s(),
+            attempts=len(self._ends),
+            failures=sum(failed for _at, failed, _crashed in self._ends),
+            crashes=sum(crashed for _at, _failed, crashed in self._ends),
+            disk_used=await self._disk_used(),
+            fill_level=self._fill_level,
+            loop_lag_s=max(self._lags),
+            wal_bytes=self._wal.wal_bytes(),
+            trouble=self._trouble(),
+        )
+
+    async def _oldest_wait_s(self) -> float:
+        """Return how long the oldest step waits that nobody has paused."""
+        now, engine = self._engine.clock.now(), self._engine
+        since = [
+            one.since
+            for name, one in (await self._db.log_offsets()).items()
+            if one.since is not None and name not in engine.paused.consumers
+        ]
+        return 0.0 if engine.is_drained or not since else (now - min(since)) / 1000
+
+    async def _disk_used(self) -> float:
+        if self._space is None:
+            return 0.0
+        space = await self._space()
+        return 1.0 - space.free_bytes / max(1, space.total_bytes)

@@ -1,0 +1,82 @@
+"""What a server says when an operator should look at it."""
+
+import shutil
+from pathlib import Path
+
+from tests.server_process import ServerProcess
+from tests.web.live import healthy_server, metric, until
+
+LISTENER = '''"""Hears of alerts."""
+
+from asyncflow import Task, consumer
+
+
+@consumer("pager", on="alert.raised")
+def pager(work: Task) -> str:
+    """Tell somebody."""
+    return f"{work.payload['alert']}: {work.payload['says']}"
+
+
+@consumer("relief", on="alert.cleared")
+async def relief(work: Task) -> str:
+    """Tell them that it is over."""
+    return str(work.payload["alert"])
+'''
+WORK = Path(__file__).parent.parent / "tasks" / "work_to_do.py"
+
+
+def alerts(server: ServerProcess) -> list[str]:
+    answer = server.request(
+        "GET", "/admin/alerts", Authorization=f"Bearer {server.token}"
+    )
+    return [one["alert"] for one in answer.json["alerts"]]
+
+
+def test_an_alert_is_shown_counted_logged_and_told(tmp_path: Path) -> None:
+    shutil.copy(WORK, tmp_path)
+    (tmp_path / "listener.py").write_text(LISTENER)
+    settings = {
+        "processors": "listener,work_to_do",
+        "workers": "1",
+        # two waiting steps are four fifths of it and more
+        "backlog_limit": "2",
+        "log_level": "info",
+    }
+    with healthy_server(tmp_path, **settings) as server:
+        assert alerts(server) == []
+        operate(server, "consumers/add/pause")
+        jobs = [
+            server.request("POST", "/tasks", b'{"name": "add", "payload": [1]}').json
+            for _ in range(2)
+        ]
+        until(lambda: alerts(server) == ["backlog"])
+        assert metric(server, 'asyncflow_alert{alert="backlog"}') == 1.0
+        assert metric(server, 'asyncflow_paused{consumer="add"}') == 1.0
+        events = [one for one in server.log_events() if one["event"] == "alert.raised"]
+        assert [one["alert"] for one in events] == ["backlog"]
+
+        until(lambda: told(server, "alert.raised"))
+        found = server.finished(told(server, "alert.raised"))
+        assert found["facts"]["pager"]["result"].startswith("backlog: waiting steps")
+
+        operate(server, "consumers/add/resume")
+        for job in jobs:
+            server.finished(job["taskId"])
+        until(lambda: alerts(server) == [])
+        until(lambda: told(server, "alert.cleared"))
+        assert metric(server, 'asyncflow_alert{alert="backlog"}') == 0.0
+
+
+def operate(server: ServerProcess, path: str) -> None:
+    bearer = f"Bearer {server.token}"
+    answer = server.request("POST", f"/admin/{path}", Authorization=bearer)
+    assert answer.status == 200, answer.body
+
+
+def told(server: ServerProcess, kind: str) -> str:
+    """Return the job of the newest event of *kind*; empty: there is none."""
+    answer = server.request(
+        "GET", f"/jobs?search={kind}", Authorization=f"Bearer {server.token}"
+    )
+    found = answer.json["jobs"]
+    return str(found[0]["jobId"]) if found else ""
