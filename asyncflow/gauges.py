@@ -136,6 +136,7 @@ class Gauges:
         metrics.workers.set(states["starting"], "starting")
         metrics.wal_bytes.set(self._wal.wal_bytes())
         metrics.websockets.set(self._sockets())
+        metrics.loop_tasks.set(len(asyncio.all_tasks()))
         for name, is_raised in self.alerts.states().items():
             metrics.alerts.set(int(is_raised), name)
         await self._measure_queues()

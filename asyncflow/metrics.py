@@ -212,6 +212,11 @@ SPECS: Mapping[str, Spec] = {
         help="How much later than asked the event loop ran a timer.",
         buckets=LAG_S,
     ),
+    "loop_tasks": Spec(
+        name="asyncflow_loop_tasks",
+        kind="gauge",
+        help="Tasks of the event loop that are not over.",
+    ),
     "http_requests": Spec(
         name="asyncflow_http_requests_total",
         kind="counter",
@@ -343,6 +348,7 @@ class Metrics:
     is_ready: Metric
     alerts: Metric
     loop_lag: Metric
+    loop_tasks: Metric
     http_requests: Metric
     http_duration: Metric
     connections: Metric
