@@ -27,6 +27,19 @@ def default_memory(size: int) -> int:
     return min(_SLOT_MEMORY_CAP, max(256 << 20, total // (size + 1)))
 
 
+def available_memory() -> int:
+    """Return how many bytes more this machine or container would give us now."""
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):
+        text = Path("/proc/meminfo").read_text("ascii")
+        free = int(text.partition("MemAvailable:")[2].split()[0]) << 10
+    limit = _cgroup_number("memory.max", "memory/memory.limit_in_bytes")
+    used = _cgroup_number("memory.current", "memory/memory.usage_in_bytes")
+    if limit is not None and used is not None:
+        free = min(free, max(0, limit - used))
+    return free
+
+
 def _cgroup_cores() -> float | None:
     with contextlib.suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()

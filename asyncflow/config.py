@@ -142,6 +142,9 @@ class Settings(BaseSettings):
     workers: Number = _number(
         0, "processes that work on files; 0: one per core", 0, 1024
     )
+    workers_min: Number = _number(
+        1, "of those, processes that are kept also when there is nothing to do", 1, 1024
+    )
     processors: Modules = _setting(
         (),
         "list",

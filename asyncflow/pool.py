@@ -8,6 +8,10 @@ into it, gives the order, passes on progress and finished derivatives, and turns
 into an `Outcome`. A worker that died, was killed, or left its slot in disorder is
 replaced at once, folder and all, so that nothing of a hostile file meets the next one.
 
+The pool grows and shrinks: it begins with *least* workers, starts another one when an
+order finds none free and there is memory for it, and lets one go that was idle for
+long.
+
 Rules
 -----
 - `run` never raises for what the file or the worker did; it does for what its caller's
@@ -26,7 +30,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from asyncflow import parcels, processes, sandbox, worker
-from asyncflow.capacity import default_memory, default_size
+from asyncflow.capacity import available_memory, default_memory, default_size
 from asyncflow.crew import Attempt, End, Hand
 from asyncflow.errors import ShuttingDown, StartError
 from asyncflow.jobs import Verdict
@@ -41,6 +45,10 @@ _SAMPLE_S: Final = 0.1
 #: a worker is replaced after this many runs, or when it stays this large while idle
 _MAX_RUNS: Final = 20_000
 _MAX_IDLE_BYTES: Final = 384 << 20
+#: memory that must be free for one worker more: it needs a quarter of this at once
+_ROOM_TO_GROW: Final = 512 << 20
+#: a worker that had nothing to do for so long is let go
+IDLE_S: Final = 60.0
 _START_TRIES: Final = 5
 _EXIT_S: Final = 1.0
 _START_PAUSE_S: Final = 0.2
@@ -49,11 +57,12 @@ _START_PAUSE_S: Final = 0.2
 class _Slot:
     """A place for one worker at a time."""
 
-    __slots__ = ("hand", "label", "number")
+    __slots__ = ("hand", "idle_since", "label", "number")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.label = ""
+        self.idle_since = 0.0
         self.hand: Hand | None = None
 
     @property
@@ -64,6 +73,8 @@ class _Slot:
 class Pool:
     """Runs processors in worker processes.
 
+    There are *least* workers at least (None: always all) and *size* at most; what is
+    more goes after *idle_s* without an order. *memory* tells what is available.
     *folder* holds the slots; it must lie on the store's filesystem for inputs to be
     linked instead of copied. *slot_memory_bytes* None: a share of what this machine or
     container has.
@@ -74,12 +85,16 @@ class Pool:
         *,
         size: int,
         folder: Path,
+        least: int | None = None,
+        memory: Callable[[], int] = available_memory,
+        idle_s: float = IDLE_S,
         modules: tuple[str, ...] | None = None,
         slot_memory_bytes: int | None = None,
         nice: int = 15,
         max_file_bytes: int = 16 << 30,
     ) -> None:
         self.size = size
+        self.least = size if least is None else max(1, min(least, size))
         self.slot_memory_bytes = slot_memory_bytes or default_memory(size)
         #: what workers cannot do, in plain words; known once started
         self.sandbox = ""
@@ -90,8 +105,14 @@ class Pool:
         self._nice = nice
         self._max_file_bytes = max_file_bytes
         self._link = False
+        self._memory = memory
+        self._idle_s = idle_s
+        self._may_grow = True
         self._slots = [_Slot(number) for number in range(size)]
+        #: the latest that became free is the last
         self._free: list[_Slot] = []
+        #: places without a worker
+        self._asleep: list[_Slot] = []
         self._waiting: collections.deque[asyncio.Future[_Slot]] = collections.deque()
         self._nursery = Nursery((worker.__name__, *worker.BUILTIN))
         self._serial = 0
@@ -106,7 +127,12 @@ class Pool:
     @property
     def free(self) -> int:
         """How many slots are not running anything."""
-        return len(self._free)
+        return len(self._free) + len(self._asleep)
+
+    @property
+    def capacity(self) -> int:
+        """How many orders can run at once, with the memory that there is now."""
+        return self.size if self._may_grow else self.size - len(self._asleep)
 
     @property
     def fork_server_pid(self) -> int | None:
@@ -152,9 +178,10 @@ class Pool:
         for stale in self._folder.iterdir():
             await _remove(stale)
         try:
-            for slot in self._slots:
+            first, self._asleep = self._slots[: self.least], self._slots[self.least :]
+            for slot in first:
                 slot.hand = self._hire(slot)
-            for slot in self._slots:
+            for slot in first:
                 await self._greet(slot)
         except OSError as error:
             await self.close()
@@ -165,7 +192,7 @@ class Pool:
         except BaseException:
             await self.close()
             raise
-        self._free = list(self._slots)
+        self._free = first
         self._sampler = asyncio.create_task(self._sample_forever())
 
     async def close(self, *, grace_s: float = 0.0) -> None:
@@ -174,7 +201,7 @@ class Pool:
         for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_exception(ShuttingDown())
-        if grace_s > 0 and len(self._free) < self.size:
+        if grace_s > 0 and self.free < self.size:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._quiet.wait(), grace_s)
         if self._sampler is not None:
@@ -215,8 +242,12 @@ class Pool:
     async def _take(self) -> _Slot:
         if self._closed:
             raise ShuttingDown
-        if self._free:
-            best = next((s for s in self._free if s.is_ready), self._free[0])
+        best = next((s for s in reversed(self._free) if s.is_ready), None)
+        if best is None and self._asleep and self._may_grow:
+            return self._wake()
+        if best is None and self._free:
+            best = self._free[-1]
+        if best is not None:
             self._free.remove(best)
             return best
         waiter: asyncio.Future[_Slot] = asyncio.get_running_loop().create_future()
@@ -234,9 +265,32 @@ class Pool:
             if not waiter.done():
                 waiter.set_result(slot)
                 return
+        slot.idle_since = asyncio.get_running_loop().time()
         self._free.append(slot)
-        if len(self._free) == self.size:
+        if self.free == self.size:
             self._quiet.set()
+
+    def _wake(self) -> _Slot:
+        """Give a place without a worker one; it is ready a moment later."""
+        slot = self._asleep.pop(0)
+        self._replace(slot)
+        return slot
+
+    def _adjust(self) -> None:
+        """Grow while orders wait and memory allows it; let go who was idle for long."""
+        self._may_grow = self._memory() >= _ROOM_TO_GROW
+        while self._waiting and self._asleep and self._may_grow:
+            self._give_back(self._wake())
+            self._may_grow = False  # one at a time: what it needs shows only later
+        now = asyncio.get_running_loop().time()
+        awake = self.size - len(self._asleep)
+        idle = [slot for slot in self._free if now - slot.idle_since > self._idle_s]
+        for slot in idle[: max(0, awake - self.least)]:
+            self._free.remove(slot)
+            if slot.hand is not None:
+                self._dismiss(slot.hand)
+                slot.hand = None
+            self._asleep.append(slot)
 
     def _hire(self, slot: _Slot) -> Hand:
         # never a name that a folder which could not be removed still has
@@ -411,6 +465,7 @@ class Pool:
                 hand.sample(mine, max_bytes=self.slot_memory_bytes)
             for slot in [s for s in self._free if s.is_ready and s.hand]:
                 self._shrink(slot)
+            self._adjust()
 
     def _shrink(self, slot: _Slot) -> None:
         """Replace an idle worker that kept too much memory."""

@@ -389,6 +389,7 @@ class Runtime:
 def _pool(settings: Settings) -> Pool:
     return Pool(
         size=settings.workers or default_size(),
+        least=settings.workers_min,
         folder=settings.data_dir / "slots",
         modules=(*default_modules(), *settings.processors),
         slot_memory_bytes=settings.slot_memory_bytes or None,

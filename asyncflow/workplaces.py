@@ -105,7 +105,7 @@ class Workplaces:
                 engine=self._engine,
                 name="pool",
                 consumers=self._restraints("pool"),
-                room=lambda: self._pool.size,
+                room=lambda: self._pool.capacity,
                 work=pool_steps.work,
             ),
             Dispatcher(

@@ -23,6 +23,7 @@ TABLES: Final = (
     "inserts",
     "claims",
     "pool",
+    "jobs",
     "sockets",
     "text",
 )

@@ -26,7 +26,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("browser") / "data"
-    with serving(folder, workers="2") as server:
+    with serving(folder, workers="2", workers_min="2") as server:
         yield server
 
 

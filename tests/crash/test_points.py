@@ -157,12 +157,13 @@ def test_a_server_killed_at(point: str, nth: int, tmp_path: Path) -> None:
         except AssertionError:
             # it met the point while it started
             client.revive()
-        files = [photo() for _ in range(3)]
+        count = max(3, nth)
+        files = [photo() for _ in range(count)]
         sent = {client.upload(data): data for data in files}
-        tasks = [client.submit("/tasks", name="add", payload=[n]) for n in range(3)]
-        dead = [client.submit("/tasks", name="refuse", payload=n) for n in range(3)]
+        tasks = [client.submit("/tasks", name="add", payload=[n]) for n in range(count)]
+        dead = [client.submit("/tasks", name="refuse", payload=n) for n in range(count)]
         paid = {"type": "order.paid", "data": {"order": 7}}
-        events = [client.submit("/events", **paid) for _ in range(3)]
+        events = [client.submit("/events", **paid) for _ in range(count)]
         for job in (*sent, *tasks, *dead, *events):
             client.finished(job)
         since = {"since": "2020-01-01T00:00:00Z"}

@@ -34,6 +34,13 @@ def noop(_work: Work) -> Result:
     return Result()
 
 
+@processor("patient", accepts=ANY)
+def patient(work: Work) -> Result:
+    """Take as long as it is told."""
+    time.sleep(float(str(work.options["seconds"])))
+    return Result()
+
+
 @processor("surroundings", accepts=ANY)
 def surroundings(_work: Work) -> Result:
     return Result(

@@ -182,6 +182,34 @@ def test_urgent_tasks_go_first(server: ServerProcess) -> None:
     assert task(server, urgent)["startedAt"] <= task(server, late)["startedAt"]
 
 
+def test_who_comes_with_one_task_does_not_wait_for_the_many_of_another(
+    tmp_path: Path,
+) -> None:
+    shutil.copy(WORK, tmp_path)
+    settings = {
+        "processors": "work_to_do",
+        "workers": "1",
+        "trusted_proxies": "127.0.0.1",
+        "backlog_limit": "100000",
+    }
+    with healthy_server(tmp_path, **settings) as server:
+
+        def give(client: str, payload: float) -> str:
+            said = {"name": "hold", "payload": payload}
+            answer = post(server, "/tasks", said, X_Forwarded_For=client)
+            return str(answer.json["taskId"])
+
+        many = [give("192.0.2.1", 0.02) for _ in range(200)]
+        one = give("192.0.2.2", 0.0)
+        ended(server, one)
+
+        done = [job for job in many if task(server, job)["status"] == "COMPLETED"]
+        # those that ran while it came, and one or two at most that were before it
+        begun = task(server, one)["createdAt"]
+        after = [job for job in done if task(server, job)["startedAt"] > begun]
+        assert len(after) <= 8
+
+
 # ----- what is refused
 
 

@@ -1,0 +1,181 @@
+"""The job engine: no-ops a second, tasks registered a second, slow beside fast."""
+
+import json
+import os
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any, Final
+
+from bench import queues, submit
+from bench.rows import Row, percentile
+from bench.server import Server, serving
+
+_MODULE: Final = """
+import time
+from asyncflow import Task, task
+
+@task("noop-pool")
+def noop_pool(work: Task) -> None:
+    return None
+
+@task("noop-loop")
+async def noop_loop(work: Task) -> None:
+    return None
+
+@task("slow", concurrency=1)
+def slow(work: Task) -> None:
+    time.sleep(0.25)
+"""
+_CONNECTIONS: Final = 64
+_PATIENCE_S: Final = 240.0
+
+
+def measure(folder: Path, *, quick: bool) -> list[Row]:
+    """Return what the engine does in a second, and what others do."""
+    count = 128 if quick else 6400
+    (folder / "noops.py").write_text(_MODULE, encoding="utf-8")
+    rows = [*_engine(folder, count), *_slow(folder, quick=quick)]
+    for workers in (1,) if quick else (1, 4):
+        rows += _workers(folder, count // 4, workers)
+    if not quick:
+        rows += _others(folder, count, rows)
+    return rows
+
+
+def _serve(folder: Path, **settings: str) -> Any:
+    cores = sorted(os.sched_getaffinity(0))
+    more = {"processors": "noops", "backlog_limit": "1000000", **settings}
+    return serving(folder, cores=cores, **more)
+
+
+def _engine(folder: Path, count: int) -> list[Row]:
+    cores = sorted(os.sched_getaffinity(0))
+    place = folder / "engine"
+    place.mkdir()
+    (place / "noops.py").write_text(_MODULE, encoding="utf-8")
+    with _serve(place, workers="2") as server:
+        _act(server, "drain")
+        seconds, ms = submit.run(
+            server.port, "noop-loop", count, connections=_CONNECTIONS, cores=cores
+        )
+        loop_s = _work_off(server, "noop-loop", count)
+        _act(server, "drain")
+        submit.run(server.port, "noop-pool", count, connections=16, cores=cores)
+        pool_s = _work_off(server, "noop-pool", count)
+    note = f"{_CONNECTIONS} connections, the client on the same cores"
+    return [
+        Row(
+            what="tasks registered over HTTP, durable",
+            value=len(ms) / seconds,
+            unit="/s",
+            least=3000,
+            note=note,
+        ),
+        Row(what="registering one, p99", value=percentile(ms, 99), unit="ms"),
+        Row(
+            what="no-op steps on the loop, durable",
+            value=count / loop_s,
+            unit="/s",
+            least=4000,
+        ),
+        Row(
+            what="no-op steps through the pool, durable",
+            value=count / pool_s,
+            unit="/s",
+            least=1200,
+            note="2 workers",
+        ),
+    ]
+
+
+def _slow(folder: Path, *, quick: bool) -> list[Row]:
+    """Measure fast tasks alone, then beside a queue of slow ones."""
+    cores = sorted(os.sched_getaffinity(0))
+    count = 64 if quick else 512
+    place = folder / "slow"
+    place.mkdir()
+    (place / "noops.py").write_text(_MODULE, encoding="utf-8")
+    with _serve(place, workers="2") as server:
+        took = []
+        for slow in (0, 64):
+            if slow:
+                submit.run(server.port, "slow", slow, connections=1, cores=cores)
+            began = time.perf_counter()
+            submit.run(server.port, "noop-pool", count, connections=8, cores=cores)
+            _until(server, "noop-pool", count * (len(took) + 1))
+            took.append(time.perf_counter() - began)
+    return [
+        Row(
+            what="fast tasks beside a slow consumer, against alone",
+            value=took[1] / took[0],
+            unit="x",
+            most=2.0,
+            note=f"{count} tasks, 2 workers, the slow one has one of them",
+        )
+    ]
+
+
+def _workers(folder: Path, count: int, workers: int) -> list[Row]:
+    cores = sorted(os.sched_getaffinity(0))
+    place = folder / f"workers{workers}"
+    place.mkdir()
+    (place / "noops.py").write_text(_MODULE, encoding="utf-8")
+    with _serve(place, workers=str(workers)) as server:
+        _act(server, "drain")
+        submit.run(server.port, "noop-pool", count, connections=16, cores=cores)
+        seconds = _work_off(server, "noop-pool", count)
+    what = f"no-op steps through a pool of {workers}"
+    return [Row(what=what, value=count / seconds, unit="/s")]
+
+
+def _others(folder: Path, count: int, rows: list[Row]) -> list[Row]:
+    (ours,) = [row.value for row in rows if "through the pool, durable" in row.what]
+    found = queues.measure(folder, count=count, workers=2)
+    if not found:
+        return [Row(what="Celery, Dramatiq", value=0, unit="", note="no Redis here")]
+    return [
+        row
+        for name, rate in found.items()
+        for row in (
+            Row(what=f"no-ops a second, {name}", value=rate, unit="/s"),
+            Row(what=f"our pool against {name}", value=ours / rate, unit="x"),
+        )
+    ]
+
+
+def _work_off(server: Server, name: str, count: int) -> float:
+    """Let everything begin; return after how many seconds *count* steps are done."""
+    began = time.perf_counter()
+    _act(server, "resume")
+    _until(server, name, count)
+    return time.perf_counter() - began
+
+
+def _until(server: Server, name: str, count: int) -> None:
+    end = time.monotonic() + _PATIENCE_S
+    while _done(server, name) < count:
+        if time.monotonic() > end:
+            raise RuntimeError(f"{name}: not {count} steps after {_PATIENCE_S} s")
+        time.sleep(0.02)
+
+
+def _done(server: Server, name: str) -> int:
+    found = json.loads(_ask(server, "GET", "consumers"))["consumers"]
+    (steps,) = [one["steps"] for one in found if one["name"] == name]
+    return int(steps.get("done", 0))
+
+
+def _act(server: Server, path: str) -> None:
+    _ask(server, "POST", path)
+
+
+def _ask(server: Server, method: str, path: str) -> bytes:
+    token = (server.data_dir / "token").read_text(encoding="utf-8").strip()
+    request = urllib.request.Request(  # noqa: S310 -- our own server
+        f"{server.url}/admin/{path}",
+        method=method,
+        headers={"Authorization": f"Bearer {token}"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 -- ours
+        return bytes(answer.read())
