@@ -4,10 +4,13 @@ Pure. Each rule has two thresholds, so that a number which trembles around one o
 does not raise and clear an alert every few seconds.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+#: alerts that are over, and still shown
+MOST_PAST: Final = 100
 #: attempts in the window below which a rate of failures says nothing
 FEWEST_ATTEMPTS: Final = 20
 
@@ -118,6 +121,14 @@ class Alert:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """An alert that is over, and until when it was raised."""
+
+    alert: Alert
+    until: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
     """An alert was raised, or it was cleared."""
 
@@ -126,14 +137,19 @@ class Turn:
 
 
 class Alerts:
-    """Remembers which alerts are raised."""
+    """Remembers which alerts are raised, and some of those that were."""
 
     def __init__(self) -> None:
         self._raised: dict[str, Alert] = {}
+        self._past: deque[Past] = deque(maxlen=MOST_PAST)
 
     def current(self) -> tuple[Alert, ...]:
         """Return what is raised now, in the order of the rules."""
         return tuple(self._raised[r.name] for r in RULES if r.name in self._raised)
+
+    def past(self) -> tuple[Past, ...]:
+        """Return the latest alerts that are over, newest first."""
+        return tuple(reversed(self._past))
 
     def states(self) -> Mapping[str, bool]:
         """Tell of every rule whether it is raised."""
@@ -152,4 +168,5 @@ class Alerts:
                 yield Turn(alert=alert, is_raised=True)
             elif known is not None and value < rule.low:
                 del self._raised[rule.name]
+                self._past.append(Past(alert=known, until=now))
                 yield Turn(alert=known, is_raised=False)

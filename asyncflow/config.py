@@ -277,8 +277,12 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = _choice(
         "info", "least severity that is logged", "debug", "info", "warning", "error"
     )
-    log_format: Literal["console", "json"] = _choice(
-        "console", "form of the log", "console", "json"
+    log_format: Literal["auto", "console", "json"] = _choice(
+        "auto",
+        "form of the log; auto: for people on a terminal, else JSON",
+        "auto",
+        "console",
+        "json",
     )
     loop: Literal["uvloop", "asyncio"] = _choice(
         "uvloop", "event loop to run on", "uvloop", "asyncio"

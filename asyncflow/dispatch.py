@@ -230,19 +230,22 @@ class Dispatcher:
 
     async def _attempt(self, claimed: Claimed) -> None:
         began = self._engine.clock.mono_s()
-        facts = {"job": claimed.job_id, "step": claimed.consumer}
+        # for every line of this attempt, whoever writes it
+        structlog.contextvars.bind_contextvars(
+            job=claimed.job_id, step=claimed.consumer, attempt=claimed.attempt
+        )
         try:
             ended = await self._work(claimed)
         except asyncio.CancelledError:
             if not self._draining:
-                log.info("step.stopped", **facts)
+                log.info("step.stopped")
                 return
             ended = Ended(verdict=Verdict.RELEASED)
         except StepLost:
-            log.info("step.stopped", **facts)
+            log.info("step.stopped")
             return
         except Exception as error:  # the supervisor of a step: it must end somehow
-            log.exception("step.failed_in_server", **facts)
+            log.exception("step.failed_in_server")
             ended = self._ended_by(error)
         seconds = self._engine.clock.mono_s() - began
         self._mean_s += WEIGHT * (seconds - self._mean_s)
@@ -251,8 +254,6 @@ class Dispatcher:
         )
         log.info(
             "step.ended",
-            **facts,
-            attempt=claimed.attempt,
             state=state or "stale",
             code=ended.code,
             seconds=round(seconds, 3),

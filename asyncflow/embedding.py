@@ -86,7 +86,11 @@ def _build(
     # the workers' folder is another one
     settings = settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
     if not structlog.is_configured():
-        logs.configure(level=settings.log_level, as_json=settings.log_format == "json")
+        logs.configure(
+            level=settings.log_level,
+            as_json=logs.wants_json(settings.log_format),
+            secrets=[settings.token.get_secret_value()] if settings.token else [],
+        )
     if authenticate is None:
         who = access(settings)
         authenticate = TokenAuth(

@@ -6,7 +6,7 @@ before they are read; alerts are judged every few seconds.
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Protocol
 
 import structlog
@@ -16,7 +16,7 @@ from asyncflow.alerts import Alerts, Reading
 from asyncflow.db.base import Change, Claimed, Database, Ended
 from asyncflow.db.writer import Batch
 from asyncflow.engine import Engine
-from asyncflow.errors import DatabaseUnavailable, DiskFull
+from asyncflow.errors import AsyncflowError, DatabaseUnavailable, DiskFull
 from asyncflow.history import History, Paces
 from asyncflow.jobs import JobKind, JobState, StepState, Verdict
 from asyncflow.metrics import Metrics
@@ -46,6 +46,10 @@ QUEUED: Final = (
 )
 
 
+#: returns None if all is well, else the reason in plain words; may raise one of ours
+Check = Callable[[], Awaitable[str | None]]
+
+
 class HasWal(Protocol):
     """A database with a write-ahead log of its own."""
 
@@ -58,7 +62,8 @@ class Gauges:
     """All numbers of one server.
 
     *space* tells the room under the store, None where it cannot fill up; *trouble* why
-    nothing can be stored just now; *sockets* how many are open.
+    nothing can be stored just now, *checks* what each condition of being ready lacks;
+    *sockets* how many are open.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class Gauges:
         fill_level: float,
         space: Callable[[], Awaitable[Space]] | None,
         trouble: Callable[[], str | None],
+        checks: Mapping[str, Check],
         sockets: Callable[[], int],
     ) -> None:
         self.alerts = Alerts()
@@ -83,7 +89,7 @@ class Gauges:
         self._metrics, self._engine, self._db, self._wal = metrics, engine, db, wal
         self._pool, self._backlog_limit, self._space = pool, backlog_limit, space
         self._fill_level = fill_level / 100.0
-        self._trouble, self._sockets = trouble, sockets
+        self._trouble, self._checks, self._sockets = trouble, checks, sockets
         self._lags: deque[float] = deque([0.0], maxlen=LAGS_KEPT)
         #: (when, whether it failed, whether a worker died) of the latest attempts
         self._ends: deque[tuple[float, bool, bool]] = deque(maxlen=MOST_ENDS)
@@ -98,6 +104,8 @@ class Gauges:
         """Count a commit."""
         self._metrics.db_batch_size.observe(batch.items)
         self._metrics.db_commit_duration.observe(batch.seconds)
+        if not batch.committed:
+            self._metrics.db_failures.inc()
 
     def attempt(self, claimed: Claimed, ended: Ended, seconds: float) -> None:
         """Count an attempt that ended."""
@@ -112,6 +120,9 @@ class Gauges:
 
     def changed(self, change: Change) -> None:
         """Count a committed change."""
+        for step in change.steps:
+            if step.status is StepState.DEAD:
+                self._metrics.dead_letters.inc(step.name)
         if change.terminal is not None:
             self._metrics.jobs_finished.inc(change.state)
             self.history.add(change.state.lower())
@@ -129,8 +140,13 @@ class Gauges:
     async def measure(self) -> None:
         """Set every gauge."""
         metrics = self._metrics
-        metrics.is_ready.set(0 if self._trouble() else 1)
-        states = Counter(worker.state for worker in self._pool.workers())
+        met = {name: await _is_met(check) for name, check in self._checks.items()}
+        metrics.is_ready.set(int(all(met.values())))
+        for name, is_met in met.items():
+            metrics.checks.set(int(is_met), name)
+        workers = self._pool.workers()
+        metrics.worker_memory.set(sum(one.rss_bytes for one in workers))
+        states = Counter(one.state for one in workers)
         metrics.workers.set(states["idle"], "idle")
         metrics.workers.set(states["running"], "busy")
         metrics.workers.set(states["starting"], "starting")
@@ -220,3 +236,10 @@ class Gauges:
             return 0.0
         space = await self._space()
         return 1.0 - space.free_bytes / max(1, space.total_bytes)
+
+
+async def _is_met(check: Check) -> bool:
+    try:
+        return await check() is None
+    except AsyncflowError:
+        return False

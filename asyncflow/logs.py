@@ -1,13 +1,43 @@
-"""Set up the log: events with facts, for people or as JSON lines."""
+"""Set up the log: events with facts, for people or as JSON lines.
 
+Rules
+-----
+- No secret is ever written: the ones that are known, and what looks like one, are
+  replaced in the finished line, tracebacks included.
+- What libraries log becomes an event of ours (`library.log`), so that every line of a
+  JSON log is JSON.
+"""
+
+import json
 import logging
+import re
 import sys
+from collections.abc import Iterable
+from typing import Final
 
 import structlog
 
+HIDDEN: Final = "***"
 
-def configure(*, level: str, as_json: bool) -> None:
-    """Send log events of at least *level* to standard error."""
+#: what comes before a secret, and the secret; neither ends a string of JSON
+_SECRETS: Final = (
+    # a token in a header, wherever it is quoted
+    re.compile(r"(?i)(\bbearer\s+)[\w.~+/=-]+"),
+    re.compile(r"(?i)(\bauthorization\b[\"'\\]*\s*[:=]\s*[\"'\\]*)[^\"'\\,\r\n]+"),
+    # in a query, or in a cookie of ours
+    re.compile(r"(?i)(\b(?:\w+_)?token=)[^&;\s\"'\\]+"),
+    # the name and the password in an address
+    re.compile(r"(://)[^/@\s\"'\\]+(?=@)"),
+)
+
+
+def wants_json(log_format: str) -> bool:
+    """Tell the form of the log; `auto` is for people on a terminal, else JSON."""
+    return log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
+
+
+def configure(*, level: str, as_json: bool, secrets: Iterable[str] = ()) -> None:
+    """Send log events of at least *level* to standard error, without *secrets*."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -30,9 +60,54 @@ def configure(*, level: str, as_json: bool) -> None:
             )
         ]
     structlog.configure(
-        processors=[*shared, *last],
+        processors=[*shared, *last, _hiding(secrets)],
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+def adopt_libraries() -> None:
+    """Make the warnings and errors of all libraries events of ours.
+
+    For a program that is only a server: inside another one, that one decides.
+    """
+    root = logging.getLogger()
+    root.handlers = [_Adopted()]
+    # below that libraries name files and addresses
+    root.setLevel(logging.WARNING)
+    logging.captureWarnings(capture=True)
+
+
+class _Adopted(logging.Handler):
+    """Passes what the standard library's logging gets on to structlog."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log = structlog.get_logger()
+        tell = log.error if record.levelno >= logging.ERROR else log.warning
+        tell(
+            "library.log",
+            library=record.name,
+            message=record.getMessage(),
+            exc_info=record.exc_info or None,
+        )
+
+
+def _hiding(secrets: Iterable[str]) -> structlog.typing.Processor:
+    """Return the last processor, which takes secrets out of the finished line."""
+    known = [one for one in secrets if one]
+    # as it is, and as it stands in JSON
+    known += [json.dumps(one)[1:-1] for one in known]
+
+    def hide(
+        _logger: object, _method: str, line: structlog.typing.EventDict
+    ) -> structlog.typing.ProcessorReturnValue:
+        text = str(line)  # the renderer before us made it one
+        for secret in known:
+            text = text.replace(secret, HIDDEN)
+        for pattern in _SECRETS:
+            text = pattern.sub(rf"\1{HIDDEN}", text)
+        return text
+
+    return hide

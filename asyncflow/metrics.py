@@ -10,7 +10,7 @@ Rules
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -20,9 +20,11 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Metric as Family,
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.registry import Collector
 
 #: the media type of what `render` returns
 EXPOSITION: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -123,6 +125,12 @@ SPECS: Mapping[str, Spec] = {
         help="Failed attempts that are followed by another one, by consumer.",
         labels=("consumer",),
     ),
+    "dead_letters": Spec(
+        name="asyncflow_dead_letters_total",
+        kind="counter",
+        help="Steps that failed for good, by consumer.",
+        labels=("consumer",),
+    ),
     "jobs_created": Spec(
         name="asyncflow_jobs_created_total",
         kind="counter",
@@ -164,6 +172,11 @@ SPECS: Mapping[str, Spec] = {
         help="Worker processes, by state (idle, busy, starting).",
         labels=("state",),
     ),
+    "worker_memory": Spec(
+        name="asyncflow_workers_resident_bytes",
+        kind="gauge",
+        help="Memory of all worker processes together.",
+    ),
     "worker_crashes": Spec(
         name="asyncflow_worker_crashes_total",
         kind="counter",
@@ -183,6 +196,11 @@ SPECS: Mapping[str, Spec] = {
         help="Time of one commit, sync included.",
         buckets=COMMIT_S,
     ),
+    "db_failures": Spec(
+        name="asyncflow_db_failed_commits_total",
+        kind="counter",
+        help="Commits that failed: what they would have stored was refused.",
+    ),
     "wal_bytes": Spec(
         name="asyncflow_db_wal_bytes",
         kind="gauge",
@@ -198,7 +216,13 @@ SPECS: Mapping[str, Spec] = {
     "is_ready": Spec(
         name="asyncflow_ready",
         kind="gauge",
-        help="1 while the server can write and work, else 0.",
+        help="1 while `/readyz` answers 200, else 0.",
+    ),
+    "checks": Spec(
+        name="asyncflow_check",
+        kind="gauge",
+        help="1 while this condition of being ready is met, else 0.",
+        labels=("check",),
     ),
     "alerts": Spec(
         name="asyncflow_alert",
@@ -333,6 +357,7 @@ class Metrics:
     step_duration: Metric
     queue_length: Metric
     step_retries: Metric
+    dead_letters: Metric
     jobs_created: Metric
     oldest_wait: Metric
     log_lag: Metric
@@ -340,12 +365,15 @@ class Metrics:
     backlog_limit: Metric
     worker_busy: Metric
     workers: Metric
+    worker_memory: Metric
     worker_crashes: Metric
     db_batch_size: Metric
     db_commit_duration: Metric
+    db_failures: Metric
     wal_bytes: Metric
     build: Metric
     is_ready: Metric
+    checks: Metric
     alerts: Metric
     loop_lag: Metric
     loop_tasks: Metric
@@ -381,7 +409,20 @@ class Metrics:
             except Exception as error:
                 # the others are still worth reading
                 log.warning("metrics.callback_failed", exc_info=error)
-        return generate_latest(self.registry)
+        return generate_latest(_Shown(self.registry))
+
+
+class _Shown(Collector):
+    """What is read: without when each counter began, which doubles their number."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterable[Family]:
+        for family in self._registry.collect():
+            kept = [one for one in family.samples if not one.name.endswith("_created")]
+            family.samples = kept
+            yield family
 
 
 def _make(spec: Spec, registry: CollectorRegistry) -> Counter | Gauge | Histogram:

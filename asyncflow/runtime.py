@@ -30,7 +30,7 @@ from asyncflow.errors import (
     DiskFull,
     StartError,
 )
-from asyncflow.gauges import Gauges
+from asyncflow.gauges import Check, Gauges
 from asyncflow.janitor import Chore, Janitor
 from asyncflow.jobs import (
     JobState,
@@ -63,6 +63,7 @@ ALERTS_EVERY_S = 5.0
 IDLE_EVERY_S = 60.0
 #: how often old originals and jobs are looked for
 RETAIN_EVERY_S = 10.0
+_NOT_BEGUN = "the server waits for the database to begin its work"
 #: how often a server that could not write at its start tries again
 BEGIN_EVERY_S = 1.0
 #: how long a WebSocket's client may take to hear that the server stops
@@ -191,6 +192,7 @@ class Runtime:
             fill_level=self.settings.fill_level,
             space=_space_of(self.store),
             trouble=lambda: self.trouble,
+            checks=self.checks(),
             sockets=lambda: len(self.sockets),
         )
 
@@ -315,11 +317,36 @@ class Runtime:
             await one.start()
         self._has_begun = True
 
+    def checks(self) -> Mapping[str, Check]:
+        """Return the conditions of being ready.
+
+        Each says what is wrong, as a string or an error of ours, or returns None.
+        """
+
+        async def accepting() -> str | None:
+            return "the server stops" if self.draining else None
+
+        async def database() -> str | None:
+            return self.db.trouble
+
+        async def recovery() -> str | None:
+            return None if self._has_begun else _NOT_BEGUN
+
+        async def disk() -> str | None:
+            await self.admission.check_room()
+            return None
+
+        async def workers() -> str | None:
+            return None if self.pool.workers() else "no worker process can be started"
+
+        found = (accepting, database, recovery, disk, workers)
+        return {one.__name__: one for one in found}
+
     @property
     def trouble(self) -> str | None:
         """Say why nothing can be stored or worked on just now; None: it can."""
         if self.db.trouble is None and not self._has_begun:
-            return "the server waits for the database to begin its work"
+            return _NOT_BEGUN
         return self.db.trouble
 
     async def drain(self, grace_s: float) -> None:

@@ -5,9 +5,8 @@ import os
 import signal
 import ssl
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
 from aiohttp import web
@@ -125,11 +124,7 @@ def build_app(runtime: Runtime, authenticate: Authenticate) -> web.Application:
     files = JobFiles(runtime)
     add_downloads(app, files, runtime.store)
     add_archive(app, files, runtime.store)
-    checks = {
-        "accepting": _check(lambda: "the server stops" if runtime.draining else None),
-        "database": _check(lambda: runtime.trouble),
-        "workers": _check(lambda: None if runtime.pool.workers() else "no workers"),
-    }
+    checks = runtime.checks()
     add_admin(app, checks=checks)
     add_health(
         app,
@@ -139,15 +134,6 @@ def build_app(runtime: Runtime, authenticate: Authenticate) -> web.Application:
     )
     add_description(app, OPERATIONS, prefix=runtime.url_prefix)
     return app
-
-
-def _check(
-    ask: Callable[[], str | None],
-) -> Callable[[], Coroutine[Any, Any, str | None]]:
-    async def check() -> str | None:
-        return ask()
-
-    return check
 
 
 def capabilities(runtime: Runtime, fast: FastPath) -> Capabilities:
@@ -180,7 +166,13 @@ def run(settings: Settings) -> int:
         StartError: the server cannot start like this.
         OSError: the address cannot be bound.
     """
-    logs.configure(level=settings.log_level, as_json=settings.log_format == "json")
+    who = access(settings)
+    logs.configure(
+        level=settings.log_level,
+        as_json=logs.wants_json(settings.log_format),
+        secrets=[who.token],
+    )
+    logs.adopt_libraries()
     sandbox.forbid_inspection()
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     if settings.loop == "uvloop":
@@ -188,12 +180,11 @@ def run(settings: Settings) -> int:
 
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(_serve(settings))
+        return runner.run(_serve(settings, who))
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings, who: Access) -> int:
     stop = _signals()
-    who = access(settings)
     certified = _certified(settings)
     runtime = Runtime(settings)
     await runtime.start()
@@ -248,9 +239,7 @@ def _certified(settings: Settings) -> ssl.SSLContext | None:
     return context
 
 
-def _connections(
-    runtime: Runtime, site: Site
-) -> Callable[[], Coroutine[Any, Any, None]]:
+def _connections(runtime: Runtime, site: Site) -> Callable[[], Awaitable[None]]:
     async def measure() -> None:
         runtime.metrics.connections.set(site.open_connections)
 

@@ -20,6 +20,7 @@ Rules
 """
 
 import asyncio
+import contextvars
 import sqlite3
 import time
 from collections import deque
@@ -124,7 +125,10 @@ class GroupWriter:
         item = _Item(operation=operation, after=after, future=future)
         (self._bulk if bulk else self._queue).append(item)
         if self._running is None:
-            self._running = asyncio.create_task(self._drain(), name="db-writer")
+            # a batch is of many requests: its log lines are not one request's
+            self._running = asyncio.create_task(
+                self._drain(), name="db-writer", context=contextvars.Context()
+            )
         return await asyncio.shield(future)
 
     async def _drain(self) -> None:

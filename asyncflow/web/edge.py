@@ -2,12 +2,12 @@
 
 Theory of operation
 -------------------
-From the outside in: `behind_proxies` notes who the client is; `observed` measures what
-the client got; `problems` turns errors of all that follow into answers; `friendly`
-tells people without the token how they get in; `guard` refuses foreign hosts and pages
-and answers preflights, which carry no token; `authentication` finds out who is asking,
-`ownership` keeps them off what is somebody else's. Headers go on in a signal, so that
-answers which were raised have them too.
+From the outside in: `behind_proxies` notes who the client is; `named` gives the request
+a name for the log; `observed` measures what the client got; `problems` turns errors of
+all that follow into answers; `friendly` tells people without the token how they get in;
+`guard` refuses foreign hosts and pages and answers preflights, which carry no token;
+`authentication` finds out who is asking, `ownership` keeps them off what is somebody
+else's. Headers go on in a signal, so that answers which were raised have them too.
 """
 
 from aiohttp import web
@@ -20,6 +20,7 @@ from asyncflow.web.observe import observed
 from asyncflow.web.owners import OwnerOf, ownership
 from asyncflow.web.page import friendly
 from asyncflow.web.proxies import Network, behind_proxies
+from asyncflow.web.requestids import named
 
 
 def install_edge(
@@ -41,6 +42,7 @@ def install_edge(
         app.middlewares.append(behind_proxies(trusted_proxies))
     app.middlewares.extend(
         [
+            named(),
             observed(metrics),
             problems(),
             *([friendly(prefix=prefix)] if isinstance(authenticate, TokenAuth) else []),

@@ -10,9 +10,7 @@ Rules
 """
 
 import json
-import re
-import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
@@ -22,14 +20,11 @@ from aiohttp.typedefs import Handler, Middleware
 
 from asyncflow import errors
 from asyncflow.errors import AsyncflowError
+from asyncflow.web.requestids import request_id_key
 
 PROBLEM: Final = "application/problem+json"
-REQUEST_ID: Final = "X-Request-Id"
 #: what we call ourselves; versions are nobody's business before they are known
 SERVER: Final = "asyncflow"
-
-#: the id of a request, as logs, problem documents and `X-Request-Id` show it
-request_id_key: Final = web.RequestKey("request_id", str)
 
 #: nobody reads this answer: the client has gone (nginx's number, for metrics and logs)
 CLIENT_CLOSED: Final = 499
@@ -129,8 +124,6 @@ _OF_AIOHTTP: Mapping[int, type[AsyncflowError]] = {
     413: errors.BodyTooLarge,
 }
 
-_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-
 log = structlog.stdlib.get_logger(__name__)
 
 
@@ -210,18 +203,14 @@ def problem(
     )
 
 
-def problems(new_id: Callable[[], str] = lambda: secrets.token_hex(8)) -> Middleware:
-    """Return the middleware that gives each request an id and each error its answer.
+def problems() -> Middleware:
+    """Return the middleware that gives each error its answer.
 
     It belongs outside of every middleware that may raise.
     """
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        asked = request.headers.get(REQUEST_ID, "")
-        request_id = asked if _SANE_ID.fullmatch(asked) else new_id()
-        request[request_id_key] = request_id
-        structlog.contextvars.bind_contextvars(request_id=request_id)
         try:
             return await handler(request)
         except web.HTTPException as refusal:

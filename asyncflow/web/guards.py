@@ -25,8 +25,9 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from asyncflow.errors import ForeignOrigin, MisdirectedHost
-from asyncflow.web.errors import REQUEST_ID, SERVER, request_id_key
+from asyncflow.web.errors import SERVER
 from asyncflow.web.proxies import hosts_of
+from asyncflow.web.requestids import REQUEST_ID, request_id_key
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 DEFAULT_PORTS: Mapping[str, int] = {"http": 80, "https": 443, "ws": 80, "wss": 443}

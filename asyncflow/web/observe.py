@@ -4,7 +4,8 @@ Rules
 -----
 - A route is named by its pattern: paths hold ids and file names, queries hold tokens;
   neither is logged above debug, the query never.
-- The log line of a success is for debug; refusals are for info, our faults for error.
+- The log line of a success is for debug; what began a job is for info, with its id, and
+  so are refusals; our faults are for error.
 """
 
 import asyncio
@@ -19,12 +20,15 @@ from aiohttp.typedefs import Handler, Middleware
 
 from asyncflow.metrics import OTHER, Metrics
 from asyncflow.web.errors import CLIENT_CLOSED
+from asyncflow.web.intake import JOB_ID
 from asyncflow.web.proxies import address_of
 
 UNMATCHED: Final = "unmatched"
 
 log = structlog.stdlib.get_logger(__name__)
 
+#: something began that goes on without its client
+BEGINNINGS: Final = frozenset({201, 202})
 #: the server is busy, full or stopping: said on purpose, no fault of ours
 REFUSALS: Final = frozenset({503, 507})
 
@@ -38,9 +42,10 @@ def observed(
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         began = clock()
         status = HTTPStatus.INTERNAL_SERVER_ERROR.value
+        job = None
         try:
             response = await handler(request)
-            status = response.status
+            status, job = response.status, response.headers.get(JOB_ID)
         except web.HTTPException as redirect:
             status = redirect.status
             raise
@@ -48,7 +53,7 @@ def observed(
             status = CLIENT_CLOSED
             raise
         finally:
-            _note(request, metrics, status, clock() - began)
+            _note(request, metrics, status, clock() - began, job)
         return response
 
     return middleware
@@ -61,7 +66,11 @@ def route_of(request: web.Request) -> str:
 
 
 def _note(
-    request: web.Request, metrics: Metrics, status: int, duration_s: float
+    request: web.Request,
+    metrics: Metrics,
+    status: int,
+    duration_s: float,
+    job: str | None,
 ) -> None:
     route = route_of(request)
     method = request.method if request.method in hdrs.METH_ALL else OTHER
@@ -73,12 +82,13 @@ def _note(
         "status": status,
         "duration_s": round(duration_s, 4),
         "client": address_of(request),
+        **({"job": job} if job else {}),
     }
     if status in REFUSALS:
         log.warning("http.request", **fields)
     elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("http.request", **fields)
-    elif status >= HTTPStatus.BAD_REQUEST:
+    elif status >= HTTPStatus.BAD_REQUEST or (job and status in BEGINNINGS):
         log.info("http.request", **fields)
     else:
         log.debug("http.request", **fields)

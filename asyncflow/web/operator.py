@@ -123,10 +123,19 @@ class AlertView(View, frozen=True, kw_only=True):
     since: str | None
 
 
+class PastAlert(View, frozen=True, kw_only=True):
+    """An alert that is over."""
+
+    alert: str
+    since: str | None
+    until: str | None
+
+
 class AlertList(View, frozen=True, kw_only=True):
-    """What is raised now."""
+    """What is raised now, and the latest that are over since the start."""
 
     alerts: tuple[AlertView, ...]
+    past: tuple[PastAlert, ...]
 
 
 class Done(View, frozen=True, kw_only=True):
@@ -307,7 +316,15 @@ async def audit(request: web.Request) -> web.Response:
 async def alerts(request: web.Request) -> web.Response:
     """Tell which alerts are raised."""
     runtime, _ = _asked(request)
-    return answer(AlertList(alerts=raised(runtime)))
+    past = tuple(
+        PastAlert(
+            alert=one.alert.name,
+            since=timestamp(one.alert.since),
+            until=timestamp(one.until),
+        )
+        for one in runtime.gauges.alerts.past()
+    )
+    return answer(AlertList(alerts=raised(runtime), past=past))
 
 
 def raised(runtime: Runtime) -> tuple[AlertView, ...]:

@@ -66,6 +66,11 @@ def address_of(request: web.BaseRequest) -> str | None:
     return request.remote
 
 
+def came_by_proxy(request: web.BaseRequest) -> bool:
+    """Tell whether a trusted proxy handed the request on."""
+    return request.get(origin_key) is not None
+
+
 def is_secure(request: web.BaseRequest) -> bool:
     """Tell whether the client speaks https, to us or to our proxy."""
     origin: Origin | None = request.get(origin_key)

@@ -79,7 +79,13 @@ def package_files() -> set[str]:
 
 def test_the_wheel_holds_the_whole_package_and_nothing_else(wheel: Path) -> None:
     names = set(contents(wheel))
-    assert {name for name in names if ".dist-info/" not in name} == package_files()
+    inside = {name for name in names if name.startswith("asyncflow/")}
+    assert inside == package_files()
+    others = {name.partition("/")[2] for name in names - inside}
+    assert {name for name in others if name.startswith("data/")} == {
+        "data/share/asyncflow/alerts.yml",
+        "data/share/asyncflow/grafana.json",
+    }
     for wanted in ("py.typed", "web/static/index.html", "db/sql/jobs.sql"):
         assert f"asyncflow/{wanted}" in names
 

@@ -1,0 +1,39 @@
+"""A name for each request: in its answer, and in every log line that it causes.
+
+Rules
+-----
+- Only a trusted proxy of ours may bring a name along (`X-Request-Id`): anybody else
+  could make one request look like another in the log. A name that is no short word is
+  replaced.
+- The name ends with the request: a connection carries many of them.
+"""
+
+import re
+import secrets
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from asyncflow.web.proxies import came_by_proxy
+
+REQUEST_ID: Final = "X-Request-Id"
+request_id_key: Final = web.RequestKey("request_id", str)
+
+_SANE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def named(new_id: Callable[[], str] = lambda: secrets.token_hex(8)) -> Middleware:
+    """Return the middleware that names requests; outermost, but for the proxies'."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        asked = request.headers.get(REQUEST_ID, "") if came_by_proxy(request) else ""
+        request_id = asked if _SANE.fullmatch(asked) else new_id()
+        request[request_id_key] = request_id
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            return await handler(request)
+
+    return middleware
