@@ -59,6 +59,8 @@ def test_the_overview_tells_queues_workers_and_the_last_hour(
     assert {one["name"]: one["reason"] for one in found["checks"]} == {
         "accepting": None,
         "database": None,
+        "recovery": None,
+        "disk": None,
         "workers": None,
     }
     assert (found["waiting"], found["oldestS"], found["sockets"]) == (0, None, 0)

@@ -3,6 +3,7 @@ from aiohttp import web
 
 from asyncflow.web.errors import problems
 from asyncflow.web.guards import Guards, guard, install_headers
+from asyncflow.web.requestids import named
 from tests.web.wire import Answer, Dial, Serve
 
 LOCAL = Guards(loopback_only=True)
@@ -22,7 +23,7 @@ def guarded(guards: Guards) -> web.Application:
         policy = {"Content-Security-Policy": "default-src 'self'", "Vary": "Accept"}
         return web.Response(headers=policy)
 
-    app = web.Application(middlewares=[problems(), guard(guards)])
+    app = web.Application(middlewares=[named(), problems(), guard(guards)])
     app.router.add_route("*", "/", route)
     app.router.add_get("/page", page)
     install_headers(app, guards)
