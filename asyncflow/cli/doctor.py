@@ -15,7 +15,7 @@ from asyncflow.cli.connection import Server, server_at, server_options
 from asyncflow.cli.findings import Finding, ok, stop, warn
 from asyncflow.cli.machine import machine
 from asyncflow.cli.terminal import clean, columns
-from asyncflow.cli.toolbox import tools
+from asyncflow.cli.toolbox import languages, tools
 from asyncflow.client import RequestFailed, ServerRefused, ServerUnreachable
 from asyncflow.config import load
 from asyncflow.errors import BadSettings
@@ -65,6 +65,7 @@ def _findings(server: Server, named: Path | None, *, verify: bool) -> Iterator[F
     else:
         data_dir, fill_level = named or settings.data_dir, settings.fill_level
         yield ok("settings", "all of them are fine")
+        yield languages(settings.text_languages)
     yield from machine(data_dir, fill_level=fill_level)
     if verify:
         yield from verify_files(data_dir)

@@ -8,7 +8,7 @@ import platform
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncflow.cli.findings import Finding, missing, ok, stop, warn
+from asyncflow.processors.ocr import lacking
 
 # 3.7.0 to 3.51.2 can corrupt a database when a log is reset while another connection
 # writes; we write on one connection only, so this is a warning and no more
@@ -48,6 +49,18 @@ def tools() -> Iterator[Finding]:
     yield _ffmpeg()
     yield _clamd()
     yield _uvloop()
+
+
+def languages(wanted: Sequence[str]) -> Finding:
+    """Check that there are data for the languages that text is read in."""
+    unread = lacking(wanted)
+    if not unread:
+        return ok("languages", ", ".join(wanted))
+    what = f"no data to read {', '.join(unread)}"
+    hint = "install tessdata-fast-CODE by pip, or tesseract-ocr-CODE of the system"
+    if len(unread) == len(wanted):
+        return warn("languages", f"{what}: nothing is read by OCR", hint)
+    return warn("languages", f"{what}: such text is read as the others", hint)
 
 
 def sqlite(found: tuple[int, ...] = sqlite3.sqlite_version_info) -> Finding:

@@ -90,16 +90,26 @@ class Engine(Protocol):
 def choose(engine: str, languages: Sequence[str]) -> Engine:
     """Return the engine called *engine*, or for "auto" the first that is there.
 
-    Raise Skip if there is none, or none of the data folders has all *languages*.
+    It reads those of *languages* whose data are installed.
+    Raise Skip if there is no engine, or no data for any of them.
     """
     wanted = ENGINES if engine == "auto" else (engine,)
     found = next((name for name in wanted if is_installed(name)), None)
     if found is None:
         raise Skip(f"{' and '.join(wanted)} cannot be used: not installed")
-    data = _data_folder(languages)
+    data, usable = _data_folder(languages)
     if found == "tesserocr":
-        return _Library(data, languages)
-    return _Program(data, languages)
+        return _Library(data, usable)
+    return _Program(data, usable)
+
+
+def lacking(languages: Sequence[str]) -> tuple[str, ...]:
+    """Return those of *languages* that cannot be read here for want of data."""
+    try:
+        _folder, usable = _data_folder(languages)
+    except Skip:
+        return tuple(languages)
+    return tuple(one for one in languages if one not in usable)
 
 
 def is_installed(engine: str) -> bool:
@@ -125,18 +135,24 @@ def _data_folders() -> list[Path]:
     return [folder for folder in folders if folder.is_dir()]
 
 
-def _data_folder(languages: Sequence[str]) -> Path:
-    """Return a folder with the data of all *languages*. Raise Skip if there is none."""
+def _data_folder(languages: Sequence[str]) -> tuple[Path, tuple[str, ...]]:
+    """Return the folder with data of most of *languages*, and of which.
+
+    Raise Skip if there are data of none.
+    """
+    best: tuple[Path, tuple[str, ...]] | None = None
     installed: set[str] = set()
     for folder in _data_folders():
         here = {path.stem for path in folder.glob("*.traineddata")}
-        if here.issuperset(languages):
-            return folder
+        usable = tuple(one for one in languages if one in here)
+        if usable and (best is None or len(usable) > len(best[1])):
+            best = folder, usable
         installed |= here
-    lacking = [one for one in languages if one not in installed] or languages
+    if best is not None:
+        return best
     known = ", ".join(sorted(installed - {_OSD})) or "none"
     raise Skip(
-        f"no data for the language {', '.join(lacking)} is installed; "
+        f"no data for the language {', '.join(languages)} is installed; "
         f"installed: {known}"
     )
 
@@ -148,6 +164,7 @@ class _Library:
 
     def __init__(self, data: Path, languages: Sequence[str]) -> None:
         self._data = data
+        self.languages = tuple(languages)
         self._language = "+".join(languages)
         self._reader: Any = None
         self._compass: Any = None
@@ -212,6 +229,7 @@ class _Program:
 
     def __init__(self, data: Path, languages: Sequence[str]) -> None:
         self._data = data
+        self.languages = tuple(languages)
         self._language = "+".join(languages)
 
     def turn(self, scan: Scan, *, within_s: float) -> Turn | None:

@@ -111,7 +111,11 @@ class _Run:
         self._last_error: Exception | None = None
         self._text = work.out / "text.txt"
         self._table = work.out / "text.json"
-        self._transcript = Transcript(self._text, self._table, options.languages)
+        self._unread = ocr.lacking(options.languages)
+        self._languages = tuple(
+            one for one in options.languages if one not in self._unread
+        )
+        self._transcript = Transcript(self._text, self._table, self._languages)
 
     def go(self) -> Result:
         """Read every page and return what was made."""
@@ -257,8 +261,10 @@ class _Run:
             "layerPages": self._sources.count("layer"),
             "ocrPages": self._sources.count("ocr"),
             "failedPages": self._failed,
-            "languages": list(self._options.languages),
+            "languages": list(self._languages),
         }
+        if self._unread:
+            facts["missingLanguages"] = list(self._unread)
         if not self._document.is_pdf:
             facts["looksLikeText"] = True
         if self._engine is not None:

@@ -120,3 +120,17 @@ def test_a_full_disk_stops_the_server(tmp_path: Path) -> None:
     found = {one.name: one for one in folder(tmp_path, fill_level=0)}
 
     assert found["disk"].level == "stop"
+
+
+def test_languages_without_data_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ASYNCFLOW_TEXT_LANGUAGES", "eng,tlh")
+    main(["doctor"])
+
+    (line,) = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("languages")
+    ]
+    assert "no data to read tlh" in line

@@ -186,7 +186,17 @@ def test_a_language_that_is_not_there_is_named_with_those_that_are(
 ) -> None:
     path = saved(sheet(text_pages.some_words(40)), tmp_path / "page.png")
     with pytest.raises(Skip, match=r"language tlh is installed; installed: .*eng"):
-        read(path, languages=["eng", "tlh"])
+        read(path, languages=["tlh"])
+
+
+def test_a_language_without_data_is_left_out_and_named(tmp_path: Path) -> None:
+    path = saved(sheet(text_pages.some_words(40)), tmp_path / "page.png")
+
+    found = read(path, languages=["tlh", "eng"])
+
+    assert found.facts["languages"] == ["eng"]
+    assert found.facts["missingLanguages"] == ["tlh"]
+    assert int(str(found.facts["words"])) > 20
 
 
 def test_a_picture_that_ends_too_early_is_the_files_fault(tmp_path: Path) -> None:
