@@ -38,7 +38,7 @@ WORKDIR /data
 VOLUME /data
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=5s --start-period=20s CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['ASYNCFLOW_PORT'] + '/readyz', timeout=4)"]
+HEALTHCHECK --interval=30s --timeout=5s --start-period=20s CMD ["asyncflow", "health"]
 # process 1 has to bury orphans, of health checks too; tini does nothing else
 ENTRYPOINT ["tini", "--", "asyncflow"]
 CMD ["serve"]

@@ -360,6 +360,12 @@ class Unauthorized(ClientError):
     code = "unauthorized"
 
 
+class Forbidden(ClientError):
+    """Who is asking may not do this."""
+
+    code = "forbidden"
+
+
 class ForeignOrigin(ClientError):
     """A page of another site may not do this."""
 

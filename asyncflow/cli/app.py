@@ -66,6 +66,12 @@ COMMANDS = {
         attribute="download",
         help="Fetch the files of a job.",
     ),
+    "health": Entry(
+        module="asyncflow.cli.health",
+        attribute="health",
+        help="Ask the server on this machine whether it is ready; end with 1 if it is"
+        " not.",
+    ),
     "jobs": Entry(
         module="asyncflow.cli.jobs",
         attribute="jobs",

@@ -24,7 +24,7 @@ from typing import Final
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
-from asyncflow.errors import StartError, Unauthorized
+from asyncflow.errors import Forbidden, StartError, Unauthorized
 from asyncflow.web.proxies import address_of, is_secure
 
 UPLOAD: Final = "upload"
@@ -56,6 +56,8 @@ class Principal:
     owner: str
     tenant: str = ""
     scopes: frozenset[str] = frozenset({UPLOAD, READ})
+    #: nobody has said who it is: a token could open more
+    is_anonymous: bool = False
 
 
 #: raises Unauthorized when nobody, or nobody known, is asking
@@ -65,11 +67,18 @@ principal_key: Final = web.RequestKey("principal", Principal)
 
 
 def require(request: web.Request, scope: str) -> Principal:
-    """Return who is asking. Raise Unauthorized unless they have *scope*."""
+    """Return who is asking.
+
+    Raises:
+        Unauthorized: nobody knows who it is, and *scope* is not for everybody.
+        Forbidden: it is known, and they do not have *scope*.
+    """
     principal: Principal | None = request.get(principal_key)
-    if principal is None or scope not in principal.scopes:
+    if principal is not None and scope in principal.scopes:
+        return principal
+    if principal is None or principal.is_anonymous:
         raise Unauthorized
-    return principal
+    raise Forbidden(f"{principal.owner} does not have the scope {scope}")
 
 
 class TokenAuth:
@@ -97,7 +106,9 @@ class TokenAuth:
         self.cookie_name = f"asyncflow-{digest[:8]}"
         self._cookie = hmac.new(self._token, b"cookie", hashlib.sha256).hexdigest()
         anonymous = frozenset({UPLOAD, READ, METRICS}) if open_locally else frozenset()
-        self._anonymous = Principal(owner="local", tenant="", scopes=anonymous)
+        self._anonymous = Principal(
+            owner="local", tenant="", scopes=anonymous, is_anonymous=True
+        )
         self._known = Principal(owner="local", tenant="", scopes=EVERYTHING)
 
     async def __call__(self, request: web.Request) -> Principal:

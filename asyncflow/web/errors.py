@@ -44,6 +44,7 @@ STATUS: Mapping[type[AsyncflowError], int] = {
     errors.DigestMismatch: 400,
     errors.PartNotUsable: 400,
     errors.Unauthorized: 401,
+    errors.Forbidden: 403,
     errors.ForeignOrigin: 403,
     # the tus specification wants 403 for a PATCH on what takes no more bytes
     errors.UploadComplete: 403,

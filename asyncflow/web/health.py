@@ -10,7 +10,7 @@ import msgspec
 import structlog
 from aiohttp import hdrs, web
 
-from asyncflow.errors import AsyncflowError, Unauthorized
+from asyncflow.errors import AsyncflowError, Forbidden, Unauthorized
 from asyncflow.metrics import EXPOSITION, Metrics
 from asyncflow.views import View
 from asyncflow.web.auth import ADMIN, METRICS, principal_key
@@ -135,7 +135,8 @@ def add_health(
     async def show_metrics(request: web.Request) -> web.Response:
         principal = request.get(principal_key)
         if principal is not None and not principal.scopes & {METRICS, ADMIN}:
-            raise Unauthorized("these are the numbers of all users together")
+            refusal = Unauthorized if principal.is_anonymous else Forbidden
+            raise refusal("these are the numbers of all users together")
         body = await metrics.render()
         return web.Response(body=body, headers={hdrs.CONTENT_TYPE: EXPOSITION})
 

@@ -77,7 +77,11 @@ async def test_any_host_name_is_right_for_who_must_prove_themselves(
 
 async def test_the_list_needs_the_scope(mount: Mount) -> None:
     host = await mount(authenticate=by_name)
-    assert (await host.get("/uploads/jobs", headers=ANNA)).status == 401
+    refused = await host.get("/uploads/jobs", headers=ANNA)
+    assert refused.status == 403
+    assert (await refused.json(content_type=None))["code"] == "forbidden"
+    page = await host.get("/uploads/admin", headers={**ANNA, "Accept": "text/html"})
+    assert page.status == 403
 
 
 async def test_the_numbers_of_all_users_need_the_scope(mount: Mount) -> None:
@@ -86,6 +90,6 @@ async def test_the_numbers_of_all_users_need_the_scope(mount: Mount) -> None:
         return asyncflow.Principal(owner="anna", tenant="", scopes=scopes)
 
     host = await mount(authenticate=know)
-    for scope, status in (("read", 401), ("metrics", 200), ("admin", 200)):
+    for scope, status in (("read", 403), ("metrics", 200), ("admin", 200)):
         said = await host.get("/uploads/metrics", headers={"X-Scope": scope})
         assert said.status == status

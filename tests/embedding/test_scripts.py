@@ -111,8 +111,26 @@ def test_the_example_of_a_host_application_works(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("some notes")
     script = ROOT / "examples" / "embed_in_aiohttp_app.py"
     with running(script, tmp_path, PORT="0", DATA=str(tmp_path / "data")) as (url, _):
-        assert b"/uploads/" in fetch(url)
+        assert b"Sign in" in fetch(url)
         arguments = ("upload", "--wait", "--token", "anna", "notes.txt")
         said = client(*arguments, url=f"{url}/uploads", folder=tmp_path)
         assert "COMPLETED" in said
         assert until(lambda: fetch(f"{url}/ready")) == b"notes.txt of anna\n"
+
+
+def test_a_person_signs_in_at_the_example_and_is_at_the_uploads(tmp_path: Path) -> None:
+    script = ROOT / "examples" / "embed_in_aiohttp_app.py"
+    with running(script, tmp_path, PORT="0", DATA=str(tmp_path / "data")) as (url, _):
+        jar = urllib.request.HTTPCookieProcessor()
+        browser = urllib.request.build_opener(jar)
+        browser.addheaders = [("Accept", "text/html")]
+        # whoever opens the page is brought to where they sign in
+        assert b"Sign in" in browser.open(f"{url}/uploads/", timeout=10).read()
+        wrong = b"name=anna&password=bert"
+        assert b"Sign in" in browser.open(f"{url}/sign-in", wrong, timeout=10).read()
+
+        right = b"name=anna&password=anna"
+        page = browser.open(f"{url}/sign-in", right, timeout=10)
+
+        assert page.url == f"{url}/uploads/"
+        assert b"asyncflow" in page.read()
