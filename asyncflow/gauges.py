@@ -137,6 +137,11 @@ class Gauges:
 
     # ----- looked at
 
+    @property
+    def loop_lag_s(self) -> float:
+        """The worst lag of the last ten seconds."""
+        return max(self._lags)
+
     async def measure(self) -> None:
         """Set every gauge."""
         metrics = self._metrics
@@ -216,7 +221,7 @@ class Gauges:
             crashes=sum(crashed for _at, _failed, crashed in self._ends),
             disk_used=await self._disk_used(),
             fill_level=self._fill_level,
-            loop_lag_s=max(self._lags),
+            loop_lag_s=self.loop_lag_s,
             wal_bytes=self._wal.wal_bytes(),
             trouble=self._trouble(),
         )

@@ -19,16 +19,19 @@ import structlog
 
 HIDDEN: Final = "***"
 
-#: what comes before a secret, and the secret; neither ends a string of JSON
-_SECRETS: Final = (
+#: a word that is cheap to look for -> what comes before a secret, and the secret, which
+#: ends no string of JSON
+_SECRETS: Final = {
     # a token in a header, wherever it is quoted
-    re.compile(r"(?i)(\bbearer\s+)[\w.~+/=-]+"),
-    re.compile(r"(?i)(\bauthorization\b[\"'\\]*\s*[:=]\s*[\"'\\]*)[^\"'\\,\r\n]+"),
-    # in a query, or in a cookie of ours
-    re.compile(r"(?i)(\b(?:\w+_)?token=)[^&;\s\"'\\]+"),
+    "bearer": re.compile(r"(?i)(\bbearer\s+)[\w.~+/=-]+"),
+    "authorization": re.compile(
+        r"(?i)(\bauthorization\b[\"'\\]*\s*[:=]\s*[\"'\\]*)[^\"'\\,\r\n]+"
+    ),
+    # in a query, or in a form
+    "token=": re.compile(r"(?i)(token=)[^&;\s\"'\\]+"),
     # the name and the password in an address
-    re.compile(r"(://)[^/@\s\"'\\]+(?=@)"),
-)
+    "://": re.compile(r"(://)[^/@\s\"'\\]+(?=@)"),
+}
 
 
 def wants_json(log_format: str) -> bool:
@@ -106,8 +109,10 @@ def _hiding(secrets: Iterable[str]) -> structlog.typing.Processor:
         text = str(line)  # the renderer before us made it one
         for secret in known:
             text = text.replace(secret, HIDDEN)
-        for pattern in _SECRETS:
-            text = pattern.sub(rf"\1{HIDDEN}", text)
+        lower = text.lower()
+        for word, pattern in _SECRETS.items():
+            if word in lower:
+                text = pattern.sub(rf"\1{HIDDEN}", text)
         return text
 
     return hide

@@ -73,6 +73,10 @@ class Overview(View, frozen=True, kw_only=True):
     oldest_s: float | None
     open_uploads: int
     stored_bytes: int
+    #: of the database's write-ahead log
+    wal_bytes: int
+    #: the worst of the last ten seconds
+    loop_lag_s: float
     #: room under the store; None: it cannot fill up
     free_bytes: int | None
     #: no step begins until an operator says so
@@ -146,6 +150,8 @@ async def _overview(runtime: Runtime, checks: tuple[CheckView, ...]) -> Overview
         oldest_s=max(oldest.values(), default=None),
         open_uploads=await runtime.db.open_uploads(),
         stored_bytes=await runtime.db.stored_bytes(),
+        wal_bytes=runtime.db.wal_bytes(),
+        loop_lag_s=round(runtime.gauges.loop_lag_s, 4),
         free_bytes=await runtime.free_bytes(),
         draining=runtime.engine.is_drained,
         sockets=len(runtime.sockets),

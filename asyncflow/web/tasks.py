@@ -22,7 +22,7 @@ from asyncflow.runtime import Runtime
 from asyncflow.views import ErrorView, View
 from asyncflow.web.auth import READ, UPLOAD, Principal, require
 from asyncflow.web.bodies import read_whole
-from asyncflow.web.intake import client_of, once_of
+from asyncflow.web.intake import JOB_ID, client_of, once_of
 from asyncflow.web.jobs import answer, job_id
 from asyncflow.web.keys import runtime_key
 from asyncflow.web.parsing import refuse_encoding
@@ -132,7 +132,7 @@ async def submit(request: web.Request) -> web.Response:
     )
     url = f"{runtime.url_prefix}/tasks/{found}"
     taken = TaskAnswer(task_id=found, status=JobState.PENDING, status_url=url)
-    return answer(taken, status=202)
+    return _begun(taken, found)
 
 
 async def publish(request: web.Request) -> web.Response:
@@ -152,7 +152,13 @@ async def publish(request: web.Request) -> web.Response:
     )
     url = f"{runtime.url_prefix}/status/{found}"
     taken = EventAnswer(job_id=found, status=JobState.PENDING, status_url=url)
-    return answer(taken, status=202)
+    return _begun(taken, found)
+
+
+def _begun(taken: View, job: str) -> web.Response:
+    response = answer(taken, status=202)
+    response.headers[JOB_ID] = job
+    return response
 
 
 async def show(request: web.Request) -> web.Response:

@@ -68,7 +68,13 @@ def proxy(tmp_path: Path) -> Iterator[Proxy]:
     subprocess.run([*nginx, "-t"], check=True, capture_output=True, timeout=30)
     address = f"https://{NAME}"
     with (
-        running(serve, behind, ASYNCFLOW_TOKEN=TOKEN, ASYNCFLOW_PUBLIC_URL=address),
+        running(
+            serve,
+            behind,
+            ASYNCFLOW_TOKEN=TOKEN,
+            ASYNCFLOW_PUBLIC_URL=address,
+            ASYNCFLOW_TRUSTED_PROXIES="127.0.0.1",
+        ),
         running([*nginx, "-g", "daemon off;"], before),
     ):
         yield Proxy(port=before, data_dir=tmp_path / "data")
@@ -165,3 +171,8 @@ def test_a_websocket_passes_nginx(proxy: Proxy) -> None:
             assert data, said
             said += data
     assert said.startswith(b"HTTP/1.1 101")
+
+
+def test_requests_have_the_names_that_nginx_gives_them(proxy: Proxy) -> None:
+    answer = proxy.talk("GET /nothing HTTP/1.1\r\nX-Request-Id: what-i-say\r\n")
+    assert re.search(rb"(?i)\r\nx-request-id: [0-9a-f]{32}\r\n", answer), answer

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from asyncflow.alerts import RULES, Alerts, Reading
+from asyncflow.alerts import MOST_PAST, RULES, Alerts, Reading
 
 CALM = Reading(
     backlog=0,
@@ -53,6 +53,19 @@ def test_an_alert_is_raised_once_and_cleared_once(name: str) -> None:
     (cleared,) = alerts.judge(low, 5)
     assert (cleared.alert.name, cleared.is_raised) == (name, False)
     assert alerts.current() == ()
+    (past,) = alerts.past()
+    assert (past.alert.name, past.alert.since, past.until) == (name, 2, 5)
+
+
+def test_only_the_latest_alerts_that_are_over_are_kept() -> None:
+    alerts = Alerts()
+    for now in range(0, 2 * (MOST_PAST + 7), 2):
+        alerts.judge(replace(CALM, trouble="no"), now)
+        alerts.judge(CALM, now + 1)
+    kept = alerts.past()
+    assert len(kept) == MOST_PAST
+    assert [one.until for one in kept] == sorted((o.until for o in kept), reverse=True)
+    assert kept[0].until == 2 * (MOST_PAST + 6) + 1
 
 
 def test_a_few_failures_of_a_few_attempts_are_no_alert() -> None:

@@ -65,6 +65,8 @@ def test_the_overview_tells_queues_workers_and_the_last_hour(
     }
     assert (found["waiting"], found["oldestS"], found["sockets"]) == (0, None, 0)
     assert found["storedBytes"] > len(photo)
+    assert found["walBytes"] > 0
+    assert found["loopLagS"] >= 0
     names = {one["name"]: one for one in found["consumers"]}
     assert {"identify", "image"} <= set(names)
     assert names["image"]["steps"]["dead"] >= 1

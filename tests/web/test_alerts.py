@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from tests.server_process import ServerProcess
 from tests.web.live import healthy_server, metric, until
@@ -25,11 +26,13 @@ async def relief(work: Task) -> str:
 WORK = Path(__file__).parent.parent / "tasks" / "work_to_do.py"
 
 
+def alert_list(server: ServerProcess) -> Any:
+    bearer = f"Bearer {server.token}"
+    return server.request("GET", "/admin/alerts", Authorization=bearer).json
+
+
 def alerts(server: ServerProcess) -> list[str]:
-    answer = server.request(
-        "GET", "/admin/alerts", Authorization=f"Bearer {server.token}"
-    )
-    return [one["alert"] for one in answer.json["alerts"]]
+    return [one["alert"] for one in alert_list(server)["alerts"]]
 
 
 def test_an_alert_is_shown_counted_logged_and_told(tmp_path: Path) -> None:
@@ -64,6 +67,8 @@ def test_an_alert_is_shown_counted_logged_and_told(tmp_path: Path) -> None:
             server.finished(job["taskId"])
         until(lambda: alerts(server) == [])
         until(lambda: told(server, "alert.cleared"))
+        (over,) = alert_list(server)["past"]
+        assert (over["alert"], over["since"] < over["until"]) == ("backlog", True)
         assert metric(server, 'asyncflow_alert{alert="backlog"}') == 0.0
 
 

@@ -52,6 +52,16 @@ def test_the_name_that_a_trusted_proxy_gives_is_in_the_answer_and_in_every_line(
     assert (line["request_id"], line["status"]) == ("edge-7", 202)
 
 
+def test_a_task_can_be_followed_from_its_request_to_its_step(
+    proxied: ServerProcess,
+) -> None:
+    body = b'{"name": "sample-task"}'
+    task = proxied.request("POST", "/tasks", body, X_Request_Id="edge-8").json["taskId"]
+    (line,) = until(lambda: lines(proxied, event="http.request", job=task))
+    assert (line["request_id"], line["status"]) == ("edge-8", 202)
+    assert until(lambda: lines(proxied, event="step.ended", job=task))
+
+
 @pytest.mark.parametrize("name", ["x" * 65, "a b", "<script>", "a\tb", ""])
 def test_a_name_that_is_no_short_word_is_replaced(
     proxied: ServerProcess, name: str

@@ -64,6 +64,8 @@ const show = (now) => {
     tile("Workers busy", `${busy} of ${now.workers.length}`),
     tile("Unfinished uploads", now.openUploads),
     tile("Stored", size(now.storedBytes)),
+    tile("Write-ahead log", size(now.walBytes)),
+    tile("Loop lag", `${Math.round(now.loopLagS * 1000)} ms`),
     tile("Free on the disk", now.freeBytes === null ? "–" : size(now.freeBytes)),
     tile("Watching", count(now.sockets, "socket", "sockets")),
   );
