@@ -85,19 +85,21 @@ def _build(
         settings = load({}, env=os.environ, cwd=Path.cwd())
     # the workers' folder is another one
     settings = settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
-    if not structlog.is_configured():
-        logs.configure(
-            level=settings.log_level,
-            as_json=logs.wants_json(settings.log_format),
-            secrets=[settings.token.get_secret_value()] if settings.token else [],
-        )
+    secrets = []
     if authenticate is None:
         who = access(settings)
+        secrets.append(who.token)
         authenticate = TokenAuth(
             who.token,
             open_locally=who.is_open,
             near_only=not settings.allow_public,
             prefix=prefix,
+        )
+    if not structlog.is_configured():
+        logs.configure(
+            level=settings.log_level,
+            as_json=logs.wants_json(settings.log_format),
+            secrets=secrets,
         )
     runtime = Runtime(settings, url_prefix=prefix)
 

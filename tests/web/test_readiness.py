@@ -1,8 +1,10 @@
 """Whether `/readyz` tells the truth, and `/metrics` the same."""
 
+import signal
 from pathlib import Path
 
-from tests.web.live import healthy_server, metric
+from tests.server_process import Answer, serving
+from tests.web.live import Line, create, half_open, healthy_server, metric, until
 
 
 def test_each_condition_is_named_and_met_by_a_healthy_server(tmp_path: Path) -> None:
@@ -35,3 +37,26 @@ def test_a_server_that_takes_no_file_for_want_of_room_is_not_ready(
         assert metric(server, "asyncflow_ready") == 0.0
         assert metric(server, 'asyncflow_check{check="disk"}') == 0.0
         assert server.request("GET", "/livez").status == 200
+
+
+def test_a_server_that_lets_an_upload_end_before_it_stops_is_not_ready(
+    tmp_path: Path,
+) -> None:
+    with serving(tmp_path / "data", workers="1") as server, Line(server) as line:
+        assert asked(line).status == 200
+        half = bytes(1 << 20)
+        upload = create(server, 2 * len(half))
+        with half_open(server, upload, 0, half, length=2 * len(half)) as sending:
+            until(lambda: server.status(upload)["uploadedBytes"])
+            server.signal(signal.SIGTERM)
+            until(lambda: asked(line).status == 503)
+            checks = asked(line).json["checks"]
+            assert checks["accepting"] == {"ok": False, "reason": "the server stops"}
+            assert checks["database"]["ok"]
+            sending.send(half)
+            assert sending.answer().status == 204
+        assert server.wait() == 0
+
+
+def asked(line: Line) -> Answer:
+    return line.ask("GET", "/readyz")
