@@ -27,30 +27,44 @@ _START_S: Final = 30.0
 _DONE_S: Final = 180.0
 
 _CELERY: Final = """
-import os, sys import redis from celery import Celery URL = os.environ["QUEUE_URL"] app
-= Celery("queue", broker=URL) app.conf.update(task_acks_late=True,
-task_ignore_result=True, worker_prefetch_multiplier=4) counter =
-redis.Redis.from_url(URL)
+import os
+import sys
+
+import redis
+from celery import Celery
+
+app = Celery("queue", broker=os.environ["QUEUE_URL"])
+app.conf.task_acks_late = True
+app.conf.task_ignore_result = True
+app.conf.worker_prefetch_multiplier = 4
+counter = redis.Redis.from_url(os.environ["QUEUE_URL"])
+
 
 @app.task
 def noop(n):
     counter.incr("done")
+
 
 if __name__ == "__main__":
     for n in range(int(sys.argv[1])):
         noop.delay(n)
 """
 _DRAMATIQ: Final = """
-import os, sys
-import dramatiq, redis
+import os
+import sys
+
+import dramatiq
+import redis
 from dramatiq.brokers.redis import RedisBroker
-URL = os.environ["QUEUE_URL"]
-dramatiq.set_broker(RedisBroker(url=URL))
-counter = redis.Redis.from_url(URL)
+
+dramatiq.set_broker(RedisBroker(url=os.environ["QUEUE_URL"]))
+counter = redis.Redis.from_url(os.environ["QUEUE_URL"])
+
 
 @dramatiq.actor
 def noop(n):
     counter.incr("done")
+
 
 if __name__ == "__main__":
     for n in range(int(sys.argv[1])):

@@ -170,29 +170,35 @@ def give_up_files(track: Tracker, step: int, token: int) -> None:
     track.throw_away(prefix, is_prefix=True)
 
 
-def count_steps(track: Tracker, steps: int, gates: int) -> int:
-    """Add to the job's open steps and gates; return how many gates are open."""
+def count_steps(track: Tracker, steps: int, gates: int) -> tuple[int, int]:
+    """Add to the job's open steps and gates; return how many of each are open."""
     counts = {"job": track.job, "open": steps, "gates": gates}
     row = track.db.execute(SQL["add_open"], counts).fetchone()
-    return int(row["gates"])
+    return row["open"], row["gates"]
 
 
-def pass_gates(track: Tracker, run: int, plan: Iterable[PlanEntry], now: int) -> None:
-    """Accept the file, once in a job's life, and open the steps that waited for it."""
+def pass_gates(track: Tracker, run: int, plan: Iterable[PlanEntry], now: int) -> int:
+    """Accept the file, once in a job's life, and open the steps that waited for it.
+
+    Returns how many those are.
+    """
     args = {"job": track.job, "now": now}
-    if track.db.execute(SQL["job_accepted"], args).rowcount:
-        caused, gates = write_event(track, run, ACCEPTED, plan, now=now)
-        count_steps(track, caused, gates)
+    if not track.db.execute(SQL["job_accepted"], args).rowcount:
+        return 0
+    caused, gates = write_event(track, run, ACCEPTED, plan, now=now)
+    count_steps(track, caused, gates)
+    return caused
 
 
 def end_if_over(track: Tracker, run: int, now: int) -> None:
     """End the run if none of its steps is open."""
     job = track.db.execute(SQL["job_by_id"], {"job": track.job}).fetchone()
     if job["open"] == 0:
-        _end_run(track, run, now)
+        end_run(track, run, now)
 
 
-def _end_run(track: Tracker, run: int, now: int) -> None:
+def end_run(track: Tracker, run: int, now: int) -> None:
+    """End the run, none of whose steps is open any more."""
     args = {"job": track.job}
     dead = track.db.execute(SQL["dead_required"], args).fetchone()["n"]
     final = jobs.ends_as(dead_required=dead)
@@ -202,7 +208,7 @@ def _end_run(track: Tracker, run: int, now: int) -> None:
             SQL["blamed_step"], {"job": track.job}
         ).fetchone()
         error = {**msgspec.json.decode(blamed or "{}"), "step": consumer}
-    close(track, run, final, error, now)
+    write_end(track, run, final, error, now)
 
 
 def close(
@@ -220,6 +226,17 @@ def close(
         track.steps.append(step)
         track.stop.append((step, held))
         give_up_files(track, step, held)
+    write_end(track, run, state, error, now)
+
+
+def write_end(
+    track: Tracker,
+    run: int,
+    state: JobState,
+    error: Mapping[str, object] | None,
+    now: int,
+) -> None:
+    """Write the job's final state and the run's terminal event."""
     track.db.execute(
         SQL["close_job"],
         {

@@ -20,7 +20,7 @@ from asyncflow.db.flow import (
     Tracker,
     close,
     count_steps,
-    end_if_over,
+    end_run,
     give_up_files,
     pass_gates,
     to_json,
@@ -28,7 +28,15 @@ from asyncflow.db.flow import (
 )
 from asyncflow.db.rows import plan_of, step_view
 from asyncflow.errors import NameTaken
-from asyncflow.jobs import Failures, JobKind, JobState, Limits, StepState, Verdict
+from asyncflow.jobs import (
+    Failures,
+    JobKind,
+    JobState,
+    Limits,
+    PlanEntry,
+    StepState,
+    Verdict,
+)
 
 
 def claim(db: sqlite3.Connection, demand: Demand) -> tuple[list[Claimed], list[Change]]:
@@ -301,20 +309,23 @@ def _after_step(
     """Do what a step's new state means for its job."""
     if not state.is_final:
         return
-    gate, error = bool(row["gate"]), {"code": ended.code, "detail": ended.detail}
-    if state is StepState.DEAD and gate:
+    error = {"code": ended.code, "detail": ended.detail}
+    if state is StepState.DEAD and row["gate"]:
         no = ended.verdict is Verdict.BAD_FILE
         final = JobState.REJECTED if no else JobState.FAILED
         kind = events.of_step(row["consumer"], state)
         write_event(track, row["run"], kind, (), now=now)
         close(track, row["run"], final, {**error, "step": row["consumer"]}, now)
         return
+    plan = plan_of(row) if ended.plan is None else list(ended.plan)
     if state is StepState.DONE:
         _store_facts(track, row, ended)
-    _finish_step(track, row, state, gate=gate, now=now)
+    _finish_step(track, row, state, plan, now=now)
 
 
 def _store_facts(track: Tracker, row: sqlite3.Row, ended: Ended) -> None:
+    if not ended.facts and row["facts"] == "{}" and ended.plan is None:
+        return
     facts = msgspec.json.decode(row["facts"])
     facts[row["consumer"]] = ended.facts
     track.db.execute(
@@ -329,21 +340,26 @@ def _store_facts(track: Tracker, row: sqlite3.Row, ended: Ended) -> None:
 
 
 def _finish_step(
-    track: Tracker, row: sqlite3.Row, state: StepState, *, gate: bool, now: int
+    track: Tracker,
+    row: sqlite3.Row,
+    state: StepState,
+    plan: list[PlanEntry],
+    *,
+    now: int,
 ) -> None:
     """Write the event of a step that is over, what it causes, and the fan-in."""
-    db, run = track.db, row["run"]
-    plan = plan_of(db.execute(SQL["job_by_id"], {"job": row["job_id"]}).fetchone())
+    run, gate = row["run"], bool(row["gate"])
     kind = events.of_step(row["consumer"], state)
     if state is StepState.SKIPPED:
         # Who follows a skipped step works on the original instead.
         follows = events.of_step(row["consumer"], StepState.DONE)
         plan = [dataclasses.replace(e, on=kind) if e.on == follows else e for e in plan]
     caused, gates = write_event(track, run, kind, plan, now=now)
-    open_gates = count_steps(track, caused - 1, gates - gate)
+    still, open_gates = count_steps(track, caused - 1, gates - gate)
     if gate and open_gates == 0:
-        pass_gates(track, run, plan, now)
-    end_if_over(track, run, now)
+        still += pass_gates(track, run, plan, now)
+    if still == 0:
+        end_run(track, run, now)
 
 
 def beat(
