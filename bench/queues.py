@@ -40,7 +40,7 @@ app.conf.worker_prefetch_multiplier = 4
 counter = redis.Redis.from_url(os.environ["QUEUE_URL"])
 
 
-@app.task
+@app.task(name="tasks.noop")
 def noop(n):
     counter.incr("done")
 
@@ -103,8 +103,10 @@ def measure(folder: Path, *, count: int, workers: int) -> dict[str, float]:
     for queue in QUEUES:
         place = folder / queue.name.split()[0]
         place.mkdir()
-        with contextlib.suppress(subprocess.SubprocessError, TimeoutError):
+        try:
             found[queue.name] = _rate(queue, place, count=count, workers=workers)
+        except (subprocess.SubprocessError, TimeoutError) as error:
+            print(f"{queue.name} was not measured: {error}", file=sys.stderr)
     return found
 
 
