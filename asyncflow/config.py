@@ -436,6 +436,8 @@ class _Given:
 
     def add_files(self, here: Path) -> None:
         """Take `asyncflow.toml`, then `.env`, from the folder *here*."""
+        if (here / TOML).is_dir():
+            self.problems.append(f"{TOML} is a folder; accepted: a file, or none")
         try:
             toml = TomlConfigSettingsSource(Settings, here / TOML)()
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as bad:

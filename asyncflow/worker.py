@@ -100,14 +100,34 @@ def ready() -> int:
     """Load the processors, confine this process, and report what it can do."""
     (desk,) = _desks
     try:
-        for module in desk.setup.modules:
-            importlib.import_module(module)
+        _load(desk.setup.modules)
         abi = sandbox.confine(source=desk.source, out=desk.out, code=_code_folders())
         desk.is_confined = True
         report = {"abi": abi, "processors": [_card(p) for p in base.REGISTRY.values()]}
+    except _NoModule as missing:
+        report = {"error": str(missing)}
     except BaseException:  # noqa: BLE001 -- the boundary: nothing may cross but a report
         report = {"error": traceback.format_exc()[-_MAX_TRACE:]}
     return _write(desk, report)
+
+
+class _NoModule(Exception):
+    """A module that was named is not there."""
+
+
+def _load(modules: tuple[str, ...]) -> None:
+    """Import the modules that register functions. Raise _NoModule for one not there."""
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            # one that a module of theirs looks for in vain needs its traceback
+            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                raise
+            raise _NoModule(
+                f"there is no module called {error.name!r}: name modules that are "
+                "installed, or lie in the folder where the server starts"
+            ) from None
 
 
 def attend(token: int, processor: str, about: Mapping[str, Any]) -> int:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import socket
 from pathlib import Path
 
 import click
@@ -22,11 +23,17 @@ def serve(**values: object) -> int:
     """
     try:
         settings = load(given(values), env=os.environ, cwd=Path.cwd())
+    except BadSettings as error:
+        raise SettingsRefused(error.detail) from error
+    try:
         return run(settings)
     except BadSettings as error:
         raise SettingsRefused(error.detail) from error
     except AsyncflowError as error:
         raise click.ClickException(error.detail) from error
+    except socket.gaierror as error:
+        where = f"host {settings.host!r} names no address of this machine"
+        raise click.ClickException(f"{where}: {error.strerror}") from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise click.ClickException(ADDRESS_IN_USE) from error

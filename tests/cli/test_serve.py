@@ -84,3 +84,19 @@ def test_a_signal_ends_the_server_with_success(number: signal.Signals) -> None:
     program.communicate(timeout=30)
 
     assert program.returncode == 0
+
+
+def test_a_module_that_is_not_there_is_said_plainly(tmp_path: Path) -> None:
+    done = serve("--port", "0", "--data-dir", str(tmp_path), "--processors", "nosuch")
+
+    assert done.returncode == 1
+    assert "there is no module called 'nosuch'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_host_that_names_nothing_is_said_plainly(tmp_path: Path) -> None:
+    folder = ("--data-dir", str(tmp_path), "--port", "0")
+    done = serve(*folder, "--host", "nowhere.invalid", "--allow-public")
+
+    assert done.returncode == 1
+    assert "host 'nowhere.invalid' names no address" in done.stderr

@@ -273,3 +273,10 @@ def test_every_setting_says_what_it_is() -> None:
 def test_a_number_is_read_strictly(tmp_path: Path, name: str, text: str) -> None:
     with pytest.raises(BadSettings, match=name.lower()):
         load({}, env={f"ASYNCFLOW_{name}": text}, cwd=tmp_path)
+
+
+def test_a_folder_where_the_file_should_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "asyncflow.toml").mkdir()
+
+    with pytest.raises(BadSettings, match=r"asyncflow.toml is a folder"):
+        load({}, env={}, cwd=tmp_path)

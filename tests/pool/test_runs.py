@@ -211,7 +211,7 @@ async def test_a_processor_that_cannot_be_loaded_stops_the_start(
     tmp_path: Path,
 ) -> None:
     pool = Pool(size=1, folder=tmp_path / "slots", modules=("no.such.module",))
-    with pytest.raises(StartError, match="No module named"):
+    with pytest.raises(StartError, match="there is no module called"):
         await pool.start()
 
 
