@@ -1,5 +1,6 @@
 """The job engine: no-ops a second, tasks registered a second, slow beside fast."""
 
+import http.client
 import json
 import os
 import time
@@ -7,7 +8,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any, Final
 
-from bench import queues, submit
+from bench import photo, queues, submit
 from bench.rows import Row, percentile
 from bench.server import Server, serving
 
@@ -36,6 +37,7 @@ def measure(folder: Path, *, quick: bool) -> list[Row]:
     count = 128 if quick else 6400
     (folder / "noops.py").write_text(_MODULE, encoding="utf-8")
     rows = [*_engine(folder, count), *_slow(folder, quick=quick)]
+    rows += _fair(folder, quick=quick) + _busy(folder, quick=quick)
     for workers in (1,) if quick else (1, 4):
         rows += _workers(folder, count // 4, workers)
     if not quick:
@@ -114,6 +116,87 @@ def _slow(folder: Path, *, quick: bool) -> list[Row]:
             note=f"{count} tasks, 2 workers, the slow one has one of them",
         )
     ]
+
+
+def _fair(folder: Path, *, quick: bool) -> list[Row]:
+    """Measure one client's file alone, then behind the many of another client."""
+    many, tries = (40, 1) if quick else (10_000, 7)
+    place = folder / "fair"
+    place.mkdir()
+    picture = photo.write(place / "photo.jpg", small=True).read_bytes()
+    (place / "noops.py").write_text(_MODULE, encoding="utf-8")
+    with _serve(place, workers="2", trusted_proxies="127.0.0.1") as server:
+        _one(server, picture)  # whatever is warmed up by the first
+        alone = [_one(server, picture) for _ in range(tries)]
+        _act(server, "drain")
+        link = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        for _ in range(many):
+            _put(link, picture, client="192.0.2.1")
+        _act(server, "resume")
+        beside = [_one(server, picture) for _ in range(tries)]
+        left = server.waiting()
+    ratio = percentile(beside, 50) / percentile(alone, 50)
+    return [
+        Row(what="one file alone, p50", value=percentile(alone, 50), unit="ms"),
+        Row(
+            what=f"the same with {many:,} of another client waiting",
+            value=percentile(beside, 50),
+            unit="ms",
+            note=f"{left} steps still waited after it",
+        ),
+        Row(what="against alone", value=ratio, unit="x", most=2.0),
+    ]
+
+
+def _put(link: http.client.HTTPConnection, data: bytes, *, client: str) -> str:
+    link.request("PUT", "/upload/a.jpg", data, {"X-Forwarded-For": client})
+    answer = link.getresponse()
+    return str(json.loads(answer.read())["jobId"])
+
+
+def _one(server: Server, data: bytes) -> float:
+    """Upload a file and return after how many milliseconds its job was over."""
+    link = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    began = time.perf_counter()
+    job = _put(link, data, client="192.0.2.2")
+    while json.loads(server.get(f"/status/{job}"))["status"] != "COMPLETED":
+        time.sleep(0.002)
+    return 1000 * (time.perf_counter() - began)
+
+
+def _busy(folder: Path, *, quick: bool) -> list[Row]:
+    """Measure how busy the workers are while photos wait for them."""
+    count, seconds = (8, 0.5) if quick else (500, 20.0)
+    place = folder / "busy"
+    place.mkdir()
+    picture = photo.write(place / "photo.jpg", small=quick).read_bytes()
+    (place / "noops.py").write_text(_MODULE, encoding="utf-8")
+    with _serve(place, workers="2", workers_min="2") as server:
+        _act(server, "drain")
+        link = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        for _ in range(count):
+            _put(link, picture, client="192.0.2.1")
+        _act(server, "resume")
+        before, began = _busy_s(server), time.perf_counter()
+        time.sleep(seconds)
+        spent = _busy_s(server) - before
+        share = 100 * spent / (2 * (time.perf_counter() - began))
+    return [
+        Row(
+            what=f"workers busy while {count} photos wait",
+            value=share,
+            unit="%",
+            least=80,
+        )
+    ]
+
+
+def _busy_s(server: Server) -> float:
+    name = "asyncflow_worker_busy_seconds_total "
+    for line in server.get("/metrics").decode().splitlines():
+        if line.startswith(name):
+            return float(line.removeprefix(name))
+    return 0.0
 
 
 def _workers(folder: Path, count: int, workers: int) -> list[Row]:
