@@ -101,6 +101,7 @@ class Greeting(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker says once it is ready, or why it cannot be."""
 
     abi: int = 0
+    filtered: bool = False
     processors: list[Card] = []
     error: str = ""
 

@@ -367,7 +367,7 @@ class Pool:
             raise StartError(f"a worker process could not start:\n{greeting.error}")
         hand.is_met = True
         self._link = greeting.abi >= sandbox.LINKS_ARE_SAFE
-        self.sandbox = sandbox.describe(greeting.abi)
+        self.sandbox = sandbox.describe(greeting.abi, filtered=greeting.filtered)
         self.processors = {card.name: card for card in greeting.processors}
 
     async def _ready(self, slot: _Slot) -> Hand | None:

@@ -166,14 +166,20 @@ def confine(*, source: Path, out: Path, code: Iterable[Path]) -> int:
     return abi
 
 
-def describe(abi: int) -> str:
-    """Say in plain words what a worker under Landlock *abi* cannot do."""
+def describe(abi: int, *, filtered: bool) -> str:
+    """Say in plain words what a worker under Landlock *abi* cannot do.
+
+    *filtered*: its system calls are filtered as well.
+    """
     if abi == 0:
         return (
             "no Landlock in this kernel: workers are limited in memory, time and "
             "file size, but can read what the server's user can"
+            + (" (no network)" if filtered else "")
         )
     network = ", no TCP" if abi >= _HAS_NETWORK else ", TCP not forbidden"
+    if filtered:
+        network = ", no network"
     links = "linked" if abi >= LINKS_ARE_SAFE else "copied"
     return (
         f"Landlock ABI {abi}: workers read the runtime and one file, write one "

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from asyncflow import sandbox
+from asyncflow import sandbox, syscalls
 from asyncflow.errors import BadFile, Skip, TryLater
 from asyncflow.jobs import REASONS
 from asyncflow.processors import base
@@ -102,8 +102,10 @@ def ready() -> int:
     try:
         _load(desk.setup.modules)
         abi = sandbox.confine(source=desk.source, out=desk.out, code=_code_folders())
+        filtered = syscalls.forbid()
         desk.is_confined = True
-        report = {"abi": abi, "processors": [_card(p) for p in base.REGISTRY.values()]}
+        found = {"abi": abi, "filtered": filtered}
+        report = {**found, "processors": [_card(p) for p in base.REGISTRY.values()]}
     except _NoModule as missing:
         report = {"error": str(missing)}
     except BaseException:  # noqa: BLE001 -- the boundary: nothing may cross but a report

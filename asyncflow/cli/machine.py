@@ -15,6 +15,7 @@ from pathlib import Path
 from asyncflow.cli.findings import Finding, ok, stop, warn
 from asyncflow.cli.terminal import clean, size_text
 from asyncflow.sandbox import LINKS_ARE_SAFE, describe, landlock_abi
+from asyncflow.syscalls import can_filter
 
 _CGROUP = Path("/sys/fs/cgroup")
 _MOUNTS = Path("/proc/self/mountinfo")
@@ -76,9 +77,10 @@ def _read(path: Path) -> str:
 
 def _landlock() -> Finding:
     abi = landlock_abi()
+    text = describe(abi, filtered=can_filter())
     if abi >= LINKS_ARE_SAFE:
-        return ok("sandbox", describe(abi))
-    return warn("sandbox", describe(abi), "Linux 6.2 or later has what is needed")
+        return ok("sandbox", text)
+    return warn("sandbox", text, "Linux 6.2 or later has what is needed")
 
 
 def _files() -> Finding:

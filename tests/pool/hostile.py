@@ -303,6 +303,49 @@ def peeks(work: Work) -> Result:
     return Result(facts={"done": done})
 
 
+@processor("calls", accepts=ANY)
+def calls(work: Work) -> Result:
+    """Make system calls that a filter may refuse; say what went through."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def call(name: str, *words: int) -> None:
+        if getattr(libc, name)(*words) < 0:
+            raise OSError(ctypes.get_errno(), name)
+
+    def pair() -> None:
+        one, other = socket.socketpair()
+        one.close()
+        other.close()
+
+    tries: dict[str, Callable[[], object]] = {
+        "speak on a socketpair": pair,
+        "run a program": lambda: subprocess.run(["/bin/true"], check=True),
+        "speak UDP": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close(),
+        "speak UDP over IPv6": lambda: socket.socket(
+            socket.AF_INET6, socket.SOCK_DGRAM
+        ).close(),
+        "open a raw socket": lambda: socket.socket(
+            socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP
+        ).close(),
+        "ask the kernel by netlink": lambda: socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW
+        ).close(),
+        "trace the server": lambda: call(
+            "ptrace", 0x4206, int(str(work.options["server"])), 0, 0
+        ),
+        "leave the namespace": lambda: call("unshare", 0x10000000),
+        "load a program into the kernel": lambda: call("syscall", 321, 5, 0, 0),
+    }
+    done, refused = [], []
+    for what, attempt in tries.items():
+        try:
+            attempt()
+            done.append(what)
+        except OSError:
+            refused.append(what)
+    return Result(facts={"done": done, "refused": refused})
+
+
 @processor("facts", accepts=ANY)
 def strange_facts(work: Work) -> Result:
     match work.options["kind"]:

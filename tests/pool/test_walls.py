@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncflow import sandbox
+from asyncflow import sandbox, syscalls
 from asyncflow.jobs import Verdict
 from asyncflow.pool import Made
 from tests.pool.conftest import Crew
@@ -328,6 +328,26 @@ async def test_a_worker_reaches_nothing_but_its_file_and_its_folder(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.skipif(not syscalls.can_filter(), reason="no seccomp for this machine")
+async def test_a_worker_has_no_network_and_looks_into_no_other_process(
+    crew: Crew,
+) -> None:
+    outcome = await crew.run("calls", server=os.getpid())
+
+    assert outcome.facts == {
+        "done": ["speak on a socketpair", "run a program"],
+        "refused": [
+            "speak UDP",
+            "speak UDP over IPv6",
+            "open a raw socket",
+            "ask the kernel by netlink",
+            "trace the server",
+            "leave the namespace",
+            "load a program into the kernel",
+        ],
+    }
+
+
 @needs_landlock
 async def test_a_large_file_is_linked_and_not_copied(crew: Crew) -> None:
     inode = crew.source.stat().st_ino
@@ -342,7 +362,9 @@ async def test_a_large_file_is_linked_and_not_copied(crew: Crew) -> None:
 
 
 def test_the_sandbox_text_says_what_an_old_kernel_lacks() -> None:
-    assert "no Landlock" in sandbox.describe(0)
-    assert "TCP not forbidden" in sandbox.describe(1)
-    assert "copied" in sandbox.describe(2)
-    assert "no TCP" in sandbox.describe(7)
+    assert "no Landlock" in sandbox.describe(0, filtered=False)
+    assert "(no network)" in sandbox.describe(0, filtered=True)
+    assert "TCP not forbidden" in sandbox.describe(1, filtered=False)
+    assert "copied" in sandbox.describe(2, filtered=True)
+    assert "no TCP" in sandbox.describe(7, filtered=False)
+    assert "no network" in sandbox.describe(7, filtered=True)
