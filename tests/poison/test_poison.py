@@ -68,6 +68,8 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
         tmp_path,
         processors="victims",
         workers=str(WORKERS),
+        # all of them from the start, so that processes can be counted
+        workers_min=str(WORKERS),
         attempts="1",
         slot_memory_bytes="300MiB",
     ) as found:

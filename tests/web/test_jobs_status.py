@@ -251,7 +251,9 @@ def slow(work: Work) -> Result:
 def slow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("jobs-slow")
     (folder / "slow_processors.py").write_text(SLOW)
-    with healthy_server(folder, processors="slow_processors", workers="2") as found:
+    with healthy_server(
+        folder, processors="slow_processors", workers="2", workers_min="2"
+    ) as found:
         yield found
 
 
