@@ -14,6 +14,7 @@ from tests.web.live import (
     code_of,
     create as create_tus,
     healthy_server,
+    jobs,
     kept,
     look as look_tus,
     patch as patch_tus,
@@ -196,7 +197,7 @@ def test_a_client_of_the_draft_hears_the_address_before_it_sends(
 
 @pytest.mark.parametrize("version", ["2", "11", "six", "6, 6", None], ids=str)
 def test_nobody_else_hears_104(server: ServerProcess, version: str | None) -> None:
-    before = kept(server)
+    before, begun = kept(server), jobs(server)
     with Line(server) as line:
         interop = ("Upload-Draft-Interop-Version", version or "")
         headers = [("Upload-Complete", "?1"), *([interop] if version else [])]
@@ -209,7 +210,8 @@ def test_nobody_else_hears_104(server: ServerProcess, version: str | None) -> No
     with Line(server) as line:
         line.head("POST", "/files/", *headers, length=len(DATA))
         line.send(DATA[:HALF])
-    until(lambda: kept(server)[1] == before[1] + 1)
+    # once the server has seen both, and ended the second
+    until(lambda: (jobs(server), kept(server)[1]) == (begun + 2, before[1] + 1))
 
 
 def test_100_and_104_are_both_sent_to_who_waits_for_them(server: ServerProcess) -> None:
