@@ -12,7 +12,7 @@ somebody else's by then, the database refuses it.
 
 import asyncio
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
@@ -34,8 +34,8 @@ AGAIN_S = 0.5
 #: how much work is claimed before its time
 AHEAD_S = 0.05
 MOST_AHEAD = 16
-#: of the latest attempt in the mean
-WEIGHT = 0.05
+#: attempts that tell whether steps are short
+LATEST = 64
 #: how long a step waits for a full disk
 NO_ROOM_S = 5.0
 
@@ -75,8 +75,8 @@ class Dispatcher:
         self._rings = 0
         self._draining = False
         self._tasks: list[asyncio.Task[None]] = []
-        #: how long attempts take lately, in seconds
-        self._mean_s = AHEAD_S
+        #: how long the latest attempts took, in seconds
+        self._latest_s: deque[float] = deque(maxlen=LATEST)
 
     @property
     def running(self) -> int:
@@ -143,10 +143,12 @@ class Dispatcher:
     def _ahead(self) -> int:
         """Return how many steps are claimed before there is a place for them.
 
-        One, so that nobody waits for a claim; of very short steps so many that a claim
-        costs little beside them, but never more than what is done in `AHEAD_S`.
+        One, so that nobody waits for a claim. While all the latest steps were very
+        short, so many that a claim costs little beside them: a long one among them
+        would hold up whose turn comes meanwhile.
         """
-        return min(MOST_AHEAD, max(1, int(AHEAD_S / max(self._mean_s, 1e-4))))
+        longest = max(self._latest_s, default=AHEAD_S)
+        return min(MOST_AHEAD, max(1, int(AHEAD_S / max(longest, 1e-4))))
 
     def _wants(self) -> tuple[dict[str, int], float | None]:
         """Return how many steps of whom may begin, and when a rate will allow more."""
@@ -248,7 +250,7 @@ class Dispatcher:
             log.exception("step.failed_in_server")
             ended = self._ended_by(error)
         seconds = self._engine.clock.mono_s() - began
-        self._mean_s += WEIGHT * (seconds - self._mean_s)
+        self._latest_s.append(seconds)
         state = await insist(
             lambda: self._engine.settle(claimed, ended, seconds), claimed
         )
