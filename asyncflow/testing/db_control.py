@@ -69,7 +69,9 @@ class ControlObligations:
         self, world: World
     ) -> None:
         slow = replace(TEXT, priority=2)
-        jobs = [await world.past_gate(IMAGE, slow) for _ in range(4)]
+        jobs = [await world.accepted() for _ in range(4)]
+        for gate in await world.claim("identify"):
+            await world.done(gate, plan=(GATE, IMAGE, slow))
 
         order = [(c.consumer, jobs.index(c.job_id)) for c in await world.claim(limit=8)]
 
@@ -79,10 +81,23 @@ class ControlObligations:
             ("text", 0),
             ("image", 2),
             ("text", 1),
-            ("image", 3),
+            # behind this one there is only one more job to pass
             ("text", 2),
+            ("image", 3),
             ("text", 3),
         ]
+
+    async def test_a_lone_job_lets_nobody_elses_pass(self, world: World) -> None:
+        slow = replace(TEXT, priority=20)
+        for _ in range(30):
+            await world.accepted(client="many")
+        one = await world.accepted(client="one")
+        for gate in await world.claim("identify"):
+            await world.done(gate, plan=(GATE, IMAGE, slow))
+
+        order = [(c.job_id, c.consumer) for c in await world.claim(limit=60)]
+
+        assert order.index((one, "text")) <= order.index((one, "image")) + 2
 
     async def test_priority_goes_before_every_turn(self, world: World) -> None:
         await world.submit(REPORT)

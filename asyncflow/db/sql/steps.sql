@@ -1,9 +1,12 @@
 -- name: insert_step
--- The job lends its tenant, its priority and its turn.
+-- The job lends its tenant, its priority and its turn. A step that lets newer jobs pass
+-- lets those of its own lane pass, as many as there are: nobody else's.
 INSERT INTO step(job_id, event_seq, consumer, tenant, run, state, detached, gate,
   required, priority, turn, max_attempts, options, run_at)
 SELECT id, :seq, :consumer, tenant, :run, :state, :detached, :gate, :required, priority,
-  turn + :shift, :max_attempts, :options, :run_at
+  turn + CASE WHEN :shift <= 0 THEN :shift ELSE min(:shift, max(0, coalesce(
+    (SELECT lane.turn FROM lane WHERE lane.name = job.lane), 0) - turn)) END,
+  :max_attempts, :options, :run_at
 FROM job WHERE id = :job;
 
 -- name: set_turn
