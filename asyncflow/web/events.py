@@ -25,7 +25,8 @@ from asyncflow.progress import Message
 from asyncflow.web.auth import READ, require
 from asyncflow.web.jobs import job_id
 from asyncflow.web.keys import runtime_key
-from asyncflow.web.progress import SEND_S, Session
+from asyncflow.web.sessions import Session
+from asyncflow.web.wire import SEND_S
 
 HEARTBEAT_S: Final = 15.0
 HEARTBEAT: Final = b":\n\n"

@@ -93,6 +93,10 @@ class Seats:
         self.taken += 1
         return True
 
+    def pass_on(self) -> None:
+        """Keep the seat of a connection for who takes it over."""
+        self.taken += 1
+
     def leave(self) -> None:
         """Give a seat back."""
         self.taken -= 1
@@ -154,6 +158,11 @@ class GuardedHandler(RequestHandler):
         elif self._refused:
             self._seats.refused -= 1
             self._refused = False
+
+    def pass_on(self) -> Seats:
+        """Return who gets the seat back, now that the connection will be another's."""
+        self._seats.pass_on()
+        return self._seats
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; watch the head that it may belong to."""

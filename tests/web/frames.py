@@ -36,11 +36,18 @@ def handshake() -> list[Header]:
 class Frames:
     """An open WebSocket."""
 
-    def __init__(
-        self, server: ServerProcess, target: str = "/ws", *, receive_bytes: int = 0
-    ) -> None:
-        self.line = Line(server, receive_bytes=receive_bytes)
-        assert upgrade(self.line, target) == 101
+    def __init__(self, line: Line) -> None:
+        """Talk on a *line* whose handshake is over."""
+        self.line = line
+
+    @classmethod
+    def open(
+        cls, server: ServerProcess, target: str = "/ws", *, receive_bytes: int = 0
+    ) -> Self:
+        """Return a socket that the server has agreed to."""
+        line = Line(server, receive_bytes=receive_bytes)
+        assert upgrade(line, target) == 101
+        return cls(line)
 
     def __enter__(self) -> Self:
         return self
@@ -48,15 +55,15 @@ class Frames:
     def __exit__(self, *_: object) -> None:
         self.line.sock.close()
 
-    def frame(self, kind: int, data: bytes) -> None:
-        """Send one masked frame."""
-        size = len(data)
+    def frame(self, kind: int, data: bytes, *, is_last: bool = True) -> None:
+        """Send one masked frame; of a message in pieces, all but one are not last."""
+        size, kind = len(data), kind | 0x80 * is_last
         if size < 126:
-            head = struct.pack("!BB", 0x80 | kind, 0x80 | size)
+            head = struct.pack("!BB", kind, 0x80 | size)
         elif size < 65536:
-            head = struct.pack("!BBH", 0x80 | kind, 0x80 | 126, size)
+            head = struct.pack("!BBH", kind, 0x80 | 126, size)
         else:
-            head = struct.pack("!BBQ", 0x80 | kind, 0x80 | 127, size)
+            head = struct.pack("!BBQ", kind, 0x80 | 127, size)
         # a mask of zeros changes nothing, and the server need not know
         self.line.send(head + bytes(4) + data)
 

@@ -6,7 +6,7 @@ import pytest
 
 from asyncflow.progress import AT_ONCE, Hub, Message
 from asyncflow.views import JobView
-from asyncflow.web.progress import frame
+from asyncflow.web.wire import frame
 
 
 class Ear:
