@@ -60,6 +60,8 @@ ROUTES = (
 )
 #: how long the last answers may take once everything has stopped
 CLOSE_S = 1.0
+#: for a shell whose environment has the token, as the server's has
+TOKEN_HEAD = '-H "Authorization: Bearer $ASYNCFLOW_TOKEN" '  # noqa: S105 -- a name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,10 +271,12 @@ def _greet(runtime: Runtime, who: Access, site: Site) -> None:
     scheme = "http" if settings.tls_cert is None else "https"
     address = settings.public_url or f"{scheme}://{host}:{site.port}"
     secret = "" if settings.token is not None else f"?token={who.token}"
+    # a token that somebody set is theirs to know, and not to stand on a screen
+    head = TOKEN_HEAD if who.needed_everywhere else ""
     lines = [
         f"asyncflow {__version__} listens on {address}",
         f"  open      {address}/{secret}",
-        f"  upload    curl -T photo.jpg {address}/upload/",
+        f"  upload    curl {head}-T photo.jpg {address}/upload/",
         f"  data      {settings.data_dir}",
         f"  workers   {runtime.pool.size}  ({runtime.pool.sandbox})",
     ]

@@ -7,6 +7,7 @@ Rules
 - Nobody sees a traceback for a failure that could be foreseen.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -158,13 +159,20 @@ class LazyGroup(click.Group):
             formatter.write_dl(lines)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(asyncflow.__version__, prog_name="asyncflow")
-def app() -> None:
+@click.pass_context
+def app(context: click.Context) -> None:
     """Take in large files resumably and process them in the background.
 
     Start with: asyncflow demo
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -182,6 +190,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.Abort:
         click.echo("Interrupted.", err=True)
         return INTERRUPTED
+    except BrokenPipeError:
+        # whoever read what we say has gone: the last flush must not complain either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _complain(click.ClickException(f"{where}{error.strerror or error}"))

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import shlex
+import shutil
 import signal
 import socket
 import sys
@@ -52,6 +54,17 @@ def command() -> list[str]:
     if getattr(sys, "frozen", False):
         return [sys.executable]
     return [sys.executable, "-m", "asyncflow"]
+
+
+def as_typed() -> str:
+    """Return how a person runs this program again, in a shell of this folder."""
+    program = sys.argv[0]
+    known = shutil.which("asyncflow")
+    if known is not None and Path(known).resolve() == Path(program).resolve():
+        return "asyncflow"
+    if Path(program).name == "__main__.py":
+        return shlex.join(command())
+    return shlex.quote(program)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -3,15 +3,14 @@
 import asyncio
 import ipaddress
 import os
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import click
-import stamina.instrumentation
 
 from asyncflow.client import Client, Patience, RequestFailed, ServerUnreachable
 
@@ -25,16 +24,31 @@ _HASTE = Patience(attempts=3, first_pause_s=0.1, longest_pause_s=0.3)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """A server's address and the token it wants, if we know one."""
+    """A server's address and the token it wants, if we know one.
+
+    A token that nobody gave, but that lies in a folder here, may be another server's.
+    """
 
     url: str
     token: str | None
+    is_guessed: bool = False
 
-    def client(self, *, patient: bool = False) -> Client:
-        """Return a client; a *patient* one tries for about half a minute."""
-        # the progress shown is ours; a line about each retry would tear it apart
-        stamina.instrumentation.set_on_retry_hooks([])
-        return Client(self.url, self.token, patience=None if patient else _HASTE)
+    @asynccontextmanager
+    async def client(self, *, patient: bool = False) -> AsyncIterator[Client]:
+        """Yield a client; a *patient* one tries for about half a minute."""
+        patience = None if patient else _HASTE
+        token = self.token
+        if self.is_guessed and not await self._takes_token():
+            # without it the server says what it wants, which may be nothing
+            token = None
+        async with Client(self.url, token, patience=patience) as client:
+            yield client
+
+    async def _takes_token(self) -> bool:
+        async with Client(self.url, self.token, patience=_HASTE) as client:
+            with suppress(ServerUnreachable):
+                return await client.is_known()
+        return True
 
 
 def server_options(command: F) -> F:
@@ -59,15 +73,12 @@ def server_at(url: str, token: str | None, *, data_dir: Path | None = None) -> S
 
     *data_dir* is the folder of a server here, if we know better than the settings.
     """
-    return Server(url=url, token=token or _known_token(url, data_dir))
-
-
-def _known_token(url: str, data_dir: Path | None) -> str | None:
-    named = os.environ.get("ASYNCFLOW_TOKEN")
-    if named:
-        return named
+    given = token or os.environ.get("ASYNCFLOW_TOKEN")
+    if given:
+        return Server(url=url, token=given)
     # what lies in a folder here is the secret of a server here, and of no other
-    return _local_token(data_dir) if _is_here(url) else None
+    found = _local_token(data_dir) if _is_here(url) else None
+    return Server(url=url, token=found, is_guessed=found is not None)
 
 
 def _is_here(url: str) -> bool:

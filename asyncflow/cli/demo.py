@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from asyncflow.cli.app import INTERRUPTED
-from asyncflow.cli.child import Child, NotReady, ServerDied, free_port
+from asyncflow.cli.child import Child, NotReady, ServerDied, as_typed, free_port
 from asyncflow.cli.connection import Server, in_words, server_at
 from asyncflow.cli.picture import paint
 from asyncflow.cli.progress import STEP_OVER, reporter
@@ -67,6 +67,8 @@ def demo(*, leave: bool, file: Path | None, port: int, data_dir: Path) -> int:
     wishes = Wishes(port=port, data_dir=data_dir, file=file, leave=leave)
     try:
         return asyncio.run(_run(wishes))
+    except BrokenPipeError:
+        raise  # whoever reads what we say has gone, and all is stopped
     except (ServerDied, NotReady, RequestFailed, OSError) as error:
         raise click.ClickException(in_words(error)) from None
 
@@ -115,7 +117,7 @@ async def _perform(wishes: Wishes, finished: asyncio.Event) -> int:
                 await _taste(client, jobs[-1], wishes.data_dir)
         finished.set()
         if not wishes.leave:
-            click.echo(_what_next(server, path))
+            click.echo(await _what_next(server, path))
             await child.gone()
             raise child.died()
     return 0 if all(job.status == "COMPLETED" for job in jobs) else 1
@@ -161,8 +163,12 @@ async def _start_on(port: int, data_dir: Path) -> Child:
 async def _stop(child: Child) -> None:
     if child.process.returncode is not None:
         return
-    click.echo("\nStopping the server …")
-    if not await child.stop():
+    try:
+        click.echo("\nStopping the server …")
+    finally:
+        # also when nobody reads any more what we say
+        in_time = await child.stop()
+    if not in_time:
         click.echo("It did not stop in time and was killed.", err=True)
 
 
@@ -226,15 +232,22 @@ async def _process(client: Client, path: Path) -> Job:
     return job
 
 
-def _what_next(server: Server, path: Path) -> str:
-    url = server.url
-    page = f"{url}/?token={server.token}" if server.token else f"{url}/"
+async def _what_next(server: Server, path: Path) -> str:
+    url, page, head = server.url, f"{server.url}/", ""
+    async with Client(url) as stranger:
+        is_open = await stranger.is_known()
+    if not is_open:
+        # a token that somebody set is theirs to know, and not to stand on a screen
+        head = '-H "Authorization: Bearer $ASYNCFLOW_TOKEN" '
+    elif server.token:
+        page += f"?token={server.token}"
+    file = shlex.quote(name_of(str(path)))
     return "\n".join(
         (
             f"\nThe server goes on: {page}",
             "Try in another terminal:",
-            f"  curl -T {shlex.quote(name_of(str(path)))} {url}/upload/",
-            f"  asyncflow upload --url {url} --wait YOUR-FILES",
+            f"  curl {head}-T {file} {url}/upload/",
+            f"  {as_typed()} upload --url {url} --wait YOUR-FILES",
             "Ctrl-C stops it.",
         )
     )

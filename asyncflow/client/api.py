@@ -40,6 +40,8 @@ from asyncflow.client.uploading import (
 )
 from asyncflow.client.watching import Watch
 
+_UNAUTHORIZED = 401
+
 
 def _ignore_progress(_progress: Progress) -> None:
     """Tell nobody."""
@@ -95,13 +97,26 @@ class Client:
         except ServerRefused:
             return False
 
+    async def is_known(self) -> bool:
+        """Tell whether the server takes our token, or needs none and got none."""
+        try:
+            async with self._session.request("GET", "capabilities"):
+                return True
+        except ServerRefused as refusal:
+            return refusal.status != _UNAUTHORIZED
+
     def address_of(self, reference: str) -> str:
         """Return the whole address of a reference that the server gave."""
         return str(self._session.resolve(reference))
 
     async def upload(
         self,
-        source: Path | str | bytes | bytearray | BinaryFile | AsyncIterator[bytes],
+        source: str
+        | os.PathLike[str]
+        | bytes
+        | bytearray
+        | BinaryFile
+        | AsyncIterator[bytes],
         *,
         name: str | None = None,
         media_type: str | None = None,
@@ -122,7 +137,7 @@ class Client:
         if isinstance(source, bytes | bytearray):
             kept = Memory(bytes(source))
             return await self._send(kept, name, media_type, on_progress)
-        if not isinstance(source, Path | str):
+        if not isinstance(source, str | os.PathLike):
             stream = pieces_of(source) if is_file(source) else source
             if not isinstance(stream, AsyncIterable):
                 kind = type(source).__name__
@@ -284,12 +299,16 @@ class Client:
         async with self._session.request("DELETE", reference):
             pass
 
-    async def download(self, job_id: str, name: str, to: Path) -> Path:
+    async def download(
+        self, job_id: str, name: str, to: str | os.PathLike[str]
+    ) -> Path:
         """Fetch the file called *name* (`original`, `thumbnail`, …) into *to*.
 
         *to* appears only when it is whole. A broken download continues.
         """
         folder = f"jobs/{quote(job_id, safe='')}/files/"
         return await Download(
-            session=self._session, reference=folder + quote(name, safe=""), target=to
+            session=self._session,
+            reference=folder + quote(name, safe=""),
+            target=Path(to),
         ).run()

@@ -1,6 +1,8 @@
 """One HTTP session with a server: sends requests, turns bad ends into typed errors."""
 
+import asyncio
 import os
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -8,11 +10,11 @@ from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
-import stamina
 from yarl import URL
 
 from asyncflow.client.failures import (
     BadAddress,
+    RequestFailed,
     ServerRefused,
     ServerUnreachable,
     UnexpectedAnswer,
@@ -41,20 +43,25 @@ class Patience:
 
     async def insist(self, action: Callable[[int], Awaitable[T]]) -> T:
         """Call *action* with 1, 2, … until it succeeds or the patience is used up."""
-        async for attempt in stamina.retry_context(
-            on=worth_another_try,
-            attempts=self.attempts,
-            timeout=None,
-            wait_initial=self.first_pause_s,
-            wait_max=self.longest_pause_s,
-            wait_jitter=self.first_pause_s,
-        ):
-            with attempt:
-                return await action(attempt.num)
-        raise AssertionError("the last attempt returns or raises")
+        for attempt in range(1, self.attempts):
+            try:
+                return await action(attempt)
+            except RequestFailed as error:
+                answer = worth_another_try(error)
+                if answer is False:
+                    raise
+            await asyncio.sleep(self.pause_after(attempt) if answer is True else answer)
+        return await action(self.attempts)
+
+    def pause_after(self, attempt: int) -> float:
+        """Return twice the last pause, and a bit: many clients must not march."""
+        # 30 doublings are longer than any pause
+        grown = self.first_pause_s * 2.0 ** min(attempt - 1, 30)
+        spread = random.uniform(0, self.first_pause_s)  # noqa: S311 -- no secret
+        return min(self.longest_pause_s, grown + spread)
 
 
-def worth_another_try(error: Exception) -> bool | float:
+def worth_another_try(error: RequestFailed) -> bool | float:
     """Tell whether the same request may succeed soon, or after how many seconds."""
     if isinstance(error, ServerUnreachable):
         return True

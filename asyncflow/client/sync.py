@@ -8,6 +8,7 @@ and a Ctrl-C that ends the wait also ends what was waited for.
 """
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from datetime import datetime
@@ -99,13 +100,17 @@ class SyncClient:
         """Tell whether the server that answers takes work now."""
         return self._run(self._client.is_ready())
 
+    def is_known(self) -> bool:
+        """Tell whether the server takes our token, or needs none and got none."""
+        return self._run(self._client.is_known())
+
     def address_of(self, reference: str) -> str:
         """Return the whole address of a reference that the server gave."""
         return self._client.address_of(reference)
 
     def upload(
         self,
-        source: Path | str | bytes | bytearray | BinaryFile,
+        source: str | os.PathLike[str] | bytes | bytearray | BinaryFile,
         *,
         name: str | None = None,
         media_type: str | None = None,
@@ -185,7 +190,7 @@ class SyncClient:
         """Forget a job with all its bytes."""
         self._run(self._client.delete(job_id))
 
-    def download(self, job_id: str, name: str, to: Path) -> Path:
+    def download(self, job_id: str, name: str, to: str | os.PathLike[str]) -> Path:
         """Fetch the file called *name* into *to*, which appears only when whole."""
         return self._run(self._client.download(job_id, name, to))
 

@@ -11,13 +11,19 @@ without any progress are counted against the patience.
 import asyncio
 import base64
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
 from yarl import URL
 
-from asyncflow.client.failures import ServerRefused, UnexpectedAnswer
+from asyncflow.client.failures import (
+    RequestFailed,
+    ServerRefused,
+    ServerUnreachable,
+    UnexpectedAnswer,
+)
 from asyncflow.client.session import SILENCE_S, Session, as_unreachable
 from asyncflow.client.sources import PIECE_BYTES, OpenFile, Source
 from asyncflow.client.unfinished import Unfinished, fingerprint
@@ -26,6 +32,8 @@ _TUS = {"Tus-Resumable": "1.0.0"}
 _JOB_HEADER = "Asyncflow-Job-Id"
 # 64 MiB: a proxy that buffers whole requests must hold at most this much
 CHUNK_BYTES = 64 << 20
+# the caller waits for an error: a server that is slow to forget must not hold it up
+_GOODBYE_S = 5.0
 # what the server says about this upload and not about us or the moment: continuing
 # can never succeed, so the next try begins anew
 _ENDS_UPLOAD = frozenset({400, 404, 410, 413, 415, 422})
@@ -84,6 +92,17 @@ class Upload:
         Raise ServerRefused, ServerUnreachable, UnexpectedAnswer or SourceChanged.
         """
         place = await self._continue() or await self._create()
+        try:
+            return await self._fill(place)
+        except ServerUnreachable:
+            raise  # who does not answer cannot be told either
+        except BaseException:
+            if self.memo is None:
+                # nobody can ever continue it: on the server it would only take room
+                await self._terminate(place.url)
+            raise
+
+    async def _fill(self, place: _Place) -> str:
         resumed_at = place.offset
         self._tell(place.offset, resumed_at)
         try:
@@ -128,6 +147,14 @@ class Upload:
         place = await self.session.patience.insist(once)
         self._remember(place.url)
         return place
+
+    async def _terminate(self, url: str) -> None:
+        with suppress(RequestFailed, TimeoutError):
+            async with (
+                asyncio.timeout(_GOODBYE_S),
+                self.session.request("DELETE", url, headers=_TUS),
+            ):
+                pass
 
     async def _ask(self, url: str) -> _Place:
         """Ask how much of the upload at *url* the server holds."""

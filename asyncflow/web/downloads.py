@@ -4,7 +4,7 @@ Rules
 -----
 - What somebody uploaded never runs on our origin: it is an attachment, in a sandbox, of
   no type that a page could use as script, style or markup. `?inline=1` shows pictures,
-  PDF, plain text and video only.
+  PDF, plain text, JSON and video only.
 - A file is opened once, without following links, and what was opened is what is sent:
   deleting it meanwhile changes nothing.
 - A short or broken read breaks the connection; it never looks like a whole file.
@@ -36,6 +36,7 @@ OCTETS: Final = "application/octet-stream"
 
 #: shown in the browser when asked for
 INLINE: Final = frozenset({
+    "application/json",
     "application/pdf",
     "image/avif",
     "image/gif",
@@ -284,9 +285,12 @@ def _shown_type(found: Download, *, inline: bool) -> str:
     base = _base(found)
     kind, slash, subtype = base.partition("/")
     plain = slash and base.isascii() and base.isprintable() and " " not in base
+    if inline and base in INLINE:
+        # a sandbox around it and no guessing: a browser shows it and runs nothing
+        return f"{base}; charset=utf-8" if kind == "text" else base
     if not plain or any(active in subtype for active in _ACTIVE_SUBTYPES):
         return OCTETS
-    return f"{base}; charset=utf-8" if inline and kind == "text" else base
+    return base
 
 
 def _policy(found: Download, *, inline: bool) -> str:

@@ -57,6 +57,17 @@ def test_every_command_explains_itself_and_each_of_its_options(
     assert all(one.help for one in options)
 
 
+def test_without_a_command_the_help_is_printed_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([]) == 0
+
+    shown = capsys.readouterr()
+    assert shown.out.count("Usage:") == 1
+    assert all(name in shown.out for name in COMMANDS)
+    assert shown.err == ""
+
+
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
 

@@ -1,5 +1,6 @@
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -115,6 +116,56 @@ def test_a_signal_stops_the_demo_and_its_server(
 
         assert program.wait(30) == 0
         assert not is_open(address(said))
+
+
+def test_nothing_goes_on_when_nobody_reads_what_the_demo_says(
+    small_picture: Path,
+) -> None:
+    program = subprocess.Popen(
+        [*DEMO, "--exit", "--port", "0", "--file", str(small_picture)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    assert program.stdout is not None
+    assert program.stderr is not None
+    with program.stdout, program.stderr:
+        said = program.stdout.readline()
+        program.stdout.close()
+        complaints = program.stderr.read()
+
+    assert program.wait(30) == 1
+    assert "pipe" not in complaints
+    assert not is_open(address(said))
+
+
+def test_the_lines_to_try_work_when_they_are_pasted(small_picture: Path) -> None:
+    Path("data").mkdir()
+    Path("data/token").write_text("the-secret-of-another-server\n")
+    argv = ("--port", "0", "--file", str(small_picture))
+    with staying(*argv) as (_, said):
+        found = re.findall(r"^  (.+ upload .+)YOUR-FILES$", said, re.MULTILINE)
+        line = f"{found[0]} {shlex.quote(str(small_picture))}"
+        done = subprocess.run(  # noqa: S602 -- what a person would paste
+            line, shell=True, env=environment(), check=False, timeout=50
+        )
+
+    assert done.returncode == 0
+
+
+def test_a_token_that_was_set_is_asked_for_and_not_shown(
+    small_picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASYNCFLOW_TOKEN", "somebody-has-set-it")
+    with staying("--port", "0", "--file", str(small_picture)) as (_, said):
+        found = re.findall(r"^  (curl .+)$", said, re.MULTILINE)
+        done = subprocess.run(  # noqa: S602 -- what a person would paste
+            f"{found[0]} -sf", shell=True, env=environment(), check=False, timeout=50
+        )
+
+    assert done.returncode == 0
+    assert "somebody-has-set-it" not in said
 
 
 def test_a_port_in_use_is_no_obstacle(small_picture: Path) -> None:

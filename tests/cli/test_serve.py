@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -6,10 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from asyncflow.cli import main
 from asyncflow.cli.flags import setting_flags
 from asyncflow.config import declared
+from tests.server_process import serving
 
 SERVE = [sys.executable, "-m", "asyncflow", "serve"]
 
@@ -100,3 +103,23 @@ def test_a_host_that_names_nothing_is_said_plainly(tmp_path: Path) -> None:
 
     assert done.returncode == 1
     assert "host 'nowhere.invalid' names no address" in done.stderr
+
+
+def test_the_upload_line_works_when_it_is_pasted_and_shows_no_token_of_yours(
+    tmp_path: Path,
+) -> None:
+    Image.new("RGB", (30, 20), "teal").save("photo.jpg")
+    for number, settings in enumerate(({}, {"token": "somebody-has-set-it"})):
+        with serving(tmp_path / f"data{number}", workers="1", **settings) as server:
+            found = re.search(r"^  upload +(curl .+)$", server.banner, re.MULTILINE)
+            assert found is not None
+            done = subprocess.run(  # noqa: S602 -- what a person would paste
+                f"{found[1]} -sf",
+                shell=True,
+                env={**os.environ, "ASYNCFLOW_TOKEN": settings.get("token", "")},
+                check=False,
+                timeout=50,
+            )
+
+        assert done.returncode == 0
+        assert "somebody-has-set-it" not in server.banner

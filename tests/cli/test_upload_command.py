@@ -14,6 +14,7 @@ from aiohttp import web
 
 from asyncflow.cli import main
 from tests.client.small_server import SmallServer, job, problem, step, whole
+from tests.server_process import serving
 
 ARGV = [sys.executable, "-m", "asyncflow"]
 
@@ -201,6 +202,15 @@ def test_the_token_of_the_data_folder_is_used_on_this_machine(
     Path("data/token").write_text("secret-token\n")
 
     assert main(["upload", str(photo)]) == 0
+
+
+def test_the_token_of_another_servers_folder_does_no_harm(tmp_path: Path) -> None:
+    with serving(tmp_path / "its", workers="1") as server:
+        Path("data").mkdir()
+        Path("data/token").write_text("the-secret-of-another-server\n")
+        Path("a.txt").write_text("a")
+
+        assert main(["upload", "a.txt", "--url", server.url]) == 0
 
 
 def test_a_hostile_name_cannot_touch_the_terminal(

@@ -65,6 +65,7 @@ class SmallServer:
         app.router.add_get("/readyz", self._alive)
         app.router.add_post("/files/", self._create)
         app.router.add_head("/files/{id}", self._look)
+        app.router.add_delete("/files/{id}", self._forget)
         app.router.add_patch("/files/{id}", self._append)
         app.router.add_get("/status/{id}", self._status)
         app.router.add_get("/jobs", self._list)
@@ -125,6 +126,10 @@ class SmallServer:
 
     async def _look(self, request: web.Request) -> web.Response:
         return web.Response(headers=self._headers(self._known(request)))
+
+    async def _forget(self, request: web.Request) -> web.Response:
+        del self.uploads[self._known(request)]
+        return web.Response(status=204)
 
     async def _append(self, request: web.Request) -> web.Response:
         upload_id = self._known(request)

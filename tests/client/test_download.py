@@ -121,3 +121,12 @@ async def test_a_refusal_leaves_no_file(client: Client, tmp_path: Path) -> None:
         await client.download("j", "nothing", tmp_path / "t.jpg")
 
     assert not (tmp_path / "t.jpg").exists()
+
+
+async def test_a_target_may_be_text(
+    client: Client, data: bytes, tmp_path: Path
+) -> None:
+    target = await client.download("j", "thumbnail", f"{tmp_path}/out.jpg")
+
+    assert target == tmp_path / "out.jpg"
+    assert target.read_bytes() == data

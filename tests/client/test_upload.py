@@ -375,3 +375,45 @@ async def test_what_cannot_be_uploaded_is_said_plainly(client: Client) -> None:
         await client.upload(io.StringIO("text"))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="not int"):
         await client.upload(7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("resumable", [False, True])
+async def test_what_nobody_can_continue_is_taken_back_when_the_caller_fails(
+    server: SmallServer, client: Client, photo: Path, *, resumable: bool
+) -> None:
+    def fail_half_way(progress: Progress) -> None:
+        if progress.sent_bytes:
+            raise LookupError("the caller's own")
+
+    source = photo if resumable else photo.read_bytes()
+    with pytest.raises(LookupError):
+        await client.upload(source, on_progress=fail_half_way)
+
+    assert bool(server.uploads) == resumable
+
+
+async def test_trying_again_says_nothing_anywhere(
+    server: SmallServer,
+    client: Client,
+    photo: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server.cut_after = [100_000, 0]
+
+    await client.upload(photo)
+
+    assert len(server.requests) > 5
+    assert capfd.readouterr() == ("", "")
+    assert caplog.records == []
+
+
+def test_pauses_double_up_to_the_longest_and_never_march() -> None:
+    patience = Patience(first_pause_s=1, longest_pause_s=10)
+
+    pauses = [[patience.pause_after(n) for _ in range(50)] for n in (1, 3, 9, 5000)]
+
+    assert all(1 <= pause <= 2 for pause in pauses[0])
+    assert all(4 <= pause <= 5 for pause in pauses[1])
+    assert len(set(pauses[1])) > 1
+    assert {*pauses[2], *pauses[3]} == {10}

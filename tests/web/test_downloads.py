@@ -260,7 +260,6 @@ ACTIVE = [
     "text/javascript",
     "application/ecmascript",
     "text/css",
-    "application/json",
     "application/wasm",
     "text/html\r\nX: y",
     "nonsense",
@@ -285,6 +284,7 @@ async def test_active_content_is_an_attachment_of_no_type_even_when_asked_inline
     [
         ("image/png", "image/png"),
         ("application/pdf", "application/pdf"),
+        ("application/json", "application/json"),
         ("text/plain", "text/plain; charset=utf-8"),
         ("text/vtt; charset=utf-8", "text/vtt; charset=utf-8"),
         ("video/mp4", "video/mp4"),
@@ -298,6 +298,7 @@ async def test_harmless_types_are_shown_inline_when_asked(
     assert answer.headers["content-type"] == shown
     assert answer.headers["content-disposition"].startswith("inline;")
     assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
     assert (await get(wire, "it")).headers["content-disposition"].startswith("attach")
 
 
