@@ -111,3 +111,33 @@ def test_a_site_that_is_not_listed_gets_nothing(
         assert visitor.page.locator("input").count() == 0
         visitor.troubles.clear()
         visitor.addresses.clear()
+
+
+def test_the_element_keeps_the_methods_that_every_element_has(
+    browser: Browser, tmp_path: Path
+) -> None:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    with site(folder) as elsewhere:
+        settings = {"workers": "1", "allowed_origins": elsewhere}
+        with (
+            serving(tmp_path / "data", **settings) as server,
+            visiting(browser, elsewhere) as visitor,
+        ):
+            (folder / "index.html").write_text(example(server.url))
+            visitor.open("/")
+            expect(visitor.page.locator(".limits")).to_contain_text("Up to")
+            own = visitor.page.evaluate(OWN)
+            assert own == ["connectedCallback", "constructor", "disconnectedCallback"]
+            visitor.page.evaluate(
+                "document.querySelector('asyncflow-uploader').remove()"
+            )
+            expect(visitor.page.locator("asyncflow-uploader")).to_have_count(0)
+            visitor.addresses.clear()
+
+
+OWN = """() => {
+  const element = document.querySelector("asyncflow-uploader");
+  const names = Object.getOwnPropertyNames(Object.getPrototypeOf(element));
+  return [...names, ...Object.getOwnPropertyNames(element)].sort();
+}"""

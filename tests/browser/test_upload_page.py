@@ -1,6 +1,7 @@
 """The upload page, as people use it."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from tests.server_process import ServerProcess, serving
 pytestmark = pytest.mark.needs("chromium")
 
 SLOW = 400_000
+KEPT = "Object.values(localStorage).map((one) => JSON.parse(one))"
 
 
 def lost_network(text: str) -> bool:
@@ -100,7 +102,7 @@ def test_files_that_were_not_begun_are_asked_for_after_a_reload(
     visitor.slow(SLOW)
     visitor.give(*files)
     visitor.page.locator('li.card[data-state="uploading"]').nth(2).wait_for()
-    ids = "JSON.parse(Object.values(localStorage)[0]).filter((one) => one.id).length"
+    ids = f"{KEPT}.filter((one) => one.id).length"
     visitor.until(lambda: bool(visitor.page.evaluate(ids) == 3))
     visitor.page.on("dialog", lambda dialog: dialog.accept())
     visitor.page.reload()
@@ -182,7 +184,7 @@ def test_pause_resume_and_cancel(
         card.get_by_role("button", name="Resume").click()
     card.get_by_role("button", name="Pause").click()
     expect(card.locator(".status")).to_contain_text("Paused")
-    job = visitor.page.evaluate("JSON.parse(Object.values(localStorage)[0])[0].id")
+    job = visitor.page.evaluate(f"{KEPT}[0].id")
     assert server.status(job)["status"] == "UPLOADING"
     card.get_by_role("button", name="Resume").click()
     visitor.wait("slow.jpg", "uploading")
@@ -201,11 +203,14 @@ def test_a_damaged_file_says_why_and_can_be_tried_again(
     card = visitor.page.locator("li.card")
     again = card.get_by_role("button", name="Retry: torn.jpg")
     again.wait_for()
-    expect(card.locator(".problem")).to_contain_text("(truncated)")
+    problem = card.locator(".problem")
+    expect(problem).to_have_text(
+        re.compile(r"ends (too early|after its first bytes)\.$")
+    )
     with visitor.page.expect_response("**/retry") as answer:
         again.click()
     assert answer.value.status == 202
-    expect(card.locator(".problem")).to_contain_text("(truncated)")
+    expect(problem).to_be_visible()
     again.wait_for()
     expect(visitor.page.locator("p.live")).to_contain_text("torn.jpg: failed. ")
 
@@ -281,7 +286,13 @@ def test_odd_names_are_shown_as_text_and_stay_inside(
         visitor.give(*(photo(tmp_path / name, size=(64, 64)) for name in NAMES))
         visitor.page.locator('li.card[data-state="COMPLETED"]').nth(3).wait_for()
         shown = visitor.page.locator("h2.name").all_text_contents()
-        assert shown == NAMES
+        # what cannot be seen and what turns the text around is gone
+        assert shown == [*NAMES[:3], "foto gpj.exe.jpg"]
+        lines = visitor.card("a" * 200 + ".jpg").locator("h2")
+        expect(lines).to_have_attribute("title", "a" * 200 + ".jpg")
+        assert lines.evaluate(
+            "one => one.clientHeight < 5 * parseFloat(getComputedStyle(one).fontSize)"
+        )
         width = visitor.page.evaluate("document.documentElement.scrollWidth")
         assert width <= 320
 
@@ -368,7 +379,7 @@ def test_a_refused_upload_says_why_in_plain_words(
     card.get_by_role("button", name="Remove from list").wait_for()
     expect(card.locator(".problem")).not_to_be_empty()
     problem = card.locator(".problem").inner_text()
-    assert problem.endswith((".", ")"))
+    assert problem.endswith(".")
     assert "{" not in problem
     # the same file would be refused again
     expect(card.get_by_role("button", name="Retry")).to_have_count(0)

@@ -1,12 +1,12 @@
 // The jobs of the admin page: found by state, name or id; each opens to its history.
 
+import { FINAL } from "./states.js";
 import { jobState, sentence, size, stepName } from "./words.js";
 
 const PAGE = 20;
 // the newest jobs that are asked for again and again
 const FRESH = 100;
 const TYPING_MS = 250;
-const ENDED = new Set(["COMPLETED", "FAILED", "REJECTED", "CANCELLED"]);
 const AGAIN = new Set(["FAILED", "REJECTED", "CANCELLED"]);
 const VERDICTS = {
   skipped: "skipped",
@@ -182,7 +182,7 @@ class Row {
     this.facts.textContent = `${jobState(job.status)}${bytes} · ${clock(job.createdAt)}`;
     // an upload that never became whole has nothing to run again
     this.retry.hidden = !AGAIN.has(job.status) || job.uploadedBytes === null;
-    this.cancel.hidden = ENDED.has(job.status);
+    this.cancel.hidden = FINAL.has(job.status);
     this.retry.setAttribute("aria-label", `Retry: ${job.fileName}`);
     this.cancel.setAttribute("aria-label", `Cancel: ${job.fileName}`);
     if (changed && !this.past.hidden) this.tell(this.tellPast());

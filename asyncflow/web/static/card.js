@@ -1,14 +1,33 @@
 // One file on the page: its upload, its steps, its results.
 
+import { FINAL } from "./states.js";
 import { textBox } from "./text.js";
-import { duration, fileName, jobState, sentence, size, stepName, stepState } from "./words.js";
+import {
+  duration,
+  fileName,
+  fileTitle,
+  jobState,
+  reason,
+  size,
+  stepName,
+  stepState,
+} from "./words.js";
 
-export const FINAL = new Set(["COMPLETED", "FAILED", "REJECTED", "CANCELLED"]);
 const SHOWN = /^image\/(jpeg|png|webp|gif|avif)$/;
 const MAX_PREVIEW = 30_000_000;
 const OVER = new Set(["done", "skipped", "dead", "cancelled"]);
 // the same file would end the same way again
-const HOPELESS = new Set(["encrypted", "empty_file", "type_mismatch", "unsupported_type"]);
+const HOPELESS = new Set([
+  "empty_file",
+  "encrypted",
+  "too_complex",
+  "too_many_pages",
+  "too_many_pixels",
+  "type_mismatch",
+  "type_not_allowed",
+  "unsupported_type",
+  "upload_too_large",
+]);
 const WORDS = {
   now: "Try now",
   pause: "Pause",
@@ -16,6 +35,9 @@ const WORDS = {
   cancel: "Cancel",
   retry: "Retry",
   remove: "Remove from list",
+  erase: "Delete",
+  keep: "Keep",
+  really: "Delete for good",
 };
 
 const make = (tag, name, text = "") => {
@@ -26,10 +48,15 @@ const make = (tag, name, text = "") => {
 };
 
 export class Card {
-  constructor(name, bytes, actions) {
-    this.name = name;
-    this.bytes = bytes;
-    this.actions = actions;
+  // `known` is what the browser remembers of the file.
+  constructor(known, actions) {
+    this.name = fileTitle(known.name);
+    this.folder = known.path.split("/").slice(0, -1).map(fileTitle).join("/");
+    // two folders may hold files of one name
+    this.label = this.folder ? `${this.folder}/${this.name}` : this.name;
+    this.bytes = known.size;
+    this.actions = { ...actions, erase: () => this.ask(true), keep: () => this.ask(false) };
+    this.isAsking = false;
     this.state = "";
     this.stateText = "";
     this.job = null;
@@ -51,22 +78,29 @@ export class Card {
     this.picture.decoding = "async";
     this.picture.hidden = true;
     const title = make("div", "title");
-    const name = make("h2", "name", this.name);
-    name.dir = "auto";
+    const name = make("h2", "name");
+    name.title = this.name;
+    name.append(make("bdi", "", this.name));
     this.status = make("p", "status", size(this.bytes));
     title.append(name, this.status);
+    if (this.folder) {
+      const folder = make("p", "folder", "in ");
+      folder.title = this.folder;
+      folder.append(make("bdi", "", this.folder));
+      name.after(folder);
+    }
     head.append(this.picture, title);
     this.bar = document.createElement("progress");
     this.bar.max = 100;
-    this.bar.setAttribute("aria-label", `Progress of ${this.name}`);
+    this.bar.setAttribute("aria-label", `Progress of ${this.label}`);
     this.problem = make("p", "problem");
     this.problem.hidden = true;
     this.steps = make("ul", "steps");
-    this.steps.setAttribute("aria-label", `Steps of ${this.name}`);
+    this.steps.setAttribute("aria-label", `Steps of ${this.label}`);
     this.steps.hidden = true;
     // what a chip cannot hold: why a step was skipped or is tried again
     this.reasons = make("ul", "reasons");
-    this.reasons.setAttribute("aria-label", `Reasons of ${this.name}`);
+    this.reasons.setAttribute("aria-label", `Reasons of ${this.label}`);
     this.reasons.hidden = true;
     this.results = make("div", "results");
     this.buttons = make("p", "buttons");
@@ -75,19 +109,32 @@ export class Card {
   }
 
   offer(...names) {
-    const wanted = names.join();
+    this.offered = names;
+    const isAsking = this.isAsking && names.includes("erase");
+    const shown = isAsking ? ["keep", "really"] : names;
+    const wanted = shown.join();
     if (this.buttons.dataset.offered === wanted) return;
     const focused = this.buttons.contains(this.element.getRootNode().activeElement);
     this.buttons.dataset.offered = wanted;
-    this.buttons.replaceChildren(...names.map((name) => this.button(name)));
+    const question = make("span", "sure", "Delete it from the server, with its results?");
+    this.buttons.replaceChildren(
+      ...(isAsking ? [question] : []),
+      ...shown.map((name) => this.button(name)),
+    );
     if (focused) this.buttons.querySelector("button")?.focus();
+  }
+
+  // Nothing is deleted at the first press.
+  ask(isAsking) {
+    this.isAsking = isAsking;
+    this.offer(...this.offered);
   }
 
   button(name) {
     const button = make("button", "", WORDS[name]);
     button.type = "button";
     button.dataset.action = name;
-    button.setAttribute("aria-label", `${WORDS[name]}: ${this.name}`);
+    button.setAttribute("aria-label", `${WORDS[name]}: ${this.label}`);
     let busy = false;
     button.addEventListener("click", async () => {
       if (busy) return;
@@ -95,7 +142,7 @@ export class Card {
       try {
         await this.actions[name]();
       } catch (error) {
-        this.complain(error.message);
+        this.complain(error.message, error.code);
       } finally {
         busy = false;
       }
@@ -103,8 +150,9 @@ export class Card {
     return button;
   }
 
-  complain(text) {
+  complain(text, code = "") {
     this.problem.textContent = text;
+    this.problem.dataset.code = code;
     this.problem.hidden = !text;
   }
 
@@ -121,7 +169,7 @@ export class Card {
     this.results.querySelector(".again")?.remove();
     this.preview();
     if (this.bytes > 0) this.bar.value = (100 * upload.offset) / this.bytes;
-    this.complain(error ? error.message : "");
+    this.complain(error?.message ?? "", error?.code);
     const whole = size(this.bytes);
     const sent = `${size(upload.offset)} of ${whole}`;
     const show = {
@@ -230,13 +278,13 @@ export class Card {
     const left = over ? null : job.estimatedTimeRemaining;
     const soon = left ? ` · about ${duration(left)} left` : "";
     this.status.textContent = `${state} · ${size(job.fileSize ?? this.bytes)}${soon}`;
-    this.complain(job.error ? `${sentence(job.error.detail)} (${job.error.code})` : "");
+    this.complain(job.error ? reason(job.error.detail) : "", job.error?.code);
     this.showSteps();
     if (over) this.showResults();
     else this.shown = null;
     if (!over) this.offer("cancel");
-    else if (job.status === "COMPLETED") this.offer("remove");
-    else this.offer(...afterwards(job.error));
+    else if (job.status === "COMPLETED") this.offer("remove", "erase");
+    else this.offer(...afterwards(job.error), "erase");
   }
 
   showSteps() {
@@ -262,7 +310,7 @@ export class Card {
     const reasons = steps
       .filter((step) => step.error && step.error.detail !== error?.detail)
       .map((step) => {
-        const why = sentence(step.error.detail);
+        const why = reason(step.error.detail);
         return `${stepName(step.name)} (${stepState(step.status)}): ${why}`;
       });
     // progress comes often, and a reader keeps its place
@@ -284,13 +332,13 @@ export class Card {
       this.server.picture(thumbnail).then((address) => this.show(address), () => {});
     }
     const { text } = job.downloadUrls;
-    const box = text ? await textBox(this.server, text, this.name).catch(() => null) : null;
+    const box = text ? await textBox(this.server, text, this.label).catch(() => null) : null;
     if (box && this.shown === shown) this.results.append(box);
   }
 
   links(job) {
     const list = make("ul", "links");
-    list.setAttribute("aria-label", `Downloads of ${this.name}`);
+    list.setAttribute("aria-label", `Downloads of ${this.label}`);
     const urls = Object.entries(job.downloadUrls);
     for (const [name, url] of urls) list.append(this.link(fileName(name), this.server.link(url)));
     if (urls.length > 1) {
@@ -327,7 +375,7 @@ export class Card {
       const label = make("label", "button again", "Choose the file");
       const input = document.createElement("input");
       input.type = "file";
-      input.setAttribute("aria-label", `Choose the file: ${this.name}`);
+      input.setAttribute("aria-label", `Choose the file: ${this.label}`);
       input.addEventListener("change", () => {
         if (input.files.length > 0) this.actions.give(input.files[0]);
         input.value = "";

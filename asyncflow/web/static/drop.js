@@ -1,12 +1,16 @@
-// The files of a drop, folders opened.
+// The files of a drop, folders opened; each with its path in the folder it came in.
 
 export const dropped = async (transfer) => {
   // both lists are empty once the event is over: take them before anything is awaited
-  const files = [...transfer.files];
+  const files = alone(transfer.files);
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
   if (entries.length === 0) return files;
   return (await Promise.all(entries.map(unfold))).flat();
 };
+
+// Files as they are chosen one by one, or by `<input webkitdirectory>`.
+export const alone = (files) =>
+  [...(files ?? [])].map((file) => ({ file, path: file.webkitRelativePath ?? "" }));
 
 const unfold = async (entry) => {
   try {
@@ -17,7 +21,11 @@ const unfold = async (entry) => {
   }
 };
 
-const read = (entry) => new Promise((done, failed) => entry.file(done, failed));
+const read = async (entry) => {
+  const file = await new Promise((done, failed) => entry.file(done, failed));
+  const path = entry.fullPath.replace(/^\//, "");
+  return { file, path: path.includes("/") ? path : "" };
+};
 
 const list = async (reader) => {
   const found = [];

@@ -1,12 +1,12 @@
 // Where the server is and how it is asked: addresses, the token, answers in plain words.
 
-import { sentence } from "./words.js";
+import { reason } from "./words.js";
 
 const AWAY = "The server cannot be reached.";
 
 export class Refused extends Error {
   constructor(problem, status, retryAfter = null) {
-    super(problem.detail ? sentence(problem.detail) : `The server answered ${status}.`);
+    super(problem.detail ? reason(problem.detail) : `The server answered ${status}.`);
     this.code = problem.code || "refused";
     this.status = status;
     this.retryAfterS = Number(retryAfter) || 0;

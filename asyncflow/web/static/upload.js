@@ -14,15 +14,19 @@ const PAUSES_S = [0, 1, 2, 5, 10, 20];
 const MAY_PASS = new Set([408, 409, 423, 425, 429]);
 // a connection on which nothing moves for so long is given up
 const STALL_MS = 60_000;
+// the server takes metadata of 8 KiB in all; a path that is longer than this is not told
+const MAX_PATH = 1000;
 const STALLED = "The connection stalled: nothing moved for a minute.";
 
 const encode = (text) =>
   btoa(Array.from(new TextEncoder().encode(text), (byte) => String.fromCharCode(byte)).join(""));
 
 export class Upload {
-  // `server` makes addresses and headers; `tell(upload, error)` hears of every change.
-  constructor(file, server, tell, known = null) {
+  // `path` is where the file is in its folder, `server` makes addresses and headers,
+  // `tell(upload, error)` hears of every change.
+  constructor(file, path, server, tell, known = null) {
     this.file = file;
+    this.path = path;
     this.server = server;
     this.tell = tell;
     this.id = known;
@@ -131,6 +135,7 @@ export class Upload {
   async create() {
     const about = [`filename ${encode(this.file.name)}`];
     if (this.file.type) about.push(`filetype ${encode(this.file.type)}`);
+    if (this.path && this.path.length <= MAX_PATH) about.push(`relativePath ${encode(this.path)}`);
     const answer = await this.request("POST", "files/", {
       "Upload-Length": String(this.file.size),
       "Upload-Metadata": about.join(","),

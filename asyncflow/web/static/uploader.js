@@ -7,13 +7,14 @@
 // Fires `asyncflow-completed` with the job as `detail` when a job completes meanwhile.
 
 import { Announcer } from "./announcer.js";
-import { Card, FINAL } from "./card.js";
-import { dropped } from "./drop.js";
+import { Card } from "./card.js";
+import { alone, dropped } from "./drop.js";
 import { Memory } from "./memory.js";
 import { Server } from "./server.js";
+import { FINAL } from "./states.js";
 import { Upload } from "./upload.js";
 import { Watcher } from "./watch.js";
-import { count, size } from "./words.js";
+import { count, kind, size } from "./words.js";
 
 const AT_ONCE = 3;
 // states that somebody who does not see the page wants to hear of
@@ -31,52 +32,67 @@ const TEMPLATE = `
 </div>
 <p class="offline" hidden>You are offline. Uploads go on when the network is back.</p>
 <div class="summary" hidden><p></p><button type="button">Remove finished from list</button></div>
+<p class="forgotten problem" hidden></p>
 <ul class="cards" aria-label="Files"></ul>
 <p class="live" role="status"></p>
 `;
 
+// The element is also part of somebody else's page: all but what the guide to it names
+// is private, so that nothing of ours hides a property that every element has.
 export class Uploader extends HTMLElement {
+  #ends;
+  #server;
+  #memory;
+  #all;
+  #cards;
+  #waiting;
+  #running;
+  #watcher;
+  #list;
+  #announcer;
+  #summary;
+
   connectedCallback() {
-    if (!this.shadowRoot) this.build();
-    this.ends = new AbortController();
-    this.listen(this.ends.signal);
-    this.watcher.begin();
+    if (!this.shadowRoot) this.#build();
+    this.#ends = new AbortController();
+    this.#listen(this.#ends.signal);
+    this.#watcher.begin();
   }
 
   disconnectedCallback() {
-    this.ends.abort();
-    this.watcher.close();
+    this.#ends.abort();
+    this.#watcher.close();
   }
 
-  build() {
+  #build() {
     const root = this.attachShadow({ mode: "open" });
     root.innerHTML = TEMPLATE;
     root.querySelector("link").href = new URL("uploader.css", import.meta.url).href;
-    this.server = new Server(
+    this.#server = new Server(
       this.getAttribute("endpoint") || new URL("..", import.meta.url).href,
       this.getAttribute("token"),
     );
-    this.memory = new Memory(this.server.base);
-    this.all = new Set();
-    this.cards = new Map();
-    this.waiting = [];
-    this.running = new Set();
-    this.watcher = new Watcher(this.server, (job, message) => this.hear(job, message));
-    this.list = root.querySelector(".cards");
-    this.announcer = new Announcer(root.querySelector(".live"));
-    this.summary = root.querySelector(".summary");
-    this.summary.querySelector("button").addEventListener("click", () => this.tidy());
+    this.#memory = new Memory(this.#server.base);
+    this.#all = new Set();
+    this.#cards = new Map();
+    this.#waiting = [];
+    this.#running = new Set();
+    this.#watcher = new Watcher(this.#server, (job, message) => this.#hear(job, message));
+    this.#list = root.querySelector(".cards");
+    this.#announcer = new Announcer(root.querySelector(".live"));
+    this.#summary = root.querySelector(".summary");
+    this.#summary.querySelector("button").addEventListener("click", () => this.#tidy());
     for (const input of root.querySelectorAll("input[type=file]")) {
       input.addEventListener("change", () => {
-        this.add([...input.files]);
+        this.#add(alone(input.files));
         input.value = "";
       });
     }
-    this.showLimits(root.querySelector(".limits"));
-    this.restore();
+    this.#showLimits(root.querySelector(".limits"));
+    this.#restore();
   }
 
-  listen(signal) {
+  #listen(signal) {
     const zone = this.shadowRoot.querySelector(".drop");
     const place = this.hasAttribute("whole-page") ? document : zone;
     // words and links that are dragged about are none of our business
@@ -86,48 +102,48 @@ export class Uploader extends HTMLElement {
       };
       place.addEventListener(name, files, { signal });
     };
-    drags("dragover", (event) => this.over(event, zone, true));
-    drags("dragleave", (event) => this.over(event, zone, false));
+    drags("dragover", (event) => this.#over(event, zone, true));
+    drags("dragleave", (event) => this.#over(event, zone, false));
     drags("drop", async (event) => {
-      this.over(event, zone, false);
-      this.add(await dropped(event.dataTransfer));
+      this.#over(event, zone, false);
+      this.#add(await dropped(event.dataTransfer));
     });
-    document.addEventListener("paste", (event) => this.paste(event), { signal });
-    addEventListener("online", () => this.showNetwork(), { signal });
-    addEventListener("offline", () => this.showNetwork(), { signal });
+    document.addEventListener("paste", (event) => this.#paste(event), { signal });
+    addEventListener("online", () => this.#showNetwork(), { signal });
+    addEventListener("offline", () => this.#showNetwork(), { signal });
     addEventListener(
       "beforeunload",
       (event) => {
-        if (this.running.size > 0 || this.waiting.length > 0) event.preventDefault();
+        if (this.#running.size > 0 || this.#waiting.length > 0) event.preventDefault();
       },
       { signal },
     );
-    this.showNetwork();
+    this.#showNetwork();
   }
 
-  over(event, zone, isOver) {
+  #over(event, zone, isOver) {
     event.preventDefault();
     zone.classList.toggle("over", isOver);
   }
 
   // A paste into a field of the page around us is none of our business.
-  paste(event) {
+  #paste(event) {
     const into = event.composedPath()[0];
     if (into.isContentEditable || into.matches?.("input, textarea")) return;
-    this.add([...(event.clipboardData?.files ?? [])]);
+    this.#add(alone(event.clipboardData?.files));
   }
 
-  showNetwork() {
+  #showNetwork() {
     const offline = this.shadowRoot.querySelector(".offline");
     if (offline.hidden === navigator.onLine) return;
     offline.hidden = navigator.onLine;
-    this.announcer.say(navigator.onLine ? "You are online again." : offline.textContent);
+    this.#announcer.say(navigator.onLine ? "You are online again." : offline.textContent);
   }
 
-  async showLimits(place) {
+  async #showLimits(place) {
     try {
-      const can = await this.server.get("capabilities");
-      const types = can.types.length > 0 ? can.types.join(", ") : "any type";
+      const can = await this.#server.get("capabilities");
+      const types = can.types.length > 0 ? can.types.map(kind).join(", ") : "any type";
       place.textContent = `Up to ${size(can.limits.maxUploadBytes)} each, ${types}.`;
     } catch (error) {
       place.textContent = error.message;
@@ -135,210 +151,228 @@ export class Uploader extends HTMLElement {
   }
 
   // What was chosen here before: what is not whole yet asks for its file again.
-  restore() {
-    for (const known of this.memory.all()) {
-      const card = this.open(known, null);
+  #restore() {
+    for (const known of this.#memory.all()) {
+      const card = this.#open(known, null);
       if (!known.id) card.askForFile();
-      this.list.prepend(card.element);
+      this.#list.prepend(card.element);
     }
-    this.count();
+    this.#count();
   }
 
-  open(known, file) {
-    const card = new Card(known.name, known.size, {
+  #open(known, file) {
+    const card = new Card(known, {
       pause: () => card.upload.pause(),
-      resume: () => this.resume(card),
+      resume: () => this.#resume(card),
       now: () => card.upload.hurry?.(),
-      cancel: () => this.cancel(card),
-      retry: () => this.retry(card),
-      remove: () => this.remove(card),
-      give: (again) => this.give(card, again),
+      cancel: () => this.#cancel(card),
+      retry: () => this.#retry(card),
+      remove: () => this.#remove(card),
+      really: () => this.#erase(card),
+      give: (again) => this.#give(card, again),
     });
     card.known = known;
     card.file = file;
-    card.server = this.server;
-    this.all.add(card);
+    card.server = this.#server;
+    this.#all.add(card);
     if (known.id) {
-      this.cards.set(known.id, card);
-      this.watcher.watch(known.id);
+      this.#cards.set(known.id, card);
+      this.#watcher.watch(known.id);
     }
     return card;
   }
 
-  add(files) {
+  #add(files) {
+    if (files.length === 0) return;
     const fresh = [];
-    for (const file of files) {
-      const again = this.unfinished(file);
-      if (again) {
-        this.give(again, file);
-      } else {
-        const card = this.open(Memory.about(file), file);
-        fresh.push(card);
-      }
+    for (const { file, path } of files) {
+      const again = this.#unfinished(file, path);
+      if (again) this.#give(again, file);
+      else fresh.push(this.#open(Memory.about(file, path), file));
     }
     // a reload puts each above the one before
-    this.memory.keep(...fresh.map((card) => card.known).reverse());
-    for (const card of fresh) this.start(card, card.file);
-    this.list.prepend(...fresh.map((card) => card.element));
-    if (files.length === 0) return;
-    this.announcer.say(`${files.length === 1 ? files[0].name : `${files.length} files`} added.`);
-    this.count();
+    this.#remember(...fresh.map((card) => card.known).reverse());
+    for (const card of fresh) this.#start(card, card.file);
+    this.#list.prepend(...fresh.map((card) => card.element));
+    const told = files.length === 1 ? files[0].file.name : `${files.length} files`;
+    this.#announcer.say(`${told} added.`);
+    this.#count();
   }
 
-  unfinished(file) {
-    for (const card of this.all) {
-      if (card.wantsFile && Memory.matches(card.known, file)) return card;
+  #remember(...known) {
+    const forgotten = this.shadowRoot.querySelector(".forgotten");
+    const told = this.#memory.keep(...known);
+    if (told) this.#announcer.say(told);
+    forgotten.textContent = told || forgotten.textContent;
+    forgotten.hidden = !forgotten.textContent;
+  }
+
+  // A file that is chosen alone may be any of its name, one from a folder only that one.
+  #unfinished(file, path) {
+    for (const card of this.#all) {
+      const isHere = !path || path === card.known.path;
+      if (card.wantsFile && isHere && Memory.matches(card.known, file)) return card;
     }
     return null;
   }
 
-  give(card, file) {
+  #give(card, file) {
     if (!Memory.matches(card.known, file)) {
-      card.complain(`That is another file. To go on, choose ${card.known.name} again, unchanged.`);
+      card.complain(`That is another file. To go on, choose ${card.label} again, unchanged.`);
       return;
     }
     card.file = file;
-    this.start(card, file);
+    this.#start(card, file);
   }
 
-  start(card, file) {
-    const told = (upload, error) => this.moved(card, upload, error);
-    card.upload = new Upload(file, this.server, told, card.known.id);
-    this.enqueue(card);
+  #start(card, file) {
+    const told = (upload, error) => this.#moved(card, upload, error);
+    card.upload = new Upload(file, card.known.path, this.#server, told, card.known.id);
+    this.#enqueue(card);
   }
 
-  enqueue(card) {
+  #enqueue(card) {
     card.showUpload(card.upload);
-    this.waiting.push(card);
-    this.next();
+    this.#waiting.push(card);
+    this.#next();
   }
 
-  next() {
-    while (this.running.size < AT_ONCE && this.waiting.length > 0) {
-      const card = this.waiting.shift();
+  #next() {
+    while (this.#running.size < AT_ONCE && this.#waiting.length > 0) {
+      const card = this.#waiting.shift();
       if (card.upload.state !== "waiting") continue;
       const run = card.upload.run();
-      this.running.add(run);
+      this.#running.add(run);
       run.finally(() => {
-        this.running.delete(run);
-        this.next();
+        this.#running.delete(run);
+        this.#next();
       });
     }
   }
 
-  moved(card, upload, error) {
+  #moved(card, upload, error) {
     const { known } = card;
     if (upload.id !== null && known.id !== upload.id) {
-      this.release(known.id);
-      card.known = { ...known, id: upload.id };
-      this.cards.set(upload.id, card);
-      this.memory.exchange(known, card.known);
+      this.#release(known.id);
+      known.id = upload.id;
+      this.#cards.set(upload.id, card);
+      this.#memory.change(known);
     }
     const before = card.state;
     card.showUpload(upload, error);
-    if (upload.state === "sent") this.watcher.watch(upload.id);
-    if (upload.state === "refused") this.memory.drop(card.known);
-    this.changed(card, before);
+    if (upload.state === "sent") this.#watcher.watch(upload.id);
+    if (upload.state === "refused") this.#memory.drop(card.known);
+    this.#changed(card, before);
   }
 
-  release(id) {
+  #release(id) {
     if (!id) return;
-    this.cards.delete(id);
-    this.watcher.forget(id);
+    this.#cards.delete(id);
+    this.#watcher.forget(id);
   }
 
-  hear(job, message) {
-    const card = this.cards.get(job);
+  #hear(job, message) {
+    const card = this.#cards.get(job);
     if (!card) return;
     const before = card.state;
     if (message.type === "job.deleted" || message.code === "job_not_found") {
-      this.memory.drop(card.known);
+      this.#memory.drop(card.known);
       card.gone();
     } else {
       card.hear(message);
     }
-    this.changed(card, before);
+    this.#changed(card, before);
     if (before && before !== card.state && card.state === "COMPLETED") {
       const options = { detail: card.job, bubbles: true };
       this.dispatchEvent(new CustomEvent("asyncflow-completed", options));
     }
   }
 
-  changed(card, before) {
+  #changed(card, before) {
     if (card.state === before) return;
-    this.count();
+    this.#count();
     if (!before || !TOLD.has(card.state)) return;
     const why = card.problem.textContent;
-    this.announcer.say(`${card.known.name}: ${card.stateText}. ${why}`.trim());
+    this.#announcer.say(`${card.label}: ${card.stateText}. ${why}`.trim());
   }
 
   // One line for many files.
-  count() {
-    const cards = [...this.all];
+  #count() {
+    const cards = [...this.#all];
     const done = cards.filter((card) => card.state === "COMPLETED").length;
-    const bad = cards.filter((card) => this.isOver(card)).length - done;
+    const bad = cards.filter((card) => this.#isOver(card)).length - done;
     const parts = [count(cards.length, "file", "files"), `${done} done`];
     if (bad > 0) parts.push(`${bad} failed`);
-    this.summary.hidden = cards.length < 2;
-    this.summary.firstChild.textContent = parts.join(" · ");
-    this.summary.lastChild.hidden = done === 0;
+    this.#summary.hidden = cards.length < 2;
+    this.#summary.firstChild.textContent = parts.join(" · ");
+    this.#summary.lastChild.hidden = done === 0;
   }
 
-  isOver(card) {
+  #isOver(card) {
     return FINAL.has(card.state) || card.state === "refused" || card.state === "gone";
   }
 
-  tidy() {
-    const done = [...this.all].filter((card) => card.state === "COMPLETED");
-    for (const card of done) this.drop(card);
-    this.focusOn(null);
-    this.announcer.say(`${count(done.length, "file", "files")} removed from the list.`);
+  #tidy() {
+    const done = [...this.#all].filter((card) => card.state === "COMPLETED");
+    for (const card of done) this.#drop(card);
+    this.#focusOn(null);
+    this.#announcer.say(`${count(done.length, "file", "files")} removed from the list.`);
   }
 
-  resume(card) {
+  #resume(card) {
     card.upload.resume();
-    this.enqueue(card);
+    this.#enqueue(card);
   }
 
-  async cancel(card) {
+  async #cancel(card) {
     if (card.upload ? card.upload.state !== "sent" : card.wantsFile) {
-      card.upload ??= new Upload(null, this.server, () => {}, card.known.id);
+      card.upload ??= new Upload(null, "", this.#server, () => {}, card.known.id);
       // first: it shall neither come back nor be told of as gone
-      this.watcher.forget(card.known.id);
+      this.#watcher.forget(card.known.id);
       await card.upload.cancel();
-      this.remove(card);
+      this.#remove(card);
       return;
     }
-    await this.server.send("POST", `jobs/${card.known.id}/cancel`);
+    await this.#server.send("POST", `jobs/${card.known.id}/cancel`);
   }
 
-  async retry(card) {
+  async #retry(card) {
     if (card.upload?.state === "refused") {
-      this.memory.keep(card.known);
-      this.resume(card);
+      this.#remember(card.known);
+      this.#resume(card);
       return;
     }
-    await this.server.send("POST", `jobs/${card.known.id}/retry`);
-    this.watcher.watch(card.known.id);
+    await this.#server.send("POST", `jobs/${card.known.id}/retry`);
+    this.#watcher.watch(card.known.id);
   }
 
-  remove(card) {
+  // Whoever sees the card has the id of its job, and that opens the job to them.
+  async #erase(card) {
+    try {
+      await this.#server.send("DELETE", `jobs/${card.known.id}`);
+    } catch (error) {
+      if (error.code !== "job_not_found") throw error;
+    }
+    this.#remove(card, "deleted from the server");
+  }
+
+  #remove(card, told = "removed from the list") {
     const { element } = card;
     const near = element.nextElementSibling ?? element.previousElementSibling;
-    this.drop(card);
-    this.focusOn(near);
-    this.announcer.say(`${card.known.name} removed from the list.`);
+    this.#drop(card);
+    this.#focusOn(near);
+    this.#announcer.say(`${card.label} ${told}.`);
   }
 
-  drop(card) {
+  #drop(card) {
     card.element.remove();
-    this.all.delete(card);
-    this.memory.drop(card.known);
-    this.release(card.known.id);
-    this.count();
+    this.#all.delete(card);
+    this.#memory.drop(card.known);
+    this.#release(card.known.id);
+    this.#count();
   }
 
-  focusOn(near) {
+  #focusOn(near) {
     const target = near?.querySelector("button, input") ?? this.shadowRoot.querySelector(".files");
     target.focus();
   }

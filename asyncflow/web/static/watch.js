@@ -5,8 +5,11 @@
 //   nothing; a job is given up once its terminal message has come.
 // - A way is left for the next one when it fails twice although the server answers an
 //   ordinary request: a server that is away is waited for, not blamed on the way.
+// - A socket carries a thousand jobs; those beyond are polled until there is room.
 // - A browser opens six connections to a server. Streams take two of them, polling one,
 //   so that uploads always find one.
+
+import { FINAL } from "./states.js";
 
 const LAST = new Set([
   "job.completed",
@@ -15,9 +18,10 @@ const LAST = new Set([
   "job.cancelled",
   "job.deleted",
 ]);
-const FINAL = new Set(["COMPLETED", "FAILED", "REJECTED", "CANCELLED"]);
 const NEXT = { socket: "events", events: "polling" };
 const STREAMS = 2;
+// less than the server takes, and a message with so many ids is one that it reads
+const ON_SOCKET = 900;
 const POLL_MS = 1500;
 const FIRST_WORD_MS = 5000;
 const MAX_PAUSE_MS = 10_000;
@@ -30,6 +34,8 @@ export class Watcher {
     this.jobs = new Set();
     this.way = "socket";
     this.socket = null;
+    // the jobs that the open socket was asked for
+    this.subscribed = new Set();
     this.streams = new Map();
     this.polling = false;
     this.pausing = false;
@@ -40,28 +46,23 @@ export class Watcher {
   watch(job) {
     if (this.jobs.has(job)) return;
     this.jobs.add(job);
-    if (this.way === "socket" && this.socket?.readyState === WebSocket.OPEN) {
-      this.socket.send(JSON.stringify({ subscribe: [job] }));
-    } else {
-      this.begin();
-    }
+    this.begin();
   }
 
   forget(job) {
     if (!this.jobs.delete(job)) return;
     this.streams.get(job)?.abort();
     this.streams.delete(job);
-    if (this.socket?.readyState === WebSocket.OPEN) {
-      this.socket.send(JSON.stringify({ unsubscribe: [job] }));
-    }
+    if (this.subscribed.delete(job)) this.wish({ unsubscribe: [job] });
     if (this.jobs.size === 0) this.close();
-    else if (this.way === "events") this.begin();
+    else this.begin();
   }
 
   // Lets go of the network; `begin` takes everything up again.
   close() {
     const { socket } = this;
     this.socket = null;
+    this.subscribed.clear();
     socket?.close();
     for (const stream of this.streams.values()) stream.abort();
     this.streams.clear();
@@ -91,7 +92,10 @@ export class Watcher {
   }
 
   bySocket() {
-    if (this.socket !== null) return;
+    if (this.socket !== null) {
+      this.subscribe();
+      return;
+    }
     let socket;
     try {
       socket = new WebSocket(this.server.socketUrl());
@@ -101,7 +105,7 @@ export class Watcher {
       return;
     }
     this.socket = socket;
-    socket.onopen = () => socket.send(JSON.stringify({ subscribe: [...this.jobs] }));
+    socket.onopen = () => this.subscribe();
     socket.onmessage = (event) => {
       this.failures = 0;
       this.hear(JSON.parse(event.data));
@@ -109,8 +113,27 @@ export class Watcher {
     socket.onclose = () => {
       if (this.socket !== socket) return;
       this.socket = null;
+      this.subscribed.clear();
       this.again();
     };
+  }
+
+  // Asks an open socket for as many jobs as it may carry.
+  subscribe() {
+    if (this.socket.readyState !== WebSocket.OPEN) return;
+    const more = [];
+    for (const job of this.jobs) {
+      if (this.subscribed.size >= ON_SOCKET) break;
+      if (this.subscribed.has(job)) continue;
+      this.subscribed.add(job);
+      more.push(job);
+    }
+    if (more.length > 0) this.wish({ subscribe: more });
+    if (this.subscribed.size < this.jobs.size) this.byPolling();
+  }
+
+  wish(what) {
+    if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(what));
   }
 
   // fetch instead of EventSource: it can send the token, and tells why it failed.
@@ -159,14 +182,20 @@ export class Watcher {
   async byPolling() {
     if (this.polling) return;
     this.polling = true;
-    while (this.jobs.size > this.streams.size && this.way !== "socket") {
-      const asked = [...this.jobs].filter((job) => !this.streams.has(job));
+    for (;;) {
+      const asked = [...this.jobs].filter((job) => !this.isFollowed(job));
+      if (asked.length === 0) break;
       for (const job of asked) {
-        if (this.jobs.has(job)) await this.poll(job);
+        if (!this.jobs.has(job) || this.isFollowed(job)) continue;
+        await this.poll(job);
         await pause(Math.max(POLL_MS / asked.length, 100));
       }
     }
     this.polling = false;
+  }
+
+  isFollowed(job) {
+    return this.streams.has(job) || this.subscribed.has(job);
   }
 
   // Tells whether the server answered.

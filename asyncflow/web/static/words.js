@@ -1,14 +1,16 @@
 // Numbers, times and states as people read them.
 
+// In the units in which the settings and the command line speak of sizes.
 export const size = (bytes) => {
-  const units = ["B", "kB", "MB", "GB", "TB"];
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   let value = bytes;
   let unit = 0;
-  while (value >= 1000 && unit < units.length - 1) {
-    value /= 1000;
+  while (value >= 1024 && unit < units.length - 1) {
+    value /= 1024;
     unit += 1;
   }
-  return `${unit === 0 ? value : value.toFixed(value < 10 ? 1 : 0)} ${units[unit]}`;
+  const digits = unit > 0 && value < 10 ? 1 : 0;
+  return `${value.toFixed(digits).replace(/\.0$/, "")} ${units[unit]}`;
 };
 
 export const duration = (seconds) => {
@@ -75,6 +77,27 @@ export const sentence = (text) => {
   const whole = text.charAt(0).toUpperCase() + text.slice(1);
   return /[.!?…]$/.test(whole) ? whole : `${whole}.`;
 };
+
+// Why something went wrong, with numbers as people read them.
+export const reason = (detail) =>
+  sentence(detail)
+    .replace(/\b(\d+) bytes\b/g, (_all, bytes) => size(Number(bytes)))
+    .replace(/\b(\d{7,}) pixels\b/g, (_all, pixels) => `${Number((pixels / 1e6).toFixed(1))} megapixels`)
+    .replace(/(\d) x (?=\d)/g, "$1 × ");
+
+// A file's name as it may be shown: without characters that nobody sees or that turn
+// the text around, so that "gpj.exe" cannot pass for "exe.jpg". The server does the same.
+export const fileTitle = (name) => name.replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, "").trim() || "file";
+
+const KINDS = {
+  "image/*": "pictures",
+  "video/*": "videos",
+  "audio/*": "sound",
+  "text/*": "text",
+  "application/pdf": "PDF",
+};
+
+export const kind = (type) => KINDS[type] ?? (type.startsWith("image/") ? type.slice(6).toUpperCase() : type);
 
 export const count = (number, one, many) => `${number} ${number === 1 ? one : many}`;
 
