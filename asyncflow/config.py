@@ -148,8 +148,8 @@ class Settings(BaseSettings):
     processors: Modules = _setting(
         (),
         "list",
-        "modules of your own whose processors the workers load; installed, or in a"
-        " folder that PYTHONPATH names",
+        "modules of your own whose processors the workers load; installed, or in the"
+        " folder where the server starts",
         "names of Python modules such as my_processors, separated by commas",
     )
     pipelines: File | None = _setting(

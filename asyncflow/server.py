@@ -7,6 +7,7 @@ import ssl
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 from aiohttp import web
@@ -176,6 +177,7 @@ def run(settings: Settings) -> int:
     )
     logs.adopt_libraries()
     sandbox.forbid_inspection()
+    _find_modules_here(settings)
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     if settings.loop == "uvloop":
         import uvloop  # noqa: PLC0415 -- not there on every platform
@@ -183,6 +185,16 @@ def run(settings: Settings) -> int:
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(_serve(settings, who))
+
+
+def _find_modules_here(settings: Settings) -> None:
+    """Let the modules of one's own lie in the folder where the server starts.
+
+    It is looked in last: a file in it can take the place of no library.
+    """
+    here = str(Path.cwd())
+    if settings.processors and here not in sys.path:
+        sys.path.append(here)
 
 
 async def _serve(settings: Settings, who: Access) -> int:

@@ -43,12 +43,14 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 class ServerProcess:
     """`asyncflow serve` on a free port; started by `start`, ended by `stop` or `kill`.
 
-    *settings* are given as `ASYNCFLOW_*`; *wrap* is a command that runs the server.
+    *settings* are given as `ASYNCFLOW_*`; *wrap* is a command that runs the server,
+    *program* the command `asyncflow`.
     """
 
     data_dir: Path
     settings: Mapping[str, str] = field(default_factory=dict)
     wrap: tuple[str, ...] = ()
+    program: tuple[str, ...] = (sys.executable, "-m", "asyncflow")
     process: subprocess.Popen[str] | None = None
     url: str = ""
     banner: str = ""
@@ -73,7 +75,7 @@ class ServerProcess:
             "ASYNCFLOW_LOG_FORMAT": "json",
             **{f"ASYNCFLOW_{k.upper()}": v for k, v in self.settings.items()},
         }
-        command = [sys.executable, "-m", "asyncflow", "serve", "--port", "0"]
+        command = [*self.program, "serve", "--port", "0"]
         command += ["--data-dir", str(self.data_dir)]
         with self.log_path.open("a") as log:
             self.process = subprocess.Popen(

@@ -53,11 +53,13 @@ class Machine:
         """Be root, or not."""
         self.has("id", f"echo {0 if root else 1000}")
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run the script."""
+    def run(
+        self, *arguments: str, where: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the script, from its own folder or from *where*."""
         return subprocess.run(
-            ["./run", *arguments],
-            cwd=self.folder,
+            [str(self.folder / "run") if where else "./run", *arguments],
+            cwd=where or self.folder,
             env={"PATH": str(self.bin), "BOX": str(self.folder)},
             capture_output=True,
             text=True,
@@ -203,6 +205,23 @@ def test_all_tests_install_what_is_missing(machine: Machine) -> None:
     assert done.returncode == 0, done.stderr
     assert any("install" in c and "exotic-tools" in c for c in machine.calls())
     assert machine.calls()[-1] == "python3 -m pytest --all"
+
+
+@pytest.mark.parametrize("task", ["serve", "demo"])
+def test_the_server_starts_in_the_folder_of_who_starts_it(
+    machine: Machine, tmp_path: Path, task: str
+) -> None:
+    machine.has_python()
+    (machine.folder / "venv-is-there").touch()
+    machine.run("setup")
+    program = machine.folder / ".venv" / "bin" / "asyncflow"
+    program.write_text('#!/bin/sh\necho "$PWD: $*"\n')
+    program.chmod(0o755)
+    (tmp_path / "mine").mkdir()
+
+    done = machine.run(task, "--port", "0", where=tmp_path / "mine")
+
+    assert done.stdout == f"{tmp_path / 'mine'}: {task} --port 0\n"
 
 
 def _installs(machine: Machine) -> int:
