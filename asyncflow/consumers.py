@@ -84,11 +84,12 @@ class PoolSteps:
                 ),
                 on_derivative=lambda one: self._publish(claimed, one, made),
             )
-        if outcome.trace:
+        if outcome.cause:
             log.warning(
                 "step.trace",
                 job=claimed.job_id,
                 step=claimed.consumer,
+                cause=outcome.cause,
                 trace=outcome.trace,
             )
         return dataclasses.replace(self._read(claimed, outcome), made=tuple(made))
@@ -101,6 +102,8 @@ class PoolSteps:
             verdict=outcome.verdict,
             code=outcome.code,
             detail=outcome.detail,
+            cause=outcome.cause,
+            trace=outcome.trace,
             after_s=outcome.after_s,
             spread=self._engine.clock.spread(),
             facts=outcome.facts,

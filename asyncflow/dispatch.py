@@ -19,6 +19,7 @@ from typing import TypeVar
 
 import structlog
 
+from asyncflow.causes import cause_of, trace_of
 from asyncflow.db.base import Change, Claimed, Ended
 from asyncflow.engine import Engine
 from asyncflow.errors import BlobNotFound, DatabaseUnavailable, DiskFull, NameTaken
@@ -269,8 +270,14 @@ class Dispatcher:
             code, detail = "bad_output", error.detail
         if isinstance(error, BlobNotFound):
             detail = "the uploaded bytes are not in the store"
-        spread = self._engine.clock.spread()
-        return Ended(verdict=Verdict.ERROR, code=code, detail=detail, spread=spread)
+        return Ended(
+            verdict=Verdict.ERROR,
+            code=code,
+            detail=detail,
+            cause=cause_of(error),
+            trace=trace_of(error),
+            spread=self._engine.clock.spread(),
+        )
 
 
 async def insist(write: Callable[[], Awaitable[T]], claimed: Claimed) -> T:

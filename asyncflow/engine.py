@@ -52,6 +52,7 @@ from asyncflow.jobs import (
     StepState,
     Subscription,
 )
+from asyncflow.logs import hidden
 from asyncflow.pipelines import Pipelines
 from asyncflow.progress import Hub
 
@@ -274,7 +275,16 @@ class Engine:
     async def settle(
         self, claimed: Claimed, ended: Ended, seconds: float
     ) -> StepState | None:
-        """Store how an attempt ended; None: the step is no longer ours."""
+        """Store how an attempt ended; None: the step is no longer ours.
+
+        What it says of a failure is stored without secrets, as it is in the log.
+        """
+        ended = replace(
+            ended,
+            detail=hidden(ended.detail),
+            cause=hidden(ended.cause),
+            trace=hidden(ended.trace),
+        )
         state = await self._db.settle(
             claimed.step_id,
             claimed.token,

@@ -7,7 +7,6 @@ and harms nobody else; what it blocks, it blocks for everybody.
 import asyncio
 import dataclasses
 import json
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +14,7 @@ from typing import Final
 
 import structlog
 
+from asyncflow.causes import cause_of, trace_of
 from asyncflow.db.base import Claimed, Ended
 from asyncflow.engine import Engine
 from asyncflow.errors import BadFile, Skip, TryLater
@@ -61,8 +61,9 @@ class LoopSteps:
         """Run one attempt and say how it ended."""
         function = self._functions[claimed.consumer]
         wall_s = self._wall_s.get(claimed.consumer, function.wall_s)
+        wall = asyncio.timeout(wall_s)
         try:
-            async with asyncio.timeout(wall_s):
+            async with wall:
                 facts = await self._call(function, claimed)
         except BadFile as error:
             return self._ended(Verdict.BAD_FILE, error.reason, error.detail)
@@ -72,21 +73,20 @@ class LoopSteps:
             return dataclasses.replace(ended, after_s=after_s)
         except Skip as error:
             return self._ended(Verdict.SKIPPED, "missing_tool", error.detail)
-        except TimeoutError:
-            detail = f"{REASONS['timeout']}: {wall_s:g} s"
-            return self._ended(Verdict.ERROR, "timeout", detail)
         except Exception as error:  # noqa: BLE001 -- a stranger's function may raise anything
-            self._trace(claimed, traceback.format_exc())
+            if wall.expired():
+                detail = f"{REASONS['timeout']}: {wall_s:g} s"
+                return self._ended(Verdict.ERROR, "timeout", detail)
             detail = f"{REASONS['error']} ({type(error).__name__})"
-            return self._ended(Verdict.ERROR, "error", detail)
+            return self._failed(claimed, "error", detail, error)
         return self._done(claimed, facts)
 
     def _done(self, claimed: Claimed, facts: Mapping[str, object]) -> Ended:
         try:
             size = len(json.dumps(facts, allow_nan=False))
         except (TypeError, ValueError, RecursionError) as error:
-            self._trace(claimed, f"its result is not JSON: {error}")
-            return self._ended(Verdict.ERROR, "error", "the result is not JSON")
+            detail = "the result is not JSON"
+            return self._failed(claimed, "bad_output", detail, error)
         if size > MAX_RESULT_BYTES:
             detail = f"the result is larger than {MAX_RESULT_BYTES} B"
             return self._ended(Verdict.ERROR, "bad_output", detail)
@@ -96,11 +96,22 @@ class LoopSteps:
         spread = self._engine.clock.spread()
         return Ended(verdict=verdict, code=code, detail=detail, spread=spread)
 
-    @staticmethod
-    def _trace(claimed: Claimed, trace: str) -> None:
-        log.warning(
-            "step.trace", job=claimed.job_id, step=claimed.consumer, trace=trace
+    def _failed(
+        self, claimed: Claimed, code: str, detail: str, error: Exception
+    ) -> Ended:
+        ended = dataclasses.replace(
+            self._ended(Verdict.ERROR, code, detail),
+            cause=cause_of(error),
+            trace=trace_of(error),
         )
+        log.warning(
+            "step.trace",
+            job=claimed.job_id,
+            step=claimed.consumer,
+            cause=ended.cause,
+            trace=ended.trace,
+        )
+        return ended
 
     async def _call(
         self, function: base.Processor, claimed: Claimed

@@ -158,7 +158,7 @@ REASONS: Mapping[str, str] = {
     "crashed": "the worker process died",
     "interrupted": "the server stopped too often while this step ran",
     "error": "the processor failed",
-    "bad_output": "the processor made a file that it may not make",
+    "bad_output": "the processor made what it may not make",
     "try_later": "something outside was not ready",
     "missing_tool": "a tool that this step needs is not installed",
 }

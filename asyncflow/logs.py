@@ -33,6 +33,9 @@ _SECRETS: Final = {
     "://": re.compile(r"(://)[^/@\s\"'\\]+(?=@)"),
 }
 
+#: the secrets of this server
+_known: list[str] = []
+
 
 def wants_json(log_format: str) -> bool:
     """Tell the form of the log; `auto` is for people on a terminal, else JSON."""
@@ -41,6 +44,9 @@ def wants_json(log_format: str) -> bool:
 
 def configure(*, level: str, as_json: bool, secrets: Iterable[str] = ()) -> None:
     """Send log events of at least *level* to standard error, without *secrets*."""
+    known = [one for one in secrets if one]
+    # as it is, and as it stands in JSON
+    _known[:] = [*known, *(json.dumps(one)[1:-1] for one in known)]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -63,7 +69,7 @@ def configure(*, level: str, as_json: bool, secrets: Iterable[str] = ()) -> None
             )
         ]
     structlog.configure(
-        processors=[*shared, *last, _hiding(secrets)],
+        processors=[*shared, *last, _hide],
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),
@@ -97,22 +103,19 @@ class _Adopted(logging.Handler):
         )
 
 
-def _hiding(secrets: Iterable[str]) -> structlog.typing.Processor:
-    """Return the last processor, which takes secrets out of the finished line."""
-    known = [one for one in secrets if one]
-    # as it is, and as it stands in JSON
-    known += [json.dumps(one)[1:-1] for one in known]
+def hidden(text: str) -> str:
+    """Return *text* without secrets: those that are known, and what looks like one."""
+    for secret in _known:
+        text = text.replace(secret, HIDDEN)
+    lower = text.lower()
+    for word, pattern in _SECRETS.items():
+        if word in lower:
+            text = pattern.sub(rf"\1{HIDDEN}", text)
+    return text
 
-    def hide(
-        _logger: object, _method: str, line: structlog.typing.EventDict
-    ) -> structlog.typing.ProcessorReturnValue:
-        text = str(line)  # the renderer before us made it one
-        for secret in known:
-            text = text.replace(secret, HIDDEN)
-        lower = text.lower()
-        for word, pattern in _SECRETS.items():
-            if word in lower:
-                text = pattern.sub(rf"\1{HIDDEN}", text)
-        return text
 
-    return hide
+def _hide(
+    _logger: object, _method: str, line: structlog.typing.EventDict
+) -> structlog.typing.ProcessorReturnValue:
+    """Take secrets out of a finished line; the renderer before us made it a string."""
+    return hidden(str(line))

@@ -49,12 +49,13 @@ class Outcome:
     """How an attempt ended.
 
     `code` is one of `jobs.REASONS` or the processor's own, `detail` a sentence for
-    people, `trace` for the operator's log only.
+    people; `cause` (one line) and `trace` are for the operator only.
     """
 
     verdict: Verdict
     code: str = ""
     detail: str = ""
+    cause: str = ""
     trace: str = ""
     facts: Mapping[str, object] = field(default_factory=dict)
     after_s: float = 0.0

@@ -68,6 +68,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     verdict: str
     code: str = ""
     detail: str = ""
+    cause: str = ""
     trace: str = ""
     after_s: float = 0.0
     facts: dict[str, object] = {}

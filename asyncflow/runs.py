@@ -9,6 +9,7 @@ import signal
 from typing import Final
 
 from asyncflow import parcels
+from asyncflow.causes import in_one_line
 from asyncflow.crew import Attempt, End, Hand
 from asyncflow.jobs import REASONS, Verdict
 from asyncflow.orders import Made, OnDerivative, OnProgress, Order, Outcome
@@ -17,7 +18,6 @@ from asyncflow.orders import Made, OnDerivative, OnProgress, Order, Outcome
 _NEAR: Final = 0.7
 _EXIT_S: Final = 1.0
 _CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
-_MAX_DETAIL: Final = 500
 _MAX_AFTER_S: Final = 86_400.0
 
 
@@ -67,7 +67,7 @@ class Run:
                 return await self._conclude(report)
         except parcels.BadOutput as error:
             self._hand.kill()
-            return plain(Verdict.ERROR, "bad_output", trace=str(error))
+            return plain(Verdict.ERROR, "bad_output", cause=str(error))
         match ended:
             case End.TIMEOUT:
                 detail = f"{REASONS['timeout']}: {wall_s:g} s"
@@ -81,7 +81,7 @@ class Run:
             case End.CLOSED:
                 return plain(Verdict.INTERRUPTED, "interrupted")
             case End.SILENT:
-                return plain(Verdict.ERROR, "error", trace="no report was written")
+                return plain(Verdict.ERROR, "error", cause="no report was written")
             case _:
                 return await self._died(budget)
 
@@ -113,6 +113,7 @@ class Run:
             verdict=verdict,
             code=code,
             detail=self._clean(report.detail) or REASONS.get(code, ""),
+            cause=self._clean(report.cause),
             trace=report.trace,
             after_s=min(_MAX_AFTER_S, max(0.0, after_s)),
         )
@@ -121,8 +122,7 @@ class Run:
         """Return *detail* in one line, without a path of this server."""
         for inner in ("in/source", "out/", "in/", ""):
             detail = detail.replace(f"{self._hand.folder}/{inner}", "")
-        line = " ".join(detail.split())
-        return "".join(c for c in line if c.isprintable())[:_MAX_DETAIL]
+        return in_one_line(detail)
 
     async def _publish(self, listed: parcels.Listed) -> None:
         """Hand a derivative over, once. Raise BadOutput if it may not be."""
@@ -169,10 +169,10 @@ class Run:
         return plain(Verdict.LOST, "crashed", f"{REASONS['crashed']} ({how})")
 
 
-def plain(verdict: Verdict, code: str, detail: str = "", trace: str = "") -> Outcome:
+def plain(verdict: Verdict, code: str, detail: str = "", cause: str = "") -> Outcome:
     """Return an outcome with the usual words for *code*."""
     return Outcome(
-        verdict=verdict, code=code, detail=detail or REASONS[code], trace=trace
+        verdict=verdict, code=code, detail=detail or REASONS[code], cause=cause
     )
 
 

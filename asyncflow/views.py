@@ -51,6 +51,8 @@ class DeadView(View, frozen=True, kw_only=True):
     failures: int
     detached: bool
     error: ErrorView | None
+    #: the exception's type and message
+    cause: str | None
     finished_at: str | None
 
 
@@ -101,6 +103,9 @@ class AttemptView(View, frozen=True, kw_only=True):
     verdict: str
     code: str
     detail: str
+    #: the exception's type and message, and where it came from
+    cause: str | None
+    traceback: str | None
     worker: str | None
     started_at: str | None
     finished_at: str | None

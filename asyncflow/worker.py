@@ -24,13 +24,13 @@ import signal
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from asyncflow import sandbox, syscalls
+from asyncflow.causes import cause_of, trace_of
 from asyncflow.errors import BadFile, Skip, TryLater
 from asyncflow.jobs import REASONS
 from asyncflow.processors import base
@@ -49,7 +49,6 @@ SILENT: Final = 1
 #: a report beyond this is the processor's fault
 MAX_REPORT_BYTES: Final = 1 << 20
 MAX_MESSAGE_BYTES: Final = 8 << 10
-_MAX_TRACE: Final = 16_000
 #: at most 20 progress messages a second; the server tells clients less often still
 _PROGRESS_EVERY_S: Final = 0.05
 
@@ -108,8 +107,8 @@ def ready() -> int:
         report = {**found, "processors": [_card(p) for p in base.REGISTRY.values()]}
     except _NoModule as missing:
         report = {"error": str(missing)}
-    except BaseException:  # noqa: BLE001 -- the boundary: nothing may cross but a report
-        report = {"error": traceback.format_exc()[-_MAX_TRACE:]}
+    except BaseException as error:  # noqa: BLE001 -- the boundary: nothing may cross but a report
+        report = {"error": trace_of(error)}
     return _write(desk, report)
 
 
@@ -167,10 +166,10 @@ class _Run:
             return self._report("try_later", "try_later", error.detail, **after)
         except Skip as error:
             return self._report("skipped", code="missing_tool", detail=error.detail)
-        except MemoryError:
-            return self._failure("lost", "out_of_memory")
+        except MemoryError as error:
+            return self._failure(error, "lost", "out_of_memory")
         except BaseException as error:  # noqa: BLE001 -- SystemExit too is a failure
-            return self._failure("error", "error", f" ({type(error).__name__})")
+            return self._failure(error, "error", "error", f" ({type(error).__name__})")
 
     def _perform(self, name: str, about: Mapping[str, Any]) -> base.Result:
         processor = base.REGISTRY.get(name)
@@ -218,9 +217,11 @@ class _Run:
         report = {"token": self._token, "verdict": verdict, "made": made}
         return {**report, "code": code, "detail": detail, **more}
 
-    def _failure(self, verdict: str, code: str, more: str = "") -> dict[str, object]:
-        trace = traceback.format_exc()[-_MAX_TRACE:]
-        return self._report(verdict, code, REASONS[code] + more, trace=trace)
+    def _failure(
+        self, error: BaseException, verdict: str, code: str, more: str = ""
+    ) -> dict[str, object]:
+        said = {"cause": cause_of(error), "trace": trace_of(error)}
+        return self._report(verdict, code, REASONS[code] + more, **said)
 
     def _entry(self, made: base.Derivative) -> dict[str, object]:
         inside = made.path.parent == self._desk.out
@@ -256,9 +257,9 @@ def _write(desk: _Desk, report: Mapping[str, object]) -> int:
     try:
         data = json.dumps(report, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        data = _unwritable(report, f"its facts are not JSON: {error}")
+        data = _unwritable(report, "the result is not JSON", cause_of(error))
     if len(data) > MAX_REPORT_BYTES:
-        data = _unwritable(report, f"its facts are larger than {MAX_REPORT_BYTES} B")
+        data = _unwritable(report, f"the result is larger than {MAX_REPORT_BYTES} B")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     path = desk.out / REPORT
     try:
@@ -271,9 +272,9 @@ def _write(desk: _Desk, report: Mapping[str, object]) -> int:
     return REPORTED
 
 
-def _unwritable(report: Mapping[str, object], why: str) -> bytes:
-    failed = {"token": report.get("token", 0), "verdict": "error", "code": "error"}
-    return json.dumps({**failed, "detail": REASONS["error"], "trace": why}).encode()
+def _unwritable(report: Mapping[str, object], why: str, cause: str = "") -> bytes:
+    failed = {"token": report.get("token", 0), "verdict": "error", "code": "bad_output"}
+    return json.dumps({**failed, "detail": why, "cause": cause}).encode()
 
 
 def _card(known: base.Processor) -> dict[str, object]:

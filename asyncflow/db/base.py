@@ -214,11 +214,15 @@ class Ended:
     """How an attempt ended. `plan` and `media_type` come from identify alone.
 
     `made` are the files of a replay: they replace the old ones when it has succeeded.
+    `detail` is for everybody who may see the job, `cause` (the exception's type and
+    message) and `trace` are for the operator.
     """
 
     verdict: Verdict
     code: str = ""
     detail: str = ""
+    cause: str = ""
+    trace: str = ""
     after_s: float = 0.0
     #: a random number in [0, 1) that spreads the back-off
     spread: float = 0.5

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from asyncflow import views
+from asyncflow import causes, views
 from asyncflow.db.base import StoredFile, UploadRow
 from asyncflow.jobs import JobKind, JobState, PlanEntry, StepState
 from asyncflow.views import (
@@ -142,12 +142,15 @@ def _job_fields(row: sqlite3.Row) -> dict[str, Any]:
 
 def attempt(row: sqlite3.Row) -> AttemptView:
     """Return an attempt that did not succeed."""
+    detail, cause, trace = causes.parted(row["detail"])
     return AttemptView(
         step=row["consumer"],
         run=row["run"],
         verdict=row["verdict"],
         code=row["code"],
-        detail=row["detail"],
+        detail=detail,
+        cause=cause or None,
+        traceback=trace or None,
         worker=row["worker"],
         started_at=views.timestamp(row["started"]),
         finished_at=views.timestamp(row["finished"]),
@@ -166,6 +169,7 @@ def dead_letter(row: sqlite3.Row) -> DeadView:
         failures=row["attempts"] + row["lost"] + row["interrupted"],
         detached=bool(row["detached"]),
         error=_error(row["error"]),
+        cause=causes.parted(row["why"] or "")[1] or None,
         finished_at=views.timestamp(row["finished"]),
     )
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from asyncflow import events, jobs
+from asyncflow import causes, events, jobs
 from asyncflow.db.base import Change, Claimed, Demand, Ended, Published
 from asyncflow.db.flow import (
     SQL,
@@ -294,7 +294,7 @@ def _write_off(
             "run": row["run"],
             "verdict": ended.verdict,
             "code": ended.code,
-            "detail": ended.detail,
+            "detail": causes.joined(ended.detail, ended.cause, ended.trace),
             "worker": row["worker"],
             "started": row["started"],
             "now": now,

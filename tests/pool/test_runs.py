@@ -100,7 +100,8 @@ async def test_facts_that_cannot_be_stored_are_the_processors_failure(
     crew: Crew, kind: str
 ) -> None:
     outcome = await crew.run("facts", kind=kind)
-    assert (outcome.verdict, outcome.code) == (Verdict.ERROR, "error")
+    assert (outcome.verdict, outcome.code) == (Verdict.ERROR, "bad_output")
+    assert outcome.detail.startswith("the result is ")
     assert "facts" in outcome.trace
 
 

@@ -110,7 +110,8 @@ def test_a_task_that_must_wait_is_tried_again(server: ServerProcess) -> None:
     [
         ("refuse", "error", 1),
         ("fail-always", "error", 2),
-        ("unanswerable", "error", 1),
+        ("unanswerable", "bad_output", 1),
+        ("unanswerable-here", "bad_output", 1),
     ],
 )
 def test_a_task_that_fails_says_why_and_can_be_retried(
@@ -124,6 +125,60 @@ def test_a_task_that_fails_says_why_and_can_be_retried(
     assert server.request("POST", f"/jobs/{job}/retry").status == 202
 
     assert ended(server, job)["run"] == 2
+
+
+def past(server: ServerProcess, job: str) -> Any:
+    path = f"/admin/jobs/{job}/attempts"
+    answer = server.request("GET", path, Authorization=f"Bearer {server.token}")
+    assert answer.status == 200, answer.body
+    return answer.json["attempts"]
+
+
+@pytest.mark.parametrize("name", ["explode", "explode-later"])
+def test_only_the_operator_hears_what_an_exception_says(
+    server: ServerProcess, name: str
+) -> None:
+    address = "https://me:hush-hush@example.org/"
+    job = submit(server, name, f"{address} {server.token}")
+    found = ended(server, job)
+    # whoever may see the task learns what kind of failure it was
+    short = "the processor failed (ValueError)"
+    assert found["error"]["detail"] == short
+    assert "reason why" not in json.dumps([found, server.status(job)])
+
+    (attempt,) = past(server, job)
+
+    assert attempt["detail"] == short
+    assert attempt["cause"].startswith("ValueError: the reason why is https://")
+    assert attempt["traceback"].startswith("Traceback")
+    assert "raise ValueError" in attempt["traceback"]
+    for secret in ("hush-hush", server.token):
+        assert secret not in json.dumps(attempt)
+    dead = server.request(
+        "GET",
+        f"/admin/consumers/{name}/dead",
+        Authorization=f"Bearer {server.token}",
+    ).json["steps"]
+    assert [one["cause"] for one in dead if one["jobId"] == job] == [attempt["cause"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "cause"),
+    [
+        ("unanswerable", "bad_output", "TypeError: Object of type object is not JSON"),
+        ("unanswerable-here", "bad_output", "TypeError: Object of type object is not"),
+        ("give-up", "error", "TimeoutError: the mail server is silent"),
+    ],
+)
+def test_a_failure_has_its_own_cause(
+    server: ServerProcess, name: str, code: str, cause: str
+) -> None:
+    job = submit(server, name)
+    assert ended(server, job)["error"]["code"] == code
+
+    (attempt,) = past(server, job)
+
+    assert attempt["cause"].startswith(cause)
 
 
 def test_a_running_task_can_be_cancelled(server: ServerProcess) -> None:

@@ -65,6 +65,30 @@ async def one_at_a_time(_work: Task) -> list[float]:
     return [began, time.monotonic()]
 
 
+@task("explode", attempts=1)
+def explode(work: Task) -> None:
+    """Fail for a reason, in a worker."""
+    raise ValueError(f"the reason why\nis {work.payload}")
+
+
+@task("explode-later", attempts=1)
+async def explode_later(work: Task) -> None:
+    """Fail for a reason, on the loop."""
+    raise ValueError(f"the reason why\nis {work.payload}")
+
+
+@task("give-up", attempts=1)
+async def give_up(_work: Task) -> None:
+    """Wait for something else in vain."""
+    raise TimeoutError("the mail server is silent")
+
+
+@task("unanswerable-here", attempts=1)
+def unanswerable_here(_work: Task) -> object:
+    """Return what is not JSON, in a worker."""
+    return object()
+
+
 @task("unanswerable", attempts=1)
 async def unanswerable(_work: Task) -> object:
     """Return what is not JSON."""

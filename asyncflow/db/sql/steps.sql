@@ -172,7 +172,8 @@ ORDER BY id LIMIT :limit;
 
 -- name: dead_letters
 SELECT s.id, s.consumer, s.attempts, s.lost, s.interrupted, s.error, s.finished,
-  s.detached, j.pid, j.kind, j.file_name, j.tenant
+  s.detached, j.pid, j.kind, j.file_name, j.tenant,
+  (SELECT a.detail FROM attempt a WHERE a.step_id = s.id ORDER BY a.id DESC LIMIT 1) AS why
 FROM step s JOIN job j ON j.id = s.job_id
 WHERE s.consumer = :consumer AND s.state = 'dead' AND s.id < :before
 ORDER BY s.id DESC LIMIT :limit;

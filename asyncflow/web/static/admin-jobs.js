@@ -203,12 +203,13 @@ class Row {
     const entries = [
       { at: job.createdAt, text: "upload begun" },
       ...past.events.map((one) => ({ at: one.at, text: `${one.type} (run ${one.run})` })),
-      ...past.attempts.map((one) => ({ at: one.finishedAt, text: attempt(one), bad: true })),
+      ...past.attempts.map((one) => ({ at: one.finishedAt, text: attempt(one), bad: true, why: one })),
     ].sort((one, other) => (one.at < other.at ? -1 : Number(one.at > other.at)));
     const steps = make("ol");
     for (const entry of entries) {
       const item = make("li");
       item.append(moment(entry.at), " ", make("span", entry.bad ? "problem" : "", entry.text));
+      if (entry.why?.cause) item.append(cause(entry.why));
       steps.append(item);
     }
     const why = job.error ? `${sentence(job.error.detail)} (${job.error.code})` : "";
@@ -217,6 +218,13 @@ class Row {
     this.past.replaceChildren(...parts, steps);
   }
 }
+
+const cause = (one) => {
+  const found = make("details");
+  found.append(make("summary", "", one.cause));
+  if (one.traceback) found.append(make("pre", "", one.traceback));
+  return found;
+};
 
 const attempt = (one) => {
   const verdict = VERDICTS[one.verdict] ?? one.verdict;
