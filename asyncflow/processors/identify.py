@@ -123,7 +123,7 @@ def _examined(work: Work, media_type: str) -> dict[str, object]:
 
 def _picture(work: Work, media_type: str) -> dict[str, object]:
     if media_type in raster.HEIC and not raster.has_heic():
-        raise BadFile("unsupported_type", raster.HEIC_EXTRA)
+        raise BadFile("missing_tool", "this server cannot read HEIC pictures yet")
     if not raster.is_known(media_type):
         raise BadFile("unsupported_type", f"{media_type} is refused")
     shape = raster.measure(work.source, media_type)

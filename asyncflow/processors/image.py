@@ -87,7 +87,10 @@ def image(work: Work) -> Result:
     max_pixels = _int(work.options, "maxPixels", MAX_PIXELS)
     shape = raster.measure(work.source, work.media_type)
     if shape.pixels > max_pixels:
-        raise BadFile("too_many_pixels", f"{shape.pixels} pixels, of {max_pixels}")
+        raise BadFile(
+            "too_many_pixels",
+            f"{shape.pixels} pixels are more than {max_pixels} pixels",
+        )
     wanted = sorted(wanted, key=lambda v: v.scale(shape), reverse=True)
     frames = _frames(work, shape, wanted)
     chain = _Chain(work, shape, frames, max_pixels)

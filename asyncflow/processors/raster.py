@@ -40,7 +40,6 @@ PILLOW: Final[Mapping[str, str]] = {
 }
 #: opened when pillow-heif is installed
 HEIC: Final = ("image/heic", "image/heif", "image/heic-sequence", "image/heif-sequence")
-HEIC_EXTRA: Final = "HEIC pictures need the extra asyncflow-server[heic]"
 #: what may be animated, and then keeps moving
 ANIMATED: Final = ("image/gif", "image/webp")
 
@@ -203,7 +202,9 @@ def _pillow(
     try:
         with PIL.Image.open(path, formats=(kind,)) as picture:
             if max_pixels is not None and picture.width * picture.height > max_pixels:
-                raise BadFile("too_many_pixels", f"more than {max_pixels} pixels")
+                raise BadFile(
+                    "too_many_pixels", f"the picture has more than {max_pixels} pixels"
+                )
             yield picture
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise _bad(str(error).lower()) from None

@@ -1,5 +1,7 @@
 """The pages for people and their assets: our own scripts and styles, nobody else's."""
 
+import json
+import re
 from collections.abc import Mapping
 from html import escape
 from importlib import resources
@@ -10,6 +12,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from asyncflow.errors import NotFound, Unauthorized
 from asyncflow.web import errors
+from asyncflow.web.auth import ADMIN, principal_key
 
 #: `blob:` shows a picture before it is uploaded; nothing inline, nothing foreign
 CSP: Final = (
@@ -38,9 +41,19 @@ def _assets() -> dict[str, bytes]:
 ASSETS: Mapping[str, bytes] = _assets()
 
 
-async def show(_request: web.Request) -> web.Response:
-    """Show the upload page."""
-    return html("index.html")
+#: what only an operator is shown
+_FOR_OPERATORS: Final = re.compile(
+    r"<!-- operator -->.*?<!-- /operator -->\n", re.DOTALL
+)
+
+
+async def show(request: web.Request) -> web.Response:
+    """Show the upload page; the operator's links to whom they open."""
+    principal = request.get(principal_key)
+    body = ASSETS["index.html"].decode()
+    if principal is None or ADMIN not in principal.scopes:
+        body = _FOR_OPERATORS.sub("", body)
+    return _page(body)
 
 
 async def asset(request: web.Request) -> web.Response:
@@ -68,12 +81,20 @@ def html(
     body = ASSETS[name].decode()
     for place, text in texts.items():
         body = body.replace(f"{{{place}}}", escape(text))
+    return _page(body, status=status, headers=headers)
+
+
+def _page(
+    body: str, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
     return web.Response(
         status=status,
         text=body,
         content_type="text/html",
         headers={
             "Content-Security-Policy": CSP,
+            # without it a form of ours comes from the origin `null`, which is refused
+            "Referrer-Policy": "same-origin",
             hdrs.CACHE_CONTROL: "no-cache",
             **(headers or {}),
         },
@@ -81,16 +102,16 @@ def html(
 
 
 def friendly(*, prefix: str = "") -> Middleware:
-    """Return the middleware that shows a person how to get in; programs are refused.
+    """Return the middleware that tells a person what programs are told as JSON.
 
-    It belongs just inside of what turns errors into answers. *prefix* stands before
-    every path.
+    That is how to get in, and, where no script runs, what became of files. It belongs
+    just inside of what turns errors into answers. *prefix* stands before every path.
     """
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            return await handler(request)
+            answer = await handler(request)
         except Unauthorized as error:
             if not _is_visit(request):
                 raise
@@ -101,8 +122,38 @@ def friendly(*, prefix: str = "") -> Middleware:
                 base=prefix,
                 detail=error.detail[:1].upper() + error.detail[1:],
             )
+        if _is_form(request) and isinstance(answer, web.Response):
+            return _received(answer, prefix)
+        return answer
 
     return middleware
+
+
+def _is_form(request: web.Request) -> bool:
+    """Tell whether a browser has sent a form by itself, to show what comes back."""
+    return (
+        request.method == hdrs.METH_POST
+        and request.headers.get("Sec-Fetch-Mode") == "navigate"
+        and request.content_type == "multipart/form-data"
+    )
+
+
+def _received(answer: web.Response, prefix: str) -> web.Response:
+    """Show what became of the files of a form: one answer, or a list of them."""
+    told = json.loads(answer.text or "{}")
+    lines = [
+        f"<li><bdi>{escape(one['fileName'] or 'file')}</bdi>: {_outcome(one)}</li>"
+        for one in told.get("jobs", [told])
+    ]
+    body = ASSETS["received.html"].decode()
+    body = body.replace("{base}", prefix).replace("{files}", "\n".join(lines))
+    return _page(body, status=answer.status)
+
+
+def _outcome(one: Mapping[str, str | None]) -> str:
+    said = escape(one["message"] or "")
+    where = one["statusUrl"]
+    return said if where is None else f'{said} <a href="{escape(where)}">Status</a>'
 
 
 def _is_visit(request: web.Request) -> bool:

@@ -2,13 +2,16 @@
 
 import base64
 import json
+import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect
+from PIL import Image
+from playwright.sync_api import Browser, expect
 
-from tests.browser.visitor import Visitor, damaged, photo
-from tests.server_process import ServerProcess
+from tests.browser.conftest import Visit
+from tests.browser.visitor import Visitor, damaged, heavy, photo, visiting
+from tests.server_process import ServerProcess, serving
 
 pytestmark = pytest.mark.needs("chromium")
 
@@ -147,3 +150,79 @@ def test_a_finished_file_is_deleted_from_the_server_when_asked_twice(
     visitor.page.reload()
     visitor.page.locator("input.files").wait_for(state="attached")
     assert visitor.page.locator("li.card").count() == 0
+
+
+def test_why_a_file_was_refused_is_told_in_words_and_human_numbers(
+    browser: Browser, tmp_path: Path
+) -> None:
+    large = tmp_path / "large.png"
+    Image.new("1", (2000, 1500)).save(large)
+    phone = tmp_path / "phone.heic"
+    phone.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64))
+    settings = {"workers": "1", "max_pixels": "2000000", "max_upload_bytes": "1 MiB"}
+    with (
+        serving(tmp_path / "data", **settings) as server,
+        visiting(browser, server.url) as visitor,
+    ):
+        visitor.open()
+        limits = visitor.page.locator(".limits")
+        expect(limits).to_have_text("Up to 1 MiB each, any type.")
+        visitor.give(large, heavy(tmp_path / "heavy.jpg"), phone)
+        told = {
+            name: visitor.wait(name, state)
+            for name, state in (
+                ("large.png", "REJECTED"),
+                ("heavy.jpg", "refused"),
+                ("phone.heic", "REJECTED"),
+            )
+        }
+        reasons = {name: card.locator(".problem") for name, card in told.items()}
+        expect(reasons["large.png"]).to_have_text(
+            "2000 \N{MULTIPLICATION SIGN} 1500 are more than 2 megapixels."
+        )
+        expect(reasons["heavy.jpg"]).to_have_text(
+            re.compile(r"A file of \d\.\d MiB is larger than the limit of 1 MiB\.")
+        )
+        expect(reasons["phone.heic"]).to_have_text(
+            "This server cannot read HEIC pictures yet."
+        )
+        offered = {
+            name: card.get_by_role("button", name="Retry").count()
+            for name, card in told.items()
+        }
+        assert offered == {"large.png": 0, "heavy.jpg": 0, "phone.heic": 1}
+        visitor.troubles[:] = [one for one in visitor.troubles if "413" not in one]
+
+
+def test_without_javascript_the_form_takes_files(
+    visit: Visit, server: ServerProcess, tmp_path: Path
+) -> None:
+    with visit(java_script_enabled=False) as visitor:
+        visitor.page.goto(server.url)
+        names = ["plain.jpg", "<b>bold.jpg"]
+        files = [photo(tmp_path / name, size=(64, 64)) for name in names]
+        for chosen in (files, files[:1]):
+            visitor.page.get_by_label("Files").set_input_files(chosen)
+            with visitor.page.expect_navigation() as sent:
+                visitor.page.get_by_role("button", name="Upload").click()
+            assert sent.value.status == 202
+            told = visitor.page.get_by_role("listitem")
+            expect(told).to_contain_text([one.name for one in chosen])
+            link = told.get_by_role("link", name="Status").first
+            job = str(link.get_attribute("href")).rpartition("/")[2]
+            assert server.finished(job)["fileName"] == "plain.jpg"
+            visitor.page.get_by_role("link", name="Upload more files").click()
+
+
+def test_only_an_operator_sees_the_operators_links(
+    visitor: Visitor, server: ServerProcess
+) -> None:
+    links = visitor.page.get_by_role("navigation").get_by_role("link")
+    visitor.open()
+    expect(links).to_have_text(["For programs"])
+    visitor.open(f"/?token={server.token}")
+    expect(links).to_have_text(
+        ["For programs", "Admin", "Capabilities", "Readiness", "Metrics"]
+    )
+    visitor.page.get_by_role("link", name="For programs").click()
+    expect(visitor.page.get_by_role("heading", level=1)).to_contain_text("HTTP")

@@ -99,9 +99,15 @@ function show(description) {
 
 function find(event) {
   const wanted = event.target.value.toLowerCase();
-  for (const one of document.querySelectorAll("details")) {
-    one.hidden = !one.dataset.words.includes(wanted);
+  let found = 0;
+  for (const section of document.querySelectorAll("#operations section")) {
+    const all = [...section.querySelectorAll("details")];
+    for (const one of all) one.hidden = !one.dataset.words.includes(wanted);
+    const shown = all.filter((one) => !one.hidden).length;
+    section.hidden = shown === 0;
+    found += shown;
   }
+  document.querySelector("#none").hidden = found > 0;
 }
 
 document.querySelector("#find").addEventListener("input", find);
