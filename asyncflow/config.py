@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -329,7 +329,8 @@ class Settings(BaseSettings):
 class Declared:
     """One setting as it is declared; `default` is text as a person would write it.
 
-    `kind` is one of number, size, duration, list, path, secret, switch, text, choice.
+    `kind` is one of number, size, duration, list, path, secret, switch, text, choice;
+    only a choice has `choices`.
     """
 
     name: str
@@ -339,6 +340,7 @@ class Declared:
     default: str
     accepts: str
     help: str
+    choices: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -363,6 +365,7 @@ def declared() -> Iterator[Declared]:
             default=_text(name, str(facts["kind"]), field.default),
             accepts=str(facts["accepts"]),
             help=field.description or "",
+            choices=(get_args(field.annotation) if facts["kind"] == "choice" else ()),
         )
 
 

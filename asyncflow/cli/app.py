@@ -52,6 +52,11 @@ COMMANDS = {
         attribute="completion",
         help="Print the script that completes asyncflow's commands in SHELL.",
     ),
+    "delete": Entry(
+        module="asyncflow.cli.jobs",
+        attribute="delete",
+        help="Remove jobs with all their files, for ever.",
+    ),
     "demo": Entry(
         module="asyncflow.cli.demo",
         attribute="demo",
@@ -65,7 +70,7 @@ COMMANDS = {
     "download": Entry(
         module="asyncflow.cli.download",
         attribute="download",
-        help="Fetch the files of a job.",
+        help="Fetch the files of jobs.",
     ),
     "health": Entry(
         module="asyncflow.cli.health",

@@ -13,6 +13,7 @@ import msgspec
 from asyncflow import backup as backups
 from asyncflow.cli.findings import Finding, ok, stop
 from asyncflow.cli.flags import SettingsRefused
+from asyncflow.cli.output import Output, output_options
 from asyncflow.cli.terminal import clean, size_text
 from asyncflow.config import load
 from asyncflow.errors import AsyncflowError, BadSettings
@@ -24,14 +25,33 @@ _folder = click.Path(path_type=Path, file_okay=False)
 data_dir_option = click.option(
     "--data-dir", type=_folder, help="The server's folder.  [default: as it is set]"
 )
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print one document.")
+_output = output_options(
+    json="Print one JSON document.", quiet="Print nothing but what went wrong."
+)
+
+
+class Brought(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What a restore brought back."""
+
+    data_dir: str
+    blobs: int
+    damaged: tuple["Damaged", ...]
+
+
+class Damaged(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A file that was damaged in the backup."""
+
+    job_id: str
+    name: str
+    key: str
+    why: str
 
 
 @click.command()
 @click.argument("dest", type=_folder)
 @data_dir_option
-@_as_json
-def backup(*, dest: Path, data_dir: Path | None, as_json: bool) -> int:
+@_output
+def backup(*, dest: Path, data_dir: Path | None, as_json: bool, quiet: bool) -> int:
     """Copy all that a server keeps to the new folder DEST, also while it runs.
 
     Unfinished uploads are left out: their clients begin again. Ends with 1 if bytes
@@ -40,16 +60,19 @@ def backup(*, dest: Path, data_dir: Path | None, as_json: bool) -> int:
     taken_at = datetime.now(UTC).isoformat(timespec="seconds")
     try:
         made = asyncio.run(
-            backups.back_up(_folder_of(data_dir), dest, taken_at=taken_at, told=_told)
+            backups.back_up(
+                _folder_of(data_dir),
+                dest,
+                taken_at=taken_at,
+                told=_unsaid if quiet else _told,
+            )
         )
     except AsyncflowError as error:
         raise click.ClickException(error.detail) from error
-    if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(made)).decode())
-    else:
-        click.echo(f"{made.blobs} files, {size_text(made.bytes)}, in {_shown(dest)}")
-        if made.deleted:
-            click.echo(f"{made.deleted} files were deleted meanwhile and left out")
+    text = f"{made.blobs} files, {size_text(made.bytes)}, in {_shown(dest)}"
+    if made.deleted:
+        text += f"\n{made.deleted} files were deleted meanwhile and left out"
+    Output(as_json=as_json, quiet=quiet).document(made, text)
     for key in made.missing[:SHOWN]:
         click.echo(f"missing: {key}", err=True)
     if made.missing:
@@ -60,7 +83,8 @@ def backup(*, dest: Path, data_dir: Path | None, as_json: bool) -> int:
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path, file_okay=False, exists=True))
 @data_dir_option
-def restore(*, source: Path, data_dir: Path | None) -> int:
+@_output
+def restore(*, source: Path, data_dir: Path | None, as_json: bool, quiet: bool) -> int:
     """Make a new data folder from the backup SOURCE.
 
     The data folder must be absent or empty, and no server may run in it. After an
@@ -69,18 +93,33 @@ def restore(*, source: Path, data_dir: Path | None) -> int:
     """
     folder = _folder_of(data_dir)
     try:
-        made = asyncio.run(backups.restore(source, folder, told=_told))
+        made = asyncio.run(
+            backups.restore(source, folder, told=_unsaid if quiet else _told)
+        )
     except AsyncflowError as error:
         raise click.ClickException(error.detail) from error
-    click.echo(f"{made.blobs} files are back in {_shown(folder)}")
+    Output(as_json=as_json, quiet=quiet).document(
+        _brought(folder, made), f"{made.blobs} files are back in {_shown(folder)}"
+    )
     for damage in made.damages[:SHOWN]:
         blob = damage.blob
         text = f"job {blob.job_id}, {blob.name}: {damage.why} ({blob.key})"
         click.echo(f"damaged: {clean(text, keep_lines=False)}", err=True)
     if made.damages:
         text = f"{len(made.damages)} files were damaged in the backup: take them from"
-        click.echo(f"{text} another one, or delete their jobs", err=True)
+        click.echo(f"{text} another one, or `asyncflow delete` their jobs", err=True)
     return 1 if made.damages else 0
+
+
+def _brought(folder: Path, made: backups.Restored) -> Brought:
+    damaged = tuple(
+        Damaged(job_id=blob.job_id, name=blob.name, key=blob.key, why=one.why)
+        for one in made.damages
+        for blob in (one.blob,)
+    )
+    # odd bytes of a folder's name as escapes: JSON is text
+    shown = os.fspath(folder).encode("utf-8", "backslashreplace").decode()
+    return Brought(data_dir=shown, blobs=made.blobs, damaged=damaged)
 
 
 def verify(data_dir: Path) -> Iterator[Finding]:
@@ -112,6 +151,10 @@ def _folder_of(data_dir: Path | None) -> Path:
 
 def _shown(folder: Path) -> str:
     return clean(str(folder), keep_lines=False)
+
+
+def _unsaid(_done: int, _total: int) -> None:
+    """Count for nobody."""
 
 
 def _told(done: int, total: int) -> None:

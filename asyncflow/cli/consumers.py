@@ -6,6 +6,8 @@ import click
 import msgspec
 
 from asyncflow.cli.connection import Server, converse, server_at, server_options
+from asyncflow.cli.output import Output, output_options
+from asyncflow.cli.suggestions import consumer_names
 from asyncflow.cli.terminal import clean
 from asyncflow.client import Consumer
 from asyncflow.notation import parse_seconds
@@ -45,16 +47,33 @@ class Moment(click.ParamType[datetime]):
         return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
+class Switched(msgspec.Struct, frozen=True, kw_only=True):
+    """A consumer that was paused, or goes on."""
+
+    name: str
+    paused: bool
+
+
+class Made(msgspec.Struct, frozen=True, kw_only=True):
+    """How many steps a replay has made."""
+
+    consumer: str
+    steps: int
+
+
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON line per consumer.")
+@output_options(
+    json="Print a JSON line per consumer.", quiet="Print only the consumers' names."
+)
 @server_options
-def consumers(*, as_json: bool, url: str, token: str | None) -> int:
+def consumers(*, as_json: bool, quiet: bool, url: str, token: str | None) -> int:
     """Show what each consumer does, and how far behind it is."""
     server = server_at(url, token)
     found = converse(lambda: _look(server))
-    if as_json:
+    if as_json or quiet:
+        output = Output(as_json=as_json, quiet=quiet)
         for one in found:
-            click.echo(msgspec.json.encode(one).decode())
+            output.tell(one, "", brief=clean(one.name))
         return 0
     rows = [HEAD, *(_row(one) for one in found)]
     widths = [max(len(row[n]) for row in rows) for n in range(len(HEAD))]
@@ -94,38 +113,72 @@ def _row(one: Consumer) -> tuple[str, ...]:
     )
 
 
+_names = click.argument(
+    "names", nargs=-1, required=True, metavar="NAME…", shell_complete=consumer_names
+)
+_switch_output = output_options(
+    json="Print a JSON line per consumer.", quiet="Print nothing but errors."
+)
+
+
 @click.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME…")
+@_names
+@_switch_output
 @server_options
-def pause(names: tuple[str, ...], *, url: str, token: str | None) -> int:
+def pause(
+    names: tuple[str, ...], *, as_json: bool, quiet: bool, url: str, token: str | None
+) -> int:
     """Let consumers begin no more steps, also after a restart of the server."""
-    return _switch(server_at(url, token), names, on=True)
+    output = Output(as_json=as_json, quiet=quiet)
+    return _switch(server_at(url, token), names, output, on=True)
 
 
 @click.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME…")
+@_names
+@_switch_output
 @server_options
-def resume(names: tuple[str, ...], *, url: str, token: str | None) -> int:
+def resume(
+    names: tuple[str, ...], *, as_json: bool, quiet: bool, url: str, token: str | None
+) -> int:
     """Let paused consumers go on."""
-    return _switch(server_at(url, token), names, on=False)
+    output = Output(as_json=as_json, quiet=quiet)
+    return _switch(server_at(url, token), names, output, on=False)
 
 
-def _switch(server: Server, names: tuple[str, ...], *, on: bool) -> int:
+def _switch(server: Server, names: tuple[str, ...], output: Output, *, on: bool) -> int:
     async def each() -> None:
         async with server.client() as client:
             for name in names:
                 await client.pause(name, on=on)
-                click.echo(f"{clean(name)}  {'paused' if on else 'goes on'}")
+                text = f"{clean(name)}  {'paused' if on else 'goes on'}"
+                output.tell(Switched(name=name, paused=on), text)
 
     converse(each)
     return 0
 
 
 @click.command()
-@click.option("--consumer", required=True, metavar="NAME", help="Who gets them.")
+@click.option(
+    "--consumer",
+    required=True,
+    metavar="NAME",
+    help="Who gets them.",
+    shell_complete=consumer_names,
+)
 @click.option("--since", required=True, type=Moment(), help="From when on.")
+@output_options(
+    json="Print one JSON document.", quiet="Print only the number of steps."
+)
 @server_options
-def replay(*, consumer: str, since: datetime, url: str, token: str | None) -> int:
+def replay(
+    *,
+    consumer: str,
+    since: datetime,
+    as_json: bool,
+    quiet: bool,
+    url: str,
+    token: str | None,
+) -> int:
     """Give a consumer old events once more, beside the runs of their jobs.
 
     Files and facts are renewed where it succeeds; no job changes its state.
@@ -137,5 +190,9 @@ def replay(*, consumer: str, since: datetime, url: str, token: str | None) -> in
             return await client.replay(consumer, since)
 
     made = converse(whole)
-    click.echo(f"{clean(consumer)}  {made} {'step' if made == 1 else 'steps'}")
+    Output(as_json=as_json, quiet=quiet).document(
+        Made(consumer=consumer, steps=made),
+        f"{clean(consumer)}  {made} {'step' if made == 1 else 'steps'}",
+        brief=str(made),
+    )
     return 0

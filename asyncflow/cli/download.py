@@ -1,10 +1,11 @@
-"""`asyncflow download`: the files of a job into a folder."""
+"""`asyncflow download`: the files of jobs into a folder."""
 
 import asyncio
-import re
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 
 import click
+import msgspec
 
 from asyncflow.cli.connection import (
     Server,
@@ -13,70 +14,136 @@ from asyncflow.cli.connection import (
     server_at,
     server_options,
 )
+from asyncflow.cli.output import Output, output_options
 from asyncflow.cli.terminal import clean, name_of
 from asyncflow.client import Client, RequestFailed, ServerUnreachable
 
-# the server says the names: none of them may lead out of the folder, or hide in it
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}", re.ASCII)
+
+class Fetched(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A file that arrived; a line of `--json`."""
+
+    job_id: str
+    name: str
+    path: str
 
 
 @click.command()
-@click.argument("job_id", metavar="ID")
-@click.argument("names", nargs=-1, metavar="[NAME…]")
+@click.argument("job_ids", nargs=-1, required=True, metavar="ID…")
+@click.option(
+    "--only",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="Only this file of each job, such as original or text; may be repeated.",
+)
 @click.option(
     "--to",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path(),
     help="The folder to put them in.  [default: this one]",
 )
+@output_options(json="Print a JSON line per file.", quiet="Print nothing but errors.")
 @server_options
 def download(
-    *, job_id: str, names: tuple[str, ...], to: Path, url: str, token: str | None
+    *,
+    job_ids: tuple[str, ...],
+    names: tuple[str, ...],
+    to: Path,
+    as_json: bool,
+    quiet: bool,
+    url: str,
+    token: str | None,
 ) -> int:
-    """Fetch the files of a job.
+    """Fetch the files of jobs.
 
-    Without a NAME, all of them. Each is called as the server calls it: `original`,
-    `thumbnail`, … An interrupted download continues; a file that is there already is
-    left alone. Ends with 1 if a file did not arrive.
+    They are called as in a browser, after the file that was uploaded: `photo.jpg`,
+    `photo-thumbnail.webp`, … An interrupted download continues; a file that is there
+    already is left alone. Ends with 1 if a file did not arrive.
     """
     server = server_at(url, token)
-    return converse(lambda: _fetch_all(server, job_id, names, to))
+    output = Output(as_json=as_json, quiet=quiet)
+    # each once, in the order given
+    wanted = tuple(dict.fromkeys(names))
+    return converse(
+        lambda: _fetch_all(server, dict.fromkeys(job_ids), wanted, to, output)
+    )
 
 
 async def _fetch_all(
-    server: Server, job_id: str, names: tuple[str, ...], folder: Path
+    server: Server,
+    job_ids: dict[str, None],
+    names: tuple[str, ...],
+    folder: Path,
+    output: Output,
 ) -> int:
-    failed = 0
     async with server.client(patient=True) as client:
         # says at once that nobody is there, instead of after all the patience
         await client.reach()
-        # each once, in the order given
-        wanted = tuple(dict.fromkeys(names))
-        wanted = wanted or tuple((await client.status(job_id)).download_urls)
-        if not wanted:
-            raise click.ClickException("this job has no files (yet)")
         await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+        fetching = _Fetching(client=client, folder=folder, output=output)
+        for job_id in job_ids:
+            await fetching.job(job_id, names)
+    return 1 if fetching.failed else 0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Fetching:
+    """The files of one command on their way."""
+
+    client: Client
+    folder: Path
+    output: Output
+    failed: int = 0
+    _taken: set[str] = field(default_factory=set)
+
+    async def job(self, job_id: str, names: tuple[str, ...]) -> None:
+        """Fetch the files of one job: those named, or all."""
+        try:
+            wanted = names or tuple((await self.client.status(job_id)).download_urls)
+        except ServerUnreachable:
+            raise  # the other jobs would not fare better
+        except RequestFailed as error:
+            self._complain(job_id, in_words(error))
+            return
+        if not wanted:
+            self._complain(job_id, "this job has no files (yet)")
         for name in wanted:
-            why = await _fetch(client, job_id, name, folder)
-            if why is None:
-                click.echo(clean(str(folder / name), keep_lines=False))
-            else:
-                failed += 1
-                click.echo(f"{name_of(name)}: {clean(why)}", err=True)
-    return 1 if failed else 0
+            try:
+                await self._file(job_id, name)
+            except ServerUnreachable:
+                raise
+            except (RequestFailed, OSError) as error:
+                self._complain(f"{job_id} {name}", in_words(error))
+
+    async def _file(self, job_id: str, name: str) -> None:
+        told = await self.client.file_name(job_id, name)
+        target = self.folder / self._free(_harmless(told or name))
+        if await asyncio.to_thread(target.exists):
+            self._complain(f"{job_id} {name}", f"{target} exists already")
+            return
+        await self.client.download(job_id, name, target)
+        shown = str(target).encode("utf-8", "backslashreplace").decode()
+        self.output.tell(
+            Fetched(job_id=job_id, name=name, path=shown),
+            clean(str(target), keep_lines=False),
+        )
+
+    def _free(self, name: str) -> str:
+        """Return *name*, or one like it if another file of this command has it."""
+        path, number = PurePosixPath(name), 1
+        while name in self._taken:
+            number += 1
+            name = f"{path.stem}-{number}{path.suffix}"
+        self._taken.add(name)
+        return name
+
+    def _complain(self, what: str, why: str) -> None:
+        self.failed += 1
+        click.echo(f"{name_of(what)}: {clean(why)}", err=True)
 
 
-async def _fetch(client: Client, job_id: str, name: str, folder: Path) -> str | None:
-    """Fetch one file; return why that did not work, or None."""
-    if _NAME.fullmatch(name) is None:
-        return "this is no name of a file of a job"
-    target = folder / name
-    if await asyncio.to_thread(target.exists):
-        return f"{target} exists already"
-    try:
-        await client.download(job_id, name, target)
-    except ServerUnreachable:
-        raise  # the other files would not fare better
-    except (RequestFailed, OSError) as error:
-        return in_words(error)
-    return None
+def _harmless(name: str) -> str:
+    """Return *name* so that it neither leads out of the folder nor hides in it."""
+    shown = "".join("_" if char in "/\\:\0" else char for char in name)
+    bare = shown.lstrip(".")
+    return "_" * (len(shown) - len(bare)) + bare if bare else "file"

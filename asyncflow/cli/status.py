@@ -7,6 +7,7 @@ import msgspec
 
 from asyncflow.cli.app import INTERRUPTED
 from asyncflow.cli.connection import Server, converse, server_at, server_options
+from asyncflow.cli.output import Output, output_options
 from asyncflow.cli.progress import reporter
 from asyncflow.cli.terminal import clean, name_of, size_text, time_text
 from asyncflow.client import Client, Job, Step
@@ -15,52 +16,54 @@ from asyncflow.client import Client, Job, Step
 @click.command()
 @click.argument("job_id", metavar="ID")
 @click.option("--watch", is_flag=True, help="Follow the job until it ends.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, a line per change.")
+@output_options(
+    json="Print one JSON document; with --watch, a JSON line per change.",
+    quiet="Print only the job's state; with --watch, once it has ended.",
+)
 @server_options
 def status(
-    job_id: str, *, watch: bool, as_json: bool, url: str, token: str | None
+    job_id: str, *, watch: bool, as_json: bool, quiet: bool, url: str, token: str | None
 ) -> int:
     """Show one job.
 
     With --watch, ends with 0 if the job ended as COMPLETED.
     """
     server = server_at(url, token)
+    output = Output(as_json=as_json, quiet=quiet)
     try:
         if watch:
-            return converse(lambda: _watch(server, job_id, as_json=as_json))
-        return converse(lambda: _show(server, job_id, as_json=as_json))
+            return converse(lambda: _watch(server, job_id, output))
+        return converse(lambda: _show(server, job_id, output))
     except KeyboardInterrupt:
         again = f"asyncflow status {name_of(job_id)} --watch"
         click.echo(f"Interrupted; the job goes on. Watch it again: {again}", err=True)
         return INTERRUPTED
 
 
-async def _show(server: Server, job_id: str, *, as_json: bool) -> int:
+async def _show(server: Server, job_id: str, output: Output) -> int:
     async with server.client() as client:
         job = await client.status(job_id)
-        click.echo(_document(job) if as_json else job_text(client, job))
+        output.document(job, job_text(client, job), brief=clean(job.status))
     return 0
 
 
-async def _watch(server: Server, job_id: str, *, as_json: bool) -> int:
+async def _watch(server: Server, job_id: str, output: Output) -> int:
     async with server.client(patient=True) as client:
         await client.reach()
-        with reporter(quiet=as_json) as report:
+        with reporter(quiet=output.as_json or output.quiet) as report:
             job: Job | None = None
             async for update in client.watch(job_id):
                 job = update.job
                 report.working(job.file_name or job_id, job)
-                if as_json:
+                if output.as_json:
                     report.result(msgspec.json.encode(update).decode())
             if job is not None:
                 report.done(job.file_name or job_id)
-                if not as_json:
+                if output.quiet and not output.as_json:
+                    report.result(clean(job.status))
+                elif not output.as_json:
                     report.result(job_text(client, job))
     return 0 if job is not None and job.status == "COMPLETED" else 1
-
-
-def _document(job: Job) -> str:
-    return msgspec.json.format(msgspec.json.encode(job), indent=2).decode()
 
 
 def job_text(client: Client, job: Job, *, inline: bool = False) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import mimetypes
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from asyncflow.cli.connection import (
     server_at,
     server_options,
 )
+from asyncflow.cli.output import output_options
 from asyncflow.cli.progress import Reporter, percent_of, reporter
 from asyncflow.cli.terminal import clean, name_of, size_text
 from asyncflow.client import (
@@ -34,6 +36,8 @@ _UPLOADS_AT_ONCE = 3
 # files being uploaded or waited for: each waits on a socket of its own
 _FILES_AT_ONCE = 16
 _UNAUTHORIZED = 401
+#: as a FILE: what comes from the standard input
+STDIN = "-"
 
 
 class Outcome(
@@ -66,12 +70,17 @@ class Order:
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILE…")
+@click.argument(
+    "files",
+    nargs=-1,
+    required=True,
+    metavar="FILE…",
+    type=click.Path(allow_dash=True),
+)
 @click.option("--wait", is_flag=True, help="Wait until the files are processed.")
 @click.option("-r", "--recursive", is_flag=True, help="Upload the files of folders.")
 @click.option("--name", help="The name to give the file, if it is only one.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON line per file.")
-@click.option("-q", "--quiet", is_flag=True, help="Print only the jobs' ids.")
+@output_options(json="Print a JSON line per file.", quiet="Print only the jobs' ids.")
 @server_options
 def upload(
     files: tuple[str, ...],
@@ -86,11 +95,15 @@ def upload(
 ) -> int:
     """Upload files; an interrupted upload continues.
 
+    The FILE - is what comes from the standard input; it is kept in a temporary file
+    first, cannot be continued, and is called as --name says.
+
     Ends with 0 if the server took every file; with --wait, if every job ended as
     COMPLETED.
     """
     # the same file twice would fight with itself over one upload
-    paths = list({p.resolve(): p for p in _found(files, recursive=recursive)}.values())
+    found = _found(files, recursive=recursive)
+    paths = list({p if _is_stdin(p) else p.resolve(): p for p in found}.values())
     if name is not None and len(paths) != 1:
         raise click.UsageError(f"--name names one file, and these are {len(paths)}")
     order = Order(
@@ -117,7 +130,11 @@ def _found(files: tuple[str, ...], *, recursive: bool) -> Iterator[Path]:
             # what a shell makes of an unset variable; as a path it is this folder
             raise click.UsageError("an empty name is no file")
         path = Path(file)
-        if path.is_dir():
+        if file == STDIN:
+            yield path
+        elif _is_stdin(path):
+            yield path.absolute()  # a file of that name, written as ./-
+        elif path.is_dir():
             if not recursive:
                 raise click.UsageError(
                     f"{file} is a folder: add -r to upload its files"
@@ -172,10 +189,11 @@ class _Batch:
         label = str(path)
         try:
             async with self._uploads:
+                name = self._order.name or _name_of(path)
                 job_id = await self._client.upload(
-                    path,
-                    name=self._order.name,
-                    media_type=mimetypes.guess_type(path.name)[0],
+                    sys.stdin.buffer if _is_stdin(path) else path,
+                    name=name,
+                    media_type=mimetypes.guess_type(name)[0],
                     on_progress=lambda progress: self._sending(label, progress),
                 )
             if not self._order.wait:
@@ -201,9 +219,7 @@ class _Batch:
 
     def _accepted(self, label: str, job_id: str) -> Outcome:
         url = self._client.address_of(f"status/{job_id}")
-        return Outcome(
-            file=_text(label), job_id=job_id, status="ACCEPTED", status_url=url
-        )
+        return Outcome(file=_text(label), job_id=job_id, status_url=url)
 
     def _ended(self, label: str, job: Job) -> Outcome:
         error = None
@@ -232,6 +248,14 @@ class _Batch:
             self._report.result(_sentence(outcome))
 
 
+def _is_stdin(path: Path) -> bool:
+    return str(path) == STDIN
+
+
+def _name_of(path: Path) -> str:
+    return "stdin" if _is_stdin(path) else path.name
+
+
 def _text(path: str) -> str:
     """Return *path* as text that can be sent: its odd bytes as escapes."""
     return path.encode("utf-8", "backslashreplace").decode()
@@ -245,5 +269,7 @@ def _sentence(outcome: Outcome) -> str:
         why = clean(outcome.error)
         return f"✗ {name}: {outcome.status}, {why}\n  {outcome.status_url}"
     size = outcome.job.file_size if outcome.job is not None else None
-    shown = f"{outcome.status}, {size_text(size)}" if size else outcome.status
+    # without --wait nobody has asked how far its job is
+    state = outcome.status or "accepted"
+    shown = f"{state}, {size_text(size)}" if size else state
     return f"✓ {name}: {shown}\n  {outcome.status_url}"

@@ -299,6 +299,17 @@ class Client:
         async with self._session.request("DELETE", reference):
             pass
 
+    async def file_name(self, job_id: str, name: str) -> str | None:
+        """Return what a browser would call the file *name* of a job; None: unsaid."""
+        reference = self._file(job_id, name)
+
+        async def once(_attempt: int) -> str | None:
+            async with self._session.request("HEAD", reference) as answer:
+                told = answer.content_disposition
+                return told.filename if told is not None else None
+
+        return await self._session.patience.insist(once)
+
     async def download(
         self, job_id: str, name: str, to: str | os.PathLike[str]
     ) -> Path:
@@ -306,9 +317,11 @@ class Client:
 
         *to* appears only when it is whole. A broken download continues.
         """
-        folder = f"jobs/{quote(job_id, safe='')}/files/"
         return await Download(
             session=self._session,
-            reference=folder + quote(name, safe=""),
+            reference=self._file(job_id, name),
             target=Path(to),
         ).run()
+
+    def _file(self, job_id: str, name: str) -> str:
+        return f"jobs/{quote(job_id, safe='')}/files/{quote(name, safe='')}"

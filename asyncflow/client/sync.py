@@ -190,6 +190,10 @@ class SyncClient:
         """Forget a job with all its bytes."""
         self._run(self._client.delete(job_id))
 
+    def file_name(self, job_id: str, name: str) -> str | None:
+        """Return what a browser would call the file *name* of a job; None: unsaid."""
+        return self._run(self._client.file_name(job_id, name))
+
     def download(self, job_id: str, name: str, to: str | os.PathLike[str]) -> Path:
         """Fetch the file called *name* into *to*, which appears only when whole."""
         return self._run(self._client.download(job_id, name, to))

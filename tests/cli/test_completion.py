@@ -9,10 +9,16 @@ import pytest
 
 def complete(words: str, position: int) -> list[str]:
     """Ask as the script does for what could stand at *position*."""
+    return [text for _kind, text in offers(words, position)]
+
+
+def offers(words: str, position: int) -> list[tuple[str, str]]:
+    """Return what is offered, each with its kind: plain, file or dir."""
     done = subprocess.run(
         [sys.executable, "-m", "asyncflow"],
         env={
-            "PATH": os.environ["PATH"],
+            **os.environ,
+            "PYTHONPATH": ":".join(sys.path),
             "_ASYNCFLOW_COMPLETE": "bash_complete",
             "COMP_WORDS": words,
             "COMP_CWORD": str(position),
@@ -22,7 +28,8 @@ def complete(words: str, position: int) -> list[str]:
         timeout=30,
         check=True,
     )
-    return [line.partition(",")[2] for line in done.stdout.splitlines()]
+    pairs = (line.partition(",") for line in done.stdout.splitlines() if line)
+    return [(kind, text) for kind, _comma, text in pairs]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -42,3 +49,29 @@ def test_an_unknown_shell_is_refused_with_those_we_know() -> None:
 def test_a_command_and_an_option_are_completed() -> None:
     assert complete("asyncflow up", 1) == ["upload"]
     assert "--wait" in complete("asyncflow upload --w", 2)
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("upload pho", [("file", "pho")]),
+        ("serve --tls-cert ce", [("file", "ce")]),
+        ("serve --pipelines pi", [("file", "pi")]),
+        ("serve --data-dir da", [("dir", "da")]),
+        ("serve --text-engine t", [("plain", "tesserocr")]),
+        ("serve --log-level w", [("plain", "warning")]),
+        ("jobs --state FA", [("plain", "failed")]),
+    ],
+)
+def test_values_are_completed_as_what_they_are(
+    line: str, offered: list[tuple[str, str]]
+) -> None:
+    words = f"asyncflow {line}"
+    assert offers(words, len(words.split()) - 1) == offered
+
+
+def test_a_server_that_is_not_there_offers_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ASYNCFLOW_URL", "http://127.0.0.1:9")
+    assert complete("asyncflow pause i", 2) == []

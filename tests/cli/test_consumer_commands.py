@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from asyncflow.cli import main
+from tests.cli.test_completion import complete
 from tests.server_process import ServerProcess
 from tests.web.live import healthy_server
 
@@ -54,6 +55,36 @@ def test_consumers_are_paused_and_go_on(
 
     assert run(server, "consumers") == 0
     assert "(paused)" not in capsys.readouterr().out
+
+
+def test_a_switch_and_a_replay_are_told_to_programs(
+    server: ServerProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(server, "pause", "image", "--json") == 0
+    assert run(server, "resume", "image", "--json") == 0
+    assert run(server, "resume", "image", "--quiet") == 0
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert said == [
+        {"name": "image", "paused": True},
+        {"name": "image", "paused": False},
+    ]
+
+    since = ("--consumer", "image", "--since", "2d")
+    assert run(server, "replay", *since, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"consumer": "image", "steps": 0}
+
+
+@pytest.mark.parametrize("line", ["pause im", "pause image --url {url} im"])
+def test_a_shell_is_offered_the_servers_consumers(
+    server: ServerProcess, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASYNCFLOW_URL", server.url)
+    monkeypatch.setenv("ASYNCFLOW_TOKEN", server.token)
+    words = line.format(url=server.url)
+
+    offered = complete(f"asyncflow {words}", len(words.split()))
+
+    assert offered == ([] if "image" in words.split() else ["image"])
 
 
 @pytest.mark.parametrize("since", ["2020-01-01", "2020-01-01T00:00:00+01:00", "365d"])

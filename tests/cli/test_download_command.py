@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -10,45 +11,78 @@ from tests.server_process import serving
 @pytest.fixture
 def done(server: SmallServer) -> SmallServer:
     server.files = {"original": b"all of it", "thumbnail": b"small"}
+    server.names = {
+        "original": 'attachment; filename="photo.jpg"',
+        "thumbnail": 'attachment; filename="photo-thumbnail.webp"',
+    }
     links = {name: f"/jobs/j/files/{name}" for name in server.files}
     server.jobs["j"] = job("j", downloadUrls=links)
     return server
 
 
-def test_every_file_of_a_job_is_fetched(
+def test_every_file_of_a_job_is_fetched_and_called_as_in_a_browser(
     done: SmallServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["download", "j", "--to", "out/deep"]) == 0
 
     found = {p.name: p.read_bytes() for p in Path("out/deep").iterdir()}
-    assert found == done.files
+    assert found == {"photo.jpg": b"all of it", "photo-thumbnail.webp": b"small"}
     shown = capsys.readouterr().out.splitlines()
-    assert shown == ["out/deep/original", "out/deep/thumbnail"]
+    assert shown == ["out/deep/photo.jpg", "out/deep/photo-thumbnail.webp"]
+
+
+def test_files_of_the_same_name_of_several_jobs_stand_side_by_side(
+    done: SmallServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done.jobs["k"] = done.jobs["j"] | {"jobId": "k"}
+
+    assert main(["download", "j", "k", "--only", "original", "--json"]) == 0
+
+    assert {p.name for p in Path().iterdir()} == {"photo.jpg", "photo-2.jpg"}
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        {"jobId": "j", "name": "original", "path": "photo.jpg"},
+        {"jobId": "k", "name": "original", "path": "photo-2.jpg"},
+    ]
 
 
 def test_only_the_files_named_are_fetched_and_none_is_overwritten(
     done: SmallServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Path("thumbnail").write_text("mine")
+    Path("photo-thumbnail.webp").write_text("mine")
+    only = [f"--only={name}" for name in ("thumbnail", "nothing", "original")]
 
-    assert main(["download", "j", "thumbnail", "nothing", "original"]) == 1
+    assert main(["download", "nobody", "j", *only]) == 1
 
-    assert Path("thumbnail").read_text() == "mine"
-    assert Path("original").read_bytes() == done.files["original"]
+    assert Path("photo-thumbnail.webp").read_text() == "mine"
+    assert Path("photo.jpg").read_bytes() == done.files["original"]
     said = capsys.readouterr().err
-    assert "thumbnail exists already" in said
-    assert "nothing: " in said
+    assert "photo-thumbnail.webp exists already" in said
+    assert "j nothing: " in said
 
 
-def test_a_name_that_leads_out_of_the_folder_is_refused(
-    done: SmallServer, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("told", "called"),
+    [
+        ('attachment; filename="../../evil"', "_.._evil"),
+        ("attachment; filename*=UTF-8''..%2F..%2Fevil", "_.._evil"),
+        ('attachment; filename=".bashrc"', "_bashrc"),
+        ('attachment; filename=".."', "file"),
+        ("attachment", "original"),
+        ("", "original"),
+    ],
+)
+def test_a_name_neither_leads_out_of_the_folder_nor_hides_in_it(
+    done: SmallServer, told: str, called: str
 ) -> None:
-    done.jobs["j"] = job("j", downloadUrls={"../evil": "/jobs/j/files/original"})
+    done.names["original"] = told
 
-    assert main(["download", "j", "--to", "out"]) == 1
+    assert main(["download", "j", "--to", "out", "--only", "original"]) == 0
 
-    assert "../evil: this is no name" in capsys.readouterr().err
-    assert list(Path().rglob("*")) == [Path("out")]
+    found = [p for p in Path().rglob("*") if p.is_file()]
+    assert [p.parent for p in found] == [Path("out")]
+    assert not found[0].name.startswith(".")
+    assert found[0].name.strip("_") == called.strip("_")
 
 
 def test_a_job_without_files_is_said_plainly(
@@ -69,10 +103,10 @@ def test_a_job_of_a_real_server_is_fetched_and_cancelled(
         server.finished(job_id)
         where = ["--url", server.url, "--token", server.token]
 
-        assert main(["download", job_id, "original", *where]) == 0
+        assert main(["download", job_id, "--only", "original", *where]) == 0
         assert main(["cancel", job_id, "nobody", *where]) == 1
 
-    assert Path("original").read_bytes() == b"some notes"
+    assert Path("a.txt").read_bytes() == b"some notes"
     shown = capsys.readouterr()
     assert f"{job_id}  COMPLETED" in shown.out
     assert "nobody: " in shown.err

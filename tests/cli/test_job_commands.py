@@ -1,5 +1,6 @@
 import json
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -117,6 +118,63 @@ def test_a_retry_that_is_refused_does_not_stop_the_others(
     shown = capsys.readouterr()
     assert "bad  PROCESSING" in shown.out
     assert "good: nothing to retry" in shown.err
+
+
+def test_jobs_are_deleted_when_somebody_says_yes(
+    server: SmallServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.jobs = {"a": job("a"), "b": job("b"), "c": job("c")}
+
+    assert main(["delete", "a"]) == 2
+    assert "add --yes" in capsys.readouterr().err
+    assert len(server.jobs) == 3
+
+    assert main(["delete", "a", "nobody", "b", "--yes", "--json"]) == 1
+
+    shown = capsys.readouterr()
+    found = [json.loads(line) for line in shown.out.splitlines()]
+    assert found == [{"jobId": "a", "deleted": True}, {"jobId": "b", "deleted": True}]
+    assert "nobody: No job" in shown.err
+    assert list(server.jobs) == ["c"]
+
+
+@pytest.mark.parametrize(("answer", "code", "left"), [("y", 0, []), ("", 130, ["a"])])
+def test_who_sits_at_a_terminal_is_asked_before_a_job_is_deleted(
+    server: SmallServer, answer: str, code: int, left: list[str]
+) -> None:
+    server.jobs = {"a": job("a")}
+    mine, its = pty.openpty()
+    os.write(mine, f"{answer}\n".encode())
+    program = subprocess.run(
+        [sys.executable, "-m", "asyncflow", "delete", "a"],
+        stdin=its,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
+        timeout=30,
+    )
+    os.close(mine)
+    os.close(its)
+
+    assert "Delete this job and all its files?" in program.stderr
+    assert program.returncode == code
+    assert list(server.jobs) == left
+
+
+def test_quiet_is_what_another_command_takes(
+    server: SmallServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.jobs = {"a": job("a", "FAILED"), "b": job("b", "FAILED")}
+
+    assert main(["jobs", "-q"]) == 0
+    ids = capsys.readouterr().out.split()
+    assert main(["retry", "-q", *ids]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["status", "-q", "a"]) == 0
+
+    assert ids == ["a", "b"]
+    assert capsys.readouterr().out == "PROCESSING\n"
 
 
 def test_an_unreadable_token_file_is_as_good_as_none(server: SmallServer) -> None:

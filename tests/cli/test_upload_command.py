@@ -52,7 +52,7 @@ def test_json_is_a_line_per_file_and_nothing_else(
 
     found = {line["file"]: line for line in lines(capsys.readouterr().out)}
     assert found.keys() == {"photo.jpg", "b.txt"}
-    assert found["b.txt"]["status"] == "ACCEPTED"
+    assert "status" not in found["b.txt"]
     assert found["b.txt"]["statusUrl"].startswith(server.url)
 
 
@@ -64,6 +64,38 @@ def test_quiet_prints_the_ids_only(
     shown = capsys.readouterr()
     assert (shown.out, shown.err) == ("job-1\n", "")
     assert server.uploads.keys() == {"job-1"}
+
+
+def test_quiet_json_is_json_and_nothing_beside_it(
+    server: SmallServer, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.jobs["job-1"] = job("job-1")
+
+    assert main(["upload", str(photo), "-q", "--json", "--wait"]) == 0
+
+    shown = capsys.readouterr()
+    assert [line["jobId"] for line in lines(shown.out)] == ["job-1"]
+    assert shown.err == ""
+
+
+def test_the_standard_input_is_a_file_called_as_one_says(server: SmallServer) -> None:
+    Path("-").write_bytes(b"a file of that name")
+    for argv in (["-"], ["-", "--name", "report.pdf"], ["./-"]):
+        subprocess.run(
+            [*ARGV, "upload", *argv],
+            input=b"from a pipe",
+            check=True,
+            env=environment(),
+            timeout=30,
+        )
+
+    found = [(one.name, bytes(one.data)) for one in server.uploads.values()]
+    assert found == [
+        ("stdin", b"from a pipe"),
+        ("report.pdf", b"from a pipe"),
+        ("-", b"a file of that name"),
+    ]
+    assert server.uploads["job-2"].media_type == "application/pdf"
 
 
 def test_waiting_tells_the_steps_and_the_end(

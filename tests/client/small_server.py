@@ -37,6 +37,8 @@ class SmallServer:
     #: what a WebSocket of a job sends, one list per connection; then it closes
     scripts: dict[str, list[list[dict[str, Any]]]] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
+    #: the Content-Disposition of a file
+    names: dict[str, str] = field(default_factory=dict)
     etag: str = '"one"'
     #: break the connection of a PATCH after so many bytes, one entry per PATCH
     cut_after: list[int] = field(default_factory=list)
@@ -70,7 +72,9 @@ class SmallServer:
         app.router.add_get("/status/{id}", self._status)
         app.router.add_get("/jobs", self._list)
         app.router.add_post("/jobs/{id}/retry", self._retry)
-        app.router.add_get("/jobs/{id}/files/{name}", self._file)
+        app.router.add_delete("/jobs/{id}", self._delete)
+        app.router.add_head("/jobs/{id}/files/{name}", self._call)
+        app.router.add_get("/jobs/{id}/files/{name}", self._file, allow_head=False)
         app.router.add_get("/ws", self._socket)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
@@ -179,6 +183,19 @@ class SmallServer:
         self.retried.append(job_id)
         self.jobs[job_id]["status"] = "PROCESSING"
         return web.json_response(self.jobs[job_id], status=202)
+
+    async def _delete(self, request: web.Request) -> web.Response:
+        if self.jobs.pop(request.match_info["id"], None) is None:
+            raise problem(web.HTTPNotFound, "job_not_found", "No job has this id.")
+        return web.Response(status=204)
+
+    async def _call(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        if name not in self.files:
+            raise problem(web.HTTPNotFound, "file_not_available", "no such file")
+        told = self.names.get(name)
+        said = {} if told is None else {"Content-Disposition": told}
+        return web.Response(headers=said)
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
         data = self.files[request.match_info["name"]]
