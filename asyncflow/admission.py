@@ -5,6 +5,7 @@ is a repetition of one of these on better knowledge.
 """
 
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
@@ -18,10 +19,13 @@ from asyncflow.errors import (
     TypeNotAllowed,
     UploadTooLarge,
 )
+from asyncflow.growing import Growing
 from asyncflow.store.base import Space
 
 #: what a form may have beyond its files: names, other fields, boundaries
 FORM_BYTES = 64 << 10
+#: how much an upload of unknown length may bring before the disk is looked at again
+ROOM_EVERY_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +64,11 @@ class Admission:
         self._space = space
         self._backlog = backlog
         self._usage = usage
+        #: as last seen, its sum, and what has been announced by each tenant since
+        self._seen: Mapping[str, int] | None = None
+        self._used = 0
+        self._recent: Counter[str] = Counter()
+        self._growing = Growing()
         #: set while the server stops
         self.closed = False
 
@@ -75,6 +84,7 @@ class Admission:
         try:
             await self._check(length, declared_type)
             self._check_quota(length or 0, tenant)
+            self._recent[tenant] += length or 0
         except AsyncflowError as refused:
             self.on_refusal(refused.code)
             raise
@@ -100,12 +110,84 @@ class Admission:
             raise
 
     async def check_room(self) -> None:
-        """Return if an upload of unknown length may go on.
+        """Return if there is room for anything.
 
         Raises:
-            DiskFull: it has filled the disk as far as it may be.
+            DiskFull: the disk is filled as far as it may be.
         """
         await self._check_space(0)
+
+    # ----- uploads of unknown length
+
+    async def grow(
+        self, upload_id: str, tenant: str, at: int, *, more: int | None
+    ) -> None:
+        """Return if an upload that holds *at* bytes may get *more*; None: any number.
+
+        Raises:
+            DiskFull, QuotaExceeded: it has taken all that it may.
+        """
+        end = None if more is None else at + more
+        self._growing.note(upload_id, tenant, at, end=end)
+        promised = self._growing.promise(upload_id, ROOM_EVERY_BYTES)
+        await self._check_growth(
+            tenant, more or 0, beyond=max(0, (more or 0) - promised)
+        )
+
+    async def go_on(self, upload_id: str, tenant: str, at: int) -> None:
+        """Return if an upload that has grown to *at* bytes may go on.
+
+        Raises:
+            DiskFull, QuotaExceeded: as `grow`.
+        """
+        if self._growing.move(upload_id, at) <= 0:
+            self._growing.promise(upload_id, ROOM_EVERY_BYTES)
+            await self._check_growth(tenant, 0, beyond=0)
+        else:
+            self._check_quota(0, tenant)
+
+    async def _check_growth(self, tenant: str, more: int, *, beyond: int) -> None:
+        try:
+            self._check_quota(more, tenant)
+            await self._check_space(beyond)
+        except AsyncflowError as refused:
+            self.on_refusal(refused.code)
+            raise
+
+    def rest(self, upload_id: str, at: int) -> None:
+        """Take note that nobody fills an upload now, which holds *at* bytes."""
+        self._growing.rest(upload_id, at)
+
+    def found(self, upload_id: str, tenant: str, at: int) -> None:
+        """Count an upload of unknown length that an earlier server has begun."""
+        self._growing.note(upload_id, tenant, at)
+
+    async def measure(self, tenant: str, *, length: int, at: int) -> None:
+        """Return if an upload that holds *at* bytes may be *length* bytes long.
+
+        Raises:
+            DiskFull, QuotaExceeded: not now.
+            UploadTooLarge: never.
+        """
+        try:
+            if length > self.rules.max_bytes:
+                raise UploadTooLarge(length=length, max_bytes=self.rules.max_bytes)
+            self._check_quota(length - at, tenant)
+            await self._check_space(length - at)
+        except AsyncflowError as refused:
+            self.on_refusal(refused.code)
+            raise
+
+    def measured(self, upload_id: str, tenant: str, length: int) -> None:
+        """Take note that an upload's length is known: the database counts it now."""
+        self._growing.forget(upload_id)
+        self._recent[tenant] += length
+
+    def forget(self, upload_id: str) -> None:
+        """Take note that an upload has ended."""
+        self._growing.forget(upload_id)
+
+    # ----- the single conditions
 
     def check_backlog(self) -> None:
         """Return if there may be more work.
@@ -133,11 +215,17 @@ class Admission:
 
     def _check_quota(self, length: int, tenant: str) -> None:
         rules, usage = self.rules, self._usage()
-        if sum(usage.values()) + length > rules.quota_bytes:
+        if usage is not self._seen:
+            self._seen, self._used = usage, sum(usage.values())
+            self._recent.clear()
+        used = self._used + self._recent.total() + self._growing.held
+        if used + length > rules.quota_bytes:
             raise QuotaExceeded(
                 f"{length} bytes more would exceed the quota of {rules.quota_bytes}"
             )
-        if usage.get(tenant, 0) + length > rules.tenant_quota_bytes:
+        used = usage.get(tenant, 0) + self._recent[tenant]
+        used += self._growing.held_by(tenant)
+        if used + length > rules.tenant_quota_bytes:
             raise QuotaExceeded(
                 f"{length} bytes more would exceed the tenant's quota of "
                 f"{rules.tenant_quota_bytes}"
@@ -160,7 +248,7 @@ class Admission:
         if self._space is None:
             return
         space = await self._space()
-        used = space.total_bytes - space.free_bytes + length
+        used = space.total_bytes - space.free_bytes + length + self._growing.promised
         if used > space.total_bytes * self.rules.fill_level / 100:
             level = f"{self.rules.fill_level:g} %"
             raise DiskFull(

@@ -73,9 +73,6 @@ from asyncflow.turns import (
 
 log = structlog.get_logger(__name__)
 
-#: how much an upload of unknown length may bring before the disk is looked at again
-ROOM_EVERY_BYTES = 64 << 20
-
 
 class Chunks:
     """Creates, fills, completes and ends uploads."""
@@ -285,6 +282,8 @@ class Chunks:
             if ends is Ends.WITH_BODY and total is None and length is not None:
                 total = offset + length
             row = await self._settle_length(row, offset, total)
+            if row.length is None:
+                await self._admission.grow(row.id, row.tenant, offset, more=length)
             if check is not None:
                 return await self._fill_checked(row, turn, offset, check, ends)
             if row.checked_from is not None:
@@ -292,6 +291,11 @@ class Chunks:
                 await self._cut_off(row, offset)
             return await self._fill(row, turn, offset, ends)
         finally:
+            if turn.offset > offset:
+                # who was cut off in the middle shall have the time to come back
+                with suppress(AsyncflowError):
+                    await even_if_cancelled(self._extend(row))
+            self._admission.rest(upload_id, max(offset, turn.offset))
             self._turns.end(upload_id, turn)
             self._engine.hub.upload_idle(upload_id)
 
@@ -331,11 +335,11 @@ class Chunks:
                 f"the length is {total} now, but "
                 + (f"{row.length} before" if row.length is not None else f"{at} came")
             )
-        max_bytes = self._admission.rules.max_bytes
-        if total > max_bytes:
-            raise UploadTooLarge(length=total, max_bytes=max_bytes)
+        await self._admission.measure(row.tenant, length=total, at=at)
+        await self._store.reserve(row.key, total)
         if not await self._db.set_length(row.id, total):
             raise LengthMismatch
+        self._admission.measured(row.id, row.tenant, total)
         return await self._open(row.id)
 
     async def _fill(
@@ -380,7 +384,7 @@ class Chunks:
     async def _write(self, row: UploadRow, turn: Turn, offset: int, ends: Ends) -> int:
         """Write the body at *offset* durably; return the offset behind it."""
         writer = await self._store.append(row.key, offset)
-        turn.offset = turn.had_room_at = offset
+        turn.offset = offset
         try:
             await self._move(row, turn, writer, ends)
         finally:
@@ -397,8 +401,8 @@ class Chunks:
             if at == 0 and not row.dialect:
                 raise EmptyFile
             row = await self.endings.complete(row, at)
-        elif row.expires is not None:
-            row = await self._extend(row)
+        elif await self._extend(row):
+            row = await self._open(row.id)
         return Upload.of(row, at)
 
     async def _move(
@@ -426,11 +430,10 @@ class Chunks:
             await self._check_head(row, turn, head)
 
     async def _moved(self, row: UploadRow, turn: Turn) -> None:
-        """Tell how far an upload is; stop one of unknown length on a full disk."""
+        """Tell how far an upload is; stop one of unknown length that takes too much."""
         self._engine.hub.uploading(row.id, turn.offset)
-        if row.length is None and turn.offset - turn.had_room_at >= ROOM_EVERY_BYTES:
-            turn.had_room_at = turn.offset
-            await self._admission.check_room()
+        if row.length is None:
+            await self._admission.go_on(row.id, row.tenant, turn.offset)
 
     def _limit(self, row: UploadRow) -> int:
         return self._admission.rules.max_bytes if row.length is None else row.length
@@ -458,13 +461,13 @@ class Chunks:
             await self.endings.refuse(row.id, refused)
             raise
 
-    async def _extend(self, row: UploadRow) -> UploadRow:
+    async def _extend(self, row: UploadRow) -> bool:
         """Give an upload that moves more time, once half of it is gone."""
         now = self._engine.clock.now()
         if row.expires is None or row.expires - now > self._expiry_ms // 2:
-            return row
+            return False
         await self._db.extend_upload(row.id, now + self._expiry_ms)
-        return await self._open(row.id)
+        return True
 
     # ----- complete and end
 
@@ -499,6 +502,8 @@ class Chunks:
             # sent in one request, which no client can continue
             detail = f"the server stopped when {offset} bytes had come"
             await self.endings.give_up(row.id, TruncatedBody.code, detail)
+        elif row.length is None:
+            self._admission.found(row.id, row.tenant, offset)
         return False
 
     async def terminate(self, upload_id: str) -> None:
@@ -539,6 +544,8 @@ class Chunks:
 
     def changed(self, change: Change) -> None:
         """Stop filling an upload whose job was closed by somebody else."""
+        if change.terminal is not None or change.gone:
+            self._admission.forget(change.job_id)
         turn = self._turns.get(change.job_id)
         if turn is None or turn.refuses:
             return

@@ -83,6 +83,8 @@ class Endings:
                 await self.end(row.id, JobState.REJECTED, refused.code, refused.detail)
                 raise refused
         await self._accept(row.id, size)
+        if row.length is None:
+            self._admission.measured(row.id, row.tenant, size)
         self._offsets.forget(row.key)
         if row.is_part:
             await self.on_part(row.id)
@@ -95,6 +97,7 @@ class Endings:
             self._unaccepted[upload_id] = size
             raise
         self._unaccepted.pop(upload_id, None)
+        self._admission.forget(upload_id)
 
     async def finish_pending(self) -> None:
         """Try again to accept whole uploads whose transaction failed."""
@@ -139,5 +142,6 @@ class Endings:
         ended = await self._engine.end_upload(
             upload_id, state=state, code=code, detail=detail
         )
+        self._admission.forget(upload_id)
         self._offsets.forget(uploads.raw_key(upload_id))
         return ended

@@ -8,8 +8,10 @@ Rules
   JSON log is JSON.
 """
 
+import contextlib
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -73,8 +75,28 @@ def configure(*, level: str, as_json: bool, secrets: Iterable[str] = ()) -> None
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=_Lines,
     )
+
+
+class _Lines:
+    """Writes lines to standard error; one that cannot be written is lost.
+
+    Nothing that is done may fail, and no answer be held back, because the disk of the
+    log is full or its reader has gone. Nor may such lines pile up in a buffer.
+    """
+
+    def __init__(self, *_args: object) -> None:
+        self._file = sys.stderr
+
+    def msg(self, message: str) -> None:
+        """Write *message*, if that is possible."""
+        with contextlib.suppress(OSError, ValueError):
+            line = f"{message}\n".encode(errors="backslashreplace")
+            os.write(self._file.fileno(), line)
+
+    log = debug = info = warn = warning = msg
+    fatal = failure = err = error = critical = exception = msg
 
 
 def adopt_libraries() -> None:

@@ -8,12 +8,14 @@ import enum
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, Protocol, TypeVar, runtime_checkable
 
 from asyncflow import uploads
 from asyncflow.db.base import Once, UploadRow
 from asyncflow.errors import ShuttingDown, UploadBusy, UploadPreempted
 from asyncflow.store.base import Burst, TakesBursts, Writer
+
+T = TypeVar("T")
 
 #: how long a newcomer waits for the disk to give back the earlier request's write
 TAKE_OVER_S: Final = 10.0
@@ -136,8 +138,6 @@ class Turn:
         self.body = body
         self.over = asyncio.Event()
         self.offset = 0
-        #: the offset at which the disk was last seen to have room
-        self.had_room_at = 0
         #: it ends the upload itself: nobody has to stop it
         self.refuses = False
 
@@ -232,7 +232,7 @@ async def nobody_waits(_part: str) -> None:
     """Do nothing: no upload waits for this part."""
 
 
-async def even_if_cancelled(work: Coroutine[None, None, int]) -> int:
+async def even_if_cancelled(work: Coroutine[None, None, T]) -> T:
     """Finish *work* before a cancellation goes on: nobody may overtake a write."""
     task = asyncio.ensure_future(work)
     try:

@@ -81,6 +81,13 @@ class Store(Protocol):
         """
         ...
 
+    async def reserve(self, key: str, length: int) -> None:
+        """Keep room for a blob of *length* bytes whose length was unknown so far.
+
+        Raise BlobNotFound if absent, DiskFull if there is no room.
+        """
+        ...
+
     async def append(self, key: str, offset: int) -> Writer:
         """Return a writer at *offset*, cutting off anything behind it.
 

@@ -87,6 +87,10 @@ class LocalStore:
         """Create an empty file and reserve *length* bytes (None: unknown)."""
         await _on(self._writers, self._create, key, length)
 
+    async def reserve(self, key: str, length: int) -> None:
+        """Reserve what a file of *length* bytes needs beyond those it has."""
+        await _on(self._writers, self._reserve, key, length)
+
     async def append(self, key: str, offset: int) -> "LocalWriter":
         """Return a writer at *offset*, cutting off anything behind it."""
         fd = await _on(self._writers, self._open_at, key, offset, undo=os.close)
@@ -176,11 +180,15 @@ class LocalStore:
 
     def _create(self, key: str, length: int | None) -> None:
         with self._new_file(key) as fd:
-            room = os.fstatvfs(fd)
-            # not every file system can reserve, but each says what it has
-            if (length or 0) > room.f_bavail * room.f_frsize:
-                raise DiskFull
-            kernel.reserve(fd, 0, length or 0)
+            _set_aside(fd, 0, length or 0)
+
+    def _reserve(self, key: str, length: int) -> None:
+        with _explained(key):
+            fd = self._open(key, os.O_WRONLY)
+            try:
+                _set_aside(fd, os.fstat(fd).st_size, length)
+            finally:
+                os.close(fd)
 
     def _put(self, key: str, source_fd: int) -> int:
         with self._new_file(key) as fd:
@@ -399,6 +407,14 @@ def _places(key: str) -> tuple[str, ...]:
         return (first,)
     # the last two characters of an id vary most; ".." must not become a folder
     return (first, rest[0][-2:].replace(".", "_"), *rest)
+
+
+def _set_aside(fd: int, start: int, end: int) -> None:
+    room = os.fstatvfs(fd)
+    # not every file system can reserve, but each says what it has
+    if end - start > room.f_bavail * room.f_frsize:
+        raise DiskFull
+    kernel.reserve(fd, start, end)
 
 
 def _cut(fd: int, offset: int) -> None:

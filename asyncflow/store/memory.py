@@ -22,6 +22,10 @@ class MemoryStore:
         """Create an empty blob; there is nothing to reserve."""
         self._add(key, bytearray())
 
+    async def reserve(self, key: str, length: int) -> None:  # noqa: ARG002
+        """Reserve nothing, but say if there is no such blob."""
+        self._find(key)
+
     async def append(self, key: str, offset: int) -> "MemoryWriter":
         """Return a writer at *offset*, cutting off anything behind it."""
         blob = self._find(key)

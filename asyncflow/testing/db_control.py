@@ -503,6 +503,8 @@ class ControlObligations:
         kept = await world.past_gate(IMAGE)
         await world.publish(await world.take("image"))
         other = await world.upload(tenant="other")
+        # from the moment it is announced
+        assert await world.db.usage() == {"local": 13, "other": 10}
         await world.accept(other, GATE)
         assert await world.db.usage() == {"local": 13, "other": 10}
 

@@ -228,6 +228,16 @@ class StoreSuite:
             await store.put(SMALL, file.fileno())
         assert await read_all(store, SMALL) == b"first"
 
+    async def test_room_can_be_reserved_later(self, store: Store) -> None:
+        await store.create(RAW, length=None)
+        await extend(store, RAW, 0, b"begun")
+
+        await store.reserve(RAW, 1_000_000)
+
+        assert await store.size(RAW) == 5
+        await extend(store, RAW, 5, b" and gone on with")
+        assert await read_all(store, RAW) == b"begun and gone on with"
+
     async def test_what_is_absent_is_not_found(self, store: Store) -> None:
         with pytest.raises(BlobNotFound):
             await store.size(RAW)

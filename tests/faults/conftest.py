@@ -1,5 +1,6 @@
 """A server with a processor that does what its file says."""
 
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import pytest
 from tests.crash.evidence import Evidence
 from tests.faults import probe
 from tests.server_process import ServerProcess
+
+#: bytes of the small disk
+ROOM = 48 << 20
 
 Make = Callable[..., ServerProcess]
 
@@ -42,6 +46,17 @@ def make(tmp_path: Path) -> Iterator[Make]:
         if server.process.poll() is None:
             server.kill()
         server.wait()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Give a file system of its own with little room, which only root can."""
+    place = tmp_path / "data"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={ROOM},mode=0700", "small"]
+    subprocess.run([*command, str(place)], check=True)
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 @pytest.fixture

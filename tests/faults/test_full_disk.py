@@ -4,7 +4,6 @@ import contextlib
 import os
 import resource
 import signal
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ TUS: Mapping[str, Any] = {"Tus_Resumable": "1.0.0"}
 MIB = 1 << 20
 LENGTH = 3 * MIB
 DATA = probe.text(parts=1).ljust(LENGTH)
-ROOM = 48 * MIB
 
 
 def begin(server: ServerProcess) -> str:
@@ -75,17 +73,6 @@ def test_a_chunk_that_finds_no_room_keeps_what_got_in(
     assert server.finished(upload)["status"] == "COMPLETED"
     assert server.stop() == 0
     evidence.check()
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Give a file system of its own with little room."""
-    place = tmp_path / "data"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={ROOM},mode=0700", "small"]
-    subprocess.run([*command, str(place)], check=True)
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def fill(place: Path) -> Path:

@@ -1,22 +1,34 @@
-"""An upload of unknown length on a disk that fills up meanwhile."""
+"""Uploads of unknown length: the disk fills up meanwhile, or their time runs out."""
 
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from asyncflow.admission import Admission, Rules
+from asyncflow.admission import ROOM_EVERY_BYTES, Admission, Rules
 from asyncflow.broker.memory import LocalDoorbell
-from asyncflow.chunks import ROOM_EVERY_BYTES, Chunks
+from asyncflow.chunks import Chunks
 from asyncflow.db.sqlite import SqliteDatabase
 from asyncflow.engine import Clock, Engine
-from asyncflow.errors import DiskFull
+from asyncflow.errors import DiskFull, TruncatedBody
 from asyncflow.jobs import Limits
 from asyncflow.progress import Hub
 from asyncflow.store.base import Space
 from asyncflow.store.memory import MemoryStore
 from asyncflow.turns import Announced, Ends
+from tests.crash.evidence import Evidence
+from tests.faults import watch
+from tests.faults.conftest import ROOM, Make
+from tests.server_process import Answer, ServerProcess
 
 PIECE = bytes(1 << 20)
+MIB = 1 << 20
+TUS: Mapping[str, Any] = {"Tus_Resumable": "1.0.0"}
+EXPIRY_S = 60.0
 
 
 class Endless:
@@ -32,53 +44,164 @@ class Endless:
         raise error
 
 
-async def test_it_stops_at_the_fill_level_and_keeps_what_arrived(
-    tmp_path: Path,
-) -> None:
-    body = Endless()
+class Time:
+    """Time that passes when it is told to."""
 
-    async def space() -> Space:
-        # the upload itself takes the last tenth that may be taken
-        free = 50 * ROOM_EVERY_BYTES - body.taken
-        return Space(total_bytes=100 * ROOM_EVERY_BYTES, free_bytes=free)
+    now_s = 1_800_000_000.0
 
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Slow:
+    """A body that takes a day for each of its pieces, and is cut off after two."""
+
+    def __init__(self, time: Time) -> None:
+        self._time = time
+        self._left = [b"first", b"second"]
+
+    async def read(self) -> bytes:
+        self._time.now_s += 24 * 3600
+        if not self._left:
+            raise TruncatedBody
+        return self._left.pop(0)
+
+    def stop(self, error: Exception) -> None:
+        raise error
+
+
+@contextlib.asynccontextmanager
+async def chunks_on(
+    folder: Path,
+    *,
+    space: Callable[[], Awaitable[Space]] | None = None,
+    time: Time | None = None,
+) -> AsyncIterator[Chunks]:
     engine = Engine(
         doorbell=LocalDoorbell(),
-        clock=Clock(),
+        clock=Clock(wall_s=time) if time else Clock(),
         limits=Limits(),
         worker="test",
         lease_s=30.0,
     )
-    db = SqliteDatabase(tmp_path / "some.db", on_change=engine.changed)
+    db = SqliteDatabase(folder / "some.db", on_change=engine.changed)
     engine.attach(db, Hub(db.job))
     rules = Rules(
         max_bytes=100 * ROOM_EVERY_BYTES,
         allowed_types=(),
         backlog_limit=10,
-        fill_level=50.5,
+        fill_level=51.5,
     )
     chunks = Chunks(
         db=db,
         engine=engine,
         store=MemoryStore(),
         admission=Admission(rules, space=space, backlog=lambda: 0),
-        expiry_s=60.0,
+        expiry_s=EXPIRY_S,
     )
     await db.start()
     try:
-        upload = await chunks.create(
-            Announced(
-                owner="local",
-                tenant="local",
-                file_name="a.bin",
-                declared_type="application/octet-stream",
-                length=None,
-                dialect="tus",
-            )
-        )
-        with pytest.raises(DiskFull, match=r"above 50\.5 % already"):
-            await chunks.append(upload.id, 0, body, length=None, ends=Ends.LATER)
-        assert (await chunks.find(upload.id)).offset == body.taken == ROOM_EVERY_BYTES
+        yield chunks
     finally:
         await engine.hub.close()
         await db.close()
+
+
+def some_file() -> Announced:
+    return Announced(
+        owner="local",
+        tenant="local",
+        file_name="a.bin",
+        declared_type="application/octet-stream",
+        length=None,
+        dialect="tus",
+    )
+
+
+async def test_it_stops_at_the_fill_level_and_keeps_what_arrived(
+    tmp_path: Path,
+) -> None:
+    body = Endless()
+
+    async def space() -> Space:
+        free = 50 * ROOM_EVERY_BYTES - body.taken
+        return Space(total_bytes=100 * ROOM_EVERY_BYTES, free_bytes=free)
+
+    async with chunks_on(tmp_path, space=space) as chunks:
+        upload = await chunks.create(some_file())
+        with pytest.raises(DiskFull, match=r"above 51\.5 % already"):
+            await chunks.append(upload.id, 0, body, length=None, ends=Ends.LATER)
+        assert (await chunks.find(upload.id)).offset == body.taken == ROOM_EVERY_BYTES
+
+
+async def test_who_is_cut_off_after_the_expiry_has_time_to_come_back(
+    tmp_path: Path,
+) -> None:
+    time = Time()
+    async with chunks_on(tmp_path, time=time) as chunks:
+        upload = await chunks.create(some_file())
+        with pytest.raises(TruncatedBody):
+            await chunks.append(upload.id, 0, Slow(time), length=None)
+
+        assert await chunks.expire() == 0
+        assert (await chunks.find(upload.id)).offset == len(b"firstsecond")
+        time.now_s += EXPIRY_S
+        assert await chunks.expire() == 1
+
+
+def begin(server: ServerProcess) -> str:
+    """Create an upload of unknown length; return its path."""
+    answer = server.request("POST", "/files/", b"", **TUS, Upload_Defer_Length="1")
+    assert answer.status == 201, answer.body
+    return "/files/" + answer.headers["location"].rpartition("/")[2]
+
+
+def send(server: ServerProcess, path: str, data: bytes, **headers: Any) -> Answer:
+    """Send *data* to an upload that has none."""
+    octets = "application/offset+octet-stream"
+    return server.request(
+        "PATCH", path, data, **TUS, Upload_Offset="0", Content_Type=octets, **headers
+    )
+
+
+def used(place: Path) -> int:
+    found = os.statvfs(place)
+    return (found.f_blocks - found.f_bfree) * found.f_frsize
+
+
+def test_all_at_once_they_stop_at_the_fill_level_and_can_be_given_up(
+    make: Make, evidence: Evidence, small_disk: Path
+) -> None:
+    server = make(data_dir=small_disk, fill_level="60")
+    known = server.request("POST", "/files/", b"", **TUS, Upload_Length=str(4 * MIB))
+    assert known.status == 201
+    paths = [begin(server) for _ in range(8)]
+    data = bytes(10 * MIB)
+
+    with ThreadPoolExecutor(len(paths)) as threads:
+        answers = list(threads.map(lambda path: send(server, path, data), paths))
+
+    assert {answer.status for answer in answers} == {204, 507}
+    # what the database wrote meanwhile is not theirs
+    assert used(small_disk) < ROOM * 0.6 + 2 * MIB
+    reserved = "/files/" + known.headers["location"].rpartition("/")[2]
+    assert send(server, reserved, bytes(4 * MIB)).status == 204
+    for path in paths:
+        assert server.request("DELETE", path, **TUS).status == 204
+    server.finished(reserved.rpartition("/")[2])
+    watch.until(lambda: not evidence.ask("SELECT key FROM trash"))
+    assert server.stop() == 0
+    evidence.check()
+
+
+def test_a_length_that_is_said_late_must_fit_as_one_said_at_once(
+    make: Make, small_disk: Path
+) -> None:
+    server = make(data_dir=small_disk, fill_level="60")
+    path = begin(server)
+
+    refused = send(server, path, b"x", Upload_Length=str(40 * MIB))
+    assert (refused.status, refused.json["code"]) == (507, "disk_full")
+    assert send(server, path, b"x", Upload_Length=str(20 * MIB)).status == 204
+    # it has its room from now on
+    assert used(small_disk) > 20 * MIB

@@ -39,6 +39,9 @@ class Plain:
     async def create(self, key: str, *, length: int | None) -> None:
         await self._blobs.create(key, length=length)
 
+    async def reserve(self, key: str, length: int) -> None:
+        await self._blobs.reserve(key, length)
+
     async def append(self, key: str, offset: int) -> Writer:
         return await self._blobs.append(key, offset)
 

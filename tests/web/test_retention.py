@@ -1,15 +1,22 @@
 """What a server removes by itself, and what it has no room for."""
 
+import base64
 import io
+import json
 import os
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from tests.server_process import ServerProcess
-from tests.web.live import code_of, create, healthy_server, until
+from tests.server_process import Answer, ServerProcess
+from tests.web.live import Line, code_of, create, healthy_server, until
+
+TUS: Mapping[str, Any] = {"Tus_Resumable": "1.0.0"}
+OCTETS: Mapping[str, Any] = {"Content_Type": "application/offset+octet-stream"}
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +110,80 @@ def test_nothing_is_taken_beyond_the_quota(tmp_path: Path, setting: str) -> None
         until(refused)
         server.request("DELETE", f"/jobs/{first}")
         until(lambda: server.request("PUT", "/upload/b.bin", b"x" * 1000).status == 202)
+
+
+def begin(server: ServerProcess) -> str:
+    answer = server.request("POST", "/files/", b"", **TUS, Upload_Defer_Length="1")
+    return "/files/" + answer.headers["location"].rpartition("/")[2]
+
+
+def late_length(server: ServerProcess) -> Answer:
+    """Say what a file's length is only when its bytes come."""
+    path = begin(server)
+    return server.request(
+        "PATCH",
+        path,
+        bytes(3000),
+        **TUS,
+        **OCTETS,
+        Upload_Offset="0",
+        Upload_Length="3000",
+    )
+
+
+def no_length(server: ServerProcess) -> Answer:
+    """Send pieces of a file whose length is never said."""
+    path = begin(server)
+    for at in (0, 1000):
+        server.request(
+            "PATCH", path, bytes(1000), **TUS, **OCTETS, Upload_Offset=str(at)
+        )
+    return server.request(
+        "PATCH", path, bytes(1000), **TUS, **OCTETS, Upload_Offset="2000"
+    )
+
+
+def chunked_body(server: ServerProcess) -> Answer:
+    """Send a body of unknown length."""
+    with Line(server) as line:
+        line.head("PUT", "/upload/a.bin", ("Transfer-Encoding", "chunked"))
+        line.chunk(bytes(3000))
+        line.chunk(b"")
+        return line.answer()
+
+
+def chunks(server: ServerProcess) -> Answer:
+    """Send a file chunk by chunk."""
+    said: dict[str, Any] = {"totalChunks": 3}
+    said["chunk"] = base64.b64encode(bytes(1000)).decode()
+
+    def one(index: int) -> Answer:
+        body = json.dumps({**said, "chunkIndex": index}).encode()
+        kind: Any = "application/json"
+        return server.request("POST", "/upload/chunked", body, Content_Type=kind)
+
+    said["jobId"] = one(0).json["jobId"]
+    one(1)
+    return one(2)
+
+
+def many_begun(server: ServerProcess) -> Answer:
+    """Announce several files that only together are too many bytes."""
+    server.request("POST", "/files/", b"", **TUS, Upload_Length="1500")
+    return server.request("POST", "/files/", b"", **TUS, Upload_Length="1500")
+
+
+@pytest.mark.parametrize(
+    "way", [late_length, no_length, chunked_body, chunks, many_begun]
+)
+@pytest.mark.parametrize("setting", ["quota_bytes", "tenant_quota_bytes"])
+def test_no_way_leads_around_the_quota(
+    tmp_path: Path, setting: str, way: Callable[[ServerProcess], Answer]
+) -> None:
+    with healthy_server(tmp_path, workers="1", **{setting: "2000"}) as server:
+        answer = way(server)
+
+        assert (answer.status, code_of(answer)) == (507, "quota_exceeded")
 
 
 def test_usage_is_shown_by_tenant(tmp_path: Path) -> None:
