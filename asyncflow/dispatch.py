@@ -23,7 +23,7 @@ from asyncflow.causes import cause_of, trace_of
 from asyncflow.db.base import Change, Claimed, Ended
 from asyncflow.engine import Engine
 from asyncflow.errors import BlobNotFound, DatabaseUnavailable, DiskFull, NameTaken
-from asyncflow.jobs import Verdict
+from asyncflow.jobs import StepState, Verdict
 from asyncflow.pace import Pace, Restraint
 
 log = structlog.get_logger(__name__)
@@ -252,14 +252,24 @@ class Dispatcher:
             ended = self._ended_by(error)
         seconds = self._engine.clock.mono_s() - began
         self._latest_s.append(seconds)
-        state = await insist(
-            lambda: self._engine.settle(claimed, ended, seconds), claimed
-        )
+        try:
+            state = await self._settle(claimed, ended, seconds)
+        except Exception as error:  # what cannot be stored must not hold the step
+            log.exception("step.failed_in_server")
+            ended = self._ended_by(error)
+            state = await self._settle(claimed, ended, seconds)
         log.info(
             "step.ended",
             state=state or "stale",
             code=ended.code,
             seconds=round(seconds, 3),
+        )
+
+    async def _settle(
+        self, claimed: Claimed, ended: Ended, seconds: float
+    ) -> StepState | None:
+        return await insist(
+            lambda: self._engine.settle(claimed, ended, seconds), claimed
         )
 
     def _ended_by(self, error: Exception) -> Ended:

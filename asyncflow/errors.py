@@ -8,6 +8,7 @@ Rules
 - The HTTP status of a code lives in `asyncflow.web.errors`, nowhere else.
 """
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
@@ -549,11 +550,17 @@ class BadFile(ProcessorError):
 
 
 class TryLater(ProcessorError):
-    """Something outside is not ready; the attempt is not charged."""
+    """Something outside is not ready; the attempt is not charged.
+
+    Raises:
+        ValueError: *after_s* is no finite number of seconds.
+    """
 
     code = "try_later"
 
     def __init__(self, after_s: float, detail: str) -> None:
+        if not math.isfinite(after_s):
+            raise ValueError(f"after_s is {after_s}; accepted: a number of seconds")
         super().__init__(detail)
         self.after_s = after_s
 

@@ -32,9 +32,11 @@ LAGS_KEPT: Final = 20
 WINDOW_S: Final = 300.0
 MOST_ENDS: Final = 100_000
 #: verdicts that say that an attempt has failed
-FAILURES: Final = frozenset({Verdict.BAD_FILE, Verdict.ERROR, Verdict.LOST})
+FAILURES: Final = frozenset(
+    {Verdict.BAD_FILE, Verdict.BAD_OUTPUT, Verdict.ERROR, Verdict.LOST}
+)
 #: of those, what is nobody's file's fault
-FAULTS: Final = frozenset({Verdict.ERROR, Verdict.LOST})
+FAULTS: Final = FAILURES - {Verdict.BAD_FILE}
 #: reasons that cost a worker process its life
 LOST_WORKER: Final = frozenset({"crashed", "out_of_memory", "timeout"})
 QUEUED: Final = (

@@ -28,6 +28,11 @@ ACCEPTED = "file.accepted"
 SUBMITTED = "task.submitted"
 #: the owner of everything while there are no accounts
 NOBODY = "local"
+#: a step that asks for another time is dead when it has done so this often: by then
+#: almost five days have passed, and each time is a line of its history
+MOST_WAITS = 1000
+LONGEST_LEAST_WAIT_S = 600.0
+LONGEST_WAIT_S = 86_400.0
 
 
 class JobKind(enum.StrEnum):
@@ -201,6 +206,7 @@ class Verdict(enum.StrEnum):
     DONE = "done"
     SKIPPED = "skipped"
     BAD_FILE = "bad_file"
+    BAD_OUTPUT = "bad_output"
     TRY_LATER = "try_later"
     ERROR = "error"
     LOST = "lost"
@@ -230,6 +236,7 @@ CHARGES: Mapping[Verdict, Charge] = {
     Verdict.DONE: Charge.NONE,
     Verdict.SKIPPED: Charge.NONE,
     Verdict.BAD_FILE: Charge.ATTEMPT,
+    Verdict.BAD_OUTPUT: Charge.ATTEMPT,
     Verdict.TRY_LATER: Charge.NONE,
     Verdict.ERROR: Charge.ATTEMPT,
     Verdict.LOST: Charge.LOST,
@@ -246,6 +253,16 @@ def backoff_s(failures: int, spread: float) -> float:
     return spread * min(3600.0, float(2**failures))
 
 
+def wait_s(waits: int, after_s: float) -> float:
+    """Return the pause of a step that asks for *after_s* seconds, the *waits*-th time.
+
+    At least as many seconds as it has asked times, up to ten minutes: who asks for no
+    pause costs the others less and less. A day is the ceiling.
+    """
+    least = min(LONGEST_LEAST_WAIT_S, float(waits))
+    return min(LONGEST_WAIT_S, max(least, after_s))
+
+
 def after_attempt(
     verdict: Verdict,
     before: Failures,
@@ -253,10 +270,12 @@ def after_attempt(
     *,
     spread: float,
     after_s: float = 0.0,
+    waits: int = 1,
 ) -> Next:
     """Decide what becomes of a step whose attempt ended with *verdict*.
 
-    *after_s* is the pause that a `TRY_LATER` asked for.
+    *after_s* is the pause that a `TRY_LATER` asked for, and *waits* how often the step
+    has asked for one in this run.
     """
     charge = CHARGES[verdict]
     now = Failures(
@@ -269,10 +288,13 @@ def after_attempt(
             return Next(state=StepState.DONE, failures=now)
         case Verdict.SKIPPED:
             return Next(state=StepState.SKIPPED, failures=now)
-        case Verdict.BAD_FILE:
+        case Verdict.BAD_FILE | Verdict.BAD_OUTPUT:
             return Next(state=StepState.DEAD, failures=now)
         case Verdict.TRY_LATER:
-            return Next(state=StepState.RETRYING, failures=now, delay_s=after_s)
+            spent = waits >= MOST_WAITS
+            state = _dead_or(StepState.RETRYING, spent)
+            pause = 0.0 if spent else wait_s(waits, after_s)
+            return Next(state=state, failures=now, delay_s=pause)
         case Verdict.RELEASED:
             return Next(state=StepState.READY, failures=now)
         case Verdict.INTERRUPTED:

@@ -97,7 +97,7 @@ SPECS: Mapping[str, Spec] = {
         name="asyncflow_steps_finished_total",
         kind="counter",
         help="Attempts at steps that ended, by consumer and how "
-        "(done, skipped, bad_file, try_later, error, lost, released).",
+        "(done, skipped, bad_file, bad_output, try_later, error, lost, released).",
         labels=(
             "consumer",
             "outcome",

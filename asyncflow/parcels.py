@@ -24,7 +24,7 @@ from typing import Final
 
 import msgspec
 
-from asyncflow import worker
+from asyncflow import reports, worker
 from asyncflow.errors import AsyncflowError
 
 _FICLONE: Final = 0x40049409
@@ -145,7 +145,7 @@ def read_report(slot: Path) -> bytes:
     """Return what the worker wrote at the end of a run. Raise BadOutput if unfit."""
     fd, size = open_output(slot, worker.REPORT)
     try:
-        if size > worker.MAX_REPORT_BYTES:
+        if size > reports.MAX_BYTES:
             raise BadOutput(f"a report of {size} bytes is too large")
         return os.read(fd, size)
     finally:
@@ -274,8 +274,8 @@ def decode_report(data: bytes, token: int) -> Report:
     """Return the report of run *token*. Raise BadOutput for anything else."""
     try:
         report = msgspec.json.decode(data, type=Report)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        raise BadOutput("the report of the run is not readable") from None
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise BadOutput(f"the report of the run is not readable: {error}") from None
     if report.token != token:
         raise BadOutput("the report is that of another run")
     return report

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import signal
+from pathlib import Path
 from typing import Final
 
 from asyncflow import parcels
@@ -18,7 +19,18 @@ from asyncflow.orders import Made, OnDerivative, OnProgress, Order, Outcome
 _NEAR: Final = 0.7
 _EXIT_S: Final = 1.0
 _CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
-_MAX_AFTER_S: Final = 86_400.0
+#: what a function may say itself: the rest is for the server to find out
+_SAYABLE: Final = frozenset(
+    {
+        Verdict.DONE,
+        Verdict.SKIPPED,
+        Verdict.BAD_FILE,
+        Verdict.BAD_OUTPUT,
+        Verdict.TRY_LATER,
+        Verdict.ERROR,
+        Verdict.LOST,
+    }
+)
 
 
 class Run:
@@ -67,7 +79,7 @@ class Run:
                 return await self._conclude(report)
         except parcels.BadOutput as error:
             self._hand.kill()
-            return plain(Verdict.ERROR, "bad_output", cause=str(error))
+            return refused(error)
         match ended:
             case End.TIMEOUT:
                 detail = f"{REASONS['timeout']}: {wall_s:g} s"
@@ -99,30 +111,11 @@ class Run:
                 await self._publish(attempt.announced.popleft())
 
     async def _conclude(self, report: parcels.Report) -> Outcome:
-        try:
-            verdict = Verdict(report.verdict)
-        except ValueError:
-            raise parcels.BadOutput("the report has no known verdict") from None
-        if verdict is Verdict.DONE:
+        outcome = understood(report, self._hand.folder)
+        if outcome.verdict is Verdict.DONE:
             for listed in report.made:
                 await self._publish(listed)
-            return Outcome(verdict=verdict, facts=report.facts)
-        code = report.code if _CODE.fullmatch(report.code) else "error"
-        after_s = report.after_s if math.isfinite(report.after_s) else 0.0
-        return Outcome(
-            verdict=verdict,
-            code=code,
-            detail=self._clean(report.detail) or REASONS.get(code, ""),
-            cause=self._clean(report.cause),
-            trace=report.trace,
-            after_s=min(_MAX_AFTER_S, max(0.0, after_s)),
-        )
-
-    def _clean(self, detail: str) -> str:
-        """Return *detail* in one line, without a path of this server."""
-        for inner in ("in/source", "out/", "in/", ""):
-            detail = detail.replace(f"{self._hand.folder}/{inner}", "")
-        return in_one_line(detail)
+        return outcome
 
     async def _publish(self, listed: parcels.Listed) -> None:
         """Hand a derivative over, once. Raise BadOutput if it may not be."""
@@ -167,6 +160,40 @@ class Run:
         with contextlib.suppress(ValueError):
             how = signal.Signals(number).name
         return plain(Verdict.LOST, "crashed", f"{REASONS['crashed']} ({how})")
+
+
+def understood(report: parcels.Report, folder: Path | None = None) -> Outcome:
+    """Return what *report* says, as far as it may say it. Raise BadOutput.
+
+    No path below *folder*, where the function worked, is shown to people.
+    """
+    if report.verdict not in _SAYABLE:
+        raise parcels.BadOutput("the report has no known verdict")
+    verdict = Verdict(report.verdict)
+    if verdict is Verdict.DONE:
+        return Outcome(verdict=verdict, facts=report.facts)
+    code = report.code if _CODE.fullmatch(report.code) else "error"
+    return Outcome(
+        verdict=verdict,
+        code=code,
+        detail=_clean(report.detail, folder) or REASONS.get(code, ""),
+        cause=_clean(report.cause, folder),
+        trace=report.trace,
+        after_s=report.after_s if math.isfinite(report.after_s) else 0.0,
+    )
+
+
+def refused(error: parcels.BadOutput) -> Outcome:
+    """Return the outcome of a run that gave back what it may not."""
+    return plain(Verdict.BAD_OUTPUT, "bad_output", cause=str(error))
+
+
+def _clean(detail: str, folder: Path | None) -> str:
+    """Return *detail* in one short line, without a path below *folder*."""
+    if folder is not None:
+        for inner in ("in/source", "out/", "in/", ""):
+            detail = detail.replace(f"{folder}/{inner}", "")
+    return in_one_line(detail)
 
 
 def plain(verdict: Verdict, code: str, detail: str = "", cause: str = "") -> Outcome:

@@ -51,6 +51,7 @@ from asyncflow.workplaces import Workplaces
 
 if TYPE_CHECKING:
     from asyncflow.dispatch import Dispatcher
+    from asyncflow.handlers import Stray
     from asyncflow.pace import Restraint
 
 log = structlog.get_logger(__name__)
@@ -166,6 +167,8 @@ class Runtime:
         self.dispatchers: tuple[Dispatcher, ...] = ()
         #: what holds back each consumer that works here
         self.restraints: dict[str, Restraint] = {}
+        #: functions on the loop that do not stop when they are told to
+        self.strays: Callable[[], tuple[Stray, ...]] = tuple
         self._has_begun = False
         self._watch: asyncio.Task[None] | None = None
 
@@ -265,6 +268,7 @@ class Runtime:
         cards = self.pool.processors.values()
         self.restraints = {card.name: places.restraint(card) for card in cards}
         self.dispatchers = places.dispatchers()
+        self.strays = places.strays
         self.engine.on_attempt = self.gauges.attempt
         self.engine.listeners += [
             *(one.changed for one in self.dispatchers),

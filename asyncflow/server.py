@@ -5,9 +5,11 @@ import os
 import signal
 import ssl
 import sys
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -63,6 +65,8 @@ ROUTES = (
 CLOSE_S = 1.0
 #: for a shell whose environment has the token, as the server's has
 TOKEN_HEAD = '-H "Authorization: Bearer $ASYNCFLOW_TOKEN" '  # noqa: S105 -- a name
+#: how long the process may live once everything of ours has stopped
+LEAVE_S = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +188,35 @@ def run(settings: Settings) -> int:
 
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(_serve(settings, who))
+        return _run_to_its_end(runner.get_loop(), _serve(settings, who))
+
+
+def _run_to_its_end(
+    loop: asyncio.AbstractEventLoop, serving: Coroutine[Any, Any, int]
+) -> int:
+    """Run *serving* to its own end.
+
+    A SystemExit or KeyboardInterrupt that leaves any task stops the loop. Signals are
+    taken otherwise, so it is a function of somebody's own that has begun a task.
+    """
+    server = loop.create_task(serving, name="server")
+    while True:
+        try:
+            return loop.run_until_complete(server)
+        except (KeyboardInterrupt, SystemExit) as stray:
+            if server.done():
+                raise
+            log.warning("server.exit_refused", error=type(stray).__name__)
+
+
+def _leave() -> None:
+    """Let the process end soon, whatever somebody's own tasks and threads make of it.
+
+    All that is ours has stopped by now.
+    """
+    timer = threading.Timer(LEAVE_S, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
 
 
 def _find_modules_here(settings: Settings) -> None:
@@ -229,6 +261,7 @@ async def _serve(settings: Settings, who: Access) -> int:
     finally:
         await runtime.close()
     log.info("server.stopped")
+    _leave()
     return 0
 
 

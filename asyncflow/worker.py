@@ -29,10 +29,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from asyncflow import sandbox, syscalls
-from asyncflow.causes import cause_of, trace_of
-from asyncflow.errors import BadFile, Skip, TryLater
-from asyncflow.jobs import REASONS
+from asyncflow import reports, sandbox, syscalls
+from asyncflow.causes import trace_of
+from asyncflow.errors import Skip
 from asyncflow.processors import base
 
 BUILTIN: Final = (
@@ -46,8 +45,6 @@ SOURCE: Final = "source"
 #: what `ready` and `attend` answer
 REPORTED: Final = 0
 SILENT: Final = 1
-#: a report beyond this is the processor's fault
-MAX_REPORT_BYTES: Final = 1 << 20
 MAX_MESSAGE_BYTES: Final = 8 << 10
 #: at most 20 progress messages a second; the server tells clients less often still
 _PROGRESS_EVERY_S: Final = 0.05
@@ -158,18 +155,11 @@ class _Run:
             result = self._perform(name, about)
             for derivative in result.derivatives:
                 self._made[derivative.name] = self._entry(derivative)
-            return self._report("done", facts=dict(result.facts))
-        except BadFile as error:
-            return self._report("bad_file", code=error.reason, detail=error.detail)
-        except TryLater as error:
-            after = {"after_s": float(error.after_s)}
-            return self._report("try_later", "try_later", error.detail, **after)
-        except Skip as error:
-            return self._report("skipped", code="missing_tool", detail=error.detail)
-        except MemoryError as error:
-            return self._failure(error, "lost", "out_of_memory")
+            report = reports.of_facts(result.facts)
         except BaseException as error:  # noqa: BLE001 -- SystemExit too is a failure
-            return self._failure(error, "error", "error", f" ({type(error).__name__})")
+            report = reports.of_error(error)
+        made = list(self._made.values())
+        return {"token": self._token, "made": made, **report}
 
     def _perform(self, name: str, about: Mapping[str, Any]) -> base.Result:
         processor = base.REGISTRY.get(name)
@@ -210,19 +200,6 @@ class _Run:
             publish=self._publish,
         )
 
-    def _report(
-        self, verdict: str, code: str = "", detail: str = "", **more: object
-    ) -> dict[str, object]:
-        made = list(self._made.values())
-        report = {"token": self._token, "verdict": verdict, "made": made}
-        return {**report, "code": code, "detail": detail, **more}
-
-    def _failure(
-        self, error: BaseException, verdict: str, code: str, more: str = ""
-    ) -> dict[str, object]:
-        said = {"cause": cause_of(error), "trace": trace_of(error)}
-        return self._report(verdict, code, REASONS[code] + more, **said)
-
     def _entry(self, made: base.Derivative) -> dict[str, object]:
         inside = made.path.parent == self._desk.out
         return {
@@ -253,13 +230,8 @@ class _Run:
 
 
 def _write(desk: _Desk, report: Mapping[str, object]) -> int:
-    """Write *report*; a processor's facts that are not JSON become a failed attempt."""
-    try:
-        data = json.dumps(report, allow_nan=False).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        data = _unwritable(report, "the result is not JSON", cause_of(error))
-    if len(data) > MAX_REPORT_BYTES:
-        data = _unwritable(report, f"the result is larger than {MAX_REPORT_BYTES} B")
+    """Write *report* where the server looks for it."""
+    data = reports.encode(report)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     path = desk.out / REPORT
     try:
@@ -270,11 +242,6 @@ def _write(desk: _Desk, report: Mapping[str, object]) -> int:
     with open(handle, "wb", buffering=0) as file:  # noqa: PTH123 -- a descriptor
         file.write(data)
     return REPORTED
-
-
-def _unwritable(report: Mapping[str, object], why: str, cause: str = "") -> bytes:
-    failed = {"token": report.get("token", 0), "verdict": "error", "code": "bad_output"}
-    return json.dumps({**failed, "detail": why, "cause": cause}).encode()
 
 
 def _card(known: base.Processor) -> dict[str, object]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from asyncflow.consumers import PoolSteps
 from asyncflow.dispatch import Dispatcher
 from asyncflow.engine import Engine
-from asyncflow.handlers import CONCURRENCY, ROOM, LoopSteps
+from asyncflow.handlers import CONCURRENCY, ROOM, LoopSteps, Stray
 from asyncflow.jobs import PlanEntry, Subscription
 from asyncflow.pace import Restraint, per_second
 from asyncflow.parcels import Card
@@ -51,6 +51,8 @@ class Workplaces:
         longest = {name: one.wall_s for name, one in said.consumers.items()}
         told = {name: wall for name, wall in longest.items() if wall is not None}
         self._wall_s = {**wall_s, **told}
+        #: functions on the loop that do not stop when they are told to
+        self.strays: Callable[[], tuple[Stray, ...]] = tuple
 
     def subscriptions(self) -> tuple[Subscription, ...]:
         """Return what each function subscribes to."""
@@ -100,6 +102,7 @@ class Workplaces:
             wall_s=self._wall_s,
             scratch=self._scratch,
         )
+        self.strays = loop_steps.strays
         return (
             Dispatcher(
                 engine=self._engine,

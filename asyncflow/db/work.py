@@ -255,7 +255,12 @@ def _end_attempt(
         attempts=row["max_attempts"], lost=limits.lost, interrupted=limits.interrupted
     )
     following = jobs.after_attempt(
-        ended.verdict, before, allowed, spread=ended.spread, after_s=ended.after_s
+        ended.verdict,
+        before,
+        allowed,
+        spread=ended.spread,
+        after_s=ended.after_s,
+        waits=1 + _waits(track, row, ended.verdict),
     )
     state, over = following.state, following.state.is_final
     error = None
@@ -281,6 +286,15 @@ def _end_attempt(
     if ended.verdict is not Verdict.DONE:
         _write_off(track, row, token, ended, now)
     return state
+
+
+def _waits(track: Tracker, row: sqlite3.Row, verdict: Verdict) -> int:
+    """Return how often the step has asked for another time in this run, before now."""
+    if verdict is not Verdict.TRY_LATER:
+        return 0
+    args = {"step": row["id"], "run": row["run"]}
+    found: int = track.db.execute(SQL["count_waits"], args).fetchone()[0]
+    return found
 
 
 def _write_off(

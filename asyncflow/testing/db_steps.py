@@ -192,6 +192,17 @@ class StepObligations:
         world.now += 1
         assert len(await world.claim("image")) == 1
 
+    async def test_who_asks_for_no_pause_waits_longer_each_time(
+        self, world: World
+    ) -> None:
+        job = await world.past_gate(IMAGE)
+        later = Ended(verdict=Verdict.TRY_LATER, code="try_later", after_s=0.0)
+
+        for count in (1.0, 2.0, 3.0):
+            await world.settle(await world.take("image"), later)
+            assert world.last(job).due == (("image", count),)
+            world.now += 3_000
+
     async def test_a_bad_file_is_never_tried_again(self, world: World) -> None:
         job = await world.failed()
 

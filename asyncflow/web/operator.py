@@ -96,10 +96,20 @@ class DeadLetters(View, frozen=True, kw_only=True):
     next: int | None
 
 
+class StrayView(View, frozen=True, kw_only=True):
+    """An async function that goes on although its attempt is over."""
+
+    job_id: str
+    step: str
+    attempt: int
+    told_to_stop_at: str | None
+
+
 class RunningSteps(View, frozen=True, kw_only=True):
     """The steps that run now, oldest first, with their progress by job and step."""
 
     steps: tuple[RunningView, ...]
+    strays: tuple[StrayView, ...]
 
 
 class Arriving(View, frozen=True, kw_only=True):
@@ -283,7 +293,16 @@ async def running(request: web.Request) -> web.Response:
         msgspec.structs.replace(one, progress=runtime.hub.percent(one.job_id, one.step))
         for one in found
     )
-    return answer(RunningSteps(steps=shown))
+    strays = tuple(
+        StrayView(
+            job_id=one.job_id,
+            step=one.step,
+            attempt=one.attempt,
+            told_to_stop_at=timestamp(one.since),
+        )
+        for one in runtime.strays()
+    )
+    return answer(RunningSteps(steps=shown, strays=strays))
 
 
 async def arriving(request: web.Request) -> web.Response:

@@ -176,7 +176,7 @@ async def test_a_worker_that_dies_idle_is_replaced(crew: Crew) -> None:
 )
 async def test_only_plain_declared_files_leave_a_slot(crew: Crew, what: str) -> None:
     outcome = await crew.run("leaves", what=what)
-    assert (outcome.verdict, outcome.code) == (Verdict.ERROR, "bad_output")
+    assert (outcome.verdict, outcome.code) == (Verdict.BAD_OUTPUT, "bad_output")
     assert outcome.trace
     assert crew.made == []
     await at_full_strength(crew)
@@ -211,7 +211,7 @@ async def test_a_derivative_that_changes_while_it_is_read_is_refused(
 )
 async def test_a_forged_report_is_refused(crew: Crew, report: str) -> None:
     outcome = await crew.run("forges", report=report)
-    assert (outcome.verdict, outcome.code) == (Verdict.ERROR, "bad_output")
+    assert (outcome.verdict, outcome.code) == (Verdict.BAD_OUTPUT, "bad_output")
     await at_full_strength(crew)
 
 

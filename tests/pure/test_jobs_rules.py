@@ -12,6 +12,7 @@ from asyncflow.jobs import (
     FINAL_JOB,
     FINAL_STEP,
     JOB_TRANSITIONS,
+    MOST_WAITS,
     REASONS,
     STEP_TRANSITIONS,
     TERMINAL_EVENTS,
@@ -28,6 +29,7 @@ from asyncflow.jobs import (
     backoff_s,
     ends_as,
     plan_for,
+    wait_s,
 )
 
 FRESH = Failures(attempts=0, lost=0, interrupted=0)
@@ -90,6 +92,7 @@ def test_only_a_retry_leaves_a_final_state() -> None:
         (Verdict.DONE, StepState.DONE),
         (Verdict.SKIPPED, StepState.SKIPPED),
         (Verdict.BAD_FILE, StepState.DEAD),
+        (Verdict.BAD_OUTPUT, StepState.DEAD),
         (Verdict.TRY_LATER, StepState.RETRYING),
         (Verdict.ERROR, StepState.RETRYING),
         (Verdict.LOST, StepState.RETRYING),
@@ -161,7 +164,31 @@ def test_only_a_step_that_waits_has_a_pause(
     assert following.delay_s >= 0
     assert following.state is StepState.RETRYING or following.delay_s == 0
     if verdict is Verdict.TRY_LATER:
+        assert following.delay_s == max(1.0, after_s)
+
+
+@given(st.integers(min_value=1, max_value=999), st.floats(-1e300, 1e300))
+def test_who_asks_for_another_time_again_and_again_waits_longer(
+    waits: int, after_s: float
+) -> None:
+    following = after_attempt(
+        Verdict.TRY_LATER, FRESH, LIMITS, spread=0.5, after_s=after_s, waits=waits
+    )
+
+    assert following.state is StepState.RETRYING
+    assert min(600, waits) <= following.delay_s <= 86_400
+    if waits <= after_s <= 86_400:
         assert following.delay_s == after_s
+
+
+def test_who_asks_for_another_time_for_ever_is_dead_after_days() -> None:
+    waited = sum(wait_s(n, 0.0) for n in range(1, MOST_WAITS))
+    following = after_attempt(
+        Verdict.TRY_LATER, FRESH, LIMITS, spread=0.5, waits=MOST_WAITS
+    )
+
+    assert waited > 4 * 86_400
+    assert (following.state, following.delay_s) == (StepState.DEAD, 0.0)
 
 
 @given(st.integers(min_value=1, max_value=200), spreads)

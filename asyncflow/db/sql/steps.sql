@@ -115,6 +115,10 @@ UPDATE step SET state = :state, attempts = :attempts, lost = :lost,
 INSERT INTO attempt(step_id, run, verdict, code, detail, worker, started, finished)
 VALUES(:step, :run, :verdict, :code, :detail, :worker, :started, :now);
 
+-- name: count_waits
+SELECT count(*) FROM attempt
+WHERE step_id = :step AND run = :run AND verdict = 'try_later';
+
 -- name: drop_derivatives
 DELETE FROM derivative WHERE step_id = :step AND token = :token;
 

@@ -11,6 +11,7 @@ const AGAIN = new Set(["FAILED", "REJECTED", "CANCELLED"]);
 const VERDICTS = {
   skipped: "skipped",
   bad_file: "the file's fault",
+  bad_output: "gave back what it may not",
   try_later: "to be tried later",
   error: "failed",
   lost: "worker lost",
