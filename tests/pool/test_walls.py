@@ -177,7 +177,7 @@ async def test_a_worker_that_dies_idle_is_replaced(crew: Crew) -> None:
 async def test_only_plain_declared_files_leave_a_slot(crew: Crew, what: str) -> None:
     outcome = await crew.run("leaves", what=what)
     assert (outcome.verdict, outcome.code) == (Verdict.BAD_OUTPUT, "bad_output")
-    assert outcome.trace
+    assert outcome.cause
     assert crew.made == []
     await at_full_strength(crew)
 
@@ -190,7 +190,7 @@ async def test_a_derivative_that_changes_while_it_is_read_is_refused(
 
     outcome = await crew.run("rewrites", on_derivative=slowly)
     assert outcome.code == "bad_output"
-    assert "changed" in outcome.trace
+    assert "changed" in outcome.cause
     await at_full_strength(crew)
 
 
