@@ -132,6 +132,22 @@ class Settings(BaseSettings):
     )
     _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
 
+    def __init__(
+        self, *, origins: Mapping[str, str] | None = None, **values: Any
+    ) -> None:
+        """Take settings by keyword; *origins* says where each of them came from.
+
+        Raises:
+            BadSettings: with one line for each thing that is wrong.
+        """
+        try:
+            super().__init__(**values)
+        except ValidationError as bad:
+            lines = [_sentence(error, origins) for error in bad.errors()]
+            # without its cause, which says the same in other words
+            raise BadSettings("\n".join(lines)) from None
+        self._origins = origins or {}
+
     host: Annotated[str, AfterValidator(check_host)] = _setting(
         "127.0.0.1", "text", "address to listen on", "an address or a host name"
     )
@@ -418,11 +434,10 @@ def load(
         if isinstance(file, str | Path) and file and "\0" not in str(file):
             given.values[name] = here / Path(file).expanduser()
     try:
-        settings = Settings(**given.values)
-    except ValidationError as bad:
-        problems += [_sentence(error, given.origins) for error in bad.errors()]
+        settings = Settings(origins=given.origins, **given.values)
+    except BadSettings as bad:
+        problems += bad.detail.splitlines()
     else:
-        settings._origins = given.origins  # noqa: SLF001 -- filled once, right here
         problems += _conflicts(settings)
         if not problems:
             return settings
@@ -518,16 +533,17 @@ def _unknown(key: str, where: str) -> str:
     return f"{key} in {where} is no setting{hint}"
 
 
-def _sentence(error: Any, origins: Mapping[str, str]) -> str:
+def _sentence(error: Any, origins: Mapping[str, str] | None) -> str:
     name = str(error["loc"][0])
     field = Settings.model_fields.get(name)
     if field is None:
-        return _unknown(name, origins.get(name, "the flags"))
+        where = "the arguments" if origins is None else origins.get(name, "the flags")
+        return _unknown(name, where)
     facts = field.json_schema_extra
     accepts = facts["accepts"] if isinstance(facts, dict) else ""
     value = "(hidden)" if name in SECRETS else repr(error["input"])
-    where = origins.get(name, DEFAULT)
-    return f"{name} is {value} (from {where}); accepted: {accepts}"
+    where = "" if origins is None else f" (from {origins.get(name, DEFAULT)})"
+    return f"{name} is {value}{where}; accepted: {accepts}"
 
 
 def _conflicts(settings: Settings) -> Iterator[str]:

@@ -60,15 +60,18 @@ def setup(
 
     `authenticate(request)` returns a Principal or raises Unauthorized; everybody then
     reaches only jobs of their own owner and tenant. `on_completed(job)` is told of jobs
-    that succeeded, `on_event(change)` of every change; what they raise is logged.
+    that succeeded, `on_event(change)` of every change; what they raise is logged. Each
+    is a coroutine function, or a plain one that returns at once.
 
     Raises:
         ValueError: the prefix is no path such as `/uploads`.
+        TypeError: what should be a function is none.
         BadSettings: the settings that were read cannot be used.
         StartError: the server cannot start like this.
     """
     if not prefix.startswith("/") or prefix.endswith("/"):
-        raise ValueError(f"prefix is {prefix!r}; accepted: a path such as /uploads")
+        accepted = "a path such as /uploads, with a slash before it and none after it"
+        raise ValueError(f"prefix is {prefix!r}; accepted: {accepted}")
     ours = _build(settings, prefix, authenticate, on_completed, on_event)
     app.add_subapp(prefix, ours)
     return ours
@@ -81,6 +84,9 @@ def _build(
     on_completed: OnCompleted | None,
     on_event: OnEvent | None,
 ) -> web.Application:
+    _check_functions(
+        authenticate=authenticate, on_completed=on_completed, on_event=on_event
+    )
     if settings is None:
         settings = load({}, env=os.environ, cwd=Path.cwd())
     # the workers' folder is another one
@@ -113,6 +119,13 @@ def _build(
         app.router.add_get("", _to_the_page)
     _tie(app, runtime, hooks)
     return app
+
+
+def _check_functions(**given: object) -> None:
+    for name, function in given.items():
+        if function is not None and not callable(function):
+            kind = type(function).__name__
+            raise TypeError(f"{name} is a {kind}; accepted: a function, or None")
 
 
 async def _to_the_page(request: web.Request) -> web.Response:

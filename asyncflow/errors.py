@@ -63,9 +63,11 @@ class InvalidParameter(ClientError):
 
     code = "invalid_parameter"
 
-    def __init__(self, name: str, value: str | None, *, accepted: str) -> None:
+    def __init__(
+        self, name: str, value: str | None, *, accepted: str, why: str | None = None
+    ) -> None:
         shown = "is missing" if value is None else f"is {value[:80]!r}"
-        super().__init__(f"{name} {shown}; accepted: {accepted}")
+        super().__init__(why or f"{name} {shown}; accepted: {accepted}")
         self.name, self.accepted = name, accepted
 
     def extra(self) -> Mapping[str, object]:
@@ -356,7 +358,7 @@ class InvalidEventType(ClientError):
 
 
 class Unauthorized(ClientError):
-    """This needs the server's token."""
+    """Nobody known to this server is asking."""
 
     code = "unauthorized"
 

@@ -11,6 +11,7 @@ Rules
 
 import asyncio
 import contextlib
+import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
@@ -41,8 +42,9 @@ def owned(view: JobView, *, owner: str, tenant: str) -> OwnedJob:
     return OwnedJob(**msgspec.structs.asdict(view), owner=owner, tenant=tenant)
 
 
-OnCompleted = Callable[[OwnedJob], Awaitable[object]]
-OnEvent = Callable[[Change], Awaitable[object]]
+#: coroutine functions, or plain ones that return at once: they hold up the loop
+OnCompleted = Callable[[OwnedJob], Awaitable[object] | object]
+OnEvent = Callable[[Change], Awaitable[object] | object]
 
 log = structlog.get_logger(__name__)
 
@@ -124,11 +126,13 @@ class Hooks:
         await self._call("on_completed", change.job_id, self._on_completed, view)
 
     async def _call(
-        self, name: str, job: str, hook: Callable[[T], Awaitable[object]], about: T
+        self, name: str, job: str, hook: Callable[[T], object], about: T
     ) -> None:
         try:
             async with asyncio.timeout(self._timeout_s):
-                await hook(about)
+                said = hook(about)
+                if inspect.isawaitable(said):
+                    await said
         except Exception:
             # a supervisor: whatever a stranger's function raises ends here
             log.exception("hooks.failed", hook=name, job=job)

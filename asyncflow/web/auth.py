@@ -12,6 +12,7 @@ Rules
 
 import hashlib
 import hmac
+import inspect
 import ipaddress
 import os
 import secrets
@@ -45,6 +46,9 @@ OPEN_PATHS: Final = frozenset({"/livez", "/readyz"})
 OPEN_FOLDER: Final = "/assets/"
 SOCKET_PATH: Final = "/ws"
 
+TOKEN_NEEDED: Final = "This needs the server's token."  # noqa: S105 -- a sentence
+WRONG_TOKEN: Final = "This is not the server's token."  # noqa: S105 -- a sentence
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
@@ -61,7 +65,7 @@ class Principal:
 
 
 #: raises Unauthorized when nobody, or nobody known, is asking
-Authenticate = Callable[[web.Request], Awaitable[Principal]]
+Authenticate = Callable[[web.Request], Awaitable[Principal] | Principal]
 
 principal_key: Final = web.RequestKey("principal", Principal)
 
@@ -77,7 +81,7 @@ def require(request: web.Request, scope: str) -> Principal:
     if principal is not None and scope in principal.scopes:
         return principal
     if principal is None or principal.is_anonymous:
-        raise Unauthorized
+        raise Unauthorized(TOKEN_NEEDED)
     raise Forbidden(f"{principal.owner} does not have the scope {scope}")
 
 
@@ -119,13 +123,13 @@ class TokenAuth:
         if shown is not None:
             if self.accepts(shown):
                 return self._known
-            raise Unauthorized("this is not the server's token")
+            raise Unauthorized(WRONG_TOKEN)
         # a stale cookie is the browser's habit, not somebody's claim: it says nothing
         cookie = request.cookies.get(self.cookie_name, "")
         if hmac.compare_digest(cookie.encode(errors="replace"), self._cookie.encode()):
             return self._known
         if not self._anonymous.scopes or (self._near_only and not _is_near(request)):
-            raise Unauthorized
+            raise Unauthorized(TOKEN_NEEDED)
         return self._anonymous
 
     def _is_socket(self, request: web.Request) -> bool:
@@ -146,7 +150,7 @@ class TokenAuth:
     def remember(self, request: web.Request, *, secure: bool) -> web.Response:
         """Answer a visit with `?token=`: set the cookie, go to the bare address."""
         if not self.accepts(request.query["token"]):
-            raise Unauthorized("this is not the server's token")
+            raise Unauthorized(WRONG_TOKEN)
         bare = request.rel_url.without_query_params("token")
         # one slash: "//host" would lead to another server
         target = "/" + str(bare).lstrip("/")
@@ -173,6 +177,9 @@ def authentication(
     *prefix* stands before every path.
     """
     open_paths = {prefix + path for path in OPEN_PATHS}
+    if prefix:
+        # without the slash at its end: leads to the page, and says nothing else
+        open_paths.add(prefix)
     open_folder = prefix + OPEN_FOLDER
 
     @web.middleware
@@ -182,10 +189,22 @@ def authentication(
             return await handler(request)
         if isinstance(authenticate, TokenAuth) and authenticate.is_visit(request):
             return authenticate.remember(request, secure=secure_cookie)
-        request[principal_key] = await authenticate(request)
+        request[principal_key] = await _asking(authenticate, request)
         return await handler(request)
 
     return middleware
+
+
+async def _asking(authenticate: Authenticate, request: web.Request) -> Principal:
+    """Return who is asking; *authenticate* may be somebody else's function."""
+    said: object = authenticate(request)
+    found = await said if inspect.isawaitable(said) else said
+    if found is None:
+        raise Unauthorized
+    if not isinstance(found, Principal):
+        kind = type(found).__name__
+        raise TypeError(f"authenticate returned a {kind}; accepted: a Principal")
+    return found
 
 
 def _is_near(request: web.Request) -> bool:

@@ -39,7 +39,7 @@ from asyncflow.web.bodies import BodyReader, BytesBody, continue_later, read_who
 from asyncflow.web.formdata import FormReader
 from asyncflow.web.intake import JOB_ID, admit_form, chosen, client_of, once_of
 from asyncflow.web.keys import runtime_key
-from asyncflow.web.parsing import refuse_encoding
+from asyncflow.web.parsing import json_body, refuse_encoding
 
 CHUNK: Final = "chunk"
 MAX_CHUNKS: Final = 10_000
@@ -99,14 +99,14 @@ async def post(request: web.Request) -> web.Response:
     raise UnsupportedContentType("send multipart/form-data or application/json")
 
 
+_json_body = msgspec.json.Decoder(_Json)
+
+
 async def _json(request: web.Request, principal: Principal) -> web.Response:
     runtime = request.app[runtime_key]
     rate = runtime.settings.body_min_rate
     body = await read_whole(request, max_bytes=MAX_JSON, min_rate=rate)
-    try:
-        said = msgspec.json.decode(body, type=_Json)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidParameter("body", None, accepted=f"JSON: {error}") from None
+    said = json_body(_json_body, body)
     fields = _fields(
         {
             "chunkIndex": str(said.chunk_index),

@@ -16,7 +16,7 @@ import msgspec
 from aiohttp import web
 
 from asyncflow.db.oversight import LogOffset
-from asyncflow.errors import InvalidParameter, StepNotFound
+from asyncflow.errors import StepNotFound
 from asyncflow.jobs import Subscription
 from asyncflow.pace import Restraint
 from asyncflow.runtime import Runtime
@@ -32,7 +32,7 @@ from asyncflow.web.auth import ADMIN, Principal, require
 from asyncflow.web.bodies import read_whole
 from asyncflow.web.jobs import answer
 from asyncflow.web.keys import runtime_key
-from asyncflow.web.parsing import number_parameter
+from asyncflow.web.parsing import json_body, number_parameter
 
 MAX_PAGE: Final = 500
 MAX_BODY: Final = 4096
@@ -421,10 +421,7 @@ async def replay(request: web.Request) -> web.Response:
     runtime, who = _asked(request)
     name = request.match_info["name"]
     body = await read_whole(request, max_bytes=MAX_BODY)
-    try:
-        order = _replay.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidParameter("body", None, accepted=f"JSON: {error}") from None
+    order = json_body(_replay, body)
     since = round(order.since.timestamp() * 1000)
     made, following = await runtime.engine.replay(name, since=since, after=order.after)
     when = order.since.isoformat()

@@ -7,12 +7,16 @@ bytes must not.
 import base64
 import re
 from collections.abc import Mapping
+from typing import TypeVar
 from urllib.parse import unquote
 
+import msgspec
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
 from asyncflow.errors import InvalidHeader, InvalidParameter, UnsupportedContentEncoding
+
+T = TypeVar("T")
 
 _NUMBER = re.compile(r"[0-9]{1,15}")
 _KEY = re.compile(r"[\x21-\x2b\x2d-\x7e]+")
@@ -51,6 +55,16 @@ def number_parameter(
         accepted = f"a whole number from {least} to {most}"
         raise InvalidParameter(name, text, accepted=accepted)
     return int(text)
+
+
+def json_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """Return what *body* says. Raise InvalidParameter."""
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        accepted = "JSON as the description of this resource has it"
+        why = f"The body is not accepted: {error}."
+        raise InvalidParameter("body", None, accepted=accepted, why=why) from None
 
 
 def refuse_encoding(request: web.Request) -> None:

@@ -9,7 +9,7 @@ Rules
 
 import hashlib
 from datetime import UTC, datetime
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final
 
 import msgspec
 from aiohttp import web
@@ -25,7 +25,7 @@ from asyncflow.web.bodies import read_whole
 from asyncflow.web.intake import JOB_ID, client_of, once_of
 from asyncflow.web.jobs import answer, job_id
 from asyncflow.web.keys import runtime_key
-from asyncflow.web.parsing import refuse_encoding
+from asyncflow.web.parsing import json_body, refuse_encoding
 
 #: what a payload may have, its envelope included
 MAX_BODY: Final = 256 << 10
@@ -38,7 +38,6 @@ Key = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Tenant = Annotated[str, msgspec.Meta(max_length=200)]
 Priority = Annotated[int, msgspec.Meta(ge=MOST_URGENT, le=LEAST_URGENT)]
-T = TypeVar("T", bound=msgspec.Struct)
 
 
 def _null() -> msgspec.Raw:
@@ -119,7 +118,7 @@ async def submit(request: web.Request) -> web.Response:
     principal = require(request, UPLOAD)
     runtime = request.app[runtime_key]
     body = await _body(request, runtime)
-    order = _decode(_order, body)
+    order = json_body(_order, body)
     found = await runtime.engine.submit_task(
         order.name,
         bytes(order.payload).decode(),
@@ -140,7 +139,7 @@ async def publish(request: web.Request) -> web.Response:
     principal = require(request, UPLOAD)
     runtime = request.app[runtime_key]
     body = await _body(request, runtime)
-    said = _decode(_announcement, body)
+    said = json_body(_announcement, body)
     found = await runtime.engine.submit_event(
         said.type,
         bytes(said.data).decode(),
@@ -197,13 +196,6 @@ async def _body(request: web.Request, runtime: Runtime) -> bytes:
     runtime.admission.check_backlog()
     rate = runtime.settings.body_min_rate
     return await read_whole(request, max_bytes=MAX_BODY, min_rate=rate)
-
-
-def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
-    try:
-        return decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidParameter("body", None, accepted=f"JSON: {error}") from None
 
 
 def _tenant(principal: Principal, asked: str | None) -> str:

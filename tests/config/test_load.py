@@ -1,5 +1,6 @@
 """Where settings come from, which source wins, and how bad ones are told."""
 
+import traceback
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,18 @@ def test_constructing_settings_reads_no_environment(
 ) -> None:
     monkeypatch.setenv("ASYNCFLOW_PORT", "4711")
     assert Settings().port == 8080
+
+
+def test_what_is_wrong_in_a_program_is_told_in_the_same_words() -> None:
+    with pytest.raises(BadSettings) as caught:
+        Settings(port="abc", prot=80, token="short")
+
+    assert str(caught.value).splitlines() == [
+        "port is 'abc'; accepted: a whole number from 0 to 65535",
+        "token is (hidden); accepted: 8 or more visible ASCII characters",
+        "prot in the arguments is no setting; did you mean port?",
+    ]
+    assert "pydantic" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_what_is_empty_or_not_given_does_not_count(tmp_path: Path) -> None:

@@ -68,6 +68,25 @@ async def test_a_hook_that_fails_harms_nobody(mount: Mount) -> None:
     assert (await host.get("/uploads/readyz")).status == 200
 
 
+async def test_a_plain_function_is_told_too(mount: Mount) -> None:
+    done: asyncio.Queue[str] = asyncio.Queue()
+    changes: list[Change] = []
+
+    host = await mount(
+        on_completed=lambda job: done.put_nowait(job.job_id), on_event=changes.append
+    )
+    told = await put(host, "a.txt", b"text")
+
+    assert await done.get() == told["jobId"]
+    assert changes[-1].terminal == "job.completed"
+
+
+@pytest.mark.parametrize("name", ["on_completed", "on_event", "authenticate"])
+async def test_what_is_no_function_is_refused_at_once(mount: Mount, name: str) -> None:
+    with pytest.raises(TypeError, match=f"{name} is a str; accepted: a function"):
+        await mount(**{name: "tell_me"})
+
+
 async def test_only_success_is_completion() -> None:
     heard: list[str] = []
 

@@ -155,7 +155,7 @@ async def test_nothing_is_left_when_the_host_stops(
     assert set(children(os.getpid())) <= born
 
 
-@pytest.mark.parametrize("prefix", ["", "/", "uploads", "/uploads/"])
+@pytest.mark.parametrize("prefix", ["", "/", "uploads", "/uploads/", "/a/b/"])
 def test_a_prefix_is_a_path(settings: asyncflow.Settings, prefix: str) -> None:
-    with pytest.raises(ValueError, match="prefix is"):
+    with pytest.raises(ValueError, match="slash before it and none after it"):
         asyncflow.setup(web.Application(), prefix=prefix, settings=settings)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 import asyncflow
 from tests.embedding.asking import TUS, by_name, ended, put
@@ -33,6 +34,42 @@ async def test_who_is_unknown_may_do_nothing(mount: Mount) -> None:
     assert answer.status == 401
     assert (await answer.json(content_type=None))["detail"] == "sign in first"
     assert (await host.get("/uploads/livez")).status == 200
+
+
+async def test_the_address_without_its_slash_leads_everybody_to_the_page(
+    mount: Mount,
+) -> None:
+    host = await mount(authenticate=by_name)
+    answer = await host.get("/uploads", allow_redirects=False)
+    assert (answer.status, answer.headers["Location"]) == (308, "/uploads/")
+
+
+async def test_who_is_nobody_is_not_asked_for_a_token_that_does_not_exist(
+    mount: Mount,
+) -> None:
+    host = await mount(authenticate=lambda _request: None)
+    answer = await host.get("/uploads/capabilities")
+    told = await answer.json(content_type=None)
+    assert (answer.status, told["code"]) == (401, "unauthorized")
+    assert "token" not in told["detail"]
+
+
+async def test_a_plain_function_may_say_who_is_asking(mount: Mount) -> None:
+    host = await mount(authenticate=lambda _request: asyncflow.Principal(owner="anna"))
+    assert (await host.get("/uploads/capabilities")).status == 200
+
+
+async def test_the_log_says_what_authenticate_should_have_returned(
+    mount: Mount,
+) -> None:
+    host = await mount(authenticate=lambda _request: "anna")
+    with capture_logs() as log:
+        answer = await host.get("/uploads/capabilities")
+    assert answer.status == 500
+    (told,) = [line for line in log if line["event"] == "http.unexpected"]
+    assert str(told["exc_info"]) == (
+        "authenticate returned a str; accepted: a Principal"
+    )
 
 
 @pytest.mark.parametrize("stranger", STRANGERS)

@@ -299,7 +299,10 @@ def test_a_bad_task_is_refused(server: ServerProcess, said: object, code: str) -
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"name": "add"} x'])
 def test_what_is_not_json_is_refused(server: ServerProcess, body: bytes) -> None:
     for path in ("/tasks", "/events"):
-        assert code_of(server.request("POST", path, body)) == "invalid_parameter"
+        answer = server.request("POST", path, body)
+        assert code_of(answer) == "invalid_parameter"
+        assert answer.json["detail"].startswith("The body is not accepted: ")
+        assert "body is missing" not in answer.json["detail"]
 
 
 def test_a_payload_too_large_is_refused(server: ServerProcess) -> None:
