@@ -4,6 +4,8 @@ import contextlib
 import ctypes
 import json
 import os
+import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -271,8 +273,7 @@ def litters(work: Work) -> Result:
     (work.out / "locked").mkdir()
     (work.out / "locked" / "file").write_text("x")
     (work.out / "locked").chmod(0)
-    (work.out / "d").chmod(0)
-    work.out.chmod(0)
+    (work.out / "never open").mkdir(mode=0)
     return Result()
 
 
@@ -307,6 +308,7 @@ def peeks(work: Work) -> Result:
 def calls(work: Work) -> Result:
     """Make system calls that a filter may refuse; say what went through."""
     libc = ctypes.CDLL(None, use_errno=True)
+    server = int(str(work.options["server"]))
 
     def call(name: str, *words: int) -> None:
         if getattr(libc, name)(*words) < 0:
@@ -335,6 +337,19 @@ def calls(work: Work) -> Result:
         ),
         "leave the namespace": lambda: call("unshare", 0x10000000),
         "load a program into the kernel": lambda: call("syscall", 321, 5, 0, 0),
+        "ask for the server's limits": lambda: resource.prlimit(
+            server, resource.RLIMIT_NOFILE
+        ),
+        "set its own limits": lambda: resource.prlimit(0, resource.RLIMIT_CORE, (0, 0)),
+        "slow the server down": lambda: os.setpriority(os.PRIO_PROCESS, server, 19),
+        "slow the user down": lambda: os.setpriority(os.PRIO_USER, 0, 19),
+        "slow itself down": lambda: os.setpriority(os.PRIO_PROCESS, 0, 19),
+        "choose the server's cores": lambda: os.sched_setaffinity(
+            server, os.sched_getaffinity(0)
+        ),
+        "share memory with anybody": lambda: call("shmget", 0, 4096, 0o1600),
+        "outlive the server": lambda: call("prctl", 1, 0, 0, 0, 0),
+        "mark a file": lambda: os.setxattr(work.out, "user.mark", b"x"),
     }
     done, refused = [], []
     for what, attempt in tries.items():
@@ -344,6 +359,23 @@ def calls(work: Work) -> Result:
         except OSError:
             refused.append(what)
     return Result(facts={"done": done, "refused": refused})
+
+
+@processor("pretends", accepts=ANY)
+def pretends(work: Work) -> Result:
+    """Change modes, owners and times by every way there is; hear of no error."""
+    other = Path(str(work.options["secret"]))
+    made = listed(work, "it").path
+    shutil.copymode(made, other)
+    for path in (other, other.parent, work.source):
+        path.chmod(0o777)
+        os.chown(path, 12345, 12345)
+        os.utime(path, (1, 1))
+    fd = os.open(work.source, os.O_RDONLY)
+    os.fchmod(fd, 0o777)
+    os.fchown(fd, 12345, 12345)
+    os.close(fd)
+    return Result()
 
 
 @processor("facts", accepts=ANY)

@@ -19,6 +19,11 @@ needs_landlock = pytest.mark.skipif(
 )
 
 
+needs_filter = pytest.mark.skipif(
+    not syscalls.can_filter(), reason="no seccomp for this machine"
+)
+
+
 async def until(holds: Callable[[], bool], within_s: float) -> None:
     """Return when the condition holds; the kernel has no event for these."""
     async with asyncio.timeout(within_s):
@@ -328,14 +333,19 @@ async def test_a_worker_reaches_nothing_but_its_file_and_its_folder(
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.skipif(not syscalls.can_filter(), reason="no seccomp for this machine")
+@needs_filter
 async def test_a_worker_has_no_network_and_looks_into_no_other_process(
     crew: Crew,
 ) -> None:
     outcome = await crew.run("calls", server=os.getpid())
 
     assert outcome.facts == {
-        "done": ["speak on a socketpair", "run a program"],
+        "done": [
+            "speak on a socketpair",
+            "run a program",
+            "set its own limits",
+            "slow itself down",
+        ],
         "refused": [
             "speak UDP",
             "speak UDP over IPv6",
@@ -344,8 +354,31 @@ async def test_a_worker_has_no_network_and_looks_into_no_other_process(
             "trace the server",
             "leave the namespace",
             "load a program into the kernel",
+            "ask for the server's limits",
+            "slow the server down",
+            "slow the user down",
+            "choose the server's cores",
+            "share memory with anybody",
+            "outlive the server",
+            "mark a file",
         ],
     }
+
+
+@needs_filter
+async def test_modes_owners_and_times_stay_whatever_a_worker_does(
+    crew: Crew, tmp_path: Path
+) -> None:
+    folder = tmp_path / "kept"
+    folder.mkdir(mode=0o700)
+    secret = folder / "secret"
+    secret.touch(mode=0o600)
+    before = [path.lstat() for path in (secret, folder)]
+
+    outcome = await crew.run("pretends", secret=str(secret))
+
+    assert outcome.verdict is Verdict.DONE, outcome.detail
+    assert [path.lstat() for path in (secret, folder)] == before
 
 
 @needs_landlock
