@@ -24,6 +24,7 @@ written; the next HEAD syncs it and tells that length. How uploads end is decide
 """
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -40,6 +41,7 @@ from asyncflow.errors import (
     BlobNotFound,
     ChecksumMismatch,
     ClientError,
+    DigestConflict,
     DiskFull,
     EmptyFile,
     FinalUpload,
@@ -60,9 +62,10 @@ from asyncflow.store.base import Store, Writer
 from asyncflow.store.digests import digest_of
 from asyncflow.turns import (
     IETF,
+    NO_CLAIMS,
     Announced,
     Body,
-    Check,
+    Claims,
     Ends,
     Head,
     Turn,
@@ -253,17 +256,18 @@ class Chunks:
         length: int | None,
         ends: Ends = Ends.AT_LENGTH,
         total: int | None = None,
-        check: Check | None = None,
+        claims: Claims = NO_CLAIMS,
     ) -> Upload:
         """Append *body* (*length* bytes, None: unknown) at *offset*.
 
         Returns once the bytes are durable and, with the last one, the job exists.
         *ends*: what makes the upload whole; *total*: its length, as this request says;
-        *check*: the body's checksum.
+        *claims*: its checksums. A digest of the whole file counts only if the request
+        comes to a good end.
 
         Raises:
             OffsetMismatch, PastUploadLength, UploadComplete, FinalUpload,
-            LengthMismatch: nothing was written.
+            LengthMismatch, DigestConflict: nothing was written.
             ChecksumMismatch: nothing of the body is kept.
             DigestMismatch: the file is whole but another; it has been refused.
             TypeMismatch, TypeNotAllowed: the upload has been refused and ended.
@@ -279,17 +283,18 @@ class Chunks:
             if row.state == uploads.UploadState.COMPLETE:
                 return self._append_to_complete(row, offset, length)
             self._check_start(row, await self._offset(row), offset, length)
+            _check_digest(row, claims.whole())
             if ends is Ends.WITH_BODY and total is None and length is not None:
                 total = offset + length
             row = await self._settle_length(row, offset, total)
             if row.length is None:
                 await self._admission.grow(row.id, row.tenant, offset, more=length)
-            if check is not None:
-                return await self._fill_checked(row, turn, offset, check, ends)
-            if row.checked_from is not None:
-                # what lies behind was never seen to be right
-                await self._cut_off(row, offset)
-            return await self._fill(row, turn, offset, ends)
+            if claims.is_certain:
+                at = await self._write_checked(row, turn, offset, claims, ends)
+            else:
+                at = await self._write_unchecked(row, turn, offset, claims, ends)
+            row = await self._settle_digest(row, claims.whole())
+            return await self._finish(row, at, ends)
         finally:
             if turn.offset > offset:
                 # who was cut off in the middle shall have the time to come back
@@ -342,31 +347,53 @@ class Chunks:
         self._admission.measured(row.id, row.tenant, total)
         return await self._open(row.id)
 
-    async def _fill(
-        self, row: UploadRow, turn: Turn, offset: int, ends: Ends
-    ) -> Upload:
-        at = await self._write(row, turn, offset, ends)
-        return await self._finish(row, at, ends)
+    async def _settle_digest(
+        self, row: UploadRow, digests: Sequence[uploads.Checksum]
+    ) -> UploadRow:
+        """Store the file's digest if this request is the first to say it."""
+        if row.digest or not digests:
+            return row
+        await self._db.set_digest(row.id, str(digests[0]))
+        return replace(row, digest=str(digests[0]))
 
-    async def _fill_checked(
-        self, row: UploadRow, turn: Turn, offset: int, check: Check, ends: Ends
-    ) -> Upload:
-        """Fill with bytes that count only if their checksum is right."""
+    async def _write_unchecked(
+        self, row: UploadRow, turn: Turn, offset: int, claims: Claims, ends: Ends
+    ) -> int:
+        """Write a body that may yet tell its checksum, when it has ended."""
+        if row.checked_from is not None:
+            # what lies behind was never seen to be right
+            await self._cut_off(row, offset)
+        at = await self._write(row, turn, offset, ends)
+        try:
+            await self._compare(row.key, claims.part(), offset, at)
+            _check_digest(row, claims.whole())
+        except ClientError:
+            await even_if_cancelled(self._cut_off(row, offset))
+            raise
+        return at
+
+    async def _write_checked(
+        self, row: UploadRow, turn: Turn, offset: int, claims: Claims, ends: Ends
+    ) -> int:
+        """Write a body whose bytes count only if their checksum is right."""
         if row.checked_from != offset:
             await self._db.set_checked_from(row.id, offset)
         try:
             at = await self._write(row, turn, offset, ends)
-            await self._compare(row.key, check(), offset, at)
+            await self._compare(row.key, claims.part(), offset, at)
+            _check_digest(row, claims.whole())
         except BaseException:
             if not turn.refuses:
                 await even_if_cancelled(self._cut_off(row, offset))
             raise
         await self._db.set_checked_from(row.id, None)
-        return await self._finish(row, at, ends)
+        return at
 
     async def _compare(
-        self, key: str, expected: uploads.Checksum, start: int, end: int
+        self, key: str, expected: uploads.Checksum | None, start: int, end: int
     ) -> None:
+        if expected is None:
+            return
         algorithm = expected.algorithm
         if await digest_of(self._store, key, algorithm, start, end) != expected:
             raise ChecksumMismatch
@@ -551,6 +578,13 @@ class Chunks:
             return
         if change.terminal is not None or change.gone:
             turn.body.stop(UploadGone())
+
+
+def _check_digest(row: UploadRow, digests: Sequence[uploads.Checksum]) -> None:
+    """Refuse another digest of the file than the one announced before."""
+    if row.digest and digests and row.digest not in map(str, digests):
+        algorithm = uploads.Checksum.parse(row.digest).algorithm
+        raise DigestConflict(f"a digest by {algorithm} was announced before, not this")
 
 
 def _why(error: BaseException) -> str:

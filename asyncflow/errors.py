@@ -123,6 +123,12 @@ class MalformedRequest(ClientError):
     code = "malformed_request"
 
 
+class UnsupportedHttpVersion(ClientError):
+    """This server speaks HTTP/1.1 and HTTP/1.0."""
+
+    code = "unsupported_http_version"
+
+
 class BodyTooLarge(ClientError):
     """The body is larger than this resource takes."""
 
@@ -167,6 +173,12 @@ class DigestMismatch(ClientError):
     code = "digest_mismatch"
 
 
+class DigestConflict(ClientError):
+    """Another digest was announced for this file before; nothing was changed."""
+
+    code = "digest_conflict"
+
+
 class FinalUpload(ClientError):
     """This upload is joined from its parts and takes no bytes itself."""
 
@@ -201,6 +213,12 @@ class UnsupportedContentEncoding(ClientError):
     """Uploads are taken as they are: send no Content-Encoding."""
 
     code = "unsupported_content_encoding"
+
+
+class UnsupportedTransferCoding(ClientError):
+    """The body has a transfer coding that this server does not know."""
+
+    code = "unsupported_transfer_coding"
 
 
 class UnsupportedTusVersion(ClientError):

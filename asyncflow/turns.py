@@ -5,7 +5,14 @@ What becomes of the bytes is decided in `asyncflow.chunks`.
 
 import asyncio
 import enum
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Mapping,
+    Sequence,
+)
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar, runtime_checkable
@@ -24,8 +31,8 @@ TAKE_OVER_S: Final = 10.0
 TUS: Final = "tus"
 IETF: Final = "ietf"
 
-#: returns the checksum that a body must have; asked when the body has ended
-Check = Callable[[], uploads.Checksum]
+#: returns a checksum that was said; asked when the body has ended. None: none was
+Check = Callable[[], uploads.Checksum | None]
 #: hears of a part that is complete
 OnPart = Callable[[str], Awaitable[None]]
 
@@ -68,6 +75,36 @@ class Ends(enum.Enum):
     WITH_BODY = "with this body"
     #: a later request, whatever its offset is by then
     LATER = "later"
+
+
+#: returns the digests that the whole file must have, by one algorithm each
+Digests = Callable[[], Sequence[uploads.Checksum]]
+
+
+def _no_checksum() -> None:
+    """Return none."""
+
+
+def _no_digests() -> Sequence[uploads.Checksum]:
+    """Return none."""
+    return ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claims:
+    """What a request says that the bytes are.
+
+    *part*: the checksum of its body; *is_certain*: there is one, and until it has been
+    seen to be right no byte of the body counts; *whole*: the digests of the file, asked
+    before the body too.
+    """
+
+    part: Check = _no_checksum
+    is_certain: bool = False
+    whole: Digests = _no_digests
+
+
+NO_CLAIMS: Final = Claims()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,6 +42,7 @@ STATUS: Mapping[type[AsyncflowError], int] = {
     errors.MalformedRequest: 400,
     errors.LengthMismatch: 400,
     errors.DigestMismatch: 400,
+    errors.DigestConflict: 400,
     errors.PartNotUsable: 400,
     errors.Unauthorized: 401,
     errors.Forbidden: 403,
@@ -85,6 +86,8 @@ STATUS: Mapping[type[AsyncflowError], int] = {
     errors.HeadTooLarge: 431,
     # the tus specification's own
     errors.ChecksumMismatch: 460,
+    errors.UnsupportedTransferCoding: 501,
+    errors.UnsupportedHttpVersion: 505,
     errors.TooManyConnections: 503,
     errors.ServerBusy: 503,
     errors.BacklogFull: 503,

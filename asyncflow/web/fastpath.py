@@ -393,7 +393,7 @@ def _suits(request: web.BaseRequest) -> bool:
     if left <= LEAST_BYTES or content.exception() is not None:
         return False
     handler = request.protocol
-    if not isinstance(handler, GuardedHandler) or handler.tail is not None:
+    if not isinstance(handler, GuardedHandler):
         return False
     return (
         transport.get_extra_info("socket") is not None

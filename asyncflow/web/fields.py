@@ -51,14 +51,15 @@ def _dictionary(headers: CIMultiDictProxy[str], name: str) -> dict[str, object]:
     return {key: item[0] for key, item in pairs if isinstance(item, tuple)}
 
 
-def digest(headers: CIMultiDictProxy[str], name: str) -> Checksum | None:
-    """Return the best digest in Content-Digest or Repr-Digest that we can compute."""
+def digests(headers: CIMultiDictProxy[str], name: str) -> tuple[Checksum, ...]:
+    """Return the digests in a field of RFC 9530 that we compute, best first."""
     said = _dictionary(headers, name)
+    found = []
     for theirs, ours in DIGESTS.items():
         value = said.get(theirs)
         if isinstance(value, bytes):
-            return Checksum(algorithm=ours, value=value)
-    return None
+            found.append(Checksum(algorithm=ours, value=value))
+    return tuple(found)
 
 
 def wanted_digest(headers: CIMultiDictProxy[str]) -> str | None:

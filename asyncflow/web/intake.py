@@ -16,14 +16,19 @@ from asyncflow.db.base import Once
 from asyncflow.engine import PIPELINE
 from asyncflow.errors import InvalidHeader, UploadNotFound
 from asyncflow.runtime import Runtime
-from asyncflow.turns import Check, Ends, Upload
+from asyncflow.turns import NO_CLAIMS, Claims, Ends, Upload
+from asyncflow.uploads import Checksum
+from asyncflow.web import fields
 from asyncflow.web.auth import ADMIN, Principal
 from asyncflow.web.bodies import BodyReader
 from asyncflow.web.keys import fast_key, runtime_key
 from asyncflow.web.proxies import address_of
+from asyncflow.web.trailers import trailers
 
 JOB_ID: Final = "Asyncflow-Job-Id"
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
+#: says DigestMismatch of one body
+WRONG_BODY: Final = "the body is not what Content-Digest says"
 
 _KEY = re.compile(r'"[ !#-\[\]-~]{1,255}"|[!#-~]{1,255}')
 
@@ -64,6 +69,21 @@ def body_length(request: web.Request) -> int | None:
     return request.content_length
 
 
+def digests_of(request: web.Request) -> Claims:
+    """Return the digests that come with a body, before or behind it (RFC 9530)."""
+    told = fields.digests(request.headers, "Content-Digest")
+
+    def part() -> Checksum | None:
+        said = told or fields.digests(trailers(request), "Content-Digest")
+        return said[0] if said else None
+
+    def whole() -> tuple[Checksum, ...]:
+        said = fields.digests(request.headers, "Repr-Digest")
+        return said or fields.digests(trailers(request), "Repr-Digest")
+
+    return Claims(part=part, is_certain=bool(told), whole=whole)
+
+
 async def admit_form(request: web.Request) -> None:
     """Return if a form may be read: its files cannot be larger than itself.
 
@@ -82,7 +102,7 @@ async def fill(
     *,
     ends: Ends = Ends.AT_LENGTH,
     total: int | None = None,
-    check: Check | None = None,
+    claims: Claims = NO_CLAIMS,
 ) -> Upload:
     """Append the request's body to an upload, as `Chunks.append` does."""
     runtime = request.app[runtime_key]
@@ -96,7 +116,7 @@ async def fill(
             length=body_length(request),
             ends=ends,
             total=total,
-            check=check,
+            claims=claims,
         )
     finally:
         body.close()

@@ -14,8 +14,10 @@ Rules
 Theory of operation
 -------------------
 `GuardedHandler` is aiohttp's protocol with five additions: a timer for the head, a seat
-in the `Seats` of the server, problem documents for what the parser refuses, the tail of
-a body that announces trailers, and a closing sequence. The closing sequence matters
+in the `Seats` of the server, problem documents for what the parser refuses, trailers,
+and a closing sequence. To know trailers it hands what it receives to the parser in
+slices: a head up to its empty line, a body up to its end. So it sees each request as it
+begins, whatever else came with it. The closing sequence matters
 because a TCP stack that closes a socket with unread bytes sends a reset, and a reset
 may overtake the answer: so the answer goes out, the sending side is shut down, and what
 still arrives is thrown away until the client has read the answer and closes, or
@@ -25,14 +27,16 @@ still arrives is thrown away until the client has read the answer and closes, or
 import asyncio
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
 import structlog
 from aiohttp import hdrs, web
-from aiohttp.http import RawRequestMessage
+from aiohttp.http import HttpVersion10, HttpVersion11, RawRequestMessage
 from aiohttp.http_exceptions import LineTooLong
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from aiohttp.web_response import StreamResponse
+from multidict import CIMultiDict
 
 from asyncflow.errors import (
     AsyncflowError,
@@ -41,12 +45,10 @@ from asyncflow.errors import (
     SlowHead,
     TooManyConnections,
     TruncatedBody,
+    UnsupportedHttpVersion,
 )
 from asyncflow.web.errors import PROBLEM, SERVER, document, headers_of, status_of
-from asyncflow.web.trailers import Tail
-
-if TYPE_CHECKING:
-    from aiohttp.streams import StreamReader
+from asyncflow.web.trailers import ChunkedBody
 
 KIB: Final = 1024
 
@@ -58,6 +60,10 @@ DRAIN_S: Final = 1.0
 #: refused connections that may wait for their client to read the refusal
 MAX_REFUSED: Final = 64
 REFUSED_S: Final = 2.0
+
+#: of HTTP, that are spoken here: an answer is in the version of its request
+_VERSIONS: Final = (HttpVersion10, HttpVersion11)
+_END_OF_HEAD: Final = b"\r\n\r\n"
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -107,16 +113,22 @@ class GuardedHandler(RequestHandler):
 
     __slots__ = (
         "_body",
+        "_chunked",
         "_discarding",
         "_gone",
         "_half_closed",
         "_head_bytes",
+        "_head_end",
+        "_head_lines",
         "_head_timer",
+        "_held",
+        "_length",
         "_limits",
+        "_newest",
         "_refused",
         "_seated",
         "_seats",
-        "_tail",
+        "_trailers",
     )
 
     def __init__(
@@ -131,8 +143,19 @@ class GuardedHandler(RequestHandler):
         self._half_closed = False
         #: of the newest request, until it is answered
         self._body: StreamReader | None = None
-        self._tail: Tail | None = None
+        #: of the newest request, whatever became of it, and its announced length
+        self._newest: StreamReader = EMPTY_PAYLOAD
+        self._length = 0
+        #: the chunked body that is arriving
+        self._chunked: ChunkedBody | None = None
+        #: of requests that are not answered yet
+        self._trailers: list[tuple[StreamReader, ChunkedBody]] = []
+        #: what came behind more requests than wait in a row
+        self._held = b""
         self._head_bytes = 0
+        self._head_lines = 0
+        #: the last bytes of a head that goes on: its end may be cut
+        self._head_end = b""
         self._head_timer: asyncio.TimerHandle | None = None
         self._gone: asyncio.Event | None = None
 
@@ -165,18 +188,87 @@ class GuardedHandler(RequestHandler):
         return self._seats
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came; watch the head that it may belong to."""
-        if self._discarding:
+        """Hand what came to the parser, request by request."""
+        data, self._held = self._held + data, b""
+        at = 0
+        if not data and not self._discarding:
+            # aiohttp goes on with what its parser has kept
+            self._receive(b"", is_head=False)
+        while at < len(data) and not self._discarding:
+            if self._upgraded or self._payload_parser is not None:
+                super().data_received(data[at:])
+                return
+            if len(self._messages) >= self._max_msg_queue_size:
+                self._held = data[at:]
+                return
+            if self._chunked is not None:
+                at = self._receive_chunks(self._chunked, data, at)
+            else:
+                end, is_head = self._slice(data, at)
+                self._receive(data[at:end], is_head=is_head)
+                at = end
+
+    def _receive_chunks(self, body: ChunkedBody, data: bytes, at: int) -> int:
+        """Parse a chunked body from *at* on; return the position behind what it took.
+
+        The parser never sees trailers: it would take the last one of them for a field
+        of the next request.
+        """
+        end, piece = body.feed(data, at)
+        if body.wrong is not None:
+            self._newest.set_exception(body.wrong)
+            self._discarding = True
+            return end
+        if body.is_over:
+            self._chunked = None
+        if piece:
+            self._receive(piece, is_head=False)
+        return end
+
+    def _slice(self, data: bytes, at: int) -> tuple[int, bool]:
+        """Return where the part of a request ends that begins at *at*.
+
+        Tell, too, whether a head ends there.
+        """
+        if not self._newest.is_eof():
+            left = self._length - self._newest.total_bytes
+            if left > 0:
+                return min(len(data), at + left), False
+            self._catch_up()
+        if not self._newest.is_eof():
+            # nobody knows where it ends but the parser
+            return len(data), False
+        return self._end_of_head(data, at)
+
+    def _catch_up(self) -> None:
+        """Have the parser take what it kept while nobody read the last body."""
+        before = -1
+        while not self._newest.is_eof() and self._newest.total_bytes != before:
+            before = self._newest.total_bytes
+            super().data_received(b"")
+
+    def _end_of_head(self, data: bytes, at: int) -> tuple[int, bool]:
+        cut = (self._head_end + data[at : at + 3]).find(_END_OF_HEAD)
+        if cut >= 0:
+            end = at + cut + len(_END_OF_HEAD) - len(self._head_end)
+        else:
+            cut = data.find(_END_OF_HEAD, at)
+            end = len(data) if cut < 0 else cut + len(_END_OF_HEAD)
+        self._head_lines += data.count(b"\n", at, end)
+        self._head_end = (self._head_end + data[max(at, end - 3) : end])[-3:]
+        return end, cut >= 0
+
+    def _receive(self, data: bytes, *, is_head: bool) -> None:
+        """Parse a slice; watch the head that it may belong to."""
+        # the request line is one, and the empty line another that may have come
+        if self._head_lines > self._limits.max_fields + 2:
+            self._refuse(HeadTooLarge())
             return
         before = self._request_count
-        body = self._body
-        # what comes behind the body's end is not its tail
-        if self._tail is not None and body is not None and not body.is_eof():
-            self._tail.add(data)
         super().data_received(data)
         if self._request_count != before:
             self._disarm()
-            self._take_body(data)
+            self._begin_request(is_head=is_head)
         elif data and self._is_between_requests:
             self._head_bytes += len(data)
             self._arm()
@@ -213,7 +305,8 @@ class GuardedHandler(RequestHandler):
             )
 
     def _disarm(self) -> None:
-        self._head_bytes = 0
+        self._head_bytes = self._head_lines = 0
+        self._head_end = b""
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -251,6 +344,8 @@ class GuardedHandler(RequestHandler):
         if status >= 500:  # noqa: PLR2004 -- the class of statuses that are our fault
             log.error("http.unhandled", exc_info=exc)
             error: AsyncflowError = AsyncflowError("Something went wrong here.")
+        elif isinstance(exc, AsyncflowError):
+            error = exc
         else:
             # the text of the exception quotes the request, perhaps a token in it
             log.debug("http.malformed", kind=type(exc).__name__)
@@ -265,22 +360,36 @@ class GuardedHandler(RequestHandler):
         answer.force_close()
         return answer
 
-    def _take_body(self, data: bytes) -> None:
-        message, body = self._messages[-1]
+    def _begin_request(self, *, is_head: bool) -> None:
+        """Note the newest request; *is_head*: its body is what comes next."""
+        message, content = self._messages[-1]
         if isinstance(message, RawRequestMessage):
-            self._body = body
-            self._tail = Tail() if hdrs.TRAILER in message.headers else None
-            if self._tail is not None:
-                self._tail.add(data)
-        elif self._body is not None and not self._body.is_eof():
+            self._body = self._newest = content
+            self._length = int(message.headers.get(hdrs.CONTENT_LENGTH, "0"))
+            if message.chunked and is_head:
+                self._chunked = ChunkedBody(self._limits.max_fields)
+                self._trailers.append((content, self._chunked))
+            if message.version not in _VERSIONS:
+                self._messages.pop()
+                self._refuse(UnsupportedHttpVersion())
+        elif (body := self._body) and not (body.is_eof() or body.exception()):
             # The parser reports a malformed chunk as one more request and forgets the
             # body, whose reader would wait until it counts as slow.
-            self._body.set_exception(MalformedRequest())
+            body.set_exception(MalformedRequest())
 
-    @property
-    def tail(self) -> Tail | None:
-        """The last bytes of the newest body; None: it announces no trailers."""
-        return self._tail
+    def _refuse(self, error: AsyncflowError) -> None:
+        """Answer *error* when the requests before are answered, then close."""
+        self._disarm()
+        self._discarding = True
+        self._messages.append((_ErrInfo(400, error, ""), EMPTY_PAYLOAD))
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def trailers_of(self, content: StreamReader) -> CIMultiDict[str] | None:
+        """Return the trailer fields of a body that has ended; None: it has none."""
+        bodies = (body for one, body in self._trailers if one is content)
+        body = next(bodies, None)
+        return body.fields if body is not None and body.is_over else None
 
     # ----- the end of a request
 
@@ -294,9 +403,18 @@ class GuardedHandler(RequestHandler):
             resp.force_close()
         if self._body is request.content:
             self._body = None
+        self._trailers = [
+            one for one in self._trailers if one[0] is not request.content
+        ]
+        before = self._request_count
         answer, reset = await super().finish_response(request, resp, start_time)
-        if unread and not reset and not (keeps and await _drained(request)):
-            await self._linger()
+        if self._request_count != before:
+            # what had been held back behind an upgrade that was declined
+            self._begin_request(is_head=False)
+        if not reset:
+            is_sending = unread and not (keeps and await _drained(request))
+            if is_sending or (self._discarding and not self._messages):
+                await self._linger()
         return answer, reset
 
     def _may_drain(self, request: web.BaseRequest) -> bool:

@@ -19,7 +19,9 @@ from asyncflow import uploads
 from asyncflow.engine import PIPELINE
 from asyncflow.errors import (
     AsyncflowError,
+    ChecksumMismatch,
     ClientError,
+    DigestMismatch,
     DiskFull,
     EmptyFile,
     InvalidMultipart,
@@ -34,7 +36,7 @@ from asyncflow.errors import (
 )
 from asyncflow.jobs import JobState
 from asyncflow.runtime import Runtime
-from asyncflow.turns import Announced, Ends, Upload
+from asyncflow.turns import NO_CLAIMS, Announced, Claims, Ends, Upload
 from asyncflow.views import ErrorView, View
 from asyncflow.web.auth import UPLOAD, Principal, require
 from asyncflow.web.bodies import BodyReader, continue_later
@@ -42,10 +44,12 @@ from asyncflow.web.errors import status_of
 from asyncflow.web.formdata import FormReader, Part
 from asyncflow.web.intake import (
     JOB_ID,
+    WRONG_BODY,
     admit_form,
     body_length,
     chosen,
     client_of,
+    digests_of,
     once_of,
 )
 from asyncflow.web.keys import fast_key, runtime_key
@@ -126,7 +130,9 @@ async def _raw(
     fast = request.app[fast_key]
     body = BodyReader(request, min_rate=runtime.settings.body_min_rate, fast=fast)
     try:
-        upload = await _store(runtime, said, body, length=length)
+        upload = await _store(
+            runtime, said, body, length=length, claims=digests_of(request)
+        )
     finally:
         body.close()
     return _accepted(_answer(runtime, said, upload, began))
@@ -147,6 +153,7 @@ async def _store(
     body: BodyReader | Part,
     *,
     length: int | None,
+    claims: Claims = NO_CLAIMS,
 ) -> Upload:
     """Create, fill and complete an upload; leave nothing behind if that fails.
 
@@ -158,10 +165,12 @@ async def _store(
     runtime.metrics.uploads_created.inc("form" if length is None else "raw")
     try:
         upload = await runtime.chunks.append(
-            upload.id, 0, body, length=length, ends=Ends.WITH_BODY
+            upload.id, 0, body, length=length, ends=Ends.WITH_BODY, claims=claims
         )
     except BaseException as error:
         await runtime.chunks.abandon(upload.id, error)
+        if isinstance(error, ChecksumMismatch):
+            raise DigestMismatch(WRONG_BODY) from None
         if not str(error) and type(error) in _NOT_KEPT:
             # elsewhere these say that what arrived is kept
             raise type(error)(_NOT_KEPT[type(error)]) from error

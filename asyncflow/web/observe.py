@@ -31,6 +31,8 @@ log = structlog.stdlib.get_logger(__name__)
 BEGINNINGS: Final = frozenset({201, 202})
 #: the server is busy, full or stopping: said on purpose, no fault of ours
 REFUSALS: Final = frozenset({503, 507})
+#: the client asked for what no server of this kind does
+NOT_IMPLEMENTED: Final = HTTPStatus.NOT_IMPLEMENTED.value
 
 
 def observed(
@@ -86,7 +88,7 @@ def _note(
     }
     if status in REFUSALS:
         log.warning("http.request", **fields)
-    elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    elif status >= HTTPStatus.INTERNAL_SERVER_ERROR and status != NOT_IMPLEMENTED:
         log.error("http.request", **fields)
     elif status >= HTTPStatus.BAD_REQUEST or (job and status in BEGINNINGS):
         log.info("http.request", **fields)

@@ -14,7 +14,12 @@ import msgspec
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
-from asyncflow.errors import InvalidHeader, InvalidParameter, UnsupportedContentEncoding
+from asyncflow.errors import (
+    InvalidHeader,
+    InvalidParameter,
+    UnsupportedContentEncoding,
+    UnsupportedTransferCoding,
+)
 
 T = TypeVar("T")
 
@@ -68,7 +73,15 @@ def json_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
 
 
 def refuse_encoding(request: web.Request) -> None:
-    """Refuse a body that is not the file itself (RFC 9110 section 8.4)."""
+    """Refuse a body that is not the file itself.
+
+    RFC 9110 section 8.4, RFC 9112 section 6.1.
+    """
+    coding = ", ".join(request.headers.getall("Transfer-Encoding", []))
+    if coding.strip().lower() not in {"", "chunked"}:
+        raise UnsupportedTransferCoding(
+            f"Transfer-Encoding is {coding[:40]!r}; only chunked is known here"
+        )
     encoding = ", ".join(request.headers.getall("Content-Encoding", []))
     if encoding.strip().lower() not in {"", "identity"}:
         raise UnsupportedContentEncoding(

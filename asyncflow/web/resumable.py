@@ -28,14 +28,16 @@ from asyncflow.errors import (
     UnsupportedContentType,
 )
 from asyncflow.store.digests import digest_of
-from asyncflow.turns import Announced, Check, Ends, Upload
+from asyncflow.turns import Announced, Ends, Upload
 from asyncflow.views import View
 from asyncflow.web import fields
 from asyncflow.web.auth import UPLOAD, Principal, require
 from asyncflow.web.bodies import send_interim
 from asyncflow.web.intake import (
+    WRONG_BODY,
     body_length,
     client_of,
+    digests_of,
     fill,
     headers_of,
     location,
@@ -162,7 +164,7 @@ def _announced(
         declared_type=uploads.declared_type(name, kind),
         length=length,
         dialect=turns.IETF,
-        digest=fields.digest(request.headers, "Repr-Digest"),
+        digest=next(iter(fields.digests(request.headers, "Repr-Digest")), None),
         once=once_of(request, length, disposition, kind),
     )
 
@@ -202,9 +204,6 @@ async def append(request: web.Request) -> web.Response:
     if offset is None:
         value = request.headers.get("Upload-Offset")
         raise InvalidHeader("Upload-Offset", value, accepted="a whole number")
-    digest = fields.digest(request.headers, "Repr-Digest")
-    if digest is not None:
-        await request.app[runtime_key].db.set_digest(found, str(digest))
     upload = await _append(request, found, offset, is_complete=is_complete)
     return await _answer(request, upload, status=200 if upload.is_complete else 204)
 
@@ -228,19 +227,14 @@ async def _append(
             offset,
             ends=Ends.WITH_BODY if is_complete else Ends.LATER,
             total=_length(request, offset, is_complete=is_complete),
-            check=_check(request),
+            claims=digests_of(request),
         )
     except PastUploadLength:
         # as the draft demands: what such a client sends is not what it announced
         await runtime.chunks.terminate(found)
         raise
     except ChecksumMismatch:
-        raise DigestMismatch("the body is not what Content-Digest says") from None
-
-
-def _check(request: web.Request) -> Check | None:
-    found = fields.digest(request.headers, "Content-Digest")
-    return None if found is None else lambda: found
+        raise DigestMismatch(WRONG_BODY) from None
 
 
 async def look(request: web.Request) -> web.Response:

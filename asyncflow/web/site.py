@@ -114,7 +114,16 @@ def _factory(
 
 
 #: what the limits need of aiohttp beside its public interface
-_PRIVATE_OF_HANDLER: Final = ("_loop", "_messages", "_request_count", "_waiter")
+_PRIVATE_OF_HANDLER: Final = (
+    "_buffer_paused",
+    "_loop",
+    "_max_msg_queue_size",
+    "_messages",
+    "_payload_parser",
+    "_request_count",
+    "_upgraded",
+    "_waiter",
+)
 _PRIVATE_OF_STREAM: Final = ("_read_nowait", "_buffer")
 
 

@@ -22,7 +22,7 @@ from asyncflow.errors import (
     UnsupportedContentType,
     UnsupportedTusVersion,
 )
-from asyncflow.turns import Announced, Check, Upload
+from asyncflow.turns import NO_CLAIMS, Announced, Claims, Upload
 from asyncflow.uploads import Checksum
 from asyncflow.web.auth import UPLOAD, Principal, require
 from asyncflow.web.intake import (
@@ -40,7 +40,7 @@ from asyncflow.web.parsing import (
     refuse_encoding,
     tus_metadata,
 )
-from asyncflow.web.trailers import announces, trailer
+from asyncflow.web.trailers import announces, trailers
 
 PRECONDITION_FAILED: Final = 412
 RESUMABLE: Final = "Tus-Resumable"
@@ -89,14 +89,14 @@ async def create(request: web.Request) -> web.Response:
         raise InvalidHeader(CONCAT, concat, accepted="partial, or final;/files/ID ...")
     length = _announced_length(request)
     with_body = _carries_chunk(request, length)
-    check = checksum(request) if with_body else None
+    claims = checksum(request) if with_body else NO_CLAIMS
     said = _announced(request, principal, length=length, concat=concat)
     runtime = request.app[runtime_key]
     upload = await runtime.chunks.create(said)
     runtime.metrics.uploads_created.inc("tus")
     if with_body and length != 0 and not upload.is_known:
         try:
-            upload = await fill(request, upload.id, 0, check=check)
+            upload = await fill(request, upload.id, 0, claims=claims)
         except BaseException as error:
             # Nobody was told its address: nobody could go on with it.
             if said.once is None:
@@ -238,7 +238,7 @@ async def append(request: web.Request) -> web.Response:
     refuse_encoding(request)
     offset = needed_number_header(request.headers, "Upload-Offset")
     total = number_header(request.headers, "Upload-Length")
-    upload = await fill(request, found, offset, total=total, check=checksum(request))
+    upload = await fill(request, found, offset, total=total, claims=checksum(request))
     return web.Response(status=204, headers=headers_of(upload))
 
 
@@ -259,15 +259,21 @@ def check_version(request: web.Request) -> None:
 # ----- checksums
 
 
-def checksum(request: web.Request) -> Check | None:
-    """Return what tells the body's checksum, once it has ended; None: it has none."""
+def checksum(request: web.Request) -> Claims:
+    """Return what the request says its body's checksum is, or will be behind it."""
     values = request.headers.getall(CHECKSUM, [])
     if values:
         found = _checksum(", ".join(values))
-        return lambda: found
-    if announces(request, CHECKSUM):
-        return lambda: _checksum(trailer(request, CHECKSUM))
-    return None
+        return Claims(part=lambda: found, is_certain=True)
+    is_certain = announces(request, CHECKSUM)
+
+    def part() -> Checksum | None:
+        values = trailers(request).getall(CHECKSUM, [])
+        if not values and not is_certain:
+            return None
+        return _checksum(", ".join(values) if values else None)
+
+    return Claims(part=part, is_certain=is_certain)
 
 
 def _checksum(value: str | None) -> Checksum:

@@ -177,6 +177,79 @@ async def test_an_ambiguous_request_is_refused_and_the_connection_closed(
     assert await wire.rest() == b""
 
 
+@pytest.mark.parametrize("version", ["HTTP/2.0", "HTTP/0.9", "HTTP/1.2", "HTTP/3.0"])
+async def test_another_version_of_http_is_refused(
+    serve: Serve, dial: Dial, version: str
+) -> None:
+    wire = await dial(await serve(small_app()))
+    await wire.send(f"POST /swallow {version}\r\nHost: localhost\r\nX: ".encode())
+    await wire.send(b"y\r\nContent-Length: 70000\r\n\r\n" + b"x" * 70000)
+    answer = await wire.answer()
+    assert answer.status in {400, 505}
+    if answer.status == 505:
+        assert answer.code == "unsupported_http_version"
+    assert await wire.rest() == b""
+
+
+async def test_a_request_without_a_version_is_refused(serve: Serve, dial: Dial) -> None:
+    wire = await dial(await serve(small_app()))
+    await wire.send(b"GET /\r\n\r\n")
+    assert (await wire.answer()).status in {400, 505}
+
+
+@pytest.mark.parametrize("count", [101, 200, 5000])
+async def test_too_many_fields_are_answered_431_after_the_requests_before(
+    serve: Serve, dial: Dial, count: int
+) -> None:
+    wire = await dial(await serve(small_app()))
+    fields = b"".join(b"X%d: 1\r\n" % n for n in range(count))
+    ask = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
+    await wire.send(ask + b"\r\n" + ask + fields + b"\r\n")
+    assert (await wire.answer()).status == 200
+    answer = await wire.answer()
+    assert (answer.status, answer.code) == (431, "head_too_large")
+
+
+async def test_as_many_fields_as_are_allowed_are_taken(
+    serve: Serve, dial: Dial
+) -> None:
+    wire = await dial(await serve(small_app()))
+    fields = b"".join(b"X%d: 1\r\n" % n for n in range(99))
+    for _ in range(3):
+        await wire.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n" + fields + b"\r\n")
+        assert (await wire.answer()).status == 200
+
+
+@pytest.mark.parametrize("count", [101, 5000])
+async def test_too_many_trailers_are_answered_431(
+    serve: Serve, dial: Dial, count: int
+) -> None:
+    wire = await dial(await serve(small_app()))
+    await wire.send(b"POST /swallow HTTP/1.1\r\nHost: localhost\r\n")
+    await wire.send(b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n")
+    await wire.send(b"".join(b"X%d: 1\r\n" % n for n in range(count)) + b"\r\n")
+    answer = await wire.answer()
+    assert (answer.status, answer.code) == (431, "head_too_large")
+    assert await wire.rest() == b""
+
+
+async def test_what_follows_a_declined_upgrade_is_read_as_requests(
+    serve: Serve, dial: Dial
+) -> None:
+    wire = await dial(await serve(small_app()))
+    body = b"\n" * 1000
+    upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    await wire.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n" + upgrade)
+    await wire.send(b"POST /swallow HTTP/1.1\r\nHost: localhost\r\n")
+    await wire.send(b"Content-Length: 1000\r\n\r\n" + body[:500])
+    assert (await wire.answer()).status == 200
+    await wire.send(body[500:])
+    assert (await wire.answer()).body == b"1000"
+    await wire.send(b"POST /swallow HTTP/1.1\r\nHost: localhost\r\n")
+    await wire.send(b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nA: b\r\n\r\n")
+    assert (await wire.answer()).body == b"1"
+
+
 async def test_a_request_without_host_is_refused(serve: Serve, dial: Dial) -> None:
     wire = await dial(await serve(small_app()))
     await wire.send(b"GET / HTTP/1.1\r\n\r\n")

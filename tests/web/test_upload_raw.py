@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.server_process import ServerProcess
-from tests.web.live import Line, code_of, healthy_server, jobs, kept, until
+from tests.web.live import CHUNK, TUS, Line, code_of, healthy_server, jobs, kept, until
 
 EXPECT = ("Expect", "100-continue")
 
@@ -50,6 +50,28 @@ def test_post_takes_the_name_from_content_disposition(
         said = ("Content-Disposition", disposition)
         answer = line.ask("POST", "/upload", said, body=b"hello")
     assert (answer.status, answer.json["fileName"]) == (202, name)
+
+
+@pytest.mark.parametrize("coding", ["gzip, chunked", "foo, chunked", "identity"])
+def test_an_unknown_transfer_coding_is_refused(
+    server: ServerProcess, coding: str
+) -> None:
+    before = kept(server)
+    for method, target, *more in (
+        ("PUT", "/upload/a.txt"),
+        ("POST", "/files/", ("Upload-Complete", "?1")),
+        ("POST", "/files/", TUS, CHUNK, ("Upload-Length", "3")),
+    ):
+        with Line(server) as line:
+            line.head(method, target, ("Transfer-Encoding", coding), *more)
+            line.send(b"3\r\nabc\r\n0\r\n\r\n")
+            answer = line.answer()
+        # a body whose end nobody can know is refused before its coding is looked at
+        expected = (501, "unsupported_transfer_coding")
+        if coding == "identity":
+            expected = (400, "malformed_request")
+        assert (answer.status, code_of(answer)) == expected
+    assert kept(server) == before
 
 
 def test_a_chunked_body_is_taken(server: ServerProcess) -> None:

@@ -1,0 +1,278 @@
+"""Checksums and digests: before and behind the bytes, and when they count."""
+
+import base64
+import hashlib
+import zlib
+from collections.abc import Iterator
+
+import pytest
+
+from tests.server_process import Answer, ServerProcess
+from tests.web.live import (
+    CHUNK,
+    TUS,
+    Header,
+    Line,
+    code_of,
+    create as create_tus,
+    healthy_server,
+    kept,
+    offset_of,
+)
+
+DATA = b"what was sent is what is kept\n" * 40
+HALF = len(DATA) // 2
+PARTIAL: Header = ("Content-Type", "application/partial-upload")
+CHUNKED: Header = ("Transfer-Encoding", "chunked")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with healthy_server(tmp_path_factory.mktemp("digests")) as found:
+        yield found
+
+
+def digest(name: str, data: bytes, algorithm: str = "sha-256") -> Header:
+    value = hashlib.new(algorithm.replace("-", ""), data).digest()
+    return name, f"{algorithm}=:{base64.b64encode(value).decode()}:"
+
+
+def checksum(data: bytes) -> Header:
+    value = base64.b64encode(hashlib.sha256(data).digest()).decode()
+    return "Upload-Checksum", f"sha256 {value}"
+
+
+def begun(server: ServerProcess, *headers: Header) -> str:
+    """Begin an upload of the draft with half of its bytes; return its id."""
+    with Line(server) as line:
+        complete = ("Upload-Complete", "?0")
+        answer = line.ask("POST", "/files/", complete, *headers, body=DATA[:HALF])
+    assert answer.status == 201
+    return answer.headers["asyncflow-job-id"]
+
+
+def append(
+    server: ServerProcess,
+    upload: str,
+    *headers: Header,
+    offset: int = HALF,
+    complete: str = "?1",
+) -> Answer:
+    with Line(server) as line:
+        return line.ask(
+            "PATCH",
+            f"/files/{upload}",
+            ("Upload-Complete", complete),
+            ("Upload-Offset", str(offset)),
+            PARTIAL,
+            *headers,
+            body=DATA[HALF:],
+        )
+
+
+def in_chunks(data: bytes, *trailers: Header) -> bytes:
+    fields = "".join(f"{name}: {value}\r\n" for name, value in trailers)
+    return f"{len(data):x}\r\n".encode() + data + f"\r\n0\r\n{fields}\r\n".encode()
+
+
+def stored(server: ServerProcess, upload: str) -> bytes:
+    assert server.finished(upload)["status"] == "COMPLETED"
+    return server.request("GET", f"/jobs/{upload}/files/original").body
+
+
+# ----- the digest of the whole file
+
+
+@pytest.mark.parametrize("known", ["known", "unknown"])
+def test_a_refused_request_changes_no_digest(server: ServerProcess, known: str) -> None:
+    right, wrong = digest("Repr-Digest", DATA), digest("Repr-Digest", b"other")
+    upload = begun(server, *([right] if known == "known" else []))
+    bad_body = digest("Content-Digest", b"other")
+    assert append(server, upload, wrong, offset=99).status == 409
+    assert append(server, upload, wrong, ("Upload-Length", "3")).status == 400
+    assert append(server, upload, wrong, bad_body).status == 400
+    assert append(server, upload, wrong, complete="maybe").status == 400
+    assert append(server, upload).status == 200
+    assert stored(server, upload) == DATA
+
+
+def test_a_refused_append_of_the_draft_changes_no_upload_of_tus(
+    server: ServerProcess,
+) -> None:
+    upload = create_tus(server, len(DATA))
+    wrong = digest("Repr-Digest", b"other")
+    assert append(server, upload, wrong, offset=5).status == 409
+    with Line(server) as line:
+        at = ("Upload-Offset", "0")
+        answer = line.ask("PATCH", f"/files/{upload}", TUS, CHUNK, at, body=DATA)
+    assert answer.status == 204
+    assert stored(server, upload) == DATA
+
+
+def test_another_digest_than_before_is_refused_and_the_upload_goes_on(
+    server: ServerProcess,
+) -> None:
+    upload = begun(server, digest("Repr-Digest", DATA))
+    for other in (
+        digest("Repr-Digest", b"other"),
+        digest("Repr-Digest", DATA, "sha-512"),
+    ):
+        answer = append(server, upload, other)
+        assert (answer.status, code_of(answer)) == (400, "digest_conflict")
+        assert "sha256" in answer.json["detail"]
+    names = ("sha-512", "sha-256")
+    both = ", ".join(digest("", DATA, name)[1] for name in names)
+    assert append(server, upload, ("Repr-Digest", both)).status == 200
+    assert stored(server, upload) == DATA
+
+
+# ----- behind the bytes
+
+
+@pytest.mark.parametrize("announced", ["announced", ""])
+@pytest.mark.parametrize("name", ["Content-Digest", "Repr-Digest"])
+def test_a_digest_may_come_behind_the_body(
+    server: ServerProcess, name: str, announced: str
+) -> None:
+    whole = DATA if name == "Repr-Digest" else DATA[HALF:]
+    trailer = [("Trailer", name)] if announced else []
+    for said, status in ((b"other", 400), (whole, 200)):
+        upload = begun(server)
+        with Line(server) as line:
+            line.head(
+                "PATCH",
+                f"/files/{upload}",
+                ("Upload-Complete", "?1"),
+                ("Upload-Offset", str(HALF)),
+                PARTIAL,
+                CHUNKED,
+                *trailer,
+            )
+            line.send(in_chunks(DATA[HALF:], digest(name, said)))
+            answer = line.answer()
+        assert answer.status == status
+        if status == 400:
+            assert code_of(answer) == "digest_mismatch"
+        else:
+            assert stored(server, upload) == DATA
+
+
+@pytest.mark.parametrize("name", ["Content-Digest", "Repr-Digest"])
+@pytest.mark.parametrize("behind", ["behind", ""])
+def test_a_file_in_one_request_must_have_its_digest(
+    server: ServerProcess, name: str, behind: str
+) -> None:
+    before = kept(server)
+    for said, status in ((b"other", 400), (DATA, 202)):
+        found = digest(name, said)
+        with Line(server) as line:
+            head = [CHUNKED] if behind else [found, CHUNKED]
+            line.head("PUT", "/upload/a.txt", *head)
+            line.send(in_chunks(DATA, *([found] if behind else [])))
+            answer = line.answer()
+        assert answer.status == status
+        if status == 400:
+            assert code_of(answer) == "digest_mismatch"
+            assert kept(server) == before
+
+
+@pytest.mark.parametrize("announced", ["announced", ""])
+@pytest.mark.parametrize("method", ["PATCH", "POST"])
+def test_a_checksum_behind_the_body_counts_announced_or_not(
+    server: ServerProcess, method: str, announced: str
+) -> None:
+    trailer = [("Trailer", "Upload-Checksum")] if announced else []
+    for said, status in ((b"other", 460), (DATA, 204 if method == "PATCH" else 201)):
+        with Line(server) as line:
+            upload = create_tus(server, len(DATA))
+            at, target = ("Upload-Offset", "0"), f"/files/{upload}"
+            if method == "POST":
+                at, target = ("Upload-Length", str(len(DATA))), "/files"
+            line.head(method, target, TUS, CHUNK, at, CHUNKED, *trailer)
+            line.send(in_chunks(DATA, checksum(said)))
+            answer = line.answer()
+        assert answer.status == status
+        if status == 460:
+            assert code_of(answer) == "checksum_mismatch"
+            assert offset_of(server, upload) == 0
+
+
+def test_a_checksum_behind_the_body_that_is_none_is_refused(
+    server: ServerProcess,
+) -> None:
+    upload = create_tus(server, len(DATA))
+    for trailers in (
+        [("Upload-Checksum", "sha256 x")],
+        [checksum(DATA), checksum(DATA)],
+    ):
+        with Line(server) as line:
+            at = ("Upload-Offset", "0")
+            line.head("PATCH", f"/files/{upload}", TUS, CHUNK, at, CHUNKED)
+            line.send(in_chunks(DATA, *trailers))
+            answer = line.answer()
+        assert (answer.status, code_of(answer)) == (400, "invalid_header")
+        assert "is 'sha256 " in answer.json["detail"]
+        assert offset_of(server, upload) == 0
+
+
+# ----- several requests on one connection
+
+
+def test_trailers_are_each_request_s_own_however_the_requests_are_cut(
+    server: ServerProcess,
+) -> None:
+    crc = base64.b64encode(zlib.crc32(DATA).to_bytes(4, "big")).decode()
+    right, wrong = ("Upload-Checksum", f"crc32 {crc}"), checksum(b"other")
+    for step in (1 << 20, 1000, 7):
+        uploads = [create_tus(server, len(DATA)) for _ in range(4)]
+        with Line(server) as line:
+            heads = [
+                f"PATCH /files/{upload} HTTP/1.1\r\nHost: {line.host}\r\n"
+                "Tus-Resumable: 1.0.0\r\nUpload-Offset: 0\r\n"
+                "Content-Type: application/offset+octet-stream\r\n"
+                for upload in uploads
+            ]
+            chunked = "Transfer-Encoding: chunked\r\n\r\n"
+            plain = f"Content-Length: {len(DATA)}\r\n\r\n"
+            livez = f"GET /livez HTTP/1.1\r\nHost: {line.host}\r\n\r\n".encode()
+            row = (
+                livez
+                + (heads[0] + chunked).encode()
+                + in_chunks(DATA, right)
+                + (heads[1] + plain).encode()
+                + DATA
+                + (heads[2] + chunked).encode()
+                + in_chunks(DATA, wrong)
+                + (heads[3] + "Trailer: Upload-Checksum\r\n" + chunked).encode()
+                + in_chunks(DATA, right)
+                + livez * 40
+            )
+            for at in range(0, len(row), step):
+                line.send(row[at : at + step])
+            statuses = [line.answer().status for _ in range(45)]
+        assert statuses == [200, 204, 204, 460, 204] + [200] * 40
+
+
+def test_a_trailer_never_becomes_a_header_of_the_next_request(
+    server: ServerProcess,
+) -> None:
+    with Line(server) as line:
+        line.head("PUT", "/upload/a.txt", CHUNKED)
+        line.send(in_chunks(DATA, ("Origin", "https://elsewhere.example")))
+        assert line.answer().status == 202
+        assert line.ask("PUT", "/upload/b.txt", body=DATA).status == 202
+
+
+def test_a_large_body_s_trailer_is_found(server: ServerProcess) -> None:
+    data = bytes(range(256)) * 8192
+    upload = create_tus(server, len(data))
+    with Line(server) as line:
+        at = ("Upload-Offset", "0")
+        line.head("PATCH", f"/files/{upload}", TUS, CHUNK, at, CHUNKED)
+        pieces = [data[n : n + 5000] for n in range(0, len(data), 5000)]
+        line.send(b"".join(b"%x\r\n%b\r\n" % (len(one), one) for one in pieces))
+        field = ": ".join(checksum(data))
+        line.send(f"0\r\n{field}\r\n\r\nGET /livez HTTP/1.1\r\nHost: x".encode())
+        line.send(f"\r\nHost: {line.host}\r\n\r\n".encode())
+        assert line.answer().status == 204
+    assert offset_of(server, upload) == len(data)
