@@ -4,7 +4,7 @@
 looks at it. Everything here needs the scope `admin`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
@@ -18,7 +18,7 @@ from asyncflow.web import jobs
 from asyncflow.web.auth import ADMIN, require
 from asyncflow.web.health import Check, failing
 from asyncflow.web.keys import runtime_key
-from asyncflow.web.operator import AlertView, raised
+from asyncflow.web.operator import AlertView, note, raised
 from asyncflow.web.page import html
 
 
@@ -108,6 +108,8 @@ def add_admin(app: web.Application, *, checks: Mapping[str, Check]) -> None:
     app.router.add_get("/admin/overview", overview)
     app.router.add_get("/admin/jobs/{id}/attempts", past)
     app.router.add_post("/admin/retry/{id}", retry)
+    app.router.add_post("/admin/jobs/{id}/cancel", cancel)
+    app.router.add_delete("/admin/jobs/{id}", delete)
 
 
 async def show(request: web.Request) -> web.Response:
@@ -128,8 +130,28 @@ async def past(request: web.Request) -> web.Response:
 
 async def retry(request: web.Request) -> web.Response:
     """Start a new run of what did not succeed."""
-    require(request, ADMIN)
-    return await jobs.retry(request)
+    return await _by_hand(request, "retry-job", jobs.retry)
+
+
+async def cancel(request: web.Request) -> web.Response:
+    """Close a job; what succeeded stays."""
+    return await _by_hand(request, "cancel-job", jobs.cancel)
+
+
+async def delete(request: web.Request) -> web.Response:
+    """Forget a job with all its bytes; that it was done stays in the audit."""
+    return await _by_hand(request, "delete-job", jobs.delete)
+
+
+async def _by_hand(
+    request: web.Request,
+    action: str,
+    act: Callable[[web.Request], Awaitable[web.Response]],
+) -> web.Response:
+    who = require(request, ADMIN)
+    answer = await act(request)
+    await note(request.app[runtime_key], who, action, jobs.job_id(request))
+    return answer
 
 
 async def _overview(runtime: Runtime, checks: tuple[CheckView, ...]) -> Overview:

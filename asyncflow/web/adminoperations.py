@@ -6,7 +6,7 @@ from asyncflow import errors
 from asyncflow.views import View
 from asyncflow.web.admin import Overview, Past
 from asyncflow.web.health import Alive, CapabilitiesView, Readiness
-from asyncflow.web.jobs import RetryAnswer
+from asyncflow.web.jobs import CancelAnswer, RetryAnswer
 from asyncflow.web.openapi import Answer, Operation, Parameter
 from asyncflow.web.operator import (
     AlertList,
@@ -187,6 +187,26 @@ OPERATOR: Final = (
         parameters=(_ID,),
         answers=(Answer(status=202, says="the new run", bodies=(RetryAnswer,)),),
         refusals=(*_OF_JOBS, errors.JobNotRetryable, errors.ServerBusy),
+        needs_admin=True,
+    ),
+    Operation(
+        route="POST /admin/jobs/{id}/cancel",
+        tag="operation",
+        summary="Close a job by hand",
+        parameters=(_ID,),
+        answers=(
+            Answer(status=200, says="whether it was open", bodies=(CancelAnswer,)),
+        ),
+        refusals=(*_OF_JOBS, errors.ServerBusy),
+        needs_admin=True,
+    ),
+    Operation(
+        route="DELETE /admin/jobs/{id}",
+        tag="operation",
+        summary="Forget a job with all its bytes, by hand",
+        parameters=(_ID,),
+        answers=(Answer(status=204, says="it is gone"),),
+        refusals=(*_OF_JOBS, errors.ServerBusy),
         needs_admin=True,
     ),
     Operation(

@@ -363,9 +363,10 @@ def _page(request: web.Request) -> tuple[int, int | None]:
 # ----- to do
 
 
-async def _note(
+async def note(
     runtime: Runtime, who: Principal, action: str, target: str, **detail: object
 ) -> None:
+    """Write into the audit who did what to whom."""
     now = runtime.engine.clock.now()
     await runtime.db.note(who.owner, action, target, detail, now)
 
@@ -384,7 +385,7 @@ async def _pause(request: web.Request, *, on: bool) -> web.Response:
     runtime, who = _asked(request)
     name = request.match_info["name"]
     await runtime.engine.pause_consumer(name, on=on)
-    await _note(runtime, who, "pause" if on else "resume", name)
+    await note(runtime, who, "pause" if on else "resume", name)
     return await consumers(request)
 
 
@@ -403,7 +404,7 @@ async def _pause_tenant(request: web.Request, *, on: bool) -> web.Response:
     name = request.match_info["name"]
     await runtime.engine.pause_tenant(name, on=on)
     action = "pause-tenant" if on else "resume-tenant"
-    await _note(runtime, who, action, name)
+    await note(runtime, who, action, name)
     return await tenants(request)
 
 
@@ -412,7 +413,7 @@ async def retry_dead(request: web.Request) -> web.Response:
     runtime, who = _asked(request)
     name = request.match_info["name"]
     count = await runtime.engine.retry_dead(name)
-    await _note(runtime, who, "retry-all", name, steps=count)
+    await note(runtime, who, "retry-all", name, steps=count)
     return answer(Done(steps=count), status=202)
 
 
@@ -425,7 +426,7 @@ async def replay(request: web.Request) -> web.Response:
     since = round(order.since.timestamp() * 1000)
     made, following = await runtime.engine.replay(name, since=since, after=order.after)
     when = order.since.isoformat()
-    await _note(runtime, who, "replay", name, since=when, steps=made)
+    await note(runtime, who, "replay", name, since=when, steps=made)
     return answer(Done(steps=made, next=following), status=202)
 
 
@@ -441,7 +442,7 @@ async def retry_step(request: web.Request) -> web.Response:
     runtime, who = _asked(request)
     step = _step(request)
     await runtime.engine.retry_step(step)
-    await _note(runtime, who, "retry-step", str(step))
+    await note(runtime, who, "retry-step", str(step))
     return answer(Done(steps=1), status=202)
 
 
@@ -450,7 +451,7 @@ async def cancel_step(request: web.Request) -> web.Response:
     runtime, who = _asked(request)
     step = _step(request)
     await runtime.engine.cancel_step(step)
-    await _note(runtime, who, "cancel-step", str(step))
+    await note(runtime, who, "cancel-step", str(step))
     return answer(Done(steps=1))
 
 
@@ -467,6 +468,6 @@ async def resume_all(request: web.Request) -> web.Response:
 async def _drain(request: web.Request, *, on: bool) -> web.Response:
     runtime, who = _asked(request)
     runtime.engine.drain(on=on)
-    await _note(runtime, who, "drain" if on else "resume-all", "server")
+    await note(runtime, who, "drain" if on else "resume-all", "server")
     still = sum(one.running for one in runtime.dispatchers)
     return answer(Draining(draining=on, running=still))

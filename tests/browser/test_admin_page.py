@@ -55,7 +55,7 @@ def test_dead_letters_say_why_and_are_retried(
     operator: Visitor, server: ServerProcess, failed: str
 ) -> None:
     page = operator.page
-    page.get_by_role("button", name="1 dead letter of Pictures").click()
+    page.get_by_role("button", name="1 failed step of Pictures").click()
     letters = page.locator("#letter-list li")
     expect(letters).to_have_count(1)
     expect(letters).to_contain_text("torn.jpg")
@@ -90,9 +90,16 @@ def test_the_server_is_drained_and_goes_on(
     page = operator.page
     page.get_by_role("button", name="Drain").click()
     expect(page.locator("#live")).to_contain_text("No step begins any more")
+    expect(page.locator("#ready")).to_have_text("draining")
+    expect(page.locator("#draining")).to_contain_text("no step begins")
+    for scheme in SCHEMES:
+        page.emulate_media(color_scheme=scheme)
+        assert operator.violations() == []
     job = server.upload("late.txt", b"hello")
     page.get_by_role("button", name="Let steps begin again").click()
     expect(page.locator("#live")).to_have_text("Steps begin again.")
+    expect(page.locator("#ready")).to_have_text("ready")
+    expect(page.locator("#draining")).to_be_hidden()
     assert server.finished(job)["status"] == "COMPLETED"
     server.request("DELETE", f"/jobs/{job}")
 
@@ -107,7 +114,7 @@ def test_uploads_in_progress_are_seen(operator: Visitor, server: ServerProcess) 
         Upload_Metadata="filename YmlnLmJpbg==",
     )
     expect(page.locator("#arriving li")).to_contain_text("big.bin")
-    expect(page.locator("#arriving li")).to_contain_text("0 B of 1.0 kB")
+    expect(page.locator("#arriving li")).to_contain_text("0 B of 1000 B")
     job = made.headers["asyncflow-job-id"]
     server.request("DELETE", f"/files/{job}", Tus_Resumable="1.0.0")
     server.request("DELETE", f"/jobs/{job}")
@@ -121,12 +128,15 @@ def test_a_failed_job_tells_why_and_can_be_retried(
     page.get_by_role("button", name="torn.jpg", exact=True).click()
     past = page.locator(".past:visible")
     expect(past.locator("li").first).to_contain_text("upload begun")
-    expect(past).to_contain_text("Pictures, run 1: the file's fault: ")
+    expect(past).to_contain_text("Pictures: the file's fault: ")
     expect(past).to_contain_text("(truncated)")
-    expect(past).to_contain_text("job.failed (run 1)")
+    expect(past).to_contain_text("job failed")
+    told = past.inner_text()
+    assert told.index("the file's fault") < told.index("failed for good")
+    assert not re.search(r"[a-z]\.(dead|failed|completed|uploaded)", past.inner_text())
     before = server.status(failed)["run"]
     page.get_by_role("button", name="Retry: torn.jpg").click()
-    expect(past).to_contain_text(f"job.failed (run {before + 1})")
+    expect(past).to_contain_text(f"job failed (run {before + 1})")
     assert server.status(failed)["run"] == before + 1
 
 
@@ -137,11 +147,11 @@ def test_jobs_are_found_by_state_name_and_id(operator: Visitor, failed: str) -> 
     page.get_by_label("State").select_option("done")
     expect(names).to_have_text(["beach.jpg"])
     page.get_by_label("State").select_option("all")
-    page.get_by_label("Name or id").fill("TORN")
+    page.get_by_label("Part of a file name, or a job id").fill("TORN")
     expect(names).to_have_text(["torn.jpg"])
-    page.get_by_label("Name or id").fill(failed)
+    page.get_by_label("Part of a file name, or a job id").fill(failed)
     expect(names).to_have_text(["torn.jpg"])
-    page.get_by_label("Name or id").fill("nobody")
+    page.get_by_label("Part of a file name, or a job id").fill("nobody")
     expect(page.get_by_text("No such job.")).to_be_visible()
 
 
@@ -157,7 +167,7 @@ def test_what_is_open_stays_open_and_focus_stays_where_it_is(
         with page.expect_response("**/jobs?*"):
             pass
     expect(name).to_be_focused()
-    expect(page.locator(".past:visible")).to_contain_text("job.completed")
+    expect(page.locator(".past:visible")).to_contain_text("job done")
 
 
 def test_a_visitor_without_the_token_is_told_how_to_get_in(
@@ -224,3 +234,44 @@ def test_a_phone_shows_the_whole_page(operator: Visitor, failed: str) -> None:
     expect(operator.page.locator("#workers tr")).to_have_count(2)
     width = operator.page.evaluate("document.documentElement.scrollWidth")
     assert width <= 320
+
+
+@pytest.mark.parametrize("width", [320, 768, 1024, 1280, 1920])
+def test_the_consumers_fit_with_their_failures_and_their_buttons(
+    operator: Visitor, failed: str, width: int
+) -> None:
+    page = operator.page
+    page.set_viewport_size({"width": width, "height": 900})
+    expect(page.locator("#consumers tr")).to_have_count(4)
+    frame = page.locator("#consumers").locator("xpath=ancestor::div[1]")
+    assert frame.evaluate("one => one.scrollWidth - one.clientWidth") <= 0
+    for button in page.locator("#consumers button").all():
+        box = button.bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+    # a name, and for each number what it counts
+    expect(page.get_by_role("rowheader", name="Pictures")).to_be_visible()
+    assert operator.violations() == []
+
+
+def test_a_job_is_deleted_and_the_audit_says_by_whom(
+    operator: Visitor, server: ServerProcess
+) -> None:
+    page = operator.page
+    job = server.upload("secret.txt", b"not for ever")
+    server.finished(job)
+    name = page.get_by_role("button", name="secret.txt", exact=True)
+    name.click()
+    page.get_by_role("button", name="Delete: secret.txt").click()
+    keep = page.get_by_role("button", name="Keep: secret.txt")
+    expect(keep).to_be_focused()
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Delete: secret.txt").click()
+    page.get_by_role("button", name="Delete for good: secret.txt").click()
+    expect(page.locator("#live")).to_have_text("The job is deleted.")
+    expect(name).to_have_count(0)
+    assert server.request("GET", f"/jobs/{job}").status == 404
+    page.get_by_text("Done by hand").click()
+    told = page.locator("#audit li").first
+    expect(told).to_contain_text(f"local deleted job {job}")

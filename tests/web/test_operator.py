@@ -68,6 +68,8 @@ PATHS = [
     ("POST", "steps/1/cancel"),
     ("GET", "uploads"),
     ("GET", "audit"),
+    ("POST", "jobs/019a0000-0000-7000-8000-000000000000/cancel"),
+    ("DELETE", "jobs/019a0000-0000-7000-8000-000000000000"),
     ("POST", "drain"),
     ("POST", "resume"),
 ]
@@ -237,3 +239,20 @@ def test_the_audit_says_who_did_what(server: ServerProcess) -> None:
     ]
     (first,) = get(server, f"audit?before={page['next']}")["entries"]
     assert (first["actor"], first["action"]) == ("local", "pause")
+
+
+def test_what_is_done_to_jobs_is_in_the_audit(server: ServerProcess) -> None:
+    job = server.upload("torn.jpg", b"\xff\xd8\xff\xe0 and no more")
+    assert server.finished(job)["status"] == "REJECTED"
+    assert act(server, f"retry/{job}")["run"] == 2
+    server.finished(job)
+    assert not act(server, f"jobs/{job}/cancel")["cancelled"]
+    assert ask(server, "DELETE", f"jobs/{job}").status == 204
+    assert ask(server, "DELETE", f"jobs/{job}").status == 404
+
+    entries = get(server, "audit")["entries"]
+    assert [(one["action"], one["target"]) for one in entries] == [
+        ("delete-job", job),
+        ("cancel-job", job),
+        ("retry-job", job),
+    ]

@@ -1,6 +1,6 @@
-// The consumers of the admin page: how each does, its dead letters, and what to do.
+// The consumers of the admin page: how each does, its steps that failed, and what to do.
 
-import { count, duration, sentence, stepName } from "./words.js";
+import { count, duration, reason, stepName } from "./words.js";
 
 const MOST_LETTERS = 20;
 
@@ -12,7 +12,6 @@ const make = (tag, text = "", name = "") => {
 };
 
 const seconds = (value) => {
-  if (value === null) return "–";
   return value < 10 ? `${value.toFixed(value < 1 ? 2 : 1)} s` : duration(value);
 };
 
@@ -79,7 +78,7 @@ export class ConsumerTable {
     const name = encodeURIComponent(this.opened);
     const page = await this.server.get(`admin/consumers/${name}/dead?limit=${MOST_LETTERS}`);
     const more = page.next === null ? "" : ", the newest of many";
-    this.title.textContent = `${stepName(this.opened)}: ${count(page.steps.length, "dead letter", "dead letters")}${more}`;
+    this.title.textContent = `${stepName(this.opened)}: ${count(page.steps.length, "failed step", "failed steps")}${more}`;
     this.all.hidden = page.steps.length === 0;
     const kept = new Map([...this.list.children].map((item) => [item.dataset.step, item]));
     this.list.replaceChildren(...page.steps.map((one) => kept.get(String(one.stepId)) ?? this.letter(one)));
@@ -88,7 +87,7 @@ export class ConsumerTable {
   letter(one) {
     const item = make("li");
     item.dataset.step = one.stepId;
-    const why = one.error ? `${sentence(one.error.detail)} (${one.error.code})` : "";
+    const why = one.error ? `${reason(one.error.detail)} (${one.error.code})` : "";
     const retry = make("button", "Retry");
     retry.type = "button";
     retry.setAttribute("aria-label", `Retry: ${one.fileName}`);
@@ -115,6 +114,9 @@ export class ConsumerTable {
   }
 }
 
+// what the head of the table says, for where each row is a card of its own
+const COLUMNS = ["Waiting", "Running", "Trying again", "Done", "Lately", "Failed"];
+
 class Row {
   constructor(name, table) {
     this.name = name;
@@ -125,7 +127,11 @@ class Row {
     this.title = make("span", stepName(name));
     this.note = make("span", "", "note");
     head.append(this.title, " ", this.note);
-    this.cells = Array.from({ length: 9 }, () => make("td"));
+    this.cells = COLUMNS.map((label) => {
+      const cell = make("td");
+      cell.dataset.label = label;
+      return cell;
+    });
     this.dead = make("button", "", "open");
     this.dead.type = "button";
     this.dead.addEventListener("click", () => table.do(() => table.open(name)));
@@ -150,24 +156,24 @@ class Row {
     if (one.paused) notes.push("paused");
     if (one.missingTool) notes.push(`no ${one.missingTool}`);
     this.note.textContent = notes.join(", ");
-    const texts = [
-      steps("ready") + steps("waiting"),
-      one.oldestS === null ? "–" : duration(one.oldestS),
-      one.lag,
-      steps("running"),
-      steps("retrying"),
-      steps("done"),
-      steps("skipped"),
-      `${one.perMinute} / min, p95 ${seconds(one.p95S)}`,
+    const behind = one.lag > 0 ? [`${count(one.lag, "event", "events")} behind`] : [];
+    const oldest = one.oldestS === null ? [] : [`oldest ${duration(one.oldestS)}`];
+    const skipped = steps("skipped") > 0 ? [`${steps("skipped")} skipped`] : [];
+    const facts = [
+      [steps("ready") + steps("waiting"), [...oldest, ...behind]],
+      [steps("running"), []],
+      [steps("retrying"), []],
+      [steps("done"), skipped],
+      [`${one.perMinute} / min`, one.p95S === null ? [] : [`p95 ${seconds(one.p95S)}`]],
     ];
-    texts.forEach((text, n) => {
-      this.cells[n].textContent = text;
+    facts.forEach(([text, more], n) => {
+      this.cells[n].replaceChildren(String(text), " ", make("span", more.join(", "), "note"));
     });
     const dead = steps("dead");
     this.dead.textContent = dead;
-    this.dead.setAttribute("aria-label", `${count(dead, "dead letter", "dead letters")} of ${stepName(this.name)}`);
+    this.dead.setAttribute("aria-label", `${count(dead, "failed step", "failed steps")} of ${stepName(this.name)}`);
     this.dead.classList.toggle("bad", dead > 0);
-    const holder = this.cells[8];
+    const holder = this.cells.at(-1);
     if (dead > 0 && this.dead.parentNode !== holder) holder.replaceChildren(this.dead);
     if (dead === 0) holder.textContent = "0";
     this.switch.textContent = one.paused ? "Resume" : "Pause";

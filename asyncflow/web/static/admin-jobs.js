@@ -1,7 +1,7 @@
 // The jobs of the admin page: found by state, name or id; each opens to its history.
 
 import { FINAL } from "./states.js";
-import { jobState, sentence, size, stepName } from "./words.js";
+import { eventText, jobState, reason, size, stepName } from "./words.js";
 
 const PAGE = 20;
 // the newest jobs that are asked for again and again
@@ -148,6 +148,7 @@ class Row {
     this.problem.setAttribute("role", "alert");
     this.past = make("div", "past");
     this.past.hidden = true;
+    this.erasing = make("p", "erasing");
     this.element.append(line, this.problem, this.past);
   }
 
@@ -166,7 +167,7 @@ class Row {
   }
 
   async act(verb, told) {
-    const path = verb === "retry" ? `admin/retry/${this.id}` : `jobs/${this.id}/cancel`;
+    const path = verb === "retry" ? `admin/retry/${this.id}` : `admin/jobs/${this.id}/cancel`;
     await this.list.server.send("POST", path);
     this.list.say(told);
     await this.list.refresh();
@@ -179,6 +180,8 @@ class Row {
     this.version = job.version;
     this.element.dataset.state = job.status;
     this.open.textContent = job.fileName;
+    this.open.title = job.fileName;
+    if (!this.erasing.hasChildNodes()) this.ask(false);
     const bytes = job.fileSize === null ? "" : ` · ${size(job.fileSize)}`;
     this.facts.textContent = `${jobState(job.status)}${bytes} · ${clock(job.createdAt)}`;
     // an upload that never became whole has nothing to run again
@@ -201,24 +204,69 @@ class Row {
       server.get(`jobs/${this.id}`),
       server.get(`admin/jobs/${this.id}/attempts`),
     ]);
+    // of what has one time the attempt comes first: the event tells its outcome
     const entries = [
       { at: job.createdAt, text: "upload begun" },
-      ...past.events.map((one) => ({ at: one.at, text: `${one.type} (run ${one.run})` })),
-      ...past.attempts.map((one) => ({ at: one.finishedAt, text: attempt(one), bad: true, why: one })),
+      ...past.attempts.map((one) => ({
+        at: one.finishedAt,
+        text: attempt(one),
+        run: one.run,
+        bad: true,
+        why: one,
+      })),
+      ...past.events.map((one) => ({ at: one.at, text: eventText(one.type), run: one.run })),
     ].sort((one, other) => (one.at < other.at ? -1 : Number(one.at > other.at)));
     const steps = make("ol");
     for (const entry of entries) {
       const item = make("li");
-      item.append(moment(entry.at), " ", make("span", entry.bad ? "problem" : "", entry.text));
+      // a first run that is the only one needs no number
+      const run = job.run > 1 && entry.run ? ` (run ${entry.run})` : "";
+      const text = `${entry.text}${run}`;
+      item.append(moment(entry.at), " ", make("span", entry.bad ? "problem" : "", text));
       if (entry.why?.cause) item.append(cause(entry.why));
       steps.append(item);
     }
-    const why = job.error ? `${sentence(job.error.detail)} (${job.error.code})` : "";
+    const why = job.error ? because(job.error) : "";
     const parts = [make("p", "quiet", `Job ${this.id} · ${job.mediaType ?? "type unknown"}`)];
     if (why) parts.push(make("p", "problem", why));
-    this.past.replaceChildren(...parts, steps);
+    this.past.replaceChildren(...parts, steps, this.erasing);
+  }
+
+  // Nothing is deleted at the first press.
+  ask(isAsking) {
+    const button = (text, act) => {
+      const made = make("button", "", text);
+      made.type = "button";
+      made.setAttribute("aria-label", `${text}: ${this.open.textContent}`);
+      made.addEventListener("click", act);
+      return made;
+    };
+    const had = this.erasing.contains(document.activeElement);
+    this.erasing.replaceChildren(
+      ...(isAsking
+        ? [
+            make("span", "", "Delete the job with all its files?"),
+            button("Keep", () => this.ask(false)),
+            button("Delete for good", () => this.tell(this.erase())),
+          ]
+        : [button("Delete", () => this.ask(true))]),
+    );
+    if (had) this.erasing.querySelector("button").focus();
+  }
+
+  async erase() {
+    await this.list.server.send("DELETE", `admin/jobs/${this.id}`);
+    this.list.say("The job is deleted.");
+    await this.list.refresh();
+    this.list.search.focus();
   }
 }
+
+// `missing_tool` is for the operator to end; people are told what does not work.
+const because = ({ code, detail }) => {
+  const advice = code === "missing_tool" ? " `asyncflow doctor` says what to install." : "";
+  return `${reason(detail)} (${code})${advice}`;
+};
 
 const cause = (one) => {
   const found = make("details");
@@ -229,5 +277,5 @@ const cause = (one) => {
 
 const attempt = (one) => {
   const verdict = VERDICTS[one.verdict] ?? one.verdict;
-  return `${stepName(one.step)}, run ${one.run}: ${verdict}: ${sentence(one.detail)} (${one.code})`;
+  return `${stepName(one.step)}: ${verdict}: ${because(one)}`;
 };

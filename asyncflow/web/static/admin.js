@@ -8,6 +8,8 @@ import { Server } from "./server.js";
 import { count, duration, sentence, size, stepName } from "./words.js";
 
 const EVERY_MS = 2000;
+const DRAINED =
+  "Draining: uploads are taken, but no step begins until somebody lets them begin again (see “Running steps”), or the server starts anew.";
 
 const server = new Server(new URL("..", import.meta.url).href, null);
 const at = (id) => document.getElementById(id);
@@ -52,8 +54,12 @@ const worker = (one) =>
 
 const show = (now) => {
   const failing = now.checks.filter((check) => check.reason !== null);
-  at("ready").textContent = failing.length > 0 ? "not ready" : "ready";
-  at("ready").className = failing.length > 0 ? "badge bad" : "badge good";
+  const [state, colour] = now.draining ? ["draining", "bad"] : ["ready", "good"];
+  at("ready").textContent = failing.length > 0 ? "not ready" : state;
+  at("ready").className = `badge ${failing.length > 0 ? "bad" : colour}`;
+  const drained = now.draining ? DRAINED : "";
+  if (at("draining").textContent !== drained) at("draining").textContent = drained;
+  at("draining").hidden = !now.draining;
   at("version").textContent = `version ${now.version}`;
   const why = failing.map((check) => `${check.name}: ${check.reason}`);
   complain([...why, ...now.alerts.map((one) => sentence(one.says))].join(" "));

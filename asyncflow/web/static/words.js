@@ -57,6 +57,32 @@ const ENDS = {
 
 export const jobState = (state) => ENDS[state] || state;
 
+const EVENTS = {
+  "file.uploaded": "every byte has arrived",
+  "file.accepted": "checked and accepted",
+  "task.submitted": "task given to the server",
+  "job.replayed": "given to a consumer once more",
+  "job.retried": "a new run began",
+  "job.completed": "job done",
+  "job.failed": "job failed",
+  "job.rejected": "job refused",
+  "job.cancelled": "job cancelled",
+};
+const STEP_EVENTS = {
+  completed: "done",
+  skipped: "skipped",
+  dead: "failed for good",
+  cancelled: "cancelled",
+};
+
+// "image.dead" becomes "Pictures: failed for good"; an application's own stays as it is.
+export const eventText = (type) => {
+  const [consumer, what, more] = type.split(".");
+  if (type in EVENTS) return EVENTS[type];
+  if (more !== undefined || !(what in STEP_EVENTS)) return type;
+  return `${stepName(consumer)}: ${STEP_EVENTS[what]}`;
+};
+
 const FILES = {
   original: "Original",
   thumbnail: "Thumbnail",
