@@ -31,12 +31,8 @@ LAGS_KEPT: Final = 20
 #: what the rates of alerts are taken from
 WINDOW_S: Final = 300.0
 MOST_ENDS: Final = 100_000
-#: verdicts that say that an attempt has failed
-FAILURES: Final = frozenset(
-    {Verdict.BAD_FILE, Verdict.BAD_OUTPUT, Verdict.ERROR, Verdict.LOST}
-)
-#: of those, what is nobody's file's fault
-FAULTS: Final = FAILURES - {Verdict.BAD_FILE}
+#: verdicts that say that an attempt has failed, whatever it was made on
+FAULTS: Final = frozenset({Verdict.BAD_OUTPUT, Verdict.ERROR, Verdict.LOST})
 #: reasons that cost a worker process its life
 LOST_WORKER: Final = frozenset({"crashed", "out_of_memory", "timeout"})
 QUEUED: Final = (
@@ -116,15 +112,17 @@ class Gauges:
         metrics.step_duration.observe(seconds, claimed.consumer)
         if crashed:
             metrics.worker_crashes.inc(ended.code)
-        self.paces.add(claimed.consumer, failed=ended.verdict in FAILURES)
+        failed = ended.verdict in FAULTS or _is_bad_task(ended.verdict, claimed.kind)
+        self.paces.add(claimed.consumer, failed=failed)
         now = self._engine.clock.mono_s()
-        self._ends.append((now, ended.verdict in FAULTS, crashed))
+        self._ends.append((now, failed, crashed))
 
     def changed(self, change: Change) -> None:
         """Count a committed change."""
-        for step in change.steps:
-            if step.status is StepState.DEAD:
-                self._metrics.dead_letters.inc(step.name)
+        for consumer, verdict in change.died:
+            # a file that is refused is its owner's matter: nobody has to mend anything
+            if verdict is not Verdict.BAD_FILE or _is_bad_task(verdict, change.kind):
+                self._metrics.dead_letters.inc(consumer)
         if change.terminal is not None:
             self._metrics.jobs_finished.inc(change.state)
             self.history.add(change.state.lower())
@@ -243,6 +241,11 @@ class Gauges:
             return 0.0
         space = await self._space()
         return 1.0 - space.free_bytes / max(1, space.total_bytes)
+
+
+def _is_bad_task(verdict: Verdict, kind: JobKind) -> bool:
+    """Tell whether a function has refused what an application gave it."""
+    return verdict is Verdict.BAD_FILE and kind is not JobKind.FILE
 
 
 async def _is_met(check: Check) -> bool:

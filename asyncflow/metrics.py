@@ -128,7 +128,8 @@ SPECS: Mapping[str, Spec] = {
     "dead_letters": Spec(
         name="asyncflow_dead_letters_total",
         kind="counter",
-        help="Steps that failed for good, by consumer.",
+        help="Steps that failed for good, replays too, and not because of their file,"
+        " by consumer.",
         labels=("consumer",),
     ),
     "jobs_created": Spec(

@@ -146,6 +146,8 @@ class Change:
     due: tuple[tuple[str, float], ...] = ()
     #: attempts that must stop: (step, token)
     stop: tuple[tuple[int, int], ...] = ()
+    #: steps that failed for good, those of replays too: (consumer, last verdict)
+    died: tuple[tuple[str, Verdict], ...] = ()
     #: bytes were given up: the janitor has work
     trash: bool = False
     #: the job was deleted

@@ -27,6 +27,7 @@ from asyncflow.jobs import (
     JobState,
     PlanEntry,
     StepState,
+    Verdict,
 )
 
 SQL = load("steps.sql", "jobs.sql", "uploads.sql")
@@ -49,6 +50,7 @@ class Tracker:
         self.ring: set[str] = set()
         self.due: list[tuple[str, float]] = []
         self.stop: list[tuple[int, int]] = []
+        self.died: list[tuple[str, Verdict]] = []
         self.trash = False
 
     def throw_away(self, key: str, *, is_prefix: bool) -> None:
@@ -74,6 +76,7 @@ class Tracker:
             ring=frozenset(self.ring),
             due=tuple(self.due),
             stop=tuple(self.stop),
+            died=tuple(self.died),
             trash=self.trash,
         )
 

@@ -263,6 +263,8 @@ def _end_attempt(
         waits=1 + _waits(track, row, ended.verdict),
     )
     state, over = following.state, following.state.is_final
+    if state is StepState.DEAD:
+        track.died.append((row["consumer"], ended.verdict))
     error = None
     if ended.verdict is not Verdict.DONE and ended.code:
         error = to_json({"code": ended.code, "detail": ended.detail})

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from asyncflow.metrics import MAX_VALUES
 from tests.docs.pages import rows
 from tests.server_process import ServerProcess
-from tests.web.live import Line, code_of, healthy_server, metric
+from tests.web.live import Line, code_of, healthy_server, metric, until
 
 NAME = "a-name-that-is-nobodys-business"
 LABEL = re.compile(r"[\w/{}.:*+ -]{1,100}")
@@ -95,6 +95,47 @@ def test_what_happened_is_counted_where_it_belongs(busy: ServerProcess) -> None:
     assert metric(busy, "asyncflow_worker_busy_seconds_total") > 0
     assert metric(busy, "asyncflow_workers_resident_bytes") > 1 << 20
     assert metric(busy, "asyncflow_received_bytes_total") >= 4
+
+
+FAILING = '''"""Fails at each text."""
+
+from asyncflow import Result, Work, processor
+
+
+@processor("reader", accepts=("text/plain",), outputs=())
+def reader(work: Work) -> Result:
+    """Fail each time."""
+    raise ValueError("no")
+'''
+
+
+def test_dead_letters_are_what_is_not_a_files_own_fault_and_replays_too(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "failing.py").write_text(FAILING)
+    settings = {"processors": "failing", "workers": "2", "attempts": "1"}
+    with healthy_server(tmp_path, **settings) as server:
+        broken = server.upload("broken.png", b"\x89PNG\r\n\x1a\n" + bytes(500))
+        assert server.finished(broken)["status"] == "REJECTED"
+        server.finished(server.upload("a.txt", b"some text"))
+        assert dead(server) == {"reader": 1}
+
+        said = b'{"since": "2020-01-01T00:00:00Z"}'
+        path = "/admin/consumers/reader/replay"
+        bearer = f"Bearer {server.token}"
+        assert server.request("POST", path, said, Authorization=bearer).status == 202
+        ended = 'asyncflow_steps_finished_total{consumer="reader",outcome="error"}'
+        until(lambda: metric(server, ended) == 2)
+
+        assert dead(server) == {"reader": 2}
+        ended = 'asyncflow_steps_finished_total{consumer="identify",outcome="bad_file"}'
+        assert metric(server, ended) == 1
+
+
+def dead(server: ServerProcess) -> dict[str, float]:
+    """Return the dead letters that were counted, by consumer."""
+    samples = scrape(server)["asyncflow_dead_letters"].samples
+    return {s.labels["consumer"]: s.value for s in samples if s.name.endswith("_total")}
 
 
 def test_no_stranger_can_make_a_label(busy: ServerProcess) -> None:
