@@ -276,6 +276,9 @@ class Settings(BaseSettings):
     )
     attempts: Number = _number(3, "tries at a step before it is dead", 1, 100)
     lease: Seconds = _span(30.0, "time a step stays claimed without a heartbeat")
+    load_timeout: Seconds = _span(
+        60.0, "longest time for a worker to load the modules of processors"
+    )
     wall_image: Seconds = _span(60.0, "longest time for one picture")
     slot_memory_bytes: Bytes = _bytes(
         0, "memory of one worker process; 0: its share of the machine"

@@ -14,6 +14,7 @@ import collections
 import contextlib
 import enum
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -108,6 +109,8 @@ class Hand:
         self.exitcode: int | None = None
         self.gone = False
         self.is_met = False
+        #: the module that it loads now
+        self.loading = ""
         self.peak_rss = self.peak_mapped = 0
         self._loop = asyncio.get_running_loop()
         self.started_at = self._loop.time()
@@ -216,6 +219,14 @@ class Hand:
         if not self.greeted.done():
             self.greeted.set_result(False)
 
+    async def end(self, within_s: float) -> str:
+        """Wait for the end of a worker that dies and say how it was."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.exited.wait(), within_s)
+        with contextlib.suppress(ValueError):
+            return signal.Signals(-(self.exitcode or 0)).name
+        return f"exit code {self.exitcode}"
+
     async def bury(self, within_s: float) -> None:
         """Wait for the killed worker's end and close what is left of it."""
         with contextlib.suppress(TimeoutError):
@@ -234,7 +245,9 @@ class Hand:
                 self._loop.remove_reader(self._ear)
                 return
             message = parcels.decode_message(data)
-            if message is not None and self.attempt is not None:
+            if message is not None and message.loading is not None:
+                self.loading = message.loading
+            elif message is not None and self.attempt is not None:
                 self.attempt.hear(message)
         self._loop.remove_reader(self._ear)
         self._loop.call_later(_PAUSE_S, self._listen_again)
@@ -244,6 +257,7 @@ class Hand:
             self._loop.add_reader(self._ear, self._listen)
 
     def _on_greeting(self, future: Future[int]) -> None:
+        self._hear_the_rest()
         if not self.greeted.done():
             self.greeted.set_result(not future.cancelled() and not future.exception())
 
@@ -256,7 +270,13 @@ class Hand:
         reported = future.result() == worker.REPORTED
         self.attempt.end(End.ANSWERED if reported else End.SILENT)
 
+    def _hear_the_rest(self) -> None:
+        """Read what a worker may have said just before it died."""
+        if not self.gone:
+            self._listen()
+
     def _on_death(self) -> None:
+        self._hear_the_rest()
         if self.pidfd is not None:
             self._loop.remove_reader(self.pidfd)
         if self.attempt is not None:

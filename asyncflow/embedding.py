@@ -105,8 +105,8 @@ def _build(
         logs.configure(
             level=settings.log_level,
             as_json=logs.wants_json(settings.log_format),
-            secrets=secrets,
         )
+    logs.conceal(secrets)
     runtime = Runtime(settings, url_prefix=prefix)
 
     async def look(job_id: str) -> OwnedJob:

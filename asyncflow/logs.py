@@ -46,9 +46,7 @@ def wants_json(log_format: str) -> bool:
 
 def configure(*, level: str, as_json: bool, secrets: Iterable[str] = ()) -> None:
     """Send log events of at least *level* to standard error, without *secrets*."""
-    known = [one for one in secrets if one]
-    # as it is, and as it stands in JSON
-    _known[:] = [*known, *(json.dumps(one)[1:-1] for one in known)]
+    conceal(secrets)
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -123,6 +121,14 @@ class _Adopted(logging.Handler):
             message=record.getMessage(),
             exc_info=record.exc_info or None,
         )
+
+
+def conceal(secrets: Iterable[str]) -> None:
+    """Never let *secrets* be written, nor stored with a failure."""
+    for one in secrets:
+        # as it is, and as it stands in JSON
+        new = {one, json.dumps(one)[1:-1]} - {"", *_known}
+        _known.extend(new)
 
 
 def hidden(text: str) -> str:

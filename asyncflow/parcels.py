@@ -59,6 +59,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     token: int
     percent: float | None = None
     made: Listed | None = None
+    #: the module that it begins to load; "" when all are loaded
+    loading: str | None = None
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,7 +106,10 @@ class Greeting(msgspec.Struct, frozen=True, kw_only=True):
     abi: int = 0
     filtered: bool = False
     processors: list[Card] = []
+    #: which module could not be loaded, and why
+    module: str = ""
     error: str = ""
+    trace: str = ""
 
 
 def bring(source: Path, slot: Path, *, link: bool) -> bool:

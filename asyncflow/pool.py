@@ -29,7 +29,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Literal
 
-from asyncflow import parcels, processes, sandbox, worker
+import structlog
+
+from asyncflow import modules, parcels, processes, sandbox, worker
 from asyncflow.capacity import available_memory, default_memory, default_size
 from asyncflow.crew import Attempt, End, Hand
 from asyncflow.errors import ShuttingDown, StartError
@@ -40,6 +42,8 @@ from asyncflow.runs import Run, plain
 
 __all__ = ["Made", "Order", "Outcome", "Pool", "WorkerInfo", "default_size"]
 
+log = structlog.get_logger(__name__)
+
 ENTRY_POINTS: Final = "asyncflow.processors"
 _SAMPLE_S: Final = 0.1
 #: a worker is replaced after this many runs, or when it stays this large while idle
@@ -49,6 +53,7 @@ _MAX_IDLE_BYTES: Final = 384 << 20
 _ROOM_TO_GROW: Final = 512 << 20
 #: a worker that had nothing to do for so long is let go
 IDLE_S: Final = 60.0
+LOAD_S: Final = 60.0
 _START_TRIES: Final = 5
 _EXIT_S: Final = 1.0
 _START_PAUSE_S: Final = 0.2
@@ -57,13 +62,15 @@ _START_PAUSE_S: Final = 0.2
 class _Slot:
     """A place for one worker at a time."""
 
-    __slots__ = ("hand", "idle_since", "label", "number")
+    __slots__ = ("hand", "idle_since", "label", "number", "trouble")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.label = ""
         self.idle_since = 0.0
         self.hand: Hand | None = None
+        #: why its latest worker could not start
+        self.trouble = ""
 
     @property
     def is_ready(self) -> bool:
@@ -75,6 +82,7 @@ class Pool:
 
     There are *least* workers at least (None: always all) and *size* at most; what is
     more goes after *idle_s* without an order. *memory* tells what is available.
+    A worker has *load_s* seconds to load its modules.
     *folder* holds the slots; it must lie on the store's filesystem for inputs to be
     linked instead of copied. *slot_memory_bytes* None: a share of what this machine or
     container has.
@@ -88,6 +96,7 @@ class Pool:
         least: int | None = None,
         memory: Callable[[], int] = available_memory,
         idle_s: float = IDLE_S,
+        load_s: float = LOAD_S,
         modules: tuple[str, ...] | None = None,
         slot_memory_bytes: int | None = None,
         nice: int = 15,
@@ -107,6 +116,7 @@ class Pool:
         self._link = False
         self._memory = memory
         self._idle_s = idle_s
+        self._load_s = load_s
         self._may_grow = True
         self._slots = [_Slot(number) for number in range(size)]
         #: the latest that became free is the last
@@ -172,7 +182,8 @@ class Pool:
     async def start(self) -> None:
         """Start all workers and wait until they are ready.
 
-        Raise StartError off the main thread, or when a processor cannot be loaded.
+        Raise StartError off the main thread, or when a processor cannot be loaded, and
+        ShuttingDown after `give_up`.
         """
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for stale in self._folder.iterdir():
@@ -194,6 +205,15 @@ class Pool:
             raise
         self._free = first
         self._sampler = asyncio.create_task(self._sample_forever())
+
+    def give_up(self) -> None:
+        """End a start that is under way, whatever the workers are loading."""
+        if self._sampler is not None:
+            return
+        self._closed = True
+        for slot in self._slots:
+            if slot.hand is not None:
+                slot.hand.kill()
 
     async def close(self, *, grace_s: float = 0.0) -> None:
         """Take no more orders, wait up to *grace_s* for runs, then kill all workers."""
@@ -356,15 +376,26 @@ class Pool:
     async def _greet(self, slot: _Slot) -> None:
         """Learn what a new worker can do. Raise StartError if it cannot start."""
         hand = slot.hand
-        if hand is None or not await asyncio.shield(hand.greeted):
+        if hand is None:
             raise StartError("a worker process died while it started")
+        try:
+            async with asyncio.timeout_at(hand.started_at + self._load_s):
+                lives = await asyncio.shield(hand.greeted)
+        except TimeoutError:
+            raise unfit(hand.loading, modules.too_slow(self._load_s)) from None
+        if self._closed:
+            raise ShuttingDown
+        if not lives:
+            died = f"the worker process died ({await hand.end(_EXIT_S)})"
+            raise unfit(hand.loading, died)
         try:
             greeting = parcels.decode_greeting(parcels.read_report(hand.folder))
         except parcels.BadOutput as error:
-            raise StartError(f"a worker process could not start: {error}") from None
+            raise unfit("", str(error)) from None
         parcels.clear(hand.folder)
         if greeting.error:
-            raise StartError(f"a worker process could not start:\n{greeting.error}")
+            log.debug("worker.unfit", module=greeting.module, trace=greeting.trace)
+            raise unfit(greeting.module, greeting.error)
         hand.is_met = True
         self._link = greeting.abi >= sandbox.LINKS_ARE_SAFE
         self.sandbox = sandbox.describe(greeting.abi, filtered=greeting.filtered)
@@ -379,7 +410,8 @@ class Pool:
                 return slot.hand
             try:
                 await self._greet(slot)
-            except StartError:
+            except StartError as error:
+                slot.trouble = error.detail
                 await asyncio.sleep(_START_PAUSE_S * attempt)
                 self._replace(slot)
         return slot.hand if slot.hand is not None and slot.hand.is_met else None
@@ -397,7 +429,8 @@ class Pool:
         if hand is None:
             if self._closed:
                 return plain(Verdict.INTERRUPTED, "interrupted")
-            return plain(Verdict.LOST, "crashed", "no worker process could be started")
+            why = "no worker process could be started"
+            return plain(Verdict.LOST, "crashed", why, cause=slot.trouble)
         card = self.processors.get(order.processor)
         if card is None:
             detail = f"there is no processor called {order.processor!r}"
@@ -488,6 +521,14 @@ async def _remove(folder: Path) -> None:
     """Remove a dead worker's folder; what cannot be removed goes at the next start."""
     with contextlib.suppress(OSError):
         await asyncio.to_thread(parcels.remove, folder)
+
+
+def unfit(module: str, why: str) -> StartError:
+    """Return the error of a process that cannot start, because of a *module* if any."""
+    if not module or module in worker.BUILTIN:
+        return StartError(f"a worker process could not start: {why}")
+    by = f"entry point {ENTRY_POINTS}" if module in default_modules() else "processors"
+    return StartError(f"{by}: the module {module} cannot be loaded: {why}")
 
 
 def default_modules() -> tuple[str, ...]:

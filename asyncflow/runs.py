@@ -1,7 +1,5 @@
 """One run on one worker, seen from the server: its news, its end, its outcome."""
 
-import asyncio
-import contextlib
 import math
 import os
 import re
@@ -147,8 +145,7 @@ class Run:
         """Say why the worker died: for lack of memory, or otherwise."""
         hand = self._hand
         hand.kill()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(hand.exited.wait(), _EXIT_S)
+        how = await hand.end(_EXIT_S)
         number = -(hand.exitcode or 0)
         near = (
             hand.peak_rss >= _NEAR * budget
@@ -156,9 +153,6 @@ class Run:
         )
         if near and number in (signal.SIGABRT, signal.SIGKILL, signal.SIGSEGV):
             return _out_of_memory(budget)
-        how = f"exit code {hand.exitcode}"
-        with contextlib.suppress(ValueError):
-            how = signal.Signals(number).name
         return plain(Verdict.LOST, "crashed", f"{REASONS['crashed']} ({how})")
 
 

@@ -244,11 +244,26 @@ class Runtime:
         """
         self._lock.take()
         try:
-            await asyncio.gather(self.db.start(), self.pool.start())
+            await self._start_parts()
             await self._start_work()
         except BaseException:
             await self.close()
             raise
+
+    async def _start_parts(self) -> None:
+        """Start the database and the workers; whichever fails, the other one ends too.
+
+        A database that was closed while it opens would keep threads for ever.
+        """
+        parts = [asyncio.create_task(one.start()) for one in (self.db, self.pool)]
+        try:
+            await asyncio.wait(parts, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            if not all(one.done() for one in parts):
+                self.pool.give_up()
+            await asyncio.gather(*parts, return_exceptions=True)
+        for one in parts:
+            one.result()
 
     async def _start_work(self) -> None:
         places = Workplaces(
@@ -261,6 +276,7 @@ class Runtime:
             wall_s={"image": self.settings.wall_image},
             check_type=self.admission.check_type,
             scratch=self.settings.data_dir,
+            load_s=self.settings.load_timeout,
         )
         consumers = places.subscriptions()
         if self.settings.pipelines is not None:
@@ -424,6 +440,7 @@ def _pool(settings: Settings) -> Pool:
         folder=settings.data_dir / "slots",
         modules=(*default_modules(), *settings.processors),
         slot_memory_bytes=settings.slot_memory_bytes or None,
+        load_s=settings.load_timeout,
     )
 
 

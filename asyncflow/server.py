@@ -16,7 +16,7 @@ from aiohttp import web
 
 from asyncflow import __version__, logs, sandbox
 from asyncflow.config import Settings
-from asyncflow.errors import StartError
+from asyncflow.errors import ShuttingDown, StartError
 from asyncflow.notify import READY, STOPPING, notify
 from asyncflow.runtime import Runtime
 from asyncflow.web import (
@@ -233,7 +233,9 @@ async def _serve(settings: Settings, who: Access) -> int:
     stop = _signals()
     certified = _certified(settings)
     runtime = Runtime(settings)
-    await runtime.start()
+    if not await _started(runtime, stop):
+        log.info("server.stopped")
+        return 0
     try:
         app = build_app(runtime, TokenAuth(who.token, open_locally=who.is_open))
         await rehearse(app[fast_key])
@@ -263,6 +265,21 @@ async def _serve(settings: Settings, who: Access) -> int:
     log.info("server.stopped")
     _leave()
     return 0
+
+
+async def _started(runtime: Runtime, stop: asyncio.Event) -> bool:
+    """Start *runtime*; False: it was told to stop before it had begun."""
+    starting = asyncio.create_task(runtime.start())
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        runtime.pool.give_up()
+    stopping.cancel()
+    try:
+        await starting
+    except ShuttingDown:
+        return False
+    return True
 
 
 def _certified(settings: Settings) -> ssl.SSLContext | None:

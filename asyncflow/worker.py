@@ -16,7 +16,6 @@ Rules
 """
 
 import contextlib
-import importlib
 import json
 import math
 import os
@@ -30,8 +29,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from asyncflow import reports, sandbox, syscalls
-from asyncflow.causes import trace_of
+from asyncflow.causes import cause_of, trace_of
 from asyncflow.errors import Skip
+from asyncflow.modules import CannotLoad, load
 from asyncflow.processors import base
 
 BUILTIN: Final = (
@@ -73,6 +73,13 @@ class _Desk:
         self.memory_bytes = 0
         self.is_confined = False
 
+    def say(self, message: Mapping[str, object]) -> None:
+        """Tell the server, unless it is busy: what matters stands in the report too."""
+        data = json.dumps(message).encode()
+        if len(data) <= MAX_MESSAGE_BYTES:
+            with contextlib.suppress(OSError):
+                self.voice.send(data)
+
 
 _desks: list[_Desk] = []
 
@@ -96,36 +103,26 @@ def ready() -> int:
     """Load the processors, confine this process, and report what it can do."""
     (desk,) = _desks
     try:
-        _load(desk.setup.modules)
+        _load(desk)
         abi = sandbox.confine(source=desk.source, out=desk.out, code=_code_folders())
         filtered = syscalls.forbid()
         desk.is_confined = True
         found = {"abi": abi, "filtered": filtered}
         report = {**found, "processors": [_card(p) for p in base.REGISTRY.values()]}
-    except _NoModule as missing:
-        report = {"error": str(missing)}
+    except CannotLoad as bad:
+        report = {"module": bad.module, "error": bad.why, "trace": bad.trace}
     except BaseException as error:  # noqa: BLE001 -- the boundary: nothing may cross but a report
-        report = {"error": trace_of(error)}
+        report = {"error": cause_of(error), "trace": trace_of(error)}
     return _write(desk, report)
 
 
-class _NoModule(Exception):
-    """A module that was named is not there."""
-
-
-def _load(modules: tuple[str, ...]) -> None:
-    """Import the modules that register functions. Raise _NoModule for one not there."""
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            # one that a module of theirs looks for in vain needs its traceback
-            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise
-            raise _NoModule(
-                f"there is no module called {error.name!r}: name modules that are "
-                "installed, or lie in the folder where the server starts"
-            ) from None
+def _load(desk: _Desk) -> None:
+    """Import the modules that register functions. Raise CannotLoad for a bad one."""
+    for module in desk.setup.modules:
+        # who dies now, or hangs, leaves behind where it was
+        desk.say({"token": 0, "loading": module})
+        load(module)
+    desk.say({"token": 0, "loading": ""})
 
 
 def attend(token: int, processor: str, about: Mapping[str, Any]) -> int:
@@ -212,21 +209,14 @@ class _Run:
 
     def _publish(self, made: base.Derivative) -> None:
         self._made[made.name] = entry = self._entry(made)
-        self._say({"token": self._token, "made": entry})
+        self._desk.say({"token": self._token, "made": entry})
 
     def _progress(self, percent: float) -> None:
         now = time.monotonic()
         if now < self._quiet_until or not math.isfinite(percent):
             return
         self._quiet_until = now + _PROGRESS_EVERY_S
-        self._say({"token": self._token, "percent": float(percent)})
-
-    def _say(self, message: Mapping[str, object]) -> None:
-        data = json.dumps(message).encode()
-        if len(data) <= MAX_MESSAGE_BYTES:
-            # a full socket means that the server is busy: it learns it at the end
-            with contextlib.suppress(OSError):
-                self._desk.voice.send(data)
+        self._desk.say({"token": self._token, "percent": float(percent)})
 
 
 def _write(desk: _Desk, report: Mapping[str, object]) -> int:

@@ -3,21 +3,25 @@
 What a function declares of itself holds unless the operator's pipelines say otherwise.
 """
 
-import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import structlog
 
 from asyncflow.consumers import PoolSteps
 from asyncflow.dispatch import Dispatcher
 from asyncflow.engine import Engine
 from asyncflow.handlers import CONCURRENCY, ROOM, LoopSteps, Stray
 from asyncflow.jobs import PlanEntry, Subscription
+from asyncflow.modules import CannotLoad, load_here
 from asyncflow.pace import Restraint, per_second
 from asyncflow.parcels import Card
 from asyncflow.pipelines import Behaviour, Pipelines
-from asyncflow.pool import Pool
+from asyncflow.pool import Pool, unfit
 from asyncflow.processors.base import REGISTRY, Processor
 from asyncflow.store.base import Store
+
+log = structlog.get_logger(__name__)
 
 #: gates come before anything else that waits
 GATE_PRIORITY = -10
@@ -28,7 +32,7 @@ class Workplaces:
 
     *attempts* is how often a step may fail where nobody says. *options* and *wall_s*
     (the longest attempt, in seconds) are by consumer; *check_type* raises
-    TypeNotAllowed.
+    TypeNotAllowed. A module of functions has *load_s* seconds to load.
     """
 
     def __init__(
@@ -43,11 +47,12 @@ class Workplaces:
         wall_s: Mapping[str, float],
         check_type: Callable[[str], None],
         scratch: Path,
+        load_s: float,
     ) -> None:
         self._engine, self._pool, self._store = engine, pool, store
         self._said, self._attempts = said, attempts
         self._options, self._scratch = options, scratch
-        self._check_type = check_type
+        self._check_type, self._load_s = check_type, load_s
         longest = {name: one.wall_s for name, one in said.consumers.items()}
         told = {name: wall for name, wall in longest.items() if wall is not None}
         self._wall_s = {**wall_s, **told}
@@ -125,9 +130,18 @@ class Workplaces:
         return {card.name: self.restraint(card) for card in cards if card.runs == place}
 
     def _functions(self) -> dict[str, Processor]:
-        """Load the functions that the server itself calls, with their modules."""
+        """Load the functions that the server itself calls, with their modules.
+
+        Raises:
+            StartError: a module cannot be loaded here.
+            ShuttingDown: a signal said to stop meanwhile.
+        """
         cards = self._pool.processors.values()
         here = [card for card in cards if card.runs == "loop"]
-        for card in here:
-            importlib.import_module(card.module)
+        try:
+            for name in sorted({card.module for card in here}):
+                load_here(name, self._load_s)
+        except CannotLoad as bad:
+            log.debug("server.unfit", module=bad.module, trace=bad.trace)
+            raise unfit(bad.module, bad.why) from None
         return {card.name: REGISTRY[card.name] for card in here}

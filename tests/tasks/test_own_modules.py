@@ -6,7 +6,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.server_process import ServerProcess
+from tests.web.live import until
 
 COMMAND = str(Path(sys.executable).with_name("asyncflow"))
 TASKS = """
@@ -54,3 +57,90 @@ def test_modules_lie_where_the_server_starts_and_replace_no_library(
             own, *libraries = done["facts"][name]["result"]
             assert own == str(tmp_path / "my_tasks.py")
             assert not any(one.startswith(str(tmp_path)) for one in libraries)
+
+
+#: a worker ignores the signal, the server does not
+HANGS_HERE = """
+import signal, time
+from asyncflow import task
+
+@task("x")
+async def x(work): ...
+
+if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+    time.sleep(600)
+"""
+BAD = {
+    "raises": (
+        "import json\n\njson.loads('{')\n",
+        "my_tasks cannot be loaded: JSONDecodeError: Expecting property name",
+    ),
+    "exits": ("import sys\nsys.exit(3)\n", "SystemExit: 3 (my_tasks.py, line 2)"),
+    "syntax": ("def (:\n", "SyntaxError: invalid syntax (my_tasks.py, line 1)"),
+    "needs": (
+        "import surely_not_there\n",
+        "No module named 'surely_not_there' (my_tasks.py, line 1)",
+    ),
+    "dies": ("import os\nos._exit(4)\n", "the worker process died (exit code 4)"),
+    "kills itself": (
+        "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n",
+        "the worker process died (SIGSEGV)",
+    ),
+    "hangs": (
+        "import time\ntime.sleep(600)\n",
+        "it was still being loaded after 2 s (the setting load_timeout)",
+    ),
+    "hangs here": (
+        HANGS_HERE,
+        "it was still being loaded after 2 s (the setting load_timeout)",
+    ),
+}
+
+
+def spawned(folder: Path, text: str, **settings: str) -> ServerProcess:
+    (folder / "my_tasks.py").write_text(text)
+    server = ServerProcess(
+        data_dir=folder / "data",
+        settings={"processors": "my_tasks", "workers": "1", **settings},
+        program=(COMMAND,),
+    )
+    server.spawn()
+    return server
+
+
+@pytest.mark.parametrize(("text", "why"), BAD.values(), ids=BAD.keys())
+def test_a_module_that_cannot_be_loaded_is_explained_in_one_line(
+    tmp_path: Path, text: str, why: str
+) -> None:
+    server = spawned(tmp_path, text, load_timeout="2s")
+
+    assert server.wait() == 1
+
+    (line,) = server.log().splitlines()
+    assert line.startswith("Error: processors: the module my_tasks cannot be loaded: ")
+    assert why in line
+
+
+def test_the_traceback_of_a_bad_module_is_there_for_who_debugs(tmp_path: Path) -> None:
+    server = spawned(tmp_path, "1 / 0\n", log_level="debug")
+
+    assert server.wait() == 1
+
+    assert "Traceback" in server.log()
+    assert server.log().splitlines()[-1].endswith("(my_tasks.py, line 1)")
+
+
+@pytest.mark.parametrize("text", [BAD["hangs"][0], BAD["hangs here"][0]])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_server_whose_module_hangs_ends_at_once_by_a_signal(
+    tmp_path: Path, text: str, loop: str
+) -> None:
+    mark = tmp_path / "mark"
+    text = text.replace("time.sleep", f"open({str(mark)!r}, 'w'), time.sleep")
+    server = spawned(tmp_path, text, loop=loop)
+    until(mark.exists)
+
+    assert server.stop() == 0
+
+    assert "Traceback" not in server.log()
+    assert "server.stopped" in server.log()
