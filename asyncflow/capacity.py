@@ -2,10 +2,17 @@
 
 import contextlib
 import os
+import resource
 from pathlib import Path
 from typing import Final
 
 _SLOT_MEMORY_CAP: Final = 4 << 30
+#: more are never needed, and programs that a worker starts may look at each
+_MANY_FILES: Final = 1 << 16
+#: the database, the loop, threads that read and write
+_FILES_OF_SERVER: Final = 64
+#: pipes, a folder, results on their way
+_FILES_OF_WORKER: Final = 16
 
 
 def default_size() -> int:
@@ -25,6 +32,26 @@ def default_memory(size: int) -> int:
     if limit is not None:
         total = min(total, limit)
     return min(_SLOT_MEMORY_CAP, max(256 << 20, total // (size + 1)))
+
+
+def raise_file_limit() -> int:
+    """Let this process open as many files as it may; return how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, _MANY_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return _MANY_FILES if soft == resource.RLIM_INFINITY else soft
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
+
+
+def files_needed(workers: int, connections: int) -> int:
+    """Return how many files a server opens, each connection with a file of its own."""
+    return _FILES_OF_SERVER + workers * _FILES_OF_WORKER + 2 * connections
+
+
+def connections_within(files: int, workers: int) -> int:
+    """Return how many connections leave enough of *files* for everything else."""
+    return (files - files_needed(workers, 0)) // 2
 
 
 def available_memory() -> int:

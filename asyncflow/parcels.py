@@ -112,6 +112,10 @@ class Greeting(msgspec.Struct, frozen=True, kw_only=True):
     trace: str = ""
 
 
+#: the server's own want, not the worker's fault
+_NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
+
+
 def bring(source: Path, slot: Path, *, link: bool) -> bool:
     """Put *source* into *slot* if that costs no copying; tell whether it is there."""
     target = slot / "in" / worker.SOURCE
@@ -167,6 +171,8 @@ def open_output(slot: Path, file: str) -> tuple[int, int]:
     try:
         fd = os.open(slot / "out" / file, _READ_ONLY)
     except OSError as error:
+        if error.errno in _NO_DESCRIPTOR:
+            raise
         why = "a link" if error.errno == errno.ELOOP else (error.strerror or "").lower()
         raise BadOutput(f"{file} cannot be opened: {why}") from None
     found = os.fstat(fd)

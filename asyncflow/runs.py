@@ -16,6 +16,7 @@ from asyncflow.orders import Made, OnDerivative, OnProgress, Order, Outcome
 #: this near the budget, a death is taken for one by lack of memory
 _NEAR: Final = 0.7
 _EXIT_S: Final = 1.0
+_AGAIN_S: Final = 2.0
 _CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 #: what a function may say itself: the rest is for the server to find out
 _SAYABLE: Final = frozenset(
@@ -75,9 +76,9 @@ class Run:
                 data = parcels.read_report(self._hand.folder)
                 report = parcels.decode_report(data, self._attempt.token)
                 return await self._conclude(report)
-        except parcels.BadOutput as error:
+        except (parcels.BadOutput, OSError) as error:
             self._hand.kill()
-            return refused(error)
+            return _not_seen(error) if isinstance(error, OSError) else refused(error)
         match ended:
             case End.TIMEOUT:
                 detail = f"{REASONS['timeout']}: {wall_s:g} s"
@@ -194,6 +195,16 @@ def plain(verdict: Verdict, code: str, detail: str = "", cause: str = "") -> Out
     """Return an outcome with the usual words for *code*."""
     return Outcome(
         verdict=verdict, code=code, detail=detail or REASONS[code], cause=cause
+    )
+
+
+def _not_seen(error: OSError) -> Outcome:
+    """Blame nobody when the server has no descriptor left to look at a result with."""
+    return Outcome(
+        verdict=Verdict.TRY_LATER,
+        code="try_later",
+        detail=f"the server could not take the result: {error.strerror}",
+        after_s=_AGAIN_S,
     )
 
 

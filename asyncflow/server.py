@@ -15,6 +15,7 @@ import structlog
 from aiohttp import web
 
 from asyncflow import __version__, logs, sandbox
+from asyncflow.capacity import connections_within, files_needed, raise_file_limit
 from asyncflow.config import Settings
 from asyncflow.errors import ShuttingDown, StartError
 from asyncflow.notify import READY, STOPPING, notify
@@ -67,6 +68,8 @@ CLOSE_S = 1.0
 TOKEN_HEAD = '-H "Authorization: Bearer $ASYNCFLOW_TOKEN" '  # noqa: S105 -- a name
 #: how long the process may live once everything of ours has stopped
 LEAVE_S = 3.0
+#: a server with fewer is of no use
+LEAST_CONNECTIONS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,7 +249,7 @@ async def _serve(settings: Settings, who: Access) -> int:
             limits=ConnectionLimits(
                 head_timeout_s=settings.header_timeout,
                 idle_timeout_s=settings.idle_timeout,
-                max_connections=settings.max_connections,
+                max_connections=_room_for_connections(runtime),
             ),
             grace_s=CLOSE_S,
             ssl_context=certified,
@@ -301,6 +304,26 @@ def _certified(settings: Settings) -> ssl.SSLContext | None:
             f" {bad}"
         ) from bad
     return context
+
+
+def _room_for_connections(runtime: Runtime) -> int:
+    """Return how many connections there may be, so that files can be opened as well.
+
+    Raises:
+        StartError: hardly any.
+    """
+    files, workers = raise_file_limit(), runtime.pool.size
+    room = connections_within(files, workers)
+    if room < LEAST_CONNECTIONS:
+        raise StartError(
+            f"{files} files may be open at once, and a server with {workers} workers"
+            f" needs {files_needed(workers, LEAST_CONNECTIONS)}:"
+            " raise the limit (ulimit -n, or LimitNOFILE= of the service)"
+        )
+    wanted = runtime.settings.max_connections
+    if room < wanted:
+        log.info("server.fewer_connections", most=room, wanted=wanted, files=files)
+    return min(room, wanted)
 
 
 def _connections(runtime: Runtime, site: Site) -> Callable[[], Awaitable[None]]:

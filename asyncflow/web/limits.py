@@ -442,7 +442,7 @@ class GuardedHandler(RequestHandler):
 
     def _turn_away(self, transport: asyncio.Transport) -> None:
         self._discarding = True
-        if self._seats.refused >= MAX_REFUSED:
+        if self._seats.refused >= min(MAX_REFUSED, self._seats.limit):
             transport.abort()
             return
         self._refused = True

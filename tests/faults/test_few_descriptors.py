@@ -1,61 +1,88 @@
 """A server that may open few files: it refuses, loses nothing, and recovers."""
 
 import contextlib
+import resource
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from tests.crash.evidence import Evidence
+from tests.faults import probe, watch
+from tests.faults.conftest import Make
 from tests.server_process import ServerProcess
-from tests.web.live import until
 
 LIMIT = 120
 
 
+def limited(files: int) -> tuple[str, ...]:
+    return ("sh", "-c", f'ulimit -n {files}; exec "$@"', "sh")
+
+
 @contextlib.contextmanager
 def crowded(server: ServerProcess) -> Iterator[None]:
-    """Take every descriptor that the server has left, by connecting."""
+    """Connect more often than the server may open files, and say nothing."""
     where = urlsplit(server.url)
     assert where.hostname is not None
     with contextlib.ExitStack() as stack:
-        for _ in range(LIMIT):
+        for _ in range(2 * LIMIT):
             link = socket.create_connection((where.hostname, where.port or 0), 5)
             stack.callback(link.close)
-        until(lambda: _open_files(server) >= LIMIT - 2)
         yield
 
 
-def _open_files(server: ServerProcess) -> int:
-    return len(list(Path(f"/proc/{server.pid}/fd").iterdir()))
+@contextlib.contextmanager
+def no_file_more(server: ServerProcess) -> Iterator[None]:
+    """Let the server open nothing that it has not open already."""
+    before = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+    open_now = len(list(Path(f"/proc/{server.pid}/fd").iterdir()))
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (open_now, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, before)
 
 
-def test_a_server_without_descriptors_works_again_once_it_has_some(
+def test_a_crowd_takes_no_descriptor_that_work_needs(
+    make: Make, evidence: Evidence
+) -> None:
+    server = make(wrap=limited(LIMIT))
+    text = probe.text(parts=1)
+    jobs = [server.upload(f"{n}.txt", text) for n in range(20)]
+    with crowded(server):
+        # nobody can ask the server through the crowd
+        ended = "SELECT count(*) FROM job WHERE finished IS NOT NULL"
+        watch.until(lambda: evidence.ask(ended) == [(len(jobs),)])
+
+    for job in jobs:
+        assert server.finished(job)["status"] == "COMPLETED"
+    assert server.stop() == 0
+
+
+def test_steps_that_find_no_descriptor_are_done_later(make: Make) -> None:
+    server = make()
+    jobs = [
+        server.upload(f"{n}.txt", probe.text(parts=1, before=0.2)) for n in range(10)
+    ]
+    with no_file_more(server):
+        watch.pause(3)
+
+    for job in jobs:
+        status = server.finished(job)
+        assert status["status"] == "COMPLETED"
+    assert server.stop() == 0
+
+
+def test_a_server_that_could_take_hardly_anybody_says_so_and_ends(
     tmp_path: Path,
 ) -> None:
     server = ServerProcess(
-        data_dir=tmp_path / "data",
-        settings={"workers": "1"},
-        wrap=("sh", "-c", f'ulimit -n {LIMIT}; exec "$@"', "sh"),
-    ).start()
-    try:
-        before = server.upload("before.txt", b"kept")
-        server.finished(before)
-        with crowded(server):
-            # whoever is not let in waits, and nothing breaks
-            assert server.process is not None
-            assert server.process.poll() is None
+        data_dir=tmp_path / "data", settings={"workers": "2"}, wrap=limited(64)
+    )
 
-        until(lambda: _answers(server))
-        after = server.upload("after.txt", b"kept, too")
-        assert server.finished(after)["status"] == "COMPLETED"
-        for job, data in ((before, b"kept"), (after, b"kept, too")):
-            found = server.request("GET", f"/jobs/{job}/files/original")
-            assert found.body == data
-    finally:
-        assert server.stop() == 0
+    server.spawn()
 
-
-def _answers(server: ServerProcess) -> bool:
-    with contextlib.suppress(OSError):
-        return server.request("GET", "/readyz", timeout=2).status == 200
-    return False
+    assert server.wait() == 1
+    last = server.log().strip().splitlines()[-1]
+    assert last.startswith("Error: 64 files may be open at once")
+    assert "LimitNOFILE" in last
