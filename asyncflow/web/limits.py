@@ -57,7 +57,8 @@ KIB: Final = 1024
 DRAIN_BYTES: Final = 256 * KIB
 DRAIN_S: Final = 1.0
 
-#: refused connections that may wait for their client to read the refusal
+#: refused connections that may wait for their client to read the refusal, but never
+#: more than there are seats
 MAX_REFUSED: Final = 64
 REFUSED_S: Final = 2.0
 
