@@ -4,7 +4,7 @@ Theory of operation
 -------------------
 From the outside in: `behind_proxies` notes who the client is; `named` gives the request
 a name for the log; `observed` measures what the client got; `problems` turns errors of
-all that follow into answers; `friendly` tells people without the token how they get in;
+all that follow into answers; `friendly` makes pages of those that a person is to read;
 `guard` refuses foreign hosts and pages and answers preflights, which carry no token;
 `authentication` finds out who is asking, `ownership` keeps them off what is somebody
 else's. Headers go on in a signal, so that answers which were raised have them too.
@@ -45,7 +45,7 @@ def install_edge(
             named(),
             observed(metrics),
             problems(),
-            *([friendly(prefix=prefix)] if isinstance(authenticate, TokenAuth) else []),
+            friendly(has_token=isinstance(authenticate, TokenAuth), prefix=prefix),
             guard(guards),
             authentication(authenticate, secure_cookie=secure, prefix=prefix),
         ]

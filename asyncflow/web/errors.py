@@ -234,14 +234,14 @@ def problems() -> Middleware:
 def _expected(request: web.Request, error: AsyncflowError) -> web.Response:
     if error.fault == "server" and status_of(type(error)) == HTTPStatus(500):
         return _unexpected(request, error)
-    if _begun(request):
+    if begun(request):
         return _cut(request)
     return problem(request, error)
 
 
 def _unexpected(request: web.Request, error: Exception) -> web.Response:
     log.error("http.unexpected", method=request.method, exc_info=error)
-    if _begun(request):
+    if begun(request):
         return _cut(request)
     code = error.code if isinstance(error, AsyncflowError) else AsyncflowError.code
     body = document(
@@ -285,7 +285,7 @@ def _gone(request: web.BaseRequest) -> bool:
     return request.transport is None or request.transport.is_closing()
 
 
-def _begun(request: web.BaseRequest) -> bool:
+def begun(request: web.BaseRequest) -> bool:
     """Tell whether bytes of an answer have left: then no other answer can follow."""
     return request.writer.output_size > 0
 

@@ -10,7 +10,13 @@ from typing import Final
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
-from asyncflow.errors import NotFound, Unauthorized
+from asyncflow.errors import (
+    AsyncflowError,
+    ClientError,
+    NotFound,
+    ServerBusy,
+    Unauthorized,
+)
 from asyncflow.web import errors
 from asyncflow.web.auth import ADMIN, principal_key
 
@@ -101,32 +107,56 @@ def _page(
     )
 
 
-def friendly(*, prefix: str = "") -> Middleware:
+def friendly(*, has_token: bool, prefix: str = "") -> Middleware:
     """Return the middleware that tells a person what programs are told as JSON.
 
-    That is how to get in, and, where no script runs, what became of files. It belongs
-    just inside of what turns errors into answers. *prefix* stands before every path.
+    That is how to get in, why something was refused, and, where no script runs, what
+    became of files. It belongs just inside of what turns errors into answers. Unless
+    *has_token*, it is somebody else who knows how people get in. *prefix* stands before
+    every path.
     """
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        is_form = _is_form(request)
         try:
             answer = await handler(request)
-        except Unauthorized as error:
+        except web.HTTPNotFound:
             if not _is_visit(request):
                 raise
-            return html(
-                "unauthorized.html",
-                status=errors.status_of(Unauthorized),
-                headers=errors.headers_of(error),
-                base=prefix,
-                detail=error.detail[:1].upper() + error.detail[1:],
-            )
-        if _is_form(request) and isinstance(answer, web.Response):
+            return _refusal("refused.html", NotFound(), prefix)
+        except (ClientError, ServerBusy) as error:
+            if not (is_form or _is_visit(request)) or errors.begun(request):
+                raise
+            asks = has_token and isinstance(error, Unauthorized)
+            page = "unauthorized.html" if asks else "refused.html"
+            return _refusal(page, error, prefix)
+        if is_form and isinstance(answer, web.Response):
             return _received(answer, prefix)
         return answer
 
     return middleware
+
+
+#: what stands above the reason, by status
+_TITLES: Mapping[int, str] = {
+    401: "You need to sign in first",
+    403: "You may not do this",
+    404: "There is nothing here",
+}
+
+
+def _refusal(page: str, error: AsyncflowError, prefix: str) -> web.Response:
+    status = errors.status_of(type(error))
+    detail = error.detail[:1].upper() + error.detail[1:]
+    return html(
+        page,
+        status=status,
+        headers=errors.headers_of(error),
+        base=prefix,
+        title=_TITLES.get(status, "This did not work"),
+        detail=detail if detail.endswith(".") else f"{detail}.",
+    )
 
 
 def _is_form(request: web.Request) -> bool:

@@ -183,7 +183,7 @@ def test_a_visitor_without_the_token_is_told_how_to_get_in(
         visitor.page.get_by_label("Token").fill("certainly not this one")
         visitor.page.get_by_role("button", name="Go on").click()
         expect(visitor.page.locator(".problem")).to_have_text(
-            "This is not the server's token"
+            "This is not the server's token."
         )
         visitor.page.get_by_label("Token").fill(server.token)
         visitor.page.get_by_role("button", name="Go on").click()

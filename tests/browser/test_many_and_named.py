@@ -214,6 +214,28 @@ def test_without_javascript_the_form_takes_files(
             visitor.page.get_by_role("link", name="Upload more files").click()
 
 
+def test_people_are_told_on_a_page_why_something_is_refused(
+    visit: Visit, tmp_path: Path
+) -> None:
+    with visit(java_script_enabled=False) as visitor:
+        visitor.page.goto(visitor.url)
+        lying = tmp_path / "lying.jpg"
+        lying.write_bytes(b"MZ this is a program" * 100)
+        visitor.page.get_by_label("Files").set_input_files(lying)
+        visitor.page.get_by_role("button", name="Upload").click()
+        heading = visitor.page.get_by_role("heading", level=1)
+        expect(heading).to_have_text("This did not work")
+        problem = visitor.page.locator(".problem")
+        expect(problem).to_contain_text("is declared image/jpeg")
+        missing = "/jobs/019a0000-0000-7000-8000-000000000000/files/original"
+        for where in (missing, "/nowhere"):
+            visitor.page.goto(visitor.url + where)
+            expect(heading).to_have_text("There is nothing here")
+        visitor.page.get_by_role("link", name="To the upload page").click()
+        expect(heading).to_have_text("asyncflow")
+        visitor.troubles[:] = [one for one in visitor.troubles if " 4" not in one]
+
+
 def test_only_an_operator_sees_the_operators_links(
     visitor: Visitor, server: ServerProcess
 ) -> None:

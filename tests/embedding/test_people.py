@@ -119,6 +119,11 @@ async def test_the_list_needs_the_scope(mount: Mount) -> None:
     assert (await refused.json(content_type=None))["code"] == "forbidden"
     page = await host.get("/uploads/admin", headers={**ANNA, "Accept": "text/html"})
     assert page.status == 403
+    told = await page.text()
+    assert "<h1>You may not do this</h1>" in told
+    # the server has no token here, and what it shows lies below the prefix
+    assert "token" not in told
+    assert 'href="/uploads/assets/page.css"' in told
 
 
 async def test_the_numbers_of_all_users_need_the_scope(mount: Mount) -> None:
