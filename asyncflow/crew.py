@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from asyncflow import parcels, processes, worker
 from asyncflow.nursery import Nursery
+from asyncflow.prints import Prints
 
 _KIND: Final = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_DGRAM
 #: messages taken at once; a worker that says more waits until the pause is over
@@ -118,6 +119,7 @@ class Hand:
         self.greeted: asyncio.Future[bool] = self._loop.create_future()
         self.exited = asyncio.Event()
         self._make_folders()
+        self.prints = Prints(folder)
         self._ear, voice = socket.socketpair(socket.AF_UNIX, _KIND)
         self._ear.settimeout(0)
         try:
@@ -127,6 +129,7 @@ class Hand:
                 )
         except BaseException:
             self._ear.close()
+            self.prints.close()
             raise
         self._loop.add_reader(self._ear, self._listen)
 
@@ -186,6 +189,7 @@ class Hand:
     def sample(self, orphans: list[int], *, max_bytes: int) -> None:
         """Measure the worker and what it started; end the run that has too much."""
         members = processes.tree(self.pid) + orphans
+        self.prints.bound()
         resident = sum(map(processes.rss_bytes, members))
         self.peak_rss = max(self.peak_rss, resident)
         self.peak_mapped = max(self.peak_mapped, processes.mapped_bytes(self.pid))
@@ -216,6 +220,7 @@ class Hand:
             self._loop.remove_reader(self.pidfd)
             os.close(self.pidfd)
         self._executor.shutdown(wait=False, cancel_futures=True)
+        self.prints.close()
         if not self.greeted.done():
             self.greeted.set_result(False)
 

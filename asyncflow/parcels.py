@@ -100,6 +100,10 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     missing: str | None = None
 
 
+class NotSeen(Exception):
+    """What a worker made cannot be looked at: the server has no descriptor left."""
+
+
 class Greeting(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker says once it is ready, or why it cannot be."""
 
@@ -172,7 +176,7 @@ def open_output(slot: Path, file: str) -> tuple[int, int]:
         fd = os.open(slot / "out" / file, _READ_ONLY)
     except OSError as error:
         if error.errno in _NO_DESCRIPTOR:
-            raise
+            raise NotSeen(error.strerror) from None
         why = "a link" if error.errno == errno.ELOOP else (error.strerror or "").lower()
         raise BadOutput(f"{file} cannot be opened: {why}") from None
     found = os.fstat(fd)

@@ -393,6 +393,9 @@ class Pool:
         except parcels.BadOutput as error:
             raise unfit("", str(error)) from None
         parcels.clear(hand.folder)
+        lines, count = hand.prints.take()
+        if count:
+            log.info("worker.printed", lines=lines, bytes=count)
         if greeting.error:
             log.debug("worker.unfit", module=greeting.module, trace=greeting.trace)
             raise unfit(greeting.module, greeting.error)

@@ -7,6 +7,8 @@ import signal
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from asyncflow import parcels
 from asyncflow.causes import in_one_line
 from asyncflow.crew import Attempt, End, Hand
@@ -30,6 +32,9 @@ _SAYABLE: Final = frozenset(
         Verdict.LOST,
     }
 )
+
+
+log = structlog.get_logger(__name__)
 
 
 class Run:
@@ -71,14 +76,29 @@ class Run:
     async def outcome(self, budget: int, wall_s: float) -> Outcome:
         """Wait for the end of the run and say how it was."""
         try:
+            return await self._outcome(budget, wall_s)
+        finally:
+            lines, count = self._hand.prints.take()
+            if count:
+                log.info("step.printed", lines=lines, bytes=count)
+
+    async def _outcome(self, budget: int, wall_s: float) -> Outcome:
+        try:
             ended = await self._follow()
             if ended is End.ANSWERED:
                 data = parcels.read_report(self._hand.folder)
                 report = parcels.decode_report(data, self._attempt.token)
                 return await self._conclude(report)
-        except (parcels.BadOutput, OSError) as error:
+        except parcels.BadOutput as error:
             self._hand.kill()
-            return _not_seen(error) if isinstance(error, OSError) else refused(error)
+            return refused(error)
+        except parcels.NotSeen as error:
+            self._hand.kill()
+            return _not_seen(error)
+        return await self._explain(ended, budget, wall_s)
+
+    async def _explain(self, ended: End, budget: int, wall_s: float) -> Outcome:
+        """Say how a run ended that has brought no report."""
         match ended:
             case End.TIMEOUT:
                 detail = f"{REASONS['timeout']}: {wall_s:g} s"
@@ -198,12 +218,12 @@ def plain(verdict: Verdict, code: str, detail: str = "", cause: str = "") -> Out
     )
 
 
-def _not_seen(error: OSError) -> Outcome:
+def _not_seen(error: parcels.NotSeen) -> Outcome:
     """Blame nobody when the server has no descriptor left to look at a result with."""
     return Outcome(
         verdict=Verdict.TRY_LATER,
         code="try_later",
-        detail=f"the server could not take the result: {error.strerror}",
+        detail=f"the server could not take the result: {error}",
         after_s=_AGAIN_S,
     )
 

@@ -16,6 +16,7 @@ Rules
 """
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -32,6 +33,7 @@ from asyncflow import reports, sandbox, syscalls
 from asyncflow.causes import cause_of, trace_of
 from asyncflow.errors import Skip
 from asyncflow.modules import CannotLoad, load
+from asyncflow.prints import print_into
 from asyncflow.processors import base
 
 BUILTIN: Final = (
@@ -93,6 +95,10 @@ def begin(setup: Setup) -> None:
     sandbox.limit_resources(max_file_bytes=setup.max_file_bytes)
     os.nice(setup.nice)
     setup.voice.settimeout(0)
+    print_into(Path(setup.folder))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)
     desk = _Desk(setup)
     # programs that a processor starts find their scratch space here too
     os.environ["TMPDIR"] = str(desk.out)
