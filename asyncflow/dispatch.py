@@ -11,6 +11,7 @@ somebody else's by then, the database refuses it.
 """
 
 import asyncio
+import dataclasses
 import sys
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -23,7 +24,7 @@ from asyncflow.causes import cause_of, trace_of
 from asyncflow.db.base import Change, Claimed, Ended
 from asyncflow.engine import Engine
 from asyncflow.errors import BlobNotFound, DatabaseUnavailable, DiskFull, NameTaken
-from asyncflow.jobs import StepState, Verdict
+from asyncflow.jobs import JobKind, StepState, Verdict
 from asyncflow.pace import Pace, Restraint
 
 log = structlog.get_logger(__name__)
@@ -238,7 +239,7 @@ class Dispatcher:
             job=claimed.job_id, step=claimed.consumer, attempt=claimed.attempt
         )
         try:
-            ended = await self._work(claimed)
+            ended = _of_task(claimed, await self._work(claimed))
         except asyncio.CancelledError:
             if not self._draining:
                 log.info("step.stopped")
@@ -303,6 +304,17 @@ async def insist(write: Callable[[], Awaitable[T]], claimed: Claimed) -> T:
                 error=error.detail,
             )
             await asyncio.sleep(AGAIN_S)
+
+
+def _of_task(claimed: Claimed, ended: Ended) -> Ended:
+    """Return how a step ended, as its job takes it: a task has nothing but its own.
+
+    If that is skipped, nothing was done: the task has failed, and can be retried.
+    """
+    is_own = claimed.kind is JobKind.TASK and claimed.consumer == claimed.file_name
+    if is_own and ended.verdict is Verdict.SKIPPED:
+        return dataclasses.replace(ended, verdict=Verdict.BAD_FILE)
+    return ended
 
 
 def no_room() -> Ended:

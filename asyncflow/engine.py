@@ -116,6 +116,10 @@ class Engine:
         self.estimates = Estimates()
         self.subscriptions: tuple[Subscription, ...] = ()
         self.tallies: Mapping[tuple[str, str], int] = {}
+        #: steps that have become ready since the tallies were read, less those claimed
+        self._newly_waiting = 0
+        #: tasks and events on their way into the database
+        self._submitting = 0
         #: bytes that are stored, by tenant
         self.usage: Mapping[str, int] = {}
         self.paused = Paused()
@@ -158,7 +162,9 @@ class Engine:
 
         A restart loses the timers of retrying steps, an unknown outcome its rings.
         """
+        counted = self._newly_waiting
         self.tallies = await self._db.tallies()
+        self._newly_waiting -= counted
         self.usage = await self._db.usage()
         self.doorbell.ring(
             {
@@ -170,12 +176,15 @@ class Engine:
 
     @property
     def backlog(self) -> int:
-        """How many steps wait, as of the last refresh."""
-        return sum(n for (_name, state), n in self.tallies.items() if state in WAITING)
+        """How many steps wait: as of the last refresh, and what is known since."""
+        waited = sum(n for (_, state), n in self.tallies.items() if state in WAITING)
+        return max(0, waited + self._newly_waiting) + self._submitting
 
     def changed(self, change: Change) -> None:
         """Pass a committed change on; the database calls it in commit order."""
         self.hub.changed(change)
+        again = sum(one.status is StepState.RETRYING for one in change.steps)
+        self._newly_waiting += len(change.ring) + again
         for listener in self.listeners:
             listener(change)
         if change.ring:
@@ -240,7 +249,7 @@ class Engine:
         free = {n: most for n, most in wants.items() if n not in self.paused.consumers}
         if self.is_drained or not free:
             return ()
-        return await self._db.claim(
+        claimed = await self._db.claim(
             Demand(
                 wants=free,
                 limit=limit,
@@ -251,6 +260,8 @@ class Engine:
                 tenant_limit=self.tenant_limit,
             )
         )
+        self._newly_waiting -= len(claimed)
+        return claimed
 
     def _lease_until(self) -> int:
         return self.clock.mono() + int(self.lease_s * 1000)
@@ -356,7 +367,7 @@ class Engine:
         plan = jobs.plan_of_task(name, self.subscriptions)
         if plan is None:
             raise UnknownTask(f"there is no task called {name[:80]!r}")
-        return await self._db.submit(
+        return await self._submit(
             Submission(
                 id=self.clock.new_id(),
                 kind=JobKind.TASK,
@@ -397,7 +408,7 @@ class Engine:
                 "between them, such as order.paid, the first of them none of "
                 f"{', '.join(sorted(events.RESERVED))} and no consumer's name"
             )
-        return await self._db.submit(
+        return await self._submit(
             Submission(
                 id=self.clock.new_id(),
                 kind=JobKind.EVENT,
@@ -412,6 +423,13 @@ class Engine:
                 now=self.clock.now(),
             )
         )
+
+    async def _submit(self, new: Submission) -> str:
+        self._submitting += 1
+        try:
+            return await self._db.submit(new)
+        finally:
+            self._submitting -= 1
 
     async def announce(self, kind: str, data: Mapping[str, object]) -> None:
         """Write an event of the server's own, if some consumer listens to it."""

@@ -26,6 +26,7 @@ import msgspec
 
 from asyncflow import reports, worker
 from asyncflow.errors import AsyncflowError
+from asyncflow.nesting import MOST_LEVELS, is_too_deep
 
 _FICLONE: Final = 0x40049409
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -279,6 +280,8 @@ def _unlock(at: int, name: str) -> None:
 
 def decode_message(data: bytes) -> Message | None:
     """Return what a worker said, or None for noise."""
+    if is_too_deep(data, outside=reports.OUTSIDE):
+        return None
     try:
         return msgspec.json.decode(data, type=Message)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
@@ -291,6 +294,8 @@ def decode_report(data: bytes, token: int) -> Report:
         report = msgspec.json.decode(data, type=Report)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise BadOutput(f"the report of the run is not readable: {error}") from None
+    if is_too_deep(data, outside=reports.OUTSIDE):
+        raise BadOutput(f"the report has more than {MOST_LEVELS} levels")
     if report.token != token:
         raise BadOutput("the report is that of another run")
     return report

@@ -17,9 +17,12 @@ from typing import Final
 from asyncflow.causes import MAX_TRACE, cause_of, trace_of
 from asyncflow.errors import BadFile, Skip, TryLater
 from asyncflow.jobs import REASONS, Verdict
+from asyncflow.nesting import MOST_LEVELS, is_too_deep
 
 #: a report beyond this is the function's fault
 MAX_BYTES: Final = 1 << 20
+#: levels of a report around what a function has returned
+OUTSIDE: Final = 2
 
 
 def of_facts(facts: object) -> dict[str, object]:
@@ -84,6 +87,8 @@ def encode(report: Mapping[str, object]) -> bytes:
         return _instead(report, "the result is not JSON", cause_of(error))
     if len(data) > MAX_BYTES:
         return _instead(report, f"the result is larger than {MAX_BYTES} B")
+    if is_too_deep(data, outside=OUTSIDE):
+        return _instead(report, f"the result has more than {MOST_LEVELS} levels")
     return data
 
 

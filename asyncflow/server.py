@@ -139,6 +139,7 @@ def build_app(runtime: Runtime, authenticate: Authenticate) -> web.Application:
     add_health(
         app,
         checks=checks,
+        draining=lambda: runtime.engine.is_drained,
         metrics=runtime.metrics,
         capabilities=lambda: capabilities(runtime, fast),
     )

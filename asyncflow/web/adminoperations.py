@@ -58,14 +58,16 @@ _OF_CONSUMERS: Final = (errors.UnknownConsumer,)
 def _look(
     path: str, summary: str, body: type[View], *parameters: Parameter
 ) -> Operation:
-    pages = (errors.InvalidParameter,) if parameters else ()
     return Operation(
         route=f"GET {path}",
         tag="operation",
         summary=summary,
         parameters=parameters,
         answers=(Answer(status=200, says="what there is", bodies=(body,)),),
-        refusals=(*pages, *(_OF_CONSUMERS if "{name}" in path else ())),
+        refusals=(
+            errors.InvalidParameter,
+            *(_OF_CONSUMERS if "{name}" in path else ()),
+        ),
         needs_admin=True,
     )
 
@@ -137,8 +139,20 @@ BY_HAND: Final = (
         refusals=(*_OF_CONSUMERS, errors.InvalidParameter, errors.BodyTooLarge),
     ),
     _look("/admin/tenants", "Tell how many steps each tenant has", Tenants),
-    _act(f"{_TENANT}/pause", "Let no step of a tenant begin", Tenants, _NAME),
-    _act(f"{_TENANT}/resume", "Let a tenant's steps begin", Tenants, _NAME),
+    _act(
+        f"{_TENANT}/pause",
+        "Let no step of a tenant begin",
+        Tenants,
+        _NAME,
+        refusals=(errors.InvalidParameter,),
+    ),
+    _act(
+        f"{_TENANT}/resume",
+        "Let a tenant's steps begin",
+        Tenants,
+        _NAME,
+        refusals=(errors.InvalidParameter,),
+    ),
     _look("/admin/steps", "List the steps that run now", RunningSteps),
     _act(
         "/admin/steps/{step}/retry",

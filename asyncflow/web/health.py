@@ -99,9 +99,14 @@ class CheckResult(View, frozen=True, kw_only=True):
 
 
 class Readiness(View, frozen=True, kw_only=True):
-    """Whether the server can work, by its checks."""
+    """Whether the server can work, by its checks.
+
+    A server that is *draining* takes what comes, and begins no step until an operator
+    says so: that is no reason to send its clients elsewhere.
+    """
 
     status: Literal["ready", "not ready"]
+    draining: bool
     checks: Mapping[str, CheckResult]
 
 
@@ -109,6 +114,7 @@ def add_health(
     app: web.Application,
     *,
     checks: Mapping[str, Check],
+    draining: Callable[[], bool],
     metrics: Metrics,
     capabilities: Callable[[], Capabilities],
     check_timeout_s: float = CHECK_TIMEOUT_S,
@@ -125,12 +131,14 @@ def add_health(
             name: CheckResult(ok=name not in reasons, reason=reasons.get(name))
             for name in checks
         }
+        found = Readiness(
+            status="not ready" if reasons else "ready",
+            draining=draining(),
+            checks=checked,
+        )
         if reasons:
-            return _json(
-                Readiness(status="not ready", checks=checked),
-                status=HTTPStatus.SERVICE_UNAVAILABLE,
-            )
-        return _json(Readiness(status="ready", checks=checked))
+            return _json(found, status=HTTPStatus.SERVICE_UNAVAILABLE)
+        return _json(found)
 
     async def show_metrics(request: web.Request) -> web.Response:
         principal = request.get(principal_key)

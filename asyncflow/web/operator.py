@@ -7,6 +7,7 @@ Rules
 - Pauses and the audit are kept over restarts.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from datetime import datetime
@@ -16,7 +17,7 @@ import msgspec
 from aiohttp import web
 
 from asyncflow.db.oversight import LogOffset
-from asyncflow.errors import StepNotFound
+from asyncflow.errors import InvalidParameter, StepNotFound
 from asyncflow.jobs import Subscription
 from asyncflow.pace import Restraint
 from asyncflow.runtime import Runtime
@@ -33,9 +34,12 @@ from asyncflow.web.bodies import read_whole
 from asyncflow.web.jobs import answer
 from asyncflow.web.keys import runtime_key
 from asyncflow.web.parsing import json_body, number_parameter
+from asyncflow.web.tasks import TENANT
 
 MAX_PAGE: Final = 500
 MAX_BODY: Final = 4096
+#: of fifteen digits: what is counted here never comes near
+MAX_NUMBER: Final = 10**15 - 1
 #: what is listed of what runs and of what arrives
 MOST_LISTED: Final = 500
 
@@ -79,6 +83,8 @@ class TenantView(View, frozen=True, kw_only=True):
 
     name: str
     paused: bool
+    #: it has steps or bytes; one that has none may be paused before it comes
+    known: bool
     steps: Mapping[str, int]
     stored_bytes: int
 
@@ -162,14 +168,21 @@ class Draining(View, frozen=True, kw_only=True):
     running: int
 
 
-class ReplayOrder(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class ReplayOrder(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    rename="camel",
+    forbid_unknown_fields=True,
+):
     """From when on events are replayed (ISO 8601), and behind which one."""
 
     since: Annotated[datetime, msgspec.Meta(tz=True)]
-    after: Annotated[int, msgspec.Meta(ge=0)] = 0
+    after: Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)] = 0
 
 
 _replay = msgspec.json.Decoder(ReplayOrder)
+_TENANT: Final = re.compile(TENANT)
 
 
 def add_routes(app: web.Application) -> None:
@@ -198,12 +211,22 @@ def _asked(request: web.Request) -> tuple[Runtime, Principal]:
     return request.app[runtime_key], principal
 
 
+def _looked(request: web.Request, *parameters: str) -> Runtime:
+    """Return what is looked at. Raise InvalidParameter for one that is not known."""
+    runtime, _ = _asked(request)
+    for name, value in request.query.items():
+        if name not in parameters:
+            accepted = f"only {' and '.join(parameters)}" if parameters else "none here"
+            raise InvalidParameter(name[:80], value, accepted=accepted)
+    return runtime
+
+
 # ----- to look at
 
 
 async def consumers(request: web.Request) -> web.Response:
     """Tell everything about every consumer."""
-    runtime, _ = _asked(request)
+    runtime = _looked(request)
     steps: dict[str, dict[str, int]] = defaultdict(dict)
     for (name, state), n in (await runtime.db.tallies()).items():
         steps[name][state] = n
@@ -254,7 +277,7 @@ def _detail(
 
 async def tenants(request: web.Request) -> web.Response:
     """Tell how many steps each tenant has."""
-    runtime, _ = _asked(request)
+    runtime = _looked(request)
     steps: dict[str, dict[str, int]] = defaultdict(dict)
     for (tenant, state), n in (await runtime.db.tenant_tallies()).items():
         steps[tenant][state] = n
@@ -265,6 +288,7 @@ async def tenants(request: web.Request) -> web.Response:
                 TenantView(
                     name=name,
                     paused=name in paused,
+                    known=name in steps or name in usage,
                     steps=steps.get(name, {}),
                     stored_bytes=usage.get(name, 0),
                 )
@@ -276,7 +300,7 @@ async def tenants(request: web.Request) -> web.Response:
 
 async def dead(request: web.Request) -> web.Response:
     """List a consumer's dead letters."""
-    runtime, _ = _asked(request)
+    runtime = _looked(request, "limit", "before")
     name = request.match_info["name"]
     runtime.engine.subscription(name)
     limit, before = _page(request)
@@ -287,7 +311,7 @@ async def dead(request: web.Request) -> web.Response:
 
 async def running(request: web.Request) -> web.Response:
     """List the steps that run now."""
-    runtime, _ = _asked(request)
+    runtime = _looked(request)
     found = await runtime.db.running_steps(MOST_LISTED)
     shown = tuple(
         msgspec.structs.replace(one, progress=runtime.hub.percent(one.job_id, one.step))
@@ -307,7 +331,7 @@ async def running(request: web.Request) -> web.Response:
 
 async def arriving(request: web.Request) -> web.Response:
     """List the uploads in progress."""
-    runtime, _ = _asked(request)
+    runtime = _looked(request)
     found = [
         UploadingView(
             job_id=row.id,
@@ -325,7 +349,7 @@ async def arriving(request: web.Request) -> web.Response:
 
 async def audit(request: web.Request) -> web.Response:
     """List what was done by hand."""
-    runtime, _ = _asked(request)
+    runtime = _looked(request, "limit", "before")
     limit, before = _page(request)
     found = await runtime.db.audits(before=before, limit=limit)
     following = found[-1].id if len(found) == limit else None
@@ -334,7 +358,7 @@ async def audit(request: web.Request) -> web.Response:
 
 async def alerts(request: web.Request) -> web.Response:
     """Tell which alerts are raised."""
-    runtime, _ = _asked(request)
+    runtime = _looked(request)
     past = tuple(
         PastAlert(
             alert=one.alert.name,
@@ -356,7 +380,7 @@ def raised(runtime: Runtime) -> tuple[AlertView, ...]:
 
 def _page(request: web.Request) -> tuple[int, int | None]:
     limit = number_parameter(request, "limit", default=50, least=1, most=MAX_PAGE)
-    before = number_parameter(request, "before", default=0, least=0, most=10**15 - 1)
+    before = number_parameter(request, "before", default=0, least=0, most=MAX_NUMBER)
     return limit, before or None
 
 
@@ -402,6 +426,9 @@ async def resume_tenant(request: web.Request) -> web.Response:
 async def _pause_tenant(request: web.Request, *, on: bool) -> web.Response:
     runtime, who = _asked(request)
     name = request.match_info["name"]
+    if not _TENANT.match(name):
+        accepted = "at most 200 characters that can be read"
+        raise InvalidParameter("name", name, accepted=accepted)
     await runtime.engine.pause_tenant(name, on=on)
     action = "pause-tenant" if on else "resume-tenant"
     await note(runtime, who, action, name)

@@ -20,6 +20,7 @@ from asyncflow.errors import (
     UnsupportedContentEncoding,
     UnsupportedTransferCoding,
 )
+from asyncflow.nesting import MOST_LEVELS, is_too_deep
 
 T = TypeVar("T")
 
@@ -65,11 +66,23 @@ def number_parameter(
 def json_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """Return what *body* says. Raise InvalidParameter."""
     try:
-        return decoder.decode(body)
+        # the decoder does not look into what it leaves as it is
+        body.decode()
+        found = decoder.decode(body)
+        is_deep = is_too_deep(body, outside=1)
+    except RecursionError:
+        raise _refused(f"it has more than {MOST_LEVELS} levels") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        accepted = "JSON as the description of this resource has it"
-        why = f"The body is not accepted: {error}."
-        raise InvalidParameter("body", None, accepted=accepted, why=why) from None
+        raise _refused(str(error)) from None
+    if is_deep:
+        raise _refused(f"it has more than {MOST_LEVELS} levels")
+    return found
+
+
+def _refused(why: str) -> InvalidParameter:
+    accepted = "JSON as the description of this resource has it"
+    said = f"The body is not accepted: {why}."
+    return InvalidParameter("body", None, accepted=accepted, why=said)
 
 
 def refuse_encoding(request: web.Request) -> None:

@@ -8,7 +8,7 @@ Rules
 """
 
 import hashlib
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Final
 
 import msgspec
@@ -22,7 +22,7 @@ from asyncflow.runtime import Runtime
 from asyncflow.views import ErrorView, View
 from asyncflow.web.auth import READ, UPLOAD, Principal, require
 from asyncflow.web.bodies import read_whole
-from asyncflow.web.intake import JOB_ID, client_of, once_of
+from asyncflow.web.intake import IDEMPOTENCY_KEY, JOB_ID, client_of, once_of
 from asyncflow.web.jobs import answer, job_id
 from asyncflow.web.keys import runtime_key
 from asyncflow.web.parsing import json_body, refuse_encoding
@@ -36,7 +36,9 @@ MAX_DELAY_S: Final = 366 * 86_400
 
 Key = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-Tenant = Annotated[str, msgspec.Meta(max_length=200)]
+#: how a tenant may be called: what can be read and said in an address
+TENANT: Final = r"^[^\x00-\x1f\x7f]{0,200}$(?!\n)"
+Tenant = Annotated[str, msgspec.Meta(pattern=TENANT, max_length=200)]
 Priority = Annotated[int, msgspec.Meta(ge=MOST_URGENT, le=LEAST_URGENT)]
 
 
@@ -44,7 +46,13 @@ def _null() -> msgspec.Raw:
     return msgspec.Raw(b"null")
 
 
-class TaskOrder(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class TaskOrder(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    rename="camel",
+    forbid_unknown_fields=True,
+):
     """What is to be done. A smaller `priority` is sooner; `runAt` is ISO 8601."""
 
     name: Name
@@ -56,7 +64,13 @@ class TaskOrder(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     idempotency_key: Key | None = None
 
 
-class Announcement(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class Announcement(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    rename="camel",
+    forbid_unknown_fields=True,
+):
     """A fact that an application publishes. A smaller `priority` is sooner."""
 
     type: Name
@@ -119,6 +133,8 @@ async def submit(request: web.Request) -> web.Response:
     runtime = request.app[runtime_key]
     body = await _body(request, runtime)
     order = json_body(_order, body)
+    # nothing comes between this and being counted
+    runtime.admission.check_backlog()
     found = await runtime.engine.submit_task(
         order.name,
         bytes(order.payload).decode(),
@@ -140,6 +156,7 @@ async def publish(request: web.Request) -> web.Response:
     runtime = request.app[runtime_key]
     body = await _body(request, runtime)
     said = json_body(_announcement, body)
+    runtime.admission.check_backlog()
     found = await runtime.engine.submit_event(
         said.type,
         bytes(said.data).decode(),
@@ -166,7 +183,9 @@ async def show(request: web.Request) -> web.Response:
     runtime = request.app[runtime_key]
     view = await runtime.status(job_id(request))
     if view.kind is not JobKind.TASK:
-        raise JobNotFound
+        what = "an event" if view.kind is JobKind.EVENT else "a file"
+        where = f"{runtime.url_prefix}/status/{view.job_id}"
+        raise JobNotFound(f"this is the job of {what}, not of a task: see {where}")
     # what follows the task's own step has other names
     (own,) = [step for step in view.steps if step.name == view.file_name]
     facts = view.facts.get(view.file_name, {})
@@ -212,7 +231,7 @@ def _time(runtime: Runtime, order: TaskOrder) -> int | None:
     now = runtime.engine.clock.now()
     at = now + round(order.delay * 1000)
     if order.run_at is not None:
-        at = max(at, round(order.run_at.astimezone(UTC).timestamp() * 1000))
+        at = max(at, round(order.run_at.timestamp() * 1000))
     if at > now + MAX_DELAY_S * 1000:
         shown = views.timestamp(now + MAX_DELAY_S * 1000)
         raise InvalidParameter("runAt", str(order.run_at), accepted=f"until {shown}")
@@ -220,8 +239,16 @@ def _time(runtime: Runtime, order: TaskOrder) -> int | None:
 
 
 def _once(request: web.Request, key: str | None, body: bytes) -> Once | None:
-    """Return the key that makes a repeated request known, of the body or a header."""
+    """Return the key that makes a repeated request known, of the body or a header.
+
+    Raises:
+        InvalidParameter: they say different keys.
+    """
     digest = hashlib.sha256(body).hexdigest()
+    told = once_of(request, digest)
     if key is None:
-        return once_of(request, digest)
+        return told
+    if told is not None and told.key != key:
+        accepted = f"the same as the header {IDEMPOTENCY_KEY}, or one of the two"
+        raise InvalidParameter("idempotencyKey", key, accepted=accepted)
     return Once(key=key, fingerprint=f"{request.path} {digest}")

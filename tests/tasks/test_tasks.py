@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -218,6 +220,14 @@ def test_a_repeated_key_is_one_task(server: ServerProcess) -> None:
     assert by_header[0] != first
 
 
+def test_two_keys_that_differ_are_refused(server: ServerProcess) -> None:
+    said = {"name": "add", "payload": [1], "idempotencyKey": "here"}
+
+    both = post(server, "/tasks", said, Idempotency_Key="there")
+    assert (both.status, code_of(both)) == (400, "invalid_parameter")
+    assert post(server, "/tasks", said, Idempotency_Key="here").status == 202
+
+
 def test_a_consumer_with_one_place_runs_one_at_a_time(server: ServerProcess) -> None:
     jobs = [submit(server, "one-at-a-time") for _ in range(5)]
 
@@ -286,7 +296,11 @@ def test_who_comes_with_one_task_does_not_wait_for_the_many_of_another(
         ({"name": "add", "runAt": "2026-01-01T00:00:00"}, "invalid_parameter"),
         ({"name": "add", "runAt": "2999-01-01T00:00:00Z"}, "invalid_parameter"),
         ({"name": "add", "delay": -1}, "invalid_parameter"),
+        ({"name": "add", "runAt": "9999-12-31T23:59:59-23:59"}, "invalid_parameter"),
         ({"name": "add", "idempotencyKey": ""}, "invalid_parameter"),
+        ({"name": "add", "tenant": "a\0b"}, "invalid_parameter"),
+        ({"name": "add", "tenant": "line\n"}, "invalid_parameter"),
+        ({"name": "add", "tenant": "x" * 201}, "invalid_parameter"),
     ],
     ids=str,
 )
@@ -296,7 +310,87 @@ def test_a_bad_task_is_refused(server: ServerProcess, said: object, code: str) -
     assert (answer.status in {400, 422}, code_of(answer)) == (True, code)
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"name": "add"} x'])
+@pytest.mark.parametrize(
+    ("path", "said", "member"),
+    [
+        ("/tasks", {"name": "add", "extra": 1}, "extra"),
+        ("/tasks", {"name": "add", "run_at": None}, "run_at"),
+        *(
+            ("/events", {"type": "order.paid", member: None}, member)
+            for member in ("payload", "delay", "runAt", "name")
+        ),
+    ],
+)
+def test_a_member_that_nobody_knows_is_refused_by_its_name(
+    server: ServerProcess, path: str, said: object, member: str
+) -> None:
+    answer = post(server, path, said)
+
+    assert (answer.status, code_of(answer)) == (400, "invalid_parameter")
+    assert f"unknown field `{member}`" in answer.json["detail"]
+
+
+def nested(levels: int) -> bytes:
+    return b"[" * levels + b"]" * levels
+
+
+@pytest.mark.parametrize("levels", [101, 985, 100_000])
+def test_a_payload_too_deep_is_refused(server: ServerProcess, levels: int) -> None:
+    for path, head in (
+        ("/tasks", b'{"name": "echo-later", "payload": '),
+        ("/events", b'{"type": "order.seen", "data": '),
+    ):
+        answer = server.request("POST", path, head + nested(levels) + b"}")
+        assert (answer.status, code_of(answer)) == (400, "invalid_parameter")
+        assert "100 levels" in answer.json["detail"]
+
+
+@pytest.mark.parametrize("name", ["echo-later", "echo"])
+def test_a_payload_that_is_deep_comes_back(server: ServerProcess, name: str) -> None:
+    body = b'{"name": "%s", "payload": %s}' % (name.encode(), nested(100))
+    answer = server.request("POST", "/tasks", body)
+    assert answer.status == 202
+
+    found = ended(server, answer.json["taskId"])
+
+    assert found["result"] == json.loads(nested(100))
+
+
+@pytest.mark.parametrize("name", ["dig-later", "dig"])
+def test_a_result_too_deep_is_refused(server: ServerProcess, name: str) -> None:
+    assert ended(server, submit(server, name, 100))["status"] == "COMPLETED"
+
+    error = ended(server, submit(server, name, 101))["error"]
+
+    assert (error["code"], error["detail"]) == (
+        "bad_output",
+        "the result has more than 100 levels",
+    )
+
+
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00+14:00", "2026-01-01T00:00:00Z"])
+def test_a_time_that_is_over_means_at_once(server: ServerProcess, at: str) -> None:
+    assert ended(server, submit(server, "add", [1], runAt=at))["result"] == 1
+
+
+@pytest.mark.parametrize("name", ["no-tool", "no-tool-later"])
+def test_a_task_that_skips_has_failed_and_says_why(
+    server: ServerProcess, name: str
+) -> None:
+    found = ended(server, submit(server, name))
+
+    assert (found["status"], found["attempts"]) == ("FAILED", 1)
+    assert found["error"] == {
+        "code": "missing_tool",
+        "detail": "the printer is not here",
+        "step": name,
+    }
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"\xff", b'{"name": "add"} x', b'{"name":"add","payload":"\xff"}'],
+)
 def test_what_is_not_json_is_refused(server: ServerProcess, body: bytes) -> None:
     for path in ("/tasks", "/events"):
         answer = server.request("POST", path, body)
@@ -317,6 +411,35 @@ def test_what_is_no_task_is_not_found_as_one(server: ServerProcess) -> None:
     for found in (photo, "0" * 36, "nobody"):
         answer = server.request("GET", f"/tasks/{found}")
         assert (answer.status, code_of(answer)) == (404, "job_not_found")
+    event = post(server, "/events", {"type": "order.seen"}).json["jobId"]
+    answer = server.request("GET", f"/tasks/{event}")
+    assert answer.status == 404
+    assert f"see /status/{event}" in answer.json["detail"]
+
+
+# ----- how much may wait
+
+
+def test_no_more_is_taken_than_may_wait(tmp_path: Path) -> None:
+    shutil.copy(WORK, tmp_path)
+    settings = {"processors": "work_to_do", "workers": "1", "backlog_limit": "20"}
+    with healthy_server(tmp_path, **settings) as server:
+        bearer = f"Bearer {server.token}"
+        server.request("POST", "/admin/drain", Authorization=bearer)
+
+        def give(_number: int) -> int:
+            return post(server, "/tasks", {"name": "add", "payload": [1]}).status
+
+        with ThreadPoolExecutor(16) as crowd:
+            answers = Counter(crowd.map(give, range(60)))
+
+        assert answers == {202: 20, 503: 40}
+        assert post(server, "/events", {"type": "order.paid"}).status == 503
+        assert server.request("PUT", "/upload/a.txt", b"hello").status == 503
+
+        # what is done makes room at once
+        server.request("POST", "/admin/resume", Authorization=bearer)
+        until(lambda: give(0) == 202)
 
 
 # ----- application events

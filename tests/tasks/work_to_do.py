@@ -3,7 +3,16 @@
 import asyncio
 import time
 
-from asyncflow import BadFile, Derivative, Result, Task, TryLater, consumer, task
+from asyncflow import (
+    BadFile,
+    Derivative,
+    Result,
+    Skip,
+    Task,
+    TryLater,
+    consumer,
+    task,
+)
 
 
 @task("add")
@@ -41,6 +50,39 @@ async def echo_later(work: Task) -> object:
     work.progress(50)
     await asyncio.sleep(0.01)
     return work.payload
+
+
+@task("echo")
+def echo(work: Task) -> object:
+    """Return the payload, in a worker."""
+    return work.payload
+
+
+@task("dig")
+def dig(work: Task) -> object:
+    """Return a list in a list in a list."""
+    found: list[object] = []
+    for _level in range(work.payload - 1):
+        found = [found]
+    return found
+
+
+@task("dig-later")
+async def dig_later(work: Task) -> object:
+    """Return the same on the loop."""
+    return dig(work)
+
+
+@task("no-tool")
+def no_tool(_work: Task) -> None:
+    """Lack a tool."""
+    raise Skip("the printer is not here")
+
+
+@task("no-tool-later")
+async def no_tool_later(_work: Task) -> None:
+    """Lack a tool on the loop."""
+    raise Skip("the printer is not here")
 
 
 @task("wait-first")

@@ -57,6 +57,7 @@ def whole_app(metrics: Metrics, **checks: Check) -> web.Application:
     add_health(
         app,
         checks=checks,
+        draining=lambda: False,
         metrics=metrics,
         capabilities=lambda: CAN,
         check_timeout_s=0.05,
@@ -85,8 +86,11 @@ async def test_a_server_is_ready_when_all_checks_are_well(
     assert answer.status == 200
     assert answer.headers["cache-control"] == "no-store"
     well = {"ok": True, "reason": None}
-    shown = {"status": "ready", "checks": {"disk": well, "database": well}}
-    assert json.loads(answer.body) == shown
+    assert json.loads(answer.body) == {
+        "status": "ready",
+        "draining": False,
+        "checks": {"disk": well, "database": well},
+    }
 
 
 async def test_a_server_says_which_check_failed_and_why(

@@ -134,6 +134,63 @@ def test_a_paused_tenant_waits(server: ServerProcess) -> None:
     assert server.finished(job)["status"] == "COMPLETED"
 
 
+@pytest.mark.parametrize("name", ["a%00b", "x" * 201, "line%0A"])
+def test_a_tenant_that_nobody_could_be_is_refused(
+    server: ServerProcess, name: str
+) -> None:
+    for action in ("pause", "resume"):
+        answer = ask(server, "POST", f"tenants/{name}/{action}")
+        assert (answer.status, code_of(answer)) == (400, "invalid_parameter")
+    assert get(server, "tenants")["tenants"] == []
+    assert get(server, "audit")["entries"] == []
+
+
+def test_a_tenant_may_be_paused_before_it_comes(server: ServerProcess) -> None:
+    (found,) = act(server, "tenants/acme/pause")["tenants"]
+    assert (found["paused"], found["known"]) == (True, False)
+
+    submit(server, "add", [1])
+    (found,) = get(server, "tenants")["tenants"]
+    assert (found["paused"], found["known"]) == (True, True)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("audit?after=abc", "audit?after=-1", "audit?before=abc", "audit?limit=0"),
+        *("steps?limit=x", "consumers?x", "tenants?limit=1", "uploads?a=b"),
+        *("alerts?after=1", "consumers/add/dead?after=99999999999999999999999"),
+    ],
+)
+def test_a_parameter_that_nobody_knows_is_refused(
+    server: ServerProcess, path: str
+) -> None:
+    answer = ask(server, "GET", path)
+
+    assert (answer.status, code_of(answer)) == (400, "invalid_parameter")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"since": "2020-01-01T00:00:00Z", "after": 10**30},
+        {"since": "2020-01-01T00:00:00Z", "before": 1},
+        {"since": "2020-01-01T00:00:00"},
+    ],
+)
+def test_a_bad_replay_is_refused(server: ServerProcess, said: object) -> None:
+    answer = ask(server, "POST", "consumers/bill/replay", said)
+
+    assert (answer.status, code_of(answer)) == (400, "invalid_parameter")
+
+
+@pytest.mark.parametrize(
+    "since", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-23:59"]
+)
+def test_a_replay_may_begin_at_any_time(server: ServerProcess, since: str) -> None:
+    assert act(server, "consumers/bill/replay", {"since": since})["steps"] == 0
+
+
 def test_dead_letters_are_read_and_retried(server: ServerProcess) -> None:
     jobs = [submit(server, "refuse", n) for n in range(3)]
     for job in jobs:
@@ -171,6 +228,10 @@ def test_a_running_step_is_seen_and_cancelled(server: ServerProcess) -> None:
 
 def test_drained_nothing_begins_and_uploads_go_on(server: ServerProcess) -> None:
     assert act(server, "drain") == {"draining": True, "running": 0}
+    # it takes what comes: its clients have no reason to go elsewhere
+    ready = server.request("GET", "/readyz")
+    assert (ready.status, ready.json["status"]) == (200, "ready")
+    assert ready.json["draining"]
     job = server.upload("a.txt", b"hello")
     assert server.status(job)["status"] == "PENDING"
 
