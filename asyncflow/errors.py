@@ -64,7 +64,7 @@ class InvalidParameter(ClientError):
     code = "invalid_parameter"
 
     def __init__(
-        self, name: str, value: str | None, *, accepted: str, why: str | None = None
+        self, name: str, value: str | None, *, accepted: str, why: str = ""
     ) -> None:
         shown = "is missing" if value is None else f"is {value[:80]!r}"
         super().__init__(why or f"{name} {shown}; accepted: {accepted}")
@@ -271,8 +271,7 @@ class OffsetMismatch(ClientError):
         self, *, expected: int, received: int, is_complete: bool = False
     ) -> None:
         super().__init__(f"the upload is at offset {expected}, not {received}")
-        self.expected, self.received = expected, received
-        self.is_complete = is_complete
+        self.expected, self.received, self.is_complete = expected, received, is_complete
 
     def extra(self) -> Mapping[str, object]:
         """Give both offsets."""
@@ -586,9 +585,13 @@ class TryLater(ProcessorError):
 
 
 class Skip(ProcessorError):
-    """A tool is missing: the step ends as skipped, with the reason."""
+    """The step has nothing to do here: it ends as skipped, with the reason."""
 
     code = "skip"
+
+    def __init__(self, detail: str, *, reason: str = "missing_tool") -> None:
+        super().__init__(detail)
+        self.reason = reason
 
 
 class NameTaken(ProcessorError):

@@ -166,6 +166,8 @@ REASONS: Mapping[str, str] = {
     "bad_output": "the processor made what it may not make",
     "try_later": "something outside was not ready",
     "missing_tool": "a tool that this step needs is not installed",
+    "no_text": "there is no text in this picture",
+    "switched_off": "this step is switched off for files of this kind",
 }
 
 

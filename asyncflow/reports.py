@@ -51,7 +51,10 @@ def _said_by(error: BaseException) -> dict[str, object]:
             later = _plain(Verdict.TRY_LATER, "try_later", error.detail)
             return {**later, "after_s": float(error.after_s)}
         case Skip():
-            return _plain(Verdict.SKIPPED, "missing_tool", error.detail)
+            if not isinstance(error.reason, str):
+                kind = type(error.reason).__name__
+                return unfit(f"the reason of a Skip is a {kind}, not a string")
+            return _plain(Verdict.SKIPPED, error.reason, error.detail)
         case MemoryError():
             return _failure(Verdict.LOST, "out_of_memory", error)
         case _:

@@ -41,6 +41,7 @@ from asyncflow.joining import Joiner
 from asyncflow.metrics import Metrics
 from asyncflow.pipelines import Pipelines
 from asyncflow.pool import Pool, default_modules, default_size
+from asyncflow.processors import ocr
 from asyncflow.progress import Hub
 from asyncflow.recovery import Recovery
 from asyncflow.retention import Retention
@@ -131,6 +132,7 @@ class Runtime:
         self._lock = FolderLock(folder)
         self._limits = Limits(attempts=settings.attempts)
         self._pipelines = _pipelines(settings)
+        self._unreadable: str | None = None
         self.engine = self._engine(clock)
         self.db = SqliteDatabase(
             folder / DATABASE,
@@ -234,6 +236,15 @@ class Runtime:
             },
         }
 
+    def missing_tool(self, consumer: str) -> str | None:
+        """Return what must be installed before a consumer of the pool can work."""
+        card = self.pool.processors.get(consumer)
+        missing = None if card is None else card.missing
+        if missing is None and consumer == "text":
+            # workers know what is installed, and not which languages are wanted
+            return self._unreadable
+        return missing
+
     # ----- start and stop
 
     async def start(self) -> None:
@@ -244,6 +255,10 @@ class Runtime:
         """
         self._lock.take()
         try:
+            settings = self.settings
+            self._unreadable = await asyncio.to_thread(
+                ocr.missing, settings.text_engine, settings.text_languages
+            )
             await self._start_parts()
             await self._start_work()
         except BaseException:

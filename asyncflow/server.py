@@ -163,7 +163,9 @@ def capabilities(runtime: Runtime, fast: FastPath) -> Capabilities:
         fast_path=fast.is_on,
         processors=tuple(
             ProcessorStatus(
-                name=card.name, accepts=card.accepts, missing_tool=card.missing
+                name=card.name,
+                accepts=card.accepts,
+                missing_tool=runtime.missing_tool(card.name),
             )
             for card in runtime.pool.processors.values()
         ),
@@ -367,7 +369,8 @@ def _greet(runtime: Runtime, who: Access, site: Site) -> None:
         f"  workers   {runtime.pool.size}  ({runtime.pool.sandbox})",
     ]
     for card in sorted(runtime.pool.processors.values(), key=lambda c: c.name):
-        state = "ready" if card.missing is None else f"missing: {card.missing}"
+        missing = runtime.missing_tool(card.name)
+        state = "ready" if missing is None else f"missing: {missing}"
         lines.append(f"  {card.name:<9} {state}")
     if who.needed_everywhere:
         lines.append("  token     needed for everything (the one you set)")

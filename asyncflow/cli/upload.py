@@ -272,4 +272,13 @@ def _sentence(outcome: Outcome) -> str:
     # without --wait nobody has asked how far its job is
     state = outcome.status or "accepted"
     shown = f"{state}, {size_text(size)}" if size else state
-    return f"✓ {name}: {shown}\n  {outcome.status_url}"
+    return f"✓ {name}: {shown}{_left_out(outcome.job)}\n  {outcome.status_url}"
+
+
+def _left_out(job: Job | None) -> str:
+    """Say which steps had nothing to do, and why: a job that is well may lack them."""
+    return "".join(
+        f"\n  {clean(step.name)} skipped: {clean(step.error.detail)}"
+        for step in (job.steps if job is not None else ())
+        if step.status == "skipped" and step.error is not None
+    )

@@ -9,7 +9,7 @@ Rules
   the server's own loop and must never block it.
 - It reads `work.source`, writes only into `work.out`, and never touches a store.
 - `BadFile` says the file is at fault (never retried), `TryLater` asks for another
-  time, `Skip` says that a tool is missing; anything else is a failed attempt.
+  time, `Skip` says that there is nothing to do; anything else is a failed attempt.
 - `work.publish(derivative)` hands a finished file over at once, before the rest.
 """
 

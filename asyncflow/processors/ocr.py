@@ -103,6 +103,16 @@ def choose(engine: str, languages: Sequence[str]) -> Engine:
     return _Program(data, usable)
 
 
+def missing(engine: str, languages: Sequence[str]) -> str | None:
+    """Return what must be installed before anything can be read; None: nothing."""
+    wanted = ENGINES if engine == "auto" else (engine,)
+    if not any(is_installed(name) for name in wanted):
+        return " or ".join(wanted)
+    if len(lacking(languages)) == len(languages):
+        return f"data to read {', '.join(languages)}"
+    return None
+
+
 def lacking(languages: Sequence[str]) -> tuple[str, ...]:
     """Return those of *languages* that cannot be read here for want of data."""
     try:

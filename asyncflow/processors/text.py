@@ -7,10 +7,10 @@ landscape costs a glance. One bad page does not spoil the others: it is listed i
 
 Makes `text` (a form feed between pages), `textJson` (each word's place and confidence),
 `searchablePdf` where something was read by OCR, and `preview` of a PDF's first page. A
-picture without any look of text gets none of them, only facts.
+picture without any look of text is skipped.
 
 Facts: pages, words, layerPages, ocrPages, failedPages [{page, reason}], languages, and
-once something was read by OCR engine and confidence; for pictures looksLikeText.
+once something was read by OCR engine and confidence.
 
 Options
 -------
@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from asyncflow.errors import BadFile, Skip
+from asyncflow.jobs import REASONS
 from asyncflow.processors import matrix, ocr, pages, raster, reading
 from asyncflow.processors.base import Derivative, Result, Work, processor
 from asyncflow.processors.searchable import Searchable
@@ -79,8 +80,8 @@ def text(work: Work) -> Result:
     document = pages.Document(work.source, work.media_type, max_pages=options.max_pages)
     with contextlib.closing(document):
         if not document.is_pdf and not _worth_reading(document, options):
-            none: dict[str, object] = {"pages": document.pages, "words": 0}
-            return Result(facts={**none, "looksLikeText": False})
+            reason = "switched_off" if options.images == "never" else "no_text"
+            raise Skip(REASONS[reason], reason=reason)
         return _Run(work, options, document).go()
 
 
@@ -265,8 +266,6 @@ class _Run:
         }
         if self._unread:
             facts["missingLanguages"] = list(self._unread)
-        if not self._document.is_pdf:
-            facts["looksLikeText"] = True
         if self._engine is not None:
             facts["engine"] = self._engine.name
         if self._confidences:

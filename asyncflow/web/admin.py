@@ -193,7 +193,7 @@ def _consumers(
     return tuple(
         ConsumerView(
             name=name,
-            missing_tool=cards[name].missing if name in cards else None,
+            missing_tool=runtime.missing_tool(name),
             oldest_s=oldest_s.get(name),
             steps={state: n for (one, state), n in tallies.items() if one == name},
         )

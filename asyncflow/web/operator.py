@@ -260,7 +260,7 @@ def _detail(
         gate=one.entry.gate,
         required=one.entry.required,
         paused=name in engine.paused.consumers,
-        missing_tool=None if card is None else card.missing,
+        missing_tool=runtime.missing_tool(name),
         steps=steps,
         oldest_s=None if waited is None else max(0, waited) / 1000,
         log_offset=offset.offset,

@@ -123,3 +123,28 @@ def test_the_upload_line_works_when_it_is_pasted_and_shows_no_token_of_yours(
 
         assert done.returncode == 0
         assert "somebody-has-set-it" not in server.banner
+
+
+def test_a_language_that_cannot_be_read_is_said_at_once_and_to_clients(
+    tmp_path: Path,
+) -> None:
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (300, 200), "teal").save(photo)
+    with serving(tmp_path / "data", workers="1", text_languages="xyz") as server:
+        ready = server.request("GET", "/capabilities").json["processors"]
+        bearer = f"Bearer {server.token}"
+        path = "/admin/consumers"
+        found = server.request("GET", path, Authorization=bearer).json["consumers"]
+        job = server.finished(server.upload("photo.png", photo.read_bytes()))
+        assert server.process is not None
+        assert server.process.stdout is not None
+        said = next(line for line in server.process.stdout if "text " in line)
+
+    (text,) = [one for one in ready if one["name"] == "text"]
+    assert (text["ready"], text["missingTool"]) == (False, "data to read xyz")
+    assert [one["missingTool"] for one in found if one["name"] == "text"] == [
+        "data to read xyz"
+    ]
+    assert said == "  text      missing: data to read xyz\n"
+    (step,) = [one for one in job["steps"] if one["name"] == "text"]
+    assert step["status"] == "skipped"

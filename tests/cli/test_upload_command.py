@@ -113,6 +113,19 @@ def test_waiting_tells_the_steps_and_the_end(
     assert lines(shown.out)[0]["job"]["downloadUrls"] == {"thumbnail": "/t"}
 
 
+def test_a_step_that_was_left_out_is_said_with_its_reason(
+    server: SmallServer, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    why = {"code": "no_text", "detail": "there is no text in this picture"}
+    steps = [step("image", "done"), step("text", "skipped", error=why)]
+    server.jobs["job-1"] = job("job-1", steps=steps)
+
+    assert main(["upload", str(photo), "--wait"]) == 0
+
+    said = capsys.readouterr().out
+    assert "photo.jpg: COMPLETED\n  text skipped: there is no text in this" in said
+
+
 def test_a_job_that_fails_is_a_failure_when_waiting(
     server: SmallServer, photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
