@@ -42,9 +42,10 @@ class Growing:
         if one is None:
             return
         self.promised -= one.promised
-        self._held[one.tenant] -= one.held
-        if not self._held[one.tenant]:
-            del self._held[one.tenant]
+        held = self._held.pop(one.tenant, 0) - one.held
+        # uploads that hold nothing yet have no share in a sum
+        if held:
+            self._held[one.tenant] = held
 
     def move(self, upload_id: str, at: int) -> int:
         """Note that an upload holds *at* bytes now; return what it may still take."""
