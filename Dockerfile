@@ -11,6 +11,7 @@ RUN python3 -m venv /opt/asyncflow
 COPY constraints.txt /src/
 COPY pyproject.toml README.md LICENSE /src/
 COPY asyncflow /src/asyncflow
+COPY packaging/monitoring /src/packaging/monitoring
 RUN /opt/asyncflow/bin/pip install --no-cache-dir -c /src/constraints.txt /src
 
 FROM debian:bookworm-slim

@@ -1,5 +1,6 @@
 """Pages that can be checked against the program: words, states, commands, examples."""
 
+import ast
 import re
 import shlex
 import tomllib
@@ -8,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
+import asyncflow
 from asyncflow import __version__, jobs, uploads
 from asyncflow.cli.app import app as root_command
 from tests.docs.pages import DOCS, PACKAGE, ROOT, all_pages, blocks, page
@@ -94,6 +96,24 @@ def test_python_examples_run() -> None:
     assert examples
     for path, block in examples:
         exec(compile(block, str(path), "exec"), {"__name__": "example"})  # noqa: S102 -- our own pages
+
+
+def test_python_that_needs_more_than_we_have_is_python() -> None:
+    examples = [
+        (path, block)
+        for path in all_pages()
+        for block in blocks(path.read_text(encoding="utf-8"), "py")
+    ]
+    assert any("import FastAPI" in block for _path, block in examples)
+    for path, block in examples:
+        tree = ast.parse(block, str(path))
+        names = {
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module == "asyncflow"
+            for alias in node.names
+        }
+        assert all(hasattr(asyncflow, name) for name in names), path
 
 
 def console_lines() -> list[tuple[str, str]]:

@@ -1,7 +1,9 @@
 """What the program has, the reference has: no more, no less, and no different."""
 
+import re
 from pathlib import Path
 
+import msgspec
 import pytest
 from aiohttp import hdrs
 
@@ -14,6 +16,7 @@ from asyncflow.metrics import Metrics
 from asyncflow.processors import identify, image, text
 from asyncflow.processors.base import REGISTRY
 from asyncflow.runtime import Runtime
+from asyncflow.views import JobView
 from asyncflow.web.auth import TokenAuth
 from asyncflow.web.errors import NOT_HTTP, status_of
 from tests.docs.pages import PACKAGE, ROOT, page, rows
@@ -150,3 +153,11 @@ def test_every_route_is_documented(routes: set[str]) -> None:
     found = {row[0].strip("`") for row in rows("reference/http.md")}
     documented = {one for one in found if one.split(" ")[0].isupper() and " /" in one}
     assert documented == routes
+
+
+def test_every_member_of_a_status_is_documented() -> None:
+    told = page("reference/http.md").partition("## Status")[2]
+    told = told.partition("(progress)=")[0]
+    named = set(re.findall(r"`(\w+)`", told))
+    members = {one.encode_name for one in msgspec.structs.fields(JobView)}
+    assert members <= named

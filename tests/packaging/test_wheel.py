@@ -1,6 +1,7 @@
 """What is shipped: built as for a release, installed where nothing else is."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -109,6 +110,32 @@ def test_the_sdist_builds_the_same_wheel(
     again = build(source, "wheel", tmp_path / "wheel")
     assert again.name == wheel.name
     assert contents(again) == contents(wheel)
+
+
+def test_what_the_dockerfile_copies_builds_the_same_wheel(
+    wheel: Path, tmp_path: Path
+) -> None:
+    let_through = [
+        line.removeprefix("!")
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    ]
+    for line in (ROOT / "Dockerfile").read_text().splitlines():
+        if not line.startswith("COPY ") or "--from" in line:
+            continue
+        *sources, target = line.split()[1:]
+        for source in sources:
+            assert source in let_through
+            place = tmp_path / target.removeprefix("/")
+            place = place / Path(source).name if target.endswith("/") else place
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if (ROOT / source).is_dir():
+                skip = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(ROOT / source, place, ignore=skip)
+            else:
+                shutil.copy(ROOT / source, place)
+    made = build(tmp_path / "src", "wheel", tmp_path / "wheel")
+    assert contents(made) == contents(wheel)
 
 
 def test_the_sdist_holds_the_tests_and_the_task_script(sdist: Path) -> None:
