@@ -122,6 +122,31 @@ def test_files_that_were_not_begun_are_asked_for_after_a_reload(
     assert visitor.page.locator("h2.name").all_text_contents() == left
 
 
+def test_a_file_that_changes_while_it_is_sent_is_not_sent_for_ever(
+    visitor: Visitor, server: ServerProcess, tmp_path: Path
+) -> None:
+    file = heavy(tmp_path / "edited.jpg")
+    visitor.open()
+    visitor.slow(SLOW)
+    visitor.give(file)
+    visitor.wait("edited.jpg", "uploading")
+    card = visitor.card("edited.jpg")
+    expect(card.locator(".status")).to_contain_text("left")
+    job = visitor.page.evaluate(f"{KEPT}[0].id")
+    card.get_by_role("button", name="Pause").click()
+    file.write_bytes(b"something else")
+    card.get_by_role("button", name="Resume").click()
+    refused = visitor.wait("edited.jpg", "refused")
+    expect(refused.locator(".problem")).to_have_text(
+        "This file was changed or removed after it was chosen: choose it once more."
+    )
+    expect(refused.get_by_role("button", name="Retry")).to_have_count(0)
+    assert server.status(job)["status"] == "CANCELLED"
+    visitor.give(file)
+    visitor.page.locator("li.card").nth(1).wait_for()
+    visitor.troubles[:] = [one for one in visitor.troubles if "ERR_" not in one]
+
+
 def test_a_stalled_connection_is_told_in_plain_words(
     visitor: Visitor, tmp_path: Path
 ) -> None:

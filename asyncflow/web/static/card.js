@@ -20,6 +20,7 @@ const OVER = new Set(["done", "skipped", "dead", "cancelled"]);
 const HOPELESS = new Set([
   "empty_file",
   "encrypted",
+  "file_changed",
   "too_complex",
   "too_many_pages",
   "too_many_pixels",

@@ -5,6 +5,8 @@
 // - A lost network, a 5xx or a 409 is tried again with growing pauses, for ever, until
 //   the person pauses or cancels; a refusal (other 4xx) ends the upload with its reason.
 // - A connection that stalls counts as a lost one.
+// - A file that was changed or removed meanwhile cannot be sent any more: the browser
+//   then breaks off each request, and only reading the file tells that from the network.
 // - One attempt runs at a time, however fast somebody presses Pause and Resume.
 
 import { Refused } from "./server.js";
@@ -17,6 +19,11 @@ const STALL_MS = 60_000;
 // the server takes metadata of 8 KiB in all; a path that is longer than this is not told
 const MAX_PATH = 1000;
 const STALLED = "The connection stalled: nothing moved for a minute.";
+
+const CHANGED = {
+  code: "file_changed",
+  detail: "this file was changed or removed after it was chosen: choose it once more",
+};
 
 const encode = (text) =>
   btoa(Array.from(new TextEncoder().encode(text), (byte) => String.fromCharCode(byte)).join(""));
@@ -56,7 +63,11 @@ export class Upload {
         await this.attempt();
       } catch (error) {
         if (this.state !== "uploading") break;
-        if (error instanceof Refused && !this.mayPass(error)) {
+        if (!(await this.isReadable())) {
+          this.state = "refused";
+          refusal = new Refused(CHANGED, 0);
+          await this.forget();
+        } else if (error instanceof Refused && !this.mayPass(error)) {
           this.state = "refused";
           refusal = error;
         } else {
@@ -65,6 +76,15 @@ export class Upload {
       }
     }
     this.tell(this, refusal);
+  }
+
+  async isReadable() {
+    try {
+      await this.file.slice(this.offset, this.offset + 1).arrayBuffer();
+      return true;
+    } catch {
+      return false;
+    }
   }
 
   // 404 and 410 mean that the server forgot the upload: begin anew.
@@ -221,6 +241,11 @@ export class Upload {
   async cancel() {
     this.stop("cancelled");
     await this.before;
+    await this.forget();
+  }
+
+  // Lets the server forget what it has of the file.
+  async forget() {
     if (this.id === null) return;
     await this.server
       .fetch(this.server.url(`files/${this.id}`), { method: "DELETE", headers: VERSION })
