@@ -142,7 +142,7 @@ def friendly(*, has_token: bool, prefix: str = "") -> Middleware:
 _TITLES: Mapping[int, str] = {
     401: "You need to sign in first",
     403: "You may not do this",
-    404: "There is nothing here",
+    404: "Not found",
 }
 
 

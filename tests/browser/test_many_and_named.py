@@ -230,7 +230,7 @@ def test_people_are_told_on_a_page_why_something_is_refused(
         missing = "/jobs/019a0000-0000-7000-8000-000000000000/files/original"
         for where in (missing, "/nowhere"):
             visitor.page.goto(visitor.url + where)
-            expect(heading).to_have_text("There is nothing here")
+            expect(heading).to_have_text("Not found")
         visitor.page.get_by_role("link", name="To the upload page").click()
         expect(heading).to_have_text("asyncflow")
         visitor.troubles[:] = [one for one in visitor.troubles if " 4" not in one]
