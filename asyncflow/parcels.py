@@ -78,6 +78,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     made: list[Listed] = []
 
 
+_report: Final = msgspec.json.Decoder(Report)
+
+
 class Card(msgspec.Struct, frozen=True, kw_only=True):
     """A processor as the worker has registered it."""
 
@@ -291,7 +294,7 @@ def decode_message(data: bytes) -> Message | None:
 def decode_report(data: bytes, token: int) -> Report:
     """Return the report of run *token*. Raise BadOutput for anything else."""
     try:
-        report = msgspec.json.decode(data, type=Report)
+        report = _report.decode(data)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise BadOutput(f"the report of the run is not readable: {error}") from None
     if is_too_deep(data, outside=reports.OUTSIDE):

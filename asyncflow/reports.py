@@ -24,6 +24,9 @@ MAX_BYTES: Final = 1 << 20
 #: levels of a report around what a function has returned
 OUTSIDE: Final = 2
 
+#: text as it is, so that what is no text is found here
+_write: Final = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
+
 
 def of_facts(facts: object) -> dict[str, object]:
     """Return the report of an attempt that has found *facts*."""
@@ -84,8 +87,7 @@ def _text(text: str) -> str:
 def encode(report: Mapping[str, object]) -> bytes:
     """Return *report* as JSON; of facts that cannot be stored, it says just that."""
     try:
-        text = json.dumps(report, allow_nan=False, ensure_ascii=False)
-        data = text.encode()
+        data = _write(report).encode()
     except Exception as error:  # noqa: BLE001 -- a stranger's object may raise anything
         return _instead(report, "the result is not JSON", cause_of(error))
     if len(data) > MAX_BYTES:

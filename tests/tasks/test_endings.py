@@ -141,9 +141,10 @@ def test_a_function_that_cancels_its_own_task_has_failed(
     assert found["error"]["detail"] == "the processor failed (CancelledError)"
 
 
-def test_a_task_of_a_function_cannot_end_the_server(tmp_path: Path) -> None:
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_a_task_of_a_function_cannot_end_the_server(tmp_path: Path, loop: str) -> None:
     shutil.copy(WORK, tmp_path)
-    settings = {"processors": "hostile_work", "workers": "1"}
+    settings = {"processors": "hostile_work", "workers": "1", "loop": loop}
     with serving(tmp_path / "data", **settings) as server:
         found = ended(server, submit(server, "leave-a-bomb"))
 
@@ -165,13 +166,13 @@ def test_a_file_from_the_loop_is_refused_and_not_lost(
 # ----- what does not stop
 
 
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 def test_a_function_that_does_not_stop_loses_its_step_and_is_shown(
-    tmp_path: Path,
+    tmp_path: Path, loop: str
 ) -> None:
     shutil.copy(WORK, tmp_path)
-    with serving(
-        tmp_path / "data", processors="hostile_work", workers="1", grace="1"
-    ) as server:
+    settings = {"processors": "hostile_work", "workers": "1", "grace": "1"}
+    with serving(tmp_path / "data", loop=loop, **settings) as server:
         late, cancelled = submit(server, "stay"), submit(server, "stay-long")
         until(lambda: task(server, cancelled)["status"] == "PROCESSING")
         server.request("POST", f"/jobs/{cancelled}/cancel")
