@@ -61,7 +61,7 @@ class Gauges:
 
     *space* tells the room under the store, None where it cannot fill up; *trouble* why
     nothing can be stored just now, *checks* what each condition of being ready lacks;
-    *sockets* how many are open.
+    *sockets* how many are open, *strays* how many functions ignore being stopped.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class Gauges:
         trouble: Callable[[], str | None],
         checks: Mapping[str, Check],
         sockets: Callable[[], int],
+        strays: Callable[[], int],
     ) -> None:
         self.alerts = Alerts()
         #: the last hour, for the admin page
@@ -87,7 +88,8 @@ class Gauges:
         self._metrics, self._engine, self._db, self._wal = metrics, engine, db, wal
         self._pool, self._backlog_limit, self._space = pool, backlog_limit, space
         self._fill_level = fill_level / 100.0
-        self._trouble, self._checks, self._sockets = trouble, checks, sockets
+        self._trouble, self._checks = trouble, checks
+        self._sockets, self._strays = sockets, strays
         self._lags: deque[float] = deque([0.0], maxlen=LAGS_KEPT)
         #: (when, whether it failed, whether a worker died) of the latest attempts
         self._ends: deque[tuple[float, bool, bool]] = deque(maxlen=MOST_ENDS)
@@ -158,6 +160,7 @@ class Gauges:
         metrics.wal_bytes.set(self._wal.wal_bytes())
         metrics.websockets.set(self._sockets())
         metrics.loop_tasks.set(len(asyncio.all_tasks()))
+        metrics.strays.set(self._strays())
         for name, is_raised in self.alerts.states().items():
             metrics.alerts.set(int(is_raised), name)
         await self._measure_queues()

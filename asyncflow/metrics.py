@@ -242,6 +242,11 @@ SPECS: Mapping[str, Spec] = {
         kind="gauge",
         help="Tasks of the event loop that are not over.",
     ),
+    "strays": Spec(
+        name="asyncflow_strays",
+        kind="gauge",
+        help="Async functions that go on although they were told to stop.",
+    ),
     "http_requests": Spec(
         name="asyncflow_http_requests_total",
         kind="counter",
@@ -378,6 +383,7 @@ class Metrics:
     alerts: Metric
     loop_lag: Metric
     loop_tasks: Metric
+    strays: Metric
     http_requests: Metric
     http_duration: Metric
     connections: Metric

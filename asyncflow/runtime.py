@@ -199,6 +199,7 @@ class Runtime:
             trouble=lambda: self.trouble,
             checks=self.checks(),
             sockets=lambda: len(self.sockets),
+            strays=lambda: len(self.strays()),
         )
 
     def _admission(self) -> Admission:

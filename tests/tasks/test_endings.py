@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.server_process import FINAL, ServerProcess, serving
-from tests.web.live import failures, healthy_server, until
+from tests.web.live import failures, healthy_server, metric, until
 
 WORK = Path(__file__).with_name("hostile_work.py")
 
@@ -185,6 +185,7 @@ def test_a_function_that_does_not_stop_loses_its_step_and_is_shown(
         strays = admin(server, "/admin/steps")["strays"]
         assert {one["jobId"] for one in strays} == {late, cancelled}
         assert all(one["toldToStopAt"] for one in strays)
+        assert metric(server, "asyncflow_strays") == 2
         running = submit(server, "stay-long")
         until(lambda: task(server, running)["status"] == "PROCESSING")
         submit(server, "block-a-thread")
