@@ -116,9 +116,11 @@ def friendly(*, has_token: bool, prefix: str = "") -> Middleware:
     every path.
     """
 
+    form_path = f"{prefix}/upload"
+
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        is_form = _is_form(request)
+        is_form = request.path == form_path and _is_form(request)
         try:
             answer = await handler(request)
         except web.HTTPNotFound:
@@ -161,9 +163,10 @@ def _refusal(page: str, error: AsyncflowError, prefix: str) -> web.Response:
 
 def _is_form(request: web.Request) -> bool:
     """Tell whether a browser has sent a form by itself, to show what comes back."""
+    # not Sec-Fetch-Mode: over plain HTTP browsers send it to this machine alone
     return (
         request.method == hdrs.METH_POST
-        and request.headers.get("Sec-Fetch-Mode") == "navigate"
+        and "text/html" in request.headers.get(hdrs.ACCEPT, "")
         and request.content_type == "multipart/form-data"
     )
 

@@ -248,3 +248,25 @@ def test_only_an_operator_sees_the_operators_links(
     )
     visitor.page.get_by_role("link", name="For programs").click()
     expect(visitor.page.get_by_role("heading", level=1)).to_contain_text("HTTP")
+
+
+def test_a_form_that_a_browser_sends_is_known_by_what_it_wants_to_see(
+    server: ServerProcess,
+) -> None:
+    part = 'Content-Disposition: form-data; name="file"; filename="a.txt"'
+    body = f"--b\r\n{part}\r\n\r\nhello\r\n--b--\r\n".encode()
+    kinds = {
+        accept: server.request(
+            "POST",
+            "/upload",
+            body,
+            Content_Type="multipart/form-data; boundary=b",
+            Accept=accept,
+        ).headers["content-type"]
+        for accept in ("text/html,*/*;q=0.8", "*/*", "application/json")
+    }
+    assert list(kinds.values()) == [
+        "text/html; charset=utf-8",
+        "application/json",
+        "application/json",
+    ]
