@@ -115,7 +115,6 @@ def friendly(*, has_token: bool, prefix: str = "") -> Middleware:
     *has_token*, it is somebody else who knows how people get in. *prefix* stands before
     every path.
     """
-
     form_path = f"{prefix}/upload"
 
     @web.middleware

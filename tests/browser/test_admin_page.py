@@ -81,6 +81,9 @@ def test_running_steps_are_seen_and_cancelled(
     expect(page.locator("#live")).to_have_text("The step is cancelled.")
     assert server.finished(job)["status"] == "CANCELLED"
     expect(page.get_by_text("Nothing runs.")).to_be_visible()
+    page.get_by_role("button", name="sample-task", exact=True).click()
+    told = page.locator(".past:visible li")
+    expect(told.first).to_contain_text("task given to the server")
     server.request("DELETE", f"/jobs/{job}")
 
 

@@ -206,7 +206,7 @@ class Row {
     ]);
     // of what has one time the attempt comes first: the event tells its outcome
     const entries = [
-      { at: job.createdAt, text: "upload begun" },
+      ...(job.kind === "file" ? [{ at: job.createdAt, text: "upload begun" }] : []),
       ...past.attempts.map((one) => ({
         at: one.finishedAt,
         text: attempt(one),

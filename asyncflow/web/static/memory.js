@@ -30,7 +30,7 @@ export class Memory {
   // Oldest first. A browser that keeps nothing is like one that has sent nothing.
   all() {
     try {
-      return this.keys().map((key) => ({ ...JSON.parse(localStorage.getItem(key)), key }));
+      return this.keys().map((key) => JSON.parse(localStorage.getItem(key)));
     } catch {
       return [];
     }
