@@ -41,9 +41,7 @@ from asyncflow.errors import (
     BlobNotFound,
     ChecksumMismatch,
     ClientError,
-    DigestConflict,
     DiskFull,
-    EmptyFile,
     FinalUpload,
     LengthMismatch,
     OffsetMismatch,
@@ -281,9 +279,9 @@ class Chunks:
             if waited:
                 row = await self._open(upload_id)
             if row.state == uploads.UploadState.COMPLETE:
-                return self._append_to_complete(row, offset, length)
+                return await self._append_to_complete(row, offset, body)
             self._check_start(row, await self._offset(row), offset, length)
-            _check_digest(row, claims.whole())
+            claims.agree_with(row.digest)
             if ends is Ends.WITH_BODY and total is None and length is not None:
                 total = offset + length
             row = await self._settle_length(row, offset, total)
@@ -304,15 +302,17 @@ class Chunks:
             self._turns.end(upload_id, turn)
             self._engine.hub.upload_idle(upload_id)
 
-    def _append_to_complete(
-        self, row: UploadRow, offset: int, length: int | None
+    async def _append_to_complete(
+        self, row: UploadRow, offset: int, body: Body
     ) -> Upload:
-        end = row.length or 0
-        if offset != end:
-            raise OffsetMismatch(expected=end, received=offset, is_complete=True)
-        if length != 0:
+        """Let a last request be repeated that brings nothing."""
+        if row.parts is not None:
+            raise FinalUpload
+        if offset != row.length:
+            raise OffsetMismatch(expected=row.length or 0, received=offset)
+        if await body.read():
             raise UploadComplete
-        return Upload.of(row, end)
+        return Upload.of(row, offset, is_known=True)
 
     def _check_start(
         self, row: UploadRow, at: int, offset: int, length: int | None
@@ -366,7 +366,7 @@ class Chunks:
         at = await self._write(row, turn, offset, ends)
         try:
             await self._compare(row.key, claims.part(), offset, at)
-            _check_digest(row, claims.whole())
+            claims.agree_with(row.digest)
         except ClientError:
             await even_if_cancelled(self._cut_off(row, offset))
             raise
@@ -381,7 +381,7 @@ class Chunks:
         try:
             at = await self._write(row, turn, offset, ends)
             await self._compare(row.key, claims.part(), offset, at)
-            _check_digest(row, claims.whole())
+            claims.agree_with(row.digest)
         except BaseException:
             if not turn.refuses:
                 await even_if_cancelled(self._cut_off(row, offset))
@@ -425,8 +425,6 @@ class Chunks:
         if ends is Ends.WITH_BODY and row.length not in {None, at}:
             raise LengthMismatch(f"{at} bytes came, but the length is {row.length}")
         if ends is Ends.WITH_BODY or (ends is Ends.AT_LENGTH and at == row.length):
-            if at == 0 and not row.dialect:
-                raise EmptyFile
             row = await self.endings.complete(row, at)
         elif await self._extend(row):
             row = await self._open(row.id)
@@ -578,13 +576,6 @@ class Chunks:
             return
         if change.terminal is not None or change.gone:
             turn.body.stop(UploadGone())
-
-
-def _check_digest(row: UploadRow, digests: Sequence[uploads.Checksum]) -> None:
-    """Refuse another digest of the file than the one announced before."""
-    if row.digest and digests and row.digest not in map(str, digests):
-        algorithm = uploads.Checksum.parse(row.digest).algorithm
-        raise DigestConflict(f"a digest by {algorithm} was announced before, not this")
 
 
 def _why(error: BaseException) -> str:

@@ -87,10 +87,10 @@ class MissingFile(ClientError):
     code = "missing_file"
 
 
-class EmptyFile(ClientError):
-    """The file has no bytes."""
+class MissingBody(ClientError):
+    """The request has no body: send the file as the body."""
 
-    code = "empty_file"
+    code = "missing_body"
 
 
 class TruncatedBody(ClientError):
@@ -267,11 +267,9 @@ class OffsetMismatch(ClientError):
 
     code = "offset_mismatch"
 
-    def __init__(
-        self, *, expected: int, received: int, is_complete: bool = False
-    ) -> None:
+    def __init__(self, *, expected: int, received: int) -> None:
         super().__init__(f"the upload is at offset {expected}, not {received}")
-        self.expected, self.received, self.is_complete = expected, received, is_complete
+        self.expected, self.received = expected, received
 
     def extra(self) -> Mapping[str, object]:
         """Give both offsets."""

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -114,7 +115,7 @@ class FolderLock:
 class Runtime:
     """One server's parts, started and stopped in the right order.
 
-    *url_prefix* stands before every path that goes to clients.
+    *url_prefix* stands before every path that this server answers.
     """
 
     def __init__(
@@ -122,6 +123,9 @@ class Runtime:
     ) -> None:
         self.settings = settings
         self.url_prefix = url_prefix
+        public = urlsplit(settings.public_url or "").path.rstrip("/")
+        #: what stands before a path where clients see it: a proxy may take it off
+        self.public_path = public or url_prefix
         self.metrics = Metrics()
         clock = clock or Clock()
         self.draining = False
@@ -141,7 +145,7 @@ class Runtime:
             # the gauges are made after the database
             on_batch=lambda batch: self.gauges.batch(batch),  # noqa: PLW0108
         )
-        self.hub = Hub(self.db.job, url_prefix=url_prefix)
+        self.hub = Hub(self.db.job, url_prefix=self.public_path)
         self.engine.attach(self.db, self.hub)
         self.store: Store = LocalStore(folder / "store")
         self.pool = _pool(settings)

@@ -19,7 +19,8 @@ from typing import Final, Protocol, TypeVar, runtime_checkable
 
 from asyncflow import uploads
 from asyncflow.db.base import Once, UploadRow
-from asyncflow.errors import ShuttingDown, UploadBusy, UploadPreempted
+from asyncflow.errors import DigestConflict, ShuttingDown, UploadBusy, UploadPreempted
+from asyncflow.jobs import JobState
 from asyncflow.store.base import Burst, TakesBursts, Writer
 
 T = TypeVar("T")
@@ -103,6 +104,17 @@ class Claims:
     is_certain: bool = False
     whole: Digests = _no_digests
 
+    def agree_with(self, known: str) -> None:
+        """Return unless they name another digest of the file than the *known* one.
+
+        Raises:
+            DigestConflict: they do.
+        """
+        digests = self.whole()
+        if known and digests and known not in map(str, digests):
+            algorithm = uploads.Checksum.parse(known).algorithm
+            raise DigestConflict(f"a digest by {algorithm} was announced, not this one")
+
 
 NO_CLAIMS: Final = Claims()
 
@@ -137,7 +149,7 @@ class Announced:
 class Upload:
     """An upload as its client may know it. `expires` is None once it is a job.
 
-    *is_known*: it was there before it was asked for, by the same Idempotency-Key.
+    *is_known*: it was there, or complete, before the request came that tells of it.
     """
 
     id: str
@@ -148,8 +160,15 @@ class Upload:
     is_complete: bool = False
     dialect: str = ""
     concat: str = ""
+    is_part: bool = False
     is_joined: bool = False
     is_known: bool = False
+    job_state: JobState = JobState.UPLOADING
+
+    @property
+    def told_state(self) -> JobState:
+        """What the sender of the last byte hears: its work begins with the answer."""
+        return self.job_state if self.is_known else JobState.PENDING
 
     @classmethod
     def of(cls, row: UploadRow, offset: int, *, is_known: bool = False) -> "Upload":
@@ -163,8 +182,10 @@ class Upload:
             is_complete=row.state == uploads.UploadState.COMPLETE,
             dialect=row.dialect,
             concat=row.concat,
+            is_part=row.is_part,
             is_joined=row.parts is not None,
             is_known=is_known,
+            job_state=row.job_state,
         )
 
 

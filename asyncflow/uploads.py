@@ -132,12 +132,17 @@ def clean_name(name: str | None) -> str:
     """Return *name* as it may be shown: one line, no path, at most 255 characters.
 
     Folders (either slash), control and direction-changing characters go; an empty rest
-    becomes `file`. The extension survives the cut.
+    becomes `file`, also before an extension. The extension survives the cut.
     """
     last = re.split(r"[/\\]", unicodedata.normalize("NFC", name or ""))[-1]
     shown = "".join(
         c for c in last if unicodedata.category(c) not in {"Cc", "Cf", "Cs", "Zl", "Zp"}
-    ).strip(" .")
+    ).strip()
+    rest = shown.strip(" .")
+    is_extension = shown.startswith(".") and "." not in rest
+    if is_extension and mimetypes.guess_type(f"file.{rest}")[0]:
+        rest = f"file.{rest}"
+    shown = rest
     if len(shown) > MAX_NAME:
         stem, dot, end = shown.rpartition(".")
         keep = dot + end if dot and len(end) <= 16 else ""  # noqa: PLR2004 -- no real extension is longer

@@ -299,7 +299,7 @@ def _answer(
         job_id=job,
         received=len(there),
         missing=missing[:MAX_LISTED],
-        status_url=f"{runtime.url_prefix}/status/{job}",
+        status_url=f"{runtime.public_path}/status/{job}",
     )
     return web.Response(
         status=200 if missing else 202,

@@ -5,16 +5,19 @@ Rules
 - `Tus-Resumable` means tus. Otherwise Upload-Complete, its older opposite, an interop
   version or `application/partial-upload` mean the IETF draft.
 - A request that says neither is answered in the dialect that created the upload.
-- `X-HTTP-Method-Override` on a POST stands for methods that something in between does
-  not let through.
+- `X-HTTP-Method-Override` on a POST is the method, for where something in between does
+  not let the real one through. Beside another method it is refused: pages may send some
+  of those without asking first.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
 
 from asyncflow import turns
-from asyncflow.errors import UploadNotFound
+from asyncflow.errors import InvalidHeader, UploadNotFound
 from asyncflow.web import resumable, tus
 from asyncflow.web.bodies import continue_later
 from asyncflow.web.intake import upload_id
@@ -27,27 +30,24 @@ def add_routes(app: web.Application) -> None:
     """Add the upload resource to *app*, with and without a slash at its end."""
     add = app.router.add_route
     for path in ("/files", "/files/"):
-        add(hdrs.METH_OPTIONS, path, discover)
-        for method in (hdrs.METH_POST, hdrs.METH_PUT, hdrs.METH_PATCH):
-            add(method, path, create, expect_handler=continue_later)
-    one = "/files/{id}"
-    add(hdrs.METH_OPTIONS, one, discover)
-    add(hdrs.METH_HEAD, one, look)
-    add(hdrs.METH_GET, one, look)
-    add(hdrs.METH_PATCH, one, append, expect_handler=continue_later)
-    add(hdrs.METH_DELETE, one, end)
-    add(hdrs.METH_POST, one, overridden, expect_handler=continue_later)
-    mine = f"{app[runtime_key].url_prefix}/files"
+        for method in _OF_ALL:
+            add(method, path, collection, expect_handler=continue_later)
+    for method in (*_OF_ONE, hdrs.METH_POST):
+        add(method, "/files/{id}", one, expect_handler=continue_later)
+    prefix = app[runtime_key].url_prefix
 
     async def sign(request: web.Request, response: web.StreamResponse) -> None:
         """Put in what the dialect wants in every answer, refusals included."""
-        resource = request.match_info.route.resource
-        if resource is None or not resource.canonical.startswith(mine):
+        path = request.path.removeprefix(prefix)
+        if path == "/files" or path.startswith("/files/"):
+            # an answer of today says nothing about tomorrow's offset
+            response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
+            if not _is_ietf(request):
+                tus.sign(request, response)
+                return
+        elif not path.startswith("/upload") or not resumable.begins_here(request):
             return
-        if _is_ietf(request):
-            resumable.sign(request, response)
-        else:
-            tus.sign(response)
+        resumable.sign(request, response)
 
     app.on_response_prepare.append(sign)
 
@@ -79,9 +79,9 @@ async def create(request: web.Request) -> web.Response:
     """Create an upload."""
     if _is_ietf(request):
         return await resumable.create(request)
-    if request.method != hdrs.METH_POST:
+    if _meant(request) != hdrs.METH_POST:
         allowed = (hdrs.METH_POST, hdrs.METH_OPTIONS)
-        raise web.HTTPMethodNotAllowed(request.method, allowed)
+        raise web.HTTPMethodNotAllowed(_meant(request), allowed)
     return await tus.create(request)
 
 
@@ -103,7 +103,14 @@ async def end(request: web.Request) -> web.Response:
     return await (resumable.cancel(request) if is_ietf else tus.terminate(request))
 
 
-_MEANT: Final = {
+_OF_ALL: Final[Mapping[str, Handler]] = {
+    hdrs.METH_OPTIONS: discover,
+    hdrs.METH_POST: create,
+    hdrs.METH_PUT: create,
+    hdrs.METH_PATCH: create,
+}
+_OF_ONE: Final[Mapping[str, Handler]] = {
+    hdrs.METH_OPTIONS: discover,
     hdrs.METH_HEAD: look,
     hdrs.METH_GET: look,
     hdrs.METH_PATCH: append,
@@ -111,9 +118,30 @@ _MEANT: Final = {
 }
 
 
-async def overridden(request: web.Request) -> web.Response:
-    """Do what the method in the header says (POST)."""
-    handler = _MEANT.get(request.headers.get(OVERRIDE, "").upper())
+def _meant(request: web.Request) -> str:
+    """Return the method, or the one that a POST stands for."""
+    said = request.headers.getall(OVERRIDE, [])
+    if not said:
+        return request.method
+    if request.method != hdrs.METH_POST or len(said) > 1:
+        raise InvalidHeader(OVERRIDE, ", ".join(said), accepted="one, on a POST alone")
+    return said[0].upper()
+
+
+async def collection(request: web.Request) -> web.StreamResponse:
+    """Do what the method says, of all uploads."""
+    return await _do(request, _OF_ALL)
+
+
+async def one(request: web.Request) -> web.StreamResponse:
+    """Do what the method says, of one upload."""
+    return await _do(request, _OF_ONE)
+
+
+async def _do(
+    request: web.Request, handlers: Mapping[str, Handler]
+) -> web.StreamResponse:
+    handler = handlers.get(_meant(request))
     if handler is None:
-        raise web.HTTPMethodNotAllowed(request.method, [*_MEANT, hdrs.METH_OPTIONS])
+        raise web.HTTPMethodNotAllowed(_meant(request), list(handlers))
     return await handler(request)

@@ -37,7 +37,7 @@ STATUS: Mapping[type[AsyncflowError], int] = {
     errors.InvalidParameter: 400,
     errors.InvalidMultipart: 400,
     errors.MissingFile: 400,
-    errors.EmptyFile: 400,
+    errors.MissingBody: 400,
     errors.TruncatedBody: 400,
     errors.MalformedRequest: 400,
     errors.LengthMismatch: 400,
@@ -117,6 +117,9 @@ TYPES: Mapping[type[AsyncflowError], tuple[str, str]] = {
     ),
 }
 
+#: what `http.HTTPStatus` does not know
+_PHRASES: Mapping[int, str] = {460: "Checksum Mismatch"}
+
 #: classes (with all below them) that end before or beside HTTP and never become answers
 NOT_HTTP: Final = (errors.StartError, errors.BackupError, errors.ProcessorError)
 
@@ -144,9 +147,10 @@ def headers_of(error: AsyncflowError) -> dict[str, str]:
     match error:
         case errors.Unauthorized():
             headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="asyncflow"'
-        case errors.OffsetMismatch(expected=expected, is_complete=is_complete):
+        case errors.OffsetMismatch(expected=expected):
             headers["Upload-Offset"] = str(expected)
-            headers["Upload-Complete"] = "?1" if is_complete else "?0"
+            # "?1" would mean that the answer comes from what the file was sent to
+            headers["Upload-Complete"] = "?0"
         case errors.UpgradeRequired():
             headers[hdrs.UPGRADE] = "websocket"
         case errors.RangeNotSatisfiable(size=size):
@@ -275,6 +279,8 @@ def _of_aiohttp(request: web.Request, refusal: web.HTTPException) -> web.StreamR
 
 
 def _phrase(status: int) -> str:
+    if status in _PHRASES:
+        return _PHRASES[status]
     try:
         return HTTPStatus(status).phrase
     except ValueError:

@@ -47,6 +47,8 @@ class Part:
     def __init__(self, form: "FormReader", headers: dict[str, str]) -> None:
         self._form = form
         self._over = False
+        #: read, but not handed out yet
+        self._ahead = b""
         disposition = headers.get("content-disposition", "")
         self.name, self.file_name = content_disposition(disposition)
         self.content_type = headers.get("content-type")
@@ -67,12 +69,22 @@ class Part:
         Raises:
             InvalidMultipart: the body ends inside the part.
         """
-        if self._over:
-            return b""
+        data, self._ahead = self._ahead, b""
+        if self._over or data:
+            return data
         data = await self._form.part_bytes()
         self._over = not data
         self.received += len(data)
         return data
+
+    async def is_empty(self) -> bool:
+        """Tell whether the part has no (more) bytes.
+
+        Raises:
+            InvalidMultipart: the body ends inside the part.
+        """
+        self._ahead = await self.read()
+        return not self._ahead
 
     async def text(self) -> str:
         """Return the whole part, a field of the form, as text.

@@ -187,10 +187,10 @@ def _add_cors(
 ) -> None:
     vary = response.headers.get(hdrs.VARY)
     response.headers[hdrs.VARY] = f"{vary}, {hdrs.ORIGIN}" if vary else hdrs.ORIGIN
-    origin = request.headers.get(hdrs.ORIGIN)
-    if origin is None or not guards.lists(origin):
+    origins = request.headers.getall(hdrs.ORIGIN, [])
+    if len(origins) != 1 or not guards.lists(origins[0]):
         return
-    response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
+    response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origins[0]
     response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = EXPOSED_HEADERS
 
 

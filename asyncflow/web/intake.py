@@ -84,6 +84,18 @@ def digests_of(request: web.Request) -> Claims:
     return Claims(part=part, is_certain=bool(told), whole=whole)
 
 
+def refuse_range(request: web.Request) -> None:
+    """Refuse a part of a file where a whole one is taken (RFC 9110 section 14.5)."""
+    if hdrs.CONTENT_RANGE not in request.headers:
+        return
+    raise InvalidHeader(
+        hdrs.CONTENT_RANGE,
+        request.headers[hdrs.CONTENT_RANGE],
+        accepted="none, for a file comes whole here (curl -C cannot work); what is to "
+        "go on after a break begins with POST /files/ and goes on with PATCH",
+    )
+
+
 async def admit_form(request: web.Request) -> None:
     """Return if a form may be read: its files cannot be larger than itself.
 
@@ -135,9 +147,10 @@ def headers_of(upload: Upload) -> dict[str, str]:
     """Return what every dialect tells of an upload."""
     headers = {
         "Upload-Offset": str(upload.offset),
-        JOB_ID: upload.id,
         hdrs.CACHE_CONTROL: "no-store",
     }
+    if not upload.is_part:
+        headers[JOB_ID] = upload.id
     if upload.expires is not None:
         headers["Upload-Expires"] = formatdate(upload.expires / 1000, usegmt=True)
     return headers
@@ -148,4 +161,7 @@ def location(request: web.Request, runtime: Runtime, found: str) -> str:
     public = runtime.settings.public_url
     if public is not None:
         return f"{public.rstrip('/')}/files/{found}"
-    return found if request.path.endswith("/") else f"files/{found}"
+    asked = request.rel_url.raw_path.removeprefix(runtime.url_prefix)
+    if asked == "/files/":
+        return found
+    return "../" * (asked.count("/") - 1) + f"files/{found}"

@@ -98,7 +98,7 @@ async def retry(request: web.Request) -> web.Response:
     runtime = request.app[runtime_key]
     job = job_id(request)
     run = await runtime.engine.retry(job)
-    url = f"{runtime.url_prefix}/status/{job}"
+    url = f"{runtime.public_path}/status/{job}"
     return answer(RetryAnswer(job_id=job, run=run, status_url=url), status=202)
 
 

@@ -6,6 +6,7 @@ body with its name in `?name=` or Content-Disposition; `PUT /upload/{name}` take
 whole in memory, and a file counts only when all of it has arrived.
 """
 
+import hashlib
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,12 +20,16 @@ from asyncflow import uploads
 from asyncflow.engine import PIPELINE
 from asyncflow.errors import (
     AsyncflowError,
+    BlobNotFound,
     ChecksumMismatch,
     ClientError,
     DigestMismatch,
     DiskFull,
-    EmptyFile,
+    InvalidHeader,
     InvalidMultipart,
+    KeyReused,
+    LengthMismatch,
+    MissingBody,
     MissingFile,
     ServerBusy,
     ShuttingDown,
@@ -34,10 +39,11 @@ from asyncflow.errors import (
     UploadComplete,
     UploadGone,
 )
-from asyncflow.jobs import JobState
 from asyncflow.runtime import Runtime
+from asyncflow.store.digests import digest_of
 from asyncflow.turns import NO_CLAIMS, Announced, Claims, Ends, Upload
 from asyncflow.views import ErrorView, View
+from asyncflow.web import fields, resumable
 from asyncflow.web.auth import UPLOAD, Principal, require
 from asyncflow.web.bodies import BodyReader, continue_later
 from asyncflow.web.errors import status_of
@@ -51,6 +57,7 @@ from asyncflow.web.intake import (
     client_of,
     digests_of,
     once_of,
+    refuse_range,
 )
 from asyncflow.web.keys import fast_key, runtime_key
 from asyncflow.web.parsing import content_disposition, refuse_encoding
@@ -93,39 +100,43 @@ def add_routes(app: web.Application) -> None:
 
 async def put(request: web.Request) -> web.Response:
     """Take the body as the file called like the last part of the address (PUT)."""
-    principal = require(request, UPLOAD)
-    refuse_encoding(request)
-    return await _raw(request, principal, request.match_info["name"])
+    return await _raw(request, request.match_info["name"])
 
 
 async def post(request: web.Request) -> web.Response:
     """Take a form with files, or a raw body (POST)."""
+    if request.content_type.startswith("multipart/"):
+        return await _form(request)
+    said = content_disposition(request.headers.get(hdrs.CONTENT_DISPOSITION, ""))
+    return await _raw(request, request.query.get("name") or said[1])
+
+
+async def _raw(request: web.Request, name: str | None) -> web.Response:
+    pipeline = request.query.get(PIPELINE)
+    if resumable.begins_here(request):
+        return await resumable.create(request, name=name, pipeline=pipeline)
     principal = require(request, UPLOAD)
     refuse_encoding(request)
-    if request.content_type.startswith("multipart/"):
-        return await _form(request, principal)
-    said = content_disposition(request.headers.get(hdrs.CONTENT_DISPOSITION, ""))
-    return await _raw(request, principal, request.query.get("name") or said[1])
-
-
-async def _raw(
-    request: web.Request, principal: Principal, name: str | None
-) -> web.Response:
+    refuse_range(request)
     runtime = request.app[runtime_key]
     began = time.monotonic()
     length = body_length(request)
-    if length == 0:
-        raise EmptyFile("the request has no body: send the file as the body")
+    if length == 0 and hdrs.CONTENT_LENGTH not in request.headers:
+        raise MissingBody
+    total = fields.integer(request.headers, "Upload-Length")
+    if total is not None and length not in {total, None if total else 0}:
+        shown = "unknown" if length is None else f"{length} bytes"
+        raise LengthMismatch(f"Upload-Length is {total}, but the body's is {shown}")
     shown = uploads.clean_name(name)
     said = Announced(
         owner=principal.owner,
         tenant=principal.tenant,
         file_name=shown,
         declared_type=uploads.declared_type(shown, request.content_type),
-        length=length,
+        length=total if length is None else length,
         client=client_of(request, principal),
         once=once_of(request, shown, length, request.content_type),
-        metadata=chosen(request.query.get(PIPELINE)),
+        metadata=chosen(pipeline),
     )
     fast = request.app[fast_key]
     body = BodyReader(request, min_rate=runtime.settings.body_min_rate, fast=fast)
@@ -160,9 +171,13 @@ async def _store(
     With an Idempotency-Key it may be complete already.
     """
     upload = await _begin(runtime, said)
-    if upload.is_complete:
+    if upload.is_complete and upload.is_known:
+        await _compare(runtime, upload, body)
         return upload
     runtime.metrics.uploads_created.inc("form" if length is None else "raw")
+    if upload.is_complete:
+        # it has no bytes
+        return upload
     try:
         upload = await runtime.chunks.append(
             upload.id, 0, body, length=length, ends=Ends.WITH_BODY, claims=claims
@@ -178,6 +193,21 @@ async def _store(
     finally:
         runtime.metrics.bytes_received.inc(by=body.received)
     return upload
+
+
+async def _compare(runtime: Runtime, upload: Upload, body: BodyReader | Part) -> None:
+    """Return if *body* is the file that came first with an Idempotency-Key.
+
+    Raises:
+        KeyReused: it is another one. A file that was removed since is compared no more.
+    """
+    hasher = hashlib.sha256()
+    while data := await body.read():
+        hasher.update(data)
+    with suppress(BlobNotFound):
+        stored = await digest_of(runtime.store, uploads.raw_key(upload.id), "sha256")
+        if stored.value != hasher.digest():
+            raise KeyReused("this Idempotency-Key came before, with another file")
 
 
 async def _begin(runtime: Runtime, said: Announced) -> Upload:
@@ -203,10 +233,10 @@ def _answer(
 ) -> UploadAnswer:
     return UploadAnswer(
         job_id=upload.id,
-        status=JobState.PENDING,
+        status=upload.told_state,
         message="File received, processing begins.",
         file_name=said.file_name,
-        status_url=f"{runtime.url_prefix}/status/{upload.id}",
+        status_url=f"{runtime.public_path}/status/{upload.id}",
         estimated_time=runtime.estimate_s(said.declared_type, upload.offset),
         upload_time_ms=round((time.monotonic() - began) * 1000),
     )
@@ -215,7 +245,11 @@ def _answer(
 # ----- forms
 
 
-async def _form(request: web.Request, principal: Principal) -> web.Response:
+async def _form(request: web.Request) -> web.Response:
+    principal = require(request, UPLOAD)
+    refuse_encoding(request)
+    if resumable.begins_here(request) and not resumable.says_complete(request):
+        raise InvalidHeader(resumable.COMPLETE, "?0", accepted="?1: a form comes whole")
     runtime = request.app[runtime_key]
     await admit_form(request)
     body = BodyReader(request, min_rate=runtime.settings.body_min_rate)
@@ -224,7 +258,7 @@ async def _form(request: web.Request, principal: Principal) -> web.Response:
     pipeline = request.query.get(PIPELINE)
     try:
         while (part := await form.next_part()) is not None:
-            if part.name == FIELD and part.file_name is not None:
+            if part.name == FIELD and await _is_file(part):
                 said = _announced(request, part, principal, n=len(told.answers))
                 said = replace(said, metadata=chosen(pipeline))
                 await _take_part(runtime, part, said, told)
@@ -238,6 +272,13 @@ async def _form(request: web.Request, principal: Principal) -> web.Response:
         if told.refusals[-1:] != [broken]:
             told.refuse(None, broken, time.monotonic())
     return told.answer()
+
+
+async def _is_file(part: Part) -> bool:
+    """Tell whether a part holds a file: a form where nobody chose one has none."""
+    if part.file_name is None:
+        return False
+    return part.file_name != "" or not await part.is_empty()
 
 
 async def _take_part(

@@ -212,7 +212,7 @@ WHOLE: Final = (
         parameters=(_NAME,),
         takes={OCTETS: BYTES},
         answers=(_ACCEPTED,),
-        refusals=(errors.EmptyFile, errors.NotFound, *_OF_BODIES),
+        refusals=(errors.MissingBody, errors.NotFound, *_OF_BODIES),
     ),
 )
 

@@ -12,6 +12,8 @@ Rules
 """
 
 import re
+from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -20,6 +22,7 @@ from aiohttp.http import HttpVersion11
 
 from asyncflow import turns, uploads
 from asyncflow.errors import (
+    BlobNotFound,
     ChecksumMismatch,
     DigestMismatch,
     InvalidHeader,
@@ -36,12 +39,14 @@ from asyncflow.web.bodies import send_interim
 from asyncflow.web.intake import (
     WRONG_BODY,
     body_length,
+    chosen,
     client_of,
     digests_of,
     fill,
     headers_of,
     location,
     once_of,
+    refuse_range,
     upload_id,
 )
 from asyncflow.web.keys import runtime_key
@@ -76,6 +81,11 @@ def speaks(request: web.Request) -> bool:
     return request.headers.get(hdrs.CONTENT_TYPE, "").startswith(PARTIAL)
 
 
+def begins_here(request: web.Request) -> bool:
+    """Tell whether a request to another resource begins an upload of the draft."""
+    return COMPLETE in request.headers or INCOMPLETE in request.headers
+
+
 def version_of(request: web.Request) -> int | None:
     """Return the client's interop version, if it is one of ours."""
     value = request.headers.get(INTEROP, "")
@@ -85,6 +95,8 @@ def version_of(request: web.Request) -> int | None:
 
 def sign(request: web.Request, response: web.StreamResponse) -> None:
     """Say an answer in the client's draft."""
+    if response.status == web.HTTPRequestEntityTooLarge.status_code:
+        response.headers.setdefault(LIMIT, discovery(request)[LIMIT])
     version = version_of(request)
     if version is None:
         return
@@ -100,7 +112,7 @@ def discovery(request: web.Request) -> dict[str, str]:
     return {LIMIT: fields.limits({"min-size": 0, "max-size": rules.max_bytes})}
 
 
-def _says_complete(request: web.Request) -> bool:
+def says_complete(request: web.Request) -> bool:
     """Tell whether the request brings the upload's end."""
     if version_of(request) == OLDEST:
         name, opposite = INCOMPLETE, True
@@ -113,13 +125,20 @@ def _says_complete(request: web.Request) -> bool:
     return said is not opposite
 
 
-async def create(request: web.Request) -> web.Response:
-    """Create an upload, with its first bytes, or all, if they come along."""
+async def create(
+    request: web.Request, *, name: str | None = None, pipeline: str | None = None
+) -> web.Response:
+    """Create an upload, with its first bytes, or all, if they come along.
+
+    *name* and *pipeline* are what the address says.
+    """
     principal = require(request, UPLOAD)
     refuse_encoding(request)
-    is_complete = _says_complete(request)
+    refuse_range(request)
+    is_complete = says_complete(request)
     length = _length(request, 0, is_complete=is_complete)
-    said = _announced(request, principal, length)
+    said = _announced(request, principal, length, name)
+    said = replace(said, metadata=chosen(pipeline))
     runtime = request.app[runtime_key]
     upload = await runtime.chunks.create(said)
     runtime.metrics.uploads_created.inc("ietf")
@@ -149,10 +168,13 @@ def _length(request: web.Request, offset: int, *, is_complete: bool) -> int | No
 
 
 def _announced(
-    request: web.Request, principal: Principal, length: int | None
+    request: web.Request,
+    principal: Principal,
+    length: int | None,
+    name: str | None,
 ) -> Announced:
     disposition = request.headers.get(hdrs.CONTENT_DISPOSITION, "")
-    name = uploads.clean_name(content_disposition(disposition)[1])
+    name = uploads.clean_name(name or content_disposition(disposition)[1])
     kind = request.headers.get(hdrs.CONTENT_TYPE)
     if uploads.clean_type(kind) == PARTIAL:
         kind = None
@@ -199,7 +221,7 @@ async def append(request: web.Request) -> web.Response:
     refuse_encoding(request)
     found = upload_id(request)
     _check_type(request)
-    is_complete = _says_complete(request)
+    is_complete = says_complete(request)
     offset = fields.integer(request.headers, "Upload-Offset")
     if offset is None:
         value = request.headers.get("Upload-Offset")
@@ -244,7 +266,10 @@ async def look(request: web.Request) -> web.Response:
     upload = await runtime.chunks.find(upload_id(request))
     if upload.is_joined:
         upload = await runtime.joiner.settle(upload.id)
-    return web.Response(status=204, headers=_shown(request, upload))
+    headers = _shown(request, upload)
+    if upload.is_complete:
+        headers |= await _digest(request, upload)
+    return web.Response(status=204, headers=headers)
 
 
 async def cancel(request: web.Request) -> web.Response:
@@ -263,6 +288,19 @@ def _shown(request: web.Request, upload: Upload) -> dict[str, str]:
     return headers
 
 
+async def _digest(request: web.Request, upload: Upload) -> dict[str, str]:
+    """Return the digest of the whole file that the client wants, if it does."""
+    wanted = fields.wanted_digest(request.headers)
+    if wanted is None:
+        return {}
+    store, key = request.app[runtime_key].store, uploads.raw_key(upload.id)
+    # the file may have been removed since
+    with suppress(BlobNotFound):
+        found = await digest_of(store, key, fields.DIGESTS[wanted])
+        return {"Repr-Digest": fields.shown_digest(found)}
+    return {}
+
+
 async def _answer(request: web.Request, upload: Upload, *, status: int) -> web.Response:
     runtime = request.app[runtime_key]
     headers = _shown(request, upload)
@@ -270,15 +308,13 @@ async def _answer(request: web.Request, upload: Upload, *, status: int) -> web.R
         headers[hdrs.LOCATION] = location(request, runtime, upload.id)
     if not upload.is_complete:
         return web.Response(status=status, headers=headers)
-    wanted = fields.wanted_digest(request.headers)
-    if wanted is not None:
-        key, algorithm = uploads.raw_key(upload.id), fields.DIGESTS[wanted]
-        found = await digest_of(runtime.store, key, algorithm)
-        headers["Repr-Digest"] = fields.shown_digest(found)
+    headers |= await _digest(request, upload)
+    if upload.is_part:
+        return web.Response(status=status, headers=headers)
     done = Done(
         job_id=upload.id,
-        status="PENDING",
-        status_url=f"{runtime.url_prefix}/status/{upload.id}",
+        status=upload.told_state,
+        status_url=f"{runtime.public_path}/status/{upload.id}",
     )
     return web.Response(
         status=status,

@@ -145,7 +145,7 @@ async def submit(request: web.Request) -> web.Response:
         run_at=_time(runtime, order),
         once=_once(request, order.idempotency_key, body),
     )
-    url = f"{runtime.url_prefix}/tasks/{found}"
+    url = f"{runtime.public_path}/tasks/{found}"
     taken = TaskAnswer(task_id=found, status=JobState.PENDING, status_url=url)
     return _begun(taken, found)
 
@@ -166,7 +166,7 @@ async def publish(request: web.Request) -> web.Response:
         priority=said.priority,
         once=_once(request, said.idempotency_key, body),
     )
-    url = f"{runtime.url_prefix}/status/{found}"
+    url = f"{runtime.public_path}/status/{found}"
     taken = EventAnswer(job_id=found, status=JobState.PENDING, status_url=url)
     return _begun(taken, found)
 
@@ -204,7 +204,7 @@ async def show(request: web.Request) -> web.Response:
         finished_at=view.completed_at or view.failed_at,
         estimated_time_remaining=view.estimated_time_remaining,
         run=view.run,
-        status_url=f"{runtime.url_prefix}/tasks/{view.job_id}",
+        status_url=f"{runtime.public_path}/tasks/{view.job_id}",
     )
     return answer(shown)
 

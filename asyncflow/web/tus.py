@@ -25,6 +25,7 @@ from asyncflow.errors import (
 from asyncflow.turns import NO_CLAIMS, Announced, Claims, Upload
 from asyncflow.uploads import Checksum
 from asyncflow.web.auth import UPLOAD, Principal, require
+from asyncflow.web.bodies import BodyReader
 from asyncflow.web.intake import (
     client_of,
     fill,
@@ -43,6 +44,7 @@ from asyncflow.web.parsing import (
 from asyncflow.web.trailers import announces, trailers
 
 PRECONDITION_FAILED: Final = 412
+TOO_LARGE: Final = 413
 RESUMABLE: Final = "Tus-Resumable"
 VERSION: Final = "1.0.0"
 EXTENSIONS: Final = (
@@ -53,17 +55,19 @@ CHUNK_TYPE: Final = "application/offset+octet-stream"
 CHECKSUM: Final = "Upload-Checksum"
 CONCAT: Final = "Upload-Concat"
 DEFER: Final = "Upload-Defer-Length"
-#: a header line with more would not be read at all
-MAX_PARTS: Final = 1000
+#: their addresses, as /files/ID, fit into the largest header that is read
+MAX_PARTS: Final = 700
 
 _FINAL = re.compile(r"final;[ ]*(\S+(?:[ ]+\S+)*)")
 
 
-def sign(response: web.StreamResponse) -> None:
+def sign(request: web.Request, response: web.StreamResponse) -> None:
     """Put the headers that tus wants into an answer, refusals included."""
     response.headers[RESUMABLE] = VERSION
     if response.status == PRECONDITION_FAILED:
         response.headers["Tus-Version"] = VERSION
+    if response.status == TOO_LARGE:
+        response.headers["Tus-Max-Size"] = discovery(request)["Tus-Max-Size"]
 
 
 def discovery(request: web.Request) -> dict[str, str]:
@@ -82,13 +86,15 @@ async def create(request: web.Request) -> web.Response:
     principal = require(request, UPLOAD)
     check_version(request)
     refuse_encoding(request)
-    concat = request.headers.get(CONCAT, "")
+    concat = _concat(request)
     if concat.startswith("final"):
         return await _join(request, principal, concat)
     if concat not in {"", "partial"}:
         raise InvalidHeader(CONCAT, concat, accepted="partial, or final;/files/ID ...")
     length = _announced_length(request)
     with_body = _carries_chunk(request, length)
+    if with_body and length == 0:
+        await _expect_nothing(request)
     claims = checksum(request) if with_body else NO_CLAIMS
     said = _announced(request, principal, length=length, concat=concat)
     runtime = request.app[runtime_key]
@@ -163,7 +169,21 @@ def _carries_chunk(request: web.Request, length: int | None) -> bool:
     return True
 
 
+async def _expect_nothing(request: web.Request) -> None:
+    """Refuse bytes for an empty upload, which is complete before they are read."""
+    rate = request.app[runtime_key].settings.body_min_rate
+    if await BodyReader(request, min_rate=rate).read():
+        raise PastUploadLength("the upload's length is 0 bytes")
+
+
 # ----- concatenation
+
+
+def _concat(request: web.Request) -> str:
+    values = request.headers.getall(CONCAT, [""])
+    if len(values) > 1:
+        raise InvalidHeader(CONCAT, ", ".join(values), accepted="one")
+    return values[0]
 
 
 async def _join(
@@ -172,9 +192,10 @@ async def _join(
     """Create an upload of the bytes of others."""
     if request.can_read_body:
         raise PastUploadLength("an upload that is joined from others takes no body")
-    if "Upload-Length" in request.headers:
-        value = request.headers["Upload-Length"]
-        raise InvalidHeader("Upload-Length", value, accepted="none beside final")
+    for name in ("Upload-Length", DEFER):
+        if name in request.headers:
+            value = request.headers[name]
+            raise InvalidHeader(name, value, accepted="none beside final")
     parts = _parts(concat)
     said = _announced(request, principal, length=None, concat=concat)
     runtime = request.app[runtime_key]

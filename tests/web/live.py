@@ -173,7 +173,7 @@ def create(server: ServerProcess, length: int, *headers: Header) -> str:
             "POST", "/files", TUS, ("Upload-Length", str(length)), *headers
         )
     assert answer.status == 201, answer.body
-    return answer.headers["asyncflow-job-id"]
+    return answer.headers["location"].rpartition("/")[2]
 
 
 def patch(

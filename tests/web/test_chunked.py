@@ -265,8 +265,15 @@ def test_json_that_is_not_what_it_should_be_is_refused(server: ServerProcess) ->
     ):
         answer = send_json(server, **members)
         assert (answer.status, code_of(answer)) == (400, "invalid_parameter")
+
+
+def test_an_empty_file_is_a_job_that_says_why_it_was_rejected(
+    server: ServerProcess,
+) -> None:
     empty = send_json(server, chunkIndex=0, totalChunks=1, chunk="")
-    assert (empty.status, code_of(empty)) == (400, "empty_file")
+    assert empty.status == 202
+    found = server.finished(empty.json["jobId"])
+    assert (found["status"], found["error"]["code"]) == ("REJECTED", "empty_file")
 
 
 def test_a_form_must_have_its_chunk_once(server: ServerProcess) -> None:
@@ -294,7 +301,7 @@ def test_an_upload_of_another_kind_takes_no_chunks(server: ServerProcess) -> Non
             ("Upload-Concat", f"final;{address}"),
             metadata(a="b"),
         )
-    ids = [create(server, 5), *(a.headers["asyncflow-job-id"] for a in (part, joined))]
+    ids = [create(server, 5), *(a.headers["location"][6:] for a in (part, joined))]
     for upload in ids:
         answer = send(server, 0, jobId=upload)
         assert (answer.status, code_of(answer)) == (400, "part_not_usable")

@@ -70,3 +70,34 @@ def test_curl_passes_over_104_and_sends_its_file(
     assert "HTTP/1.1 201 Created" in lines
     found = dict(line.lower().split(": ", 1) for line in lines if ": " in line)
     assert original(server, found["asyncflow-job-id"]) == DATA
+
+
+def test_the_documented_way_to_go_on_works(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff" + bytes(5000))
+    said = Path("docs/reference/http.md").read_text()
+    begins = "curl -i -X POST -H 'Upload-Complete: ?0'"
+    commands = said[said.index(begins) :].split("```")[0].splitlines()
+    assert len(commands) == 3
+    upload = ""
+    for command in commands:
+        mine = command.replace("http://127.0.0.1:8080", server.url)
+        # of the thousand bytes that came before the break, none has come here
+        mine = mine.replace("ID", upload).replace("1001", "1").replace("1000", "0")
+        done = subprocess.run(
+            ["/bin/sh", "-c", mine.replace("curl", "curl -sSf", 1)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        )
+        headers = dict(
+            line.lower().split(": ", 1)
+            for line in done.stdout.splitlines()
+            if ": " in line
+        )
+        upload = upload or headers["asyncflow-job-id"]
+    assert server.status(upload)["fileSize"] == 5003
+    assert server.status(upload)["fileName"] == "photo.jpg"

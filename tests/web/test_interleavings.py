@@ -91,7 +91,8 @@ class Uploads(RuleBasedStateMachine):
             headers.append(("Upload-Concat", "partial"))
         answer = self.ask("POST", "", *headers)
         assert answer.status == 201
-        made = Sent(id=answer.headers["asyncflow-job-id"], data=data, is_part=is_part)
+        found = answer.headers["location"].rpartition("/")[2]
+        made = Sent(id=found, data=data, is_part=is_part)
         self.all.append(made)
         return made
 

@@ -287,10 +287,26 @@ def test_a_lost_last_answer_can_be_asked_for_again(server: ServerProcess) -> Non
     upload = begun(server)
     assert append(server, upload, HALF, DATA[HALF:], complete=True).status == 200
     again = append(server, upload, HALF, DATA[HALF:], complete=True)
-    assert (again.status, again.headers["upload-complete"]) == (409, "?1")
+    assert (again.status, again.headers["upload-complete"]) == (409, "?0")
+    assert again.headers["upload-offset"] == str(len(DATA))
+    assert original(server, upload) == DATA
     again = append(server, upload, len(DATA), b"", complete=True)
     assert (again.status, again.headers["upload-complete"]) == (200, "?1")
-    assert original(server, upload) == DATA
+    assert again.json["status"] == "COMPLETED"
+
+
+@pytest.mark.parametrize("algorithm", ["sha-256", "sha-512"])
+def test_the_digest_of_a_complete_file_can_be_asked(
+    server: ServerProcess, algorithm: str
+) -> None:
+    upload = id_of(create(server, DATA, complete=True))
+    with Line(server) as line:
+        said = ("Upload-Complete", "?1"), ("Want-Repr-Digest", f"{algorithm}=9")
+        answer = line.ask("HEAD", f"/files/{upload}", *said)
+        _name, value = digest("Repr-Digest", DATA, algorithm)
+        assert (answer.status, answer.headers["repr-digest"]) == (204, value)
+        open_one = line.ask("HEAD", f"/files/{begun(server)}", *said)
+        assert "repr-digest" not in open_one.headers
 
 
 def test_reaching_the_length_does_not_complete(server: ServerProcess) -> None:

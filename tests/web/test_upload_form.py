@@ -70,21 +70,35 @@ def test_several_files_are_answered_in_their_order_each_with_its_outcome(
         "four.txt",
     ]
     codes = [one.get("error", {}).get("code") for one in told]
-    assert codes == [None, "empty_file", "type_mismatch", None]
-    assert [bool(one["jobId"]) for one in told] == [True, False, False, True]
+    assert codes == [None, None, "type_mismatch", None]
+    assert [bool(one["jobId"]) for one in told] == [True, True, False, True]
     for one in (told[0], told[3]):
         assert server.finished(one["jobId"])["status"] == "COMPLETED"
-    until(lambda: kept(server)[1] == before[1] + 2)
+    assert server.finished(told[1]["jobId"])["error"]["code"] == "empty_file"
+    until(lambda: kept(server)[1] == before[1] + 3)
 
 
 def test_several_files_of_which_none_is_taken_are_a_refusal(
     server: ServerProcess,
 ) -> None:
-    kind, body = form(("a.txt", b""), ("b.txt", b""))
+    kind, body = form(("a.png", b"MZ" + bytes(2000)), ("b.pdf", b"MZ" + bytes(2000)))
     with Line(server) as line:
         answer = line.ask("POST", "/upload", kind, body=body)
-    assert answer.status == 400
-    assert [one["error"]["code"] for one in answer.json["jobs"]] == ["empty_file"] * 2
+    assert answer.status == 422
+    codes = [one["error"]["code"] for one in answer.json["jobs"]]
+    assert codes == ["type_mismatch"] * 2
+
+
+def test_a_form_in_which_nobody_chose_a_file_has_none(server: ServerProcess) -> None:
+    kind, nothing = form(("", b""))
+    with Line(server) as line:
+        answer = line.ask("POST", "/upload", kind, body=nothing)
+        assert (answer.status, code_of(answer)) == (400, "missing_file")
+        kind, nameless = form(("", b""), ("", b"nobody named it"))
+        answer = line.ask("POST", "/upload", kind, body=nameless)
+    assert (answer.status, answer.json["fileName"]) == (202, "file")
+    found = server.finished(answer.json["jobId"])
+    assert found["fileSize"] == len(b"nobody named it")
 
 
 def test_other_fields_are_ignored(server: ServerProcess) -> None:

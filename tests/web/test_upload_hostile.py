@@ -145,7 +145,7 @@ def test_an_odd_content_type_is_no_obstacle(server: ServerProcess, said: str) ->
         (b"--frontier--\r\n", "missing_file"),
         (OPEN + b'"file"\r\n\r\nno name\r\n--frontier--\r\n', "missing_file"),
         (OPEN + b'"x"; filename="a"\r\n\r\nx\r\n--frontier--\r\n', "missing_file"),
-        (OPEN + b'"file"; filename="a"\r\n\r\n\r\n--frontier--\r\n', "empty_file"),
+        (OPEN + b'"file"; filename=""\r\n\r\n\r\n--frontier--\r\n', "missing_file"),
         (OPEN + b'"file"; filename="a"\r\n\r\nnever closed', "invalid_multipart"),
         (OPEN + b'"file"; filename="a"\r\n\r\nx\r\n--fronti', "invalid_multipart"),
         (OPEN + b'"file"\r\nX: ' + b"x" * 100_000, "invalid_multipart"),

@@ -4,11 +4,22 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
 
 from tests.server_process import ServerProcess
-from tests.web.live import CHUNK, TUS, Line, code_of, healthy_server, jobs, kept, until
+from tests.web.live import (
+    CHUNK,
+    TUS,
+    Line,
+    code_of,
+    form,
+    healthy_server,
+    jobs,
+    kept,
+    until,
+)
 
 EXPECT = ("Expect", "100-continue")
 
@@ -86,8 +97,9 @@ def test_a_chunked_body_is_taken(server: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize("chunked", [True, False])
-def test_an_empty_body_is_refused(server: ServerProcess, *, chunked: bool) -> None:
-    before = kept(server)
+def test_an_empty_file_is_a_job_that_says_why_it_was_rejected(
+    server: ServerProcess, *, chunked: bool
+) -> None:
     with Line(server) as line:
         if chunked:
             line.head("PUT", "/upload/a.txt", ("Transfer-Encoding", "chunked"))
@@ -95,8 +107,100 @@ def test_an_empty_body_is_refused(server: ServerProcess, *, chunked: bool) -> No
         else:
             line.head("PUT", "/upload/a.txt", length=0)
         answer = line.answer()
-    assert (answer.status, code_of(answer)) == (400, "empty_file")
+    assert answer.status == 202
+    found = server.finished(answer.json["jobId"])
+    assert (found["status"], found["error"]["code"]) == ("REJECTED", "empty_file")
+
+
+def test_a_request_without_a_body_is_refused(server: ServerProcess) -> None:
+    before = kept(server)
+    with Line(server) as line:
+        for method, target in (("PUT", "/upload/a.txt"), ("POST", "/upload")):
+            answer = line.ask(method, target)
+            assert (answer.status, code_of(answer)) == (400, "missing_body")
+    assert kept(server) == before
+
+
+@pytest.mark.parametrize("said", ["bytes 1008-1515/1516", "bytes 0-2/3", "lines 1-2/3"])
+def test_a_part_of_a_file_is_not_taken_for_the_whole(
+    server: ServerProcess, said: str
+) -> None:
+    before = kept(server)
+    some = ("Content-Range", said)
+    with Line(server) as line:
+        for method, target, *more in (
+            ("PUT", "/upload/a.txt"),
+            ("POST", "/upload"),
+            ("PUT", "/files/", ("Upload-Complete", "?1")),
+            ("PUT", "/upload/a.txt", ("Upload-Complete", "?0")),
+        ):
+            answer = line.ask(method, target, some, *more, body=b"abc")
+            assert (answer.status, code_of(answer)) == (400, "invalid_header")
+            assert "PATCH" in answer.json["detail"]
+    assert kept(server) == before
+
+
+@pytest.mark.parametrize("length", [0, 2, 4])
+def test_a_length_that_is_not_the_body_s_is_refused(
+    server: ServerProcess, length: int
+) -> None:
+    before = kept(server)
+    said = ("Upload-Length", str(length))
+    with Line(server) as line:
+        answer = line.ask("PUT", "/upload/a.txt", said, body=b"abc")
+        assert (answer.status, code_of(answer)) == (400, "inconsistent_length")
+    with Line(server) as line:
+        line.head("PUT", "/upload/a.txt", said, ("Transfer-Encoding", "chunked"))
+        line.chunk(b"abc")
+        line.chunk(b"")
+        answer = line.answer()
+    assert answer.status == (413 if length == 2 else 400)
     until(lambda: kept(server) == before)
+
+
+@pytest.mark.parametrize("method", ["PUT", "POST"])
+@pytest.mark.parametrize("version", [None, 3, 8])
+def test_an_upload_of_the_draft_may_begin_here(
+    server: ServerProcess, method: str, version: int | None
+) -> None:
+    interop = (
+        [] if version is None else [("Upload-Draft-Interop-Version", f"{version}")]
+    )
+    name, yes, no = "Upload-Complete", "?1", "?0"
+    if version == 3:
+        name, yes, no = "Upload-Incomplete", "?0", "?1"
+    target = "/upload/half%2Fdone.txt" if method == "PUT" else "/upload?name=done.txt"
+    with Line(server) as line:
+        long = ("Upload-Length", "6")
+        line.head(method, target, *interop, (name, no), long, length=3)
+        line.send(b"abc")
+        answer = line.answer()
+        if version is not None:
+            assert answer.status == 104
+            answer = line.answer()
+        assert (answer.status, answer.headers[name.lower()]) == (201, no)
+        assert answer.headers["upload-offset"] == "3"
+        address = urljoin(f"{server.url}{target}", answer.headers["location"])
+        assert address.startswith(f"{server.url}/files/")
+        upload = address.rpartition("/")[2]
+        assert server.status(upload)["status"] == "UPLOADING"
+        kind = ("Content-Type", "application/partial-upload")
+        at = ("Upload-Offset", "3")
+        said = [*interop, (name, yes), at, kind]
+        answer = line.ask("PATCH", f"/files/{upload}", *said, body=b"def")
+        assert answer.status == 200
+    found = server.finished(upload)
+    assert (found["status"], found["fileName"]) == ("COMPLETED", "done.txt")
+
+
+def test_a_form_comes_whole(server: ServerProcess) -> None:
+    kind, body = form(("a.txt", b"abc"))
+    with Line(server) as line:
+        said = ("Upload-Complete", "?0")
+        answer = line.ask("POST", "/upload", kind, said, body=body)
+        assert (answer.status, code_of(answer)) == (400, "invalid_header")
+        said = ("Upload-Complete", "?1")
+        assert line.ask("POST", "/upload", kind, said, body=body).status == 202
 
 
 def test_a_body_that_ends_too_early_leaves_nothing(server: ServerProcess) -> None:
