@@ -5,6 +5,7 @@ bytes must not.
 """
 
 import base64
+import json
 import re
 from collections.abc import Mapping
 from typing import TypeVar
@@ -27,6 +28,8 @@ T = TypeVar("T")
 _NUMBER = re.compile(r"[0-9]{1,15}")
 _KEY = re.compile(r"[\x21-\x2b\x2d-\x7e]+")
 MAX_METADATA = 8192
+#: a whole number of fewer digits is read everywhere
+MOST_DIGITS = 4000
 
 
 def number_header(headers: CIMultiDictProxy[str], name: str) -> int | None:
@@ -70,9 +73,12 @@ def json_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         body.decode()
         found = decoder.decode(body)
         is_deep = is_too_deep(body, outside=1)
+        if len(body) > MOST_DIGITS and not is_deep:
+            # a function reads it so, and not a number that is longer
+            json.loads(body)
     except RecursionError:
         raise _refused(f"it has more than {MOST_LEVELS} levels") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, ValueError) as error:
         raise _refused(str(error)) from None
     if is_deep:
         raise _refused(f"it has more than {MOST_LEVELS} levels")

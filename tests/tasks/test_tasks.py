@@ -399,6 +399,14 @@ def test_what_is_not_json_is_refused(server: ServerProcess, body: bytes) -> None
         assert "body is missing" not in answer.json["detail"]
 
 
+def test_a_number_that_no_function_could_read_is_refused(
+    server: ServerProcess,
+) -> None:
+    for digits, status in ((4_000, 202), (10_000, 400)):
+        body = b'{"name": "echo-later", "payload": [%s]}' % (b"9" * digits)
+        assert server.request("POST", "/tasks", body).status == status
+
+
 def test_a_payload_too_large_is_refused(server: ServerProcess) -> None:
     answer = post(server, "/tasks", {"name": "echo-later", "payload": "x" * 300_000})
 
