@@ -10,7 +10,7 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -322,12 +322,17 @@ class Engine:
     def estimate_s(self, media_type: str, size: int, workers: int) -> float | None:
         """Return how long a new file should take, with its share of the queue.
 
-        None: some consumer has no history yet.
+        None: some consumer has no history yet, or is paused.
         """
-        own = self.estimates.work_s(
-            [entry.consumer for entry in self.plan(media_type)], size
-        )
-        return None if own is None else own + self.queue_s(workers)
+        consumers = [entry.consumer for entry in self.plan(media_type)]
+        own = self.estimates.work_s(consumers, size)
+        if own is None or self.is_held(consumers):
+            return None
+        return own + self.queue_s(workers)
+
+    def is_held(self, consumers: Iterable[str]) -> bool:
+        """Tell whether somebody has to act before all of *consumers* can begin."""
+        return self.is_drained or not self.paused.consumers.isdisjoint(consumers)
 
     def queue_s(self, workers: int) -> float:
         """Return how long *workers* should need for all that waits."""

@@ -12,6 +12,8 @@ from typing import Final
 
 #: of the latest attempt in the mean
 WEIGHT: Final = 0.2
+#: from this percent on, a step is believed more than what others took
+TRUSTED_AT: Final = 10.0
 #: attempts of a consumer that percentiles are taken from
 KEPT: Final = 512
 
@@ -73,6 +75,21 @@ class Estimates:
         """Return how long *workers* need for what waits, as far as anybody knows."""
         total = sum(n * (self.typical_s(name) or 0.0) for name, n in waiting.items())
         return total / max(1, workers)
+
+
+def left_s(mean_s: float, *, percent: float, ran_s: float, still_s: float) -> float:
+    """Return how long a running step should still take.
+
+    *ran_s* is how long it runs, *still_s* since when its *percent* has not moved: the
+    pace is that of the time before. What others took (*mean_s*) counts until it has
+    shown a pace of its own: a document of eight pages is not like one of two.
+    """
+    like_others = mean_s * (1.0 - percent / 100.0)
+    if percent <= 0.0:
+        return like_others
+    own = max(0.0, ran_s - still_s) * (100.0 - percent) / percent - still_s
+    trust = min(1.0, percent / TRUSTED_AT)
+    return trust * max(0.0, own) + (1.0 - trust) * like_others
 
 
 def _group(size: int) -> int:

@@ -66,13 +66,17 @@ def encode(kind: str, job_id: str, seq: int | None, **body: object) -> str:
 
 
 class Live:
-    """What is known of a job that no row holds: bytes received, percent per step."""
+    """What is known of a job that no row holds: bytes received, percent per step.
 
-    __slots__ = ("percent", "uploaded")
+    `moved` is when the percent of a step was last another one, on the loop's clock.
+    """
+
+    __slots__ = ("moved", "percent", "uploaded")
 
     def __init__(self) -> None:
         self.uploaded: int | None = None
         self.percent: dict[str, float] = {}
+        self.moved: dict[str, float] = {}
 
 
 class Hub:
@@ -159,6 +163,7 @@ class Hub:
         for step in change.steps:
             if step.status is not StepState.RUNNING and job in self._live:
                 self._live[job].percent.pop(step.name, None)
+                self._live[job].moved.pop(step.name, None)
         if change.state is not JobState.UPLOADING and job in self._live:
             self._live[job].uploaded = None
         if change.terminal is not None or change.gone:
@@ -223,14 +228,23 @@ class Hub:
 
     def running(self, job: str, step: str, percent: float) -> None:
         """Note how far a running step is, 0 to 100; it never goes back."""
-        known = self._live.setdefault(job, Live()).percent
-        known[step] = max(known.get(step, 0.0), min(100.0, round(percent, 1)))
+        live = self._live.setdefault(job, Live())
+        known, now = live.percent.get(step, 0.0), min(100.0, round(percent, 1))
+        live.percent[step] = max(known, now)
+        if now > known:
+            live.moved[step] = asyncio.get_running_loop().time()
         self._soon(job)
 
     def percent(self, job: str, step: str) -> float:
         """Return how far a running step has said it is, 0 to 100."""
         live = self._live.get(job)
         return 0.0 if live is None else live.percent.get(step, 0.0)
+
+    def still_s(self, job: str, step: str) -> float:
+        """Return for how long a running step has not said anything new."""
+        live = self._live.get(job)
+        moved = None if live is None else live.moved.get(step)
+        return 0.0 if moved is None else asyncio.get_running_loop().time() - moved
 
     def _drop_live(self, job: str) -> None:
         live = self._live.get(job)

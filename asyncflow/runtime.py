@@ -31,11 +31,14 @@ from asyncflow.errors import (
     DiskFull,
     StartError,
 )
+from asyncflow.estimates import left_s
 from asyncflow.gauges import Check, Gauges
 from asyncflow.janitor import Chore, Janitor
 from asyncflow.jobs import (
+    JobKind,
     JobState,
     Limits,
+    StepState,
     Subscription,
 )
 from asyncflow.joining import Joiner
@@ -48,7 +51,7 @@ from asyncflow.recovery import Recovery
 from asyncflow.retention import Retention
 from asyncflow.store.base import HasSpace, Space, Store
 from asyncflow.store.local import LocalStore
-from asyncflow.views import JobView
+from asyncflow.views import JobView, StepView, moment, waiting
 from asyncflow.workplaces import Workplaces
 
 if TYPE_CHECKING:
@@ -424,26 +427,53 @@ class Runtime:
         if view.status is JobState.UPLOADING and view.uploaded_bytes is None:
             received = await self.chunks.received(job_id)
             return self.hub.with_uploaded(view, received)
-        return view.with_estimate(self._left_s(view))
+        steps = (*view.steps, *self._to_come(view))
+        left = [step for step in steps if not step.status.is_final]
+        to_begin = [one.name for one in left if one.status is not StepState.RUNNING]
+        if not left or await self._is_held(job_id, to_begin):
+            return view.with_estimate(None)
+        return view.with_estimate(self._left_s(view, left))
 
-    def _left_s(self, view: JobView) -> float | None:
-        """Return how long a job should still take; None: it is over, or who knows."""
-        left = [step for step in view.steps if not step.status.is_final]
-        if not left:
-            return None
-        size = view.file_size or 0
+    def _to_come(self, view: JobView) -> tuple[StepView, ...]:
+        """Return the steps that a file will have if it is what it says it is."""
+        is_identified = view.processing_type is not None
+        if view.kind is not JobKind.FILE or is_identified or view.status.is_final:
+            return ()
+        plan = self.engine.plan(view.media_type or "application/octet-stream")
+        return waiting(plan, {step.name for step in view.steps})
+
+    async def _is_held(self, job_id: str, consumers: Sequence[str]) -> bool:
+        """Tell whether somebody has to act before all of *consumers* can begin."""
+        engine = self.engine
+        if not consumers:
+            return False
+        if engine.is_held(consumers):
+            return True
+        tenants = engine.paused.tenants
+        return bool(tenants) and (await self.db.owner(job_id)).tenant in tenants
+
+    def _left_s(self, view: JobView, left: Sequence[StepView]) -> float | None:
+        """Return how long the steps *left* should still take; None: nobody knows."""
+        size, now = view.file_size or 0, self.engine.clock.now()
         total = 0.0
         for step in left:
             mean = self.engine.estimates.mean_s(step.name, size)
             if mean is None:
                 return None
-            total += mean * (1.0 - step.progress / 100.0)
+            is_running = step.status is StepState.RUNNING
+            began = moment(step.started_at) if is_running else None
+            total += left_s(
+                mean,
+                percent=step.progress,
+                ran_s=0.0 if began is None else (now - began) / 1000,
+                still_s=self.hub.still_s(view.job_id, step.name),
+            )
         if view.status is JobState.PENDING:
             total += self.engine.queue_s(self.pool.size)
         return total
 
     def estimate_s(self, media_type: str, size: int) -> float | None:
-        """Return how long a new file should take; None: nobody knows yet."""
+        """Return how long a new file should take; None: nobody knows."""
         found = self.engine.estimate_s(media_type, size, self.pool.size)
         return None if found is None else round(found, 3)
 

@@ -177,6 +177,13 @@ def timestamp(ms: int | None) -> str | None:
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def moment(text: str | None) -> int | None:
+    """Return what `timestamp` has written as milliseconds since 1970."""
+    if text is None:
+        return None
+    return round(datetime.fromisoformat(text).timestamp() * 1000)
+
+
 def waiting(plan: tuple[PlanEntry, ...], known: set[str]) -> tuple[StepView, ...]:
     """Return the steps of *plan* that have no row yet."""
     return tuple(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from asyncflow.estimates import Estimates, Spent
+from asyncflow.estimates import Estimates, Spent, left_s
 
 MIB = 1 << 20
 
@@ -55,3 +55,16 @@ def test_a_queue_is_shared_by_the_workers() -> None:
 
     assert found.queue_s({"image": 10, "text": 1, "new": 5}, workers=2) == 12.0
     assert found.queue_s({}, workers=0) == 0.0
+
+
+def test_a_running_step_is_believed_more_than_what_others_took() -> None:
+    # others took 2 s; of eight pages one has taken 1.9 s
+    assert left_s(2.0, percent=12.5, ran_s=1.9, still_s=0.0) == pytest.approx(13.3)
+    assert left_s(2.0, percent=50, ran_s=9.0, still_s=0.0) == pytest.approx(9.0)
+    assert left_s(2.0, percent=0, ran_s=0.0, still_s=0.0) == 2.0
+    assert 1.9 < left_s(2.0, percent=1, ran_s=0.02, still_s=0.0) < 2.1
+
+
+def test_time_without_news_is_time_of_the_next_piece() -> None:
+    assert left_s(2.0, percent=50, ran_s=10.0, still_s=1.0) == pytest.approx(8.0)
+    assert left_s(2.0, percent=50, ran_s=60.0, still_s=55.0) == 0.0
