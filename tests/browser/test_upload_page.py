@@ -134,7 +134,7 @@ def test_a_file_that_changes_while_it_is_sent_is_not_sent_for_ever(
     expect(card.locator(".status")).to_contain_text("left")
     job = visitor.page.evaluate(f"{KEPT}[0].id")
     card.get_by_role("button", name="Pause").click()
-    file.write_bytes(b"something else")
+    photo(file, size=(64, 64))
     card.get_by_role("button", name="Resume").click()
     refused = visitor.wait("edited.jpg", "refused")
     expect(refused.locator(".problem")).to_have_text(
@@ -143,7 +143,9 @@ def test_a_file_that_changes_while_it_is_sent_is_not_sent_for_ever(
     expect(refused.get_by_role("button", name="Retry")).to_have_count(0)
     assert server.status(job)["status"] == "CANCELLED"
     visitor.give(file)
-    visitor.page.locator("li.card").nth(1).wait_for()
+    # as a file of its own
+    visitor.wait("edited.jpg", "COMPLETED")
+    expect(visitor.page.locator("li.card")).to_have_count(2)
     visitor.troubles[:] = [one for one in visitor.troubles if "ERR_" not in one]
 
 
