@@ -10,7 +10,6 @@ Rules
 """
 
 import asyncio
-import contextlib
 import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -28,6 +27,8 @@ T = TypeVar("T")
 
 MAX_WAITING: Final = 10_000
 HOOK_S: Final = 30.0
+#: what a hook that is stopped has for its `finally` blocks
+LAST_S: Final = 1.0
 
 
 class OwnedJob(JobView, frozen=True, kw_only=True):
@@ -99,8 +100,9 @@ class Hooks:
         self._wake.set()
         await asyncio.wait([self._task], timeout=grace_s)
         self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await asyncio.wait([self._task], timeout=LAST_S)
+        if not self._task.done():
+            log.warning("hooks.go_on")
         self._task = None
         if self._waiting:
             log.warning("hooks.not_told", changes=len(self._waiting))
@@ -123,6 +125,9 @@ class Hooks:
             view = await self._look(change.job_id)
         except JobNotFound:
             return  # deleted meanwhile
+        except Exception:  # the database, in trouble: the next may be told
+            log.exception("hooks.failed", hook="on_completed", job=change.job_id)
+            return
         await self._call("on_completed", change.job_id, self._on_completed, view)
 
     async def _call(
@@ -133,8 +138,13 @@ class Hooks:
                 said = hook(about)
                 if inspect.isawaitable(said):
                     await said
-        except Exception:
-            # a supervisor: whatever a stranger's function raises ends here
+        except BaseException as error:
+            # whatever a stranger's function raises ends here, SystemExit too, but for
+            # our own end
+            task = asyncio.current_task()
+            is_ours = task is not None and task.cancelling() > 0
+            if is_ours and isinstance(error, asyncio.CancelledError):
+                raise
             log.exception("hooks.failed", hook=name, job=job)
 
 

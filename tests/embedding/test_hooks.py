@@ -1,13 +1,14 @@
 """What a host is told, and that nothing it does with that harms the engine."""
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from asyncflow.db.base import Change
-from asyncflow.errors import JobNotFound
+from asyncflow.errors import DatabaseUnavailable, JobNotFound
 from asyncflow.hooks import Hooks, OwnedJob
 from asyncflow.jobs import JobState
 from tests.embedding.asking import put
@@ -117,6 +118,64 @@ async def test_a_hook_that_hangs_is_given_up_and_the_next_is_called() -> None:
         await hooks.stop(5.0)
     assert heard == ["first", "second"]
     assert [one["event"] for one in logged] == ["hooks.failed"]
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit(1), KeyboardInterrupt(), asyncio.CancelledError()], ids=repr
+)
+async def test_whatever_a_hook_raises_the_next_is_called(error: BaseException) -> None:
+    heard: list[str] = []
+
+    async def on_event(one: Change) -> None:
+        heard.append(one.job_id)
+        raise error
+
+    hooks = Hooks(look=look, on_event=on_event)
+    hooks.start()
+    with capture_logs() as logged:
+        hooks.changed(change("first"))
+        hooks.changed(change("second"))
+        await hooks.stop(5.0)
+    assert heard == ["first", "second"]
+    assert [one["event"] for one in logged] == ["hooks.failed"] * 2
+
+
+async def test_a_hook_that_does_not_stop_holds_up_nobody() -> None:
+    may_end, begun = asyncio.Event(), asyncio.Event()
+
+    async def on_event(_one: Change) -> None:
+        while not may_end.is_set():
+            begun.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await may_end.wait()
+
+    hooks = Hooks(look=look, on_event=on_event)
+    hooks.start()
+    with capture_logs() as logged:
+        hooks.changed(change("first"))
+        await begun.wait()
+        await hooks.stop(0.0)
+        may_end.set()
+    assert [one["event"] for one in logged] == ["hooks.go_on"]
+
+
+async def test_a_job_that_cannot_be_looked_at_is_passed_over() -> None:
+    heard: list[str] = []
+
+    async def look_sometimes(job: str) -> OwnedJob:
+        if job == "first":
+            raise DatabaseUnavailable
+        return await look(job)
+
+    hooks = Hooks(
+        look=look_sometimes, on_completed=lambda job: heard.append(job.job_id)
+    )
+    hooks.start()
+    with capture_logs():
+        hooks.changed(change("first"))
+        hooks.changed(change("second"))
+        await hooks.stop(5.0)
+    assert heard == ["second"]
 
 
 async def test_what_waits_for_hooks_is_bounded() -> None:
