@@ -265,6 +265,17 @@ class StepObligations:
         assert await world.done(identify) is None
         assert world.terminals(job) == ["job.rejected"]
 
+    async def test_a_gate_that_gives_back_what_it_may_not_fails_the_job(
+        self, world: World
+    ) -> None:
+        job = await world.accepted(GATE, SCAN)
+        identify, _scan = await world.claim()
+
+        # the file may be as good as any
+        await world.end(identify, Verdict.BAD_OUTPUT, "bad_output")
+
+        assert await world.state(job) is JobState.FAILED
+
     async def test_a_gate_that_keeps_crashing_fails_the_job(self, world: World) -> None:
         world.limits = Limits(lost=1)
         job = await world.accepted(GATE, SCAN)

@@ -8,7 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from asyncflow import BadFile, Derivative, Result, Skip, Task, TryLater, task
+from asyncflow import (
+    BadFile,
+    Derivative,
+    Result,
+    Skip,
+    Task,
+    TryLater,
+    Work,
+    processor,
+    task,
+)
 
 
 class Unspeakable(Exception):
@@ -130,3 +140,9 @@ def later(work: Task) -> int:
 async def later_on_loop(work: Task) -> int:
     """Ask for another time, so many times, on the loop."""
     return later(work)
+
+
+@processor("moonlit", accepts=("text/plain",), ready=lambda: "the moon")
+async def moonlit(_work: Work) -> Result:
+    """Need what is not there, on the loop."""
+    return Result()

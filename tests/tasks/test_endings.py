@@ -163,6 +163,16 @@ def test_a_file_from_the_loop_is_refused_and_not_lost(
     assert "an async function makes no files" in found["error"]["detail"]
 
 
+def test_a_function_on_the_loop_that_lacks_its_tool_is_not_called(
+    server: ServerProcess,
+) -> None:
+    found = server.finished(server.upload("a.txt", b"hello"))
+
+    (step,) = [one for one in found["steps"] if one["name"] == "moonlit"]
+    assert (found["status"], step["status"]) == ("COMPLETED", "skipped")
+    assert step["error"]["detail"] == "the moon is not installed"
+
+
 # ----- what does not stop
 
 
