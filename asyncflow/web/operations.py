@@ -51,12 +51,38 @@ _TUS: Final = _header(
 _INTEROP: Final = _header(
     "Upload-Draft-Interop-Version", "the draft's number, for resumable uploads"
 )
+_ONCE: Final = _header("Idempotency-Key", "a repeated request with it is one request")
+_DIGESTS: Final = (
+    _header("Content-Digest", "the digest of this body (RFC 9530)"),
+    _header("Repr-Digest", "the digest of the whole file (RFC 9530)"),
+    _header("Want-Repr-Digest", "which digest of the whole file to answer with"),
+)
+_CHECKSUM: Final = _header("Upload-Checksum", "tus: an algorithm and a base64 value")
+_LENGTH: Final = _header("Upload-Length", "bytes of the whole file", _COUNT)
+_COMPLETE: Final = _header(
+    "Upload-Complete", "resumable uploads: whether this is all of it"
+)
+_DISPOSITION: Final = _header(
+    "Content-Disposition", "names the file, where nothing else does"
+)
 _CREATING: Final = (
     _TUS,
     _INTEROP,
-    _header("Upload-Length", "bytes of the whole file", _COUNT),
-    _header("Upload-Metadata", "tus: pairs of a key and a base64 value"),
-    _header("Upload-Complete", "resumable uploads: whether this is all of it"),
+    _LENGTH,
+    _header(
+        "Upload-Metadata",
+        "tus: pairs of a key (filename, filetype, pipeline) and a base64 value",
+    ),
+    _header("Upload-Defer-Length", "tus: the length comes later", {"const": "1"}),
+    _header("Upload-Concat", "tus: partial, or final;/files/A /files/B"),
+    _CHECKSUM,
+    _COMPLETE,
+    _DISPOSITION,
+    *_DIGESTS,
+    _ONCE,
+)
+_CHOICE: Final = _query(
+    "pipeline", "the pipeline that the file goes through", {**_TEXT}
 )
 _NOW_IN_WAY: Final = (errors.ServerBusy, errors.DiskFull, errors.TooManyUploads)
 _OF_BODIES: Final = (
@@ -71,6 +97,25 @@ _OF_BODIES: Final = (
     errors.UploadGone,
     errors.UnsupportedTusVersion,
     errors.ChecksumMismatch,
+    *_NOW_IN_WAY,
+)
+#: of an upload that is begun and ended by one request
+_OF_ONE_REQUEST: Final = (
+    errors.InvalidHeader,
+    errors.TruncatedBody,
+    errors.LengthMismatch,
+    errors.DigestMismatch,
+    errors.SlowBody,
+    # a request with the same Idempotency-Key came before this one had ended
+    errors.UploadPreempted,
+    errors.UploadGone,
+    errors.UploadTooLarge,
+    errors.UnsupportedContentType,
+    errors.UnsupportedContentEncoding,
+    errors.TypeNotAllowed,
+    errors.TypeMismatch,
+    errors.UnknownPipeline,
+    errors.KeyReused,
     *_NOW_IN_WAY,
 )
 _OF_UPLOADS: Final = (
@@ -104,7 +149,6 @@ _ACCEPTED: Final = Answer(
     bodies=(UploadAnswer, UploadAnswers),
 )
 _OF_JOBS: Final = (errors.JobNotFound,)
-_ONCE: Final = _header("Idempotency-Key", "a repeated request with it is one request")
 _OF_SUBMISSIONS: Final = (
     errors.InvalidParameter,
     errors.InvalidHeader,
@@ -153,6 +197,10 @@ def _appending(method: str, summary: str) -> Operation:
             _TUS,
             _INTEROP,
             _header("Upload-Offset", "where the bytes begin", _COUNT),
+            _LENGTH,
+            _CHECKSUM,
+            _COMPLETE,
+            *_DIGESTS,
         ),
         takes={CHUNK_TYPE: BYTES, PARTIAL_TYPE: BYTES},
         answers=_APPENDED,
@@ -193,26 +241,37 @@ WHOLE: Final = (
         route="POST /upload",
         tag="uploads in one request",
         summary="Upload files as a form, or one as the body",
-        parameters=(_query("name", "the file's name, for a body", {**_TEXT}),),
+        parameters=(
+            _query("name", "the file's name, for a body", {**_TEXT}),
+            _CHOICE,
+            _DISPOSITION,
+            *_DIGESTS,
+            _ONCE,
+        ),
         takes={
             "multipart/form-data": {
                 "type": "object",
-                "properties": {"file": dict(BYTES)},
+                "properties": {"pipeline": _TEXT, "file": dict(BYTES)},
                 "required": ["file"],
             },
             OCTETS: BYTES,
         },
         answers=(_ACCEPTED,),
-        refusals=(errors.InvalidMultipart, errors.MissingFile, *_OF_BODIES),
+        refusals=(
+            errors.InvalidMultipart,
+            errors.MissingFile,
+            errors.MissingBody,
+            *_OF_ONE_REQUEST,
+        ),
     ),
     Operation(
         route="PUT /upload/{name}",
         tag="uploads in one request",
         summary="Upload the body as a file of this name",
-        parameters=(_NAME,),
+        parameters=(_NAME, _CHOICE, *_DIGESTS, _ONCE),
         takes={OCTETS: BYTES},
         answers=(_ACCEPTED,),
-        refusals=(errors.MissingBody, errors.NotFound, *_OF_BODIES),
+        refusals=(errors.MissingBody, errors.NotFound, *_OF_ONE_REQUEST),
     ),
 )
 
@@ -223,6 +282,7 @@ _CHUNK_FIELDS: Final = {
     "fileName": _TEXT,
     "fileType": _TEXT,
     "sha256": {**_TEXT, "pattern": "^[0-9a-fA-F]{64}$"},
+    "pipeline": _TEXT,
 }
 
 
@@ -350,6 +410,9 @@ JOBS: Final = (
                 "inline", "show it in the browser, if that is safe", {"enum": ["1"]}
             ),
             _header("Range", "the bytes wanted"),
+            _header("If-Range", "the ETag or date of which the bytes are wanted"),
+            _header("If-None-Match", "the ETag of what is there already"),
+            _header("Accept-Encoding", "gzip: texts that were made come compressed"),
         ),
         answers=(
             Answer(status=200, says="the file", media_type="*/*", headers=("ETag",)),

@@ -86,3 +86,41 @@ def test_the_page_for_people_keeps_the_policy() -> None:
     script = ASSETS["docs.js"].decode()
     assert "innerHTML" not in script
     assert not re.search(r"https?://", page + script)
+
+
+def declared(route: str) -> tuple[set[str], set[str]]:
+    """Return the parameters and the codes of refusals of an operation."""
+    (found,) = [one for one in OPERATIONS if one.route == route]
+    codes = {refusal.code for refusal in found.refusals}
+    return {one.name for one in found.parameters}, codes
+
+
+def test_what_a_request_may_say_is_described() -> None:
+    created, _ = declared("POST /files/")
+    assert {
+        "Upload-Concat",
+        "Upload-Defer-Length",
+        "Upload-Checksum",
+        "Content-Digest",
+        "Idempotency-Key",
+    } <= created
+    assert {"Upload-Checksum", "Content-Digest"} <= declared("PATCH /files/{id}")[0]
+    assert {"If-Range", "Accept-Encoding"} <= declared("GET /jobs/{id}/files/{name}")[0]
+    for route in ("POST /upload", "PUT /upload/{name}"):
+        assert {"pipeline", "Content-Digest"} <= declared(route)[0]
+    bodies = [one.takes for one in OPERATIONS if one.route.startswith("POST /upload")]
+    for takes in bodies:
+        assert takes is not None
+        form = takes["multipart/form-data"]
+        assert isinstance(form, dict)
+        assert "pipeline" in form["properties"]
+
+
+def test_an_upload_in_one_request_has_no_offset_and_no_dialect() -> None:
+    for route in ("POST /upload", "PUT /upload/{name}"):
+        assert not declared(route)[1] & {
+            "offset_mismatch",
+            "unsupported_tus_version",
+            "checksum_mismatch",
+            "upload_not_found",
+        }
