@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from asyncflow import reports
+from asyncflow.jobs import Verdict
 from asyncflow.processors.base import Derivative, Result, Work
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -54,8 +56,8 @@ def run_processor(
 
     *out* is an empty folder, by default a new temporary one, that stays. What the
     processor raises passes through. Raise ContractBroken if a derivative does not lie
-    in `work.out` or has a bad or doubled name, if facts are not JSON, if progress
-    leaves 0 to 100, or if the source was altered.
+    in `work.out` or has a bad or doubled name, if facts are not JSON or more than is
+    kept, if progress leaves 0 to 100, or if the source was altered.
     """
     out = Path(tempfile.mkdtemp(prefix="asyncflow-")) if out is None else out
     made: list[Derivative] = []
@@ -100,11 +102,11 @@ def _check(made: list[Derivative], out: Path) -> None:
         _check_facts(one.facts)
 
 
-def _check_facts(facts: Mapping[str, object]) -> None:
-    try:
-        json.dumps(dict(facts), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ContractBroken(f"facts are not JSON: {error}") from None
+def _check_facts(facts: object) -> None:
+    said = json.loads(reports.encode(reports.of_facts(facts)))
+    if said["verdict"] != Verdict.DONE:
+        cause = f" ({said['cause']})" if said["cause"] else ""
+        raise ContractBroken(f"{said['detail']}{cause}")
 
 
 def _digest(path: Path) -> bytes:
