@@ -347,6 +347,12 @@ class Database(Oversight, Protocol):
         """Store the digest that the whole unfinished upload must have."""
         ...
 
+    async def set_about(
+        self, upload_id: str, *, file_name: str, declared_type: str, raw_metadata: str
+    ) -> None:
+        """Store what an unfinished upload is called and declared to be."""
+        ...
+
     async def take_place(self, final_id: str, n: int, part_id: str) -> str:
         """Put a part into place *n*; return which part is there (the first stays)."""
         ...

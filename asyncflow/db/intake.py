@@ -161,6 +161,17 @@ def set_length(db: sqlite3.Connection, pid: str, length: int) -> bool:
     return True
 
 
+def set_about(
+    db: sqlite3.Connection, pid: str, name: str, kind: str, raw_metadata: str
+) -> Change | None:
+    """Store what an upload is called and declared to be; None: it is complete."""
+    args = {"pid": pid, "raw_metadata": raw_metadata}
+    if db.execute(SQL["set_metadata"], args).rowcount == 0:
+        return None
+    db.execute(SQL["set_name"], {"pid": pid, "name": name, "kind": kind})
+    return flow.Tracker(db, _find(db, pid)["id"], pid).change()
+
+
 def take_place(db: sqlite3.Connection, pid: str, n: int, part: str) -> str:
     """Put a part into place *n*; return which part is there."""
     args = {"final": _find(db, pid)["id"], "n": n}

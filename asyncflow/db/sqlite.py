@@ -184,6 +184,13 @@ class SqliteDatabase:
         """Store the digest that the whole unfinished upload must have."""
         await self._write("set_digest", {"pid": upload_id, "digest": digest})
 
+    async def set_about(
+        self, upload_id: str, *, file_name: str, declared_type: str, raw_metadata: str
+    ) -> None:
+        """Store what an unfinished upload is called and declared to be."""
+        about = (file_name, declared_type, raw_metadata)
+        await self._change(lambda db: intake.set_about(db, upload_id, *about))
+
     async def take_place(self, final_id: str, n: int, part_id: str) -> str:
         """Put a part into place *n*; return which part is there."""
         return await self._writer.write(

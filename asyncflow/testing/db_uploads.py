@@ -53,6 +53,23 @@ class UploadObligations:
         await world.db.set_digest(job, "sha256:02")
         assert (await world.db.find_upload(job)).digest == "sha256:01"
 
+    async def test_what_an_upload_is_called_may_change_until_it_is_complete(
+        self, world: World
+    ) -> None:
+        job = await world.upload()
+        raw, kind = "filename YQ==", "text/csv"
+        await world.db.set_about(
+            job, file_name="a.csv", declared_type=kind, raw_metadata=raw
+        )
+        row = await world.db.find_upload(job)
+        assert (row.file_name, row.declared_type) == ("a.csv", "text/csv")
+        assert row.raw_metadata == raw
+        await world.accept(job, GATE)
+        await world.db.set_about(
+            job, file_name="b.csv", declared_type=kind, raw_metadata=raw
+        )
+        assert (await world.db.job(job)).file_name == "a.csv"
+
     # ----- parts
 
     async def test_a_part_is_an_upload_and_no_job(self, world: World) -> None:

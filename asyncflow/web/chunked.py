@@ -7,6 +7,8 @@ Rules
 - A chunk counts once it is whole and durable. What belongs to no place, because its
   request broke off or contradicts others, is given up.
 - The fields of a form may come before or after the bytes.
+- What is said of the file may come with any chunk, and never contradict what was said
+  with another. What came expressly is kept as Upload-Metadata.
 """
 
 import base64
@@ -22,7 +24,9 @@ from aiohttp import hdrs, web
 from asyncflow import uploads
 from asyncflow.engine import PIPELINE
 from asyncflow.errors import (
+    BlobNotFound,
     ChunkConflict,
+    DigestMismatch,
     InvalidMultipart,
     InvalidParameter,
     MissingFile,
@@ -31,6 +35,7 @@ from asyncflow.errors import (
     UploadNotFound,
 )
 from asyncflow.runtime import Runtime
+from asyncflow.store.digests import digest_of
 from asyncflow.turns import Announced, Body, Ends, Upload
 from asyncflow.uploads import Checksum
 from asyncflow.views import View
@@ -39,13 +44,20 @@ from asyncflow.web.bodies import BodyReader, BytesBody, continue_later, read_who
 from asyncflow.web.formdata import FormReader
 from asyncflow.web.intake import JOB_ID, admit_form, chosen, client_of, once_of
 from asyncflow.web.keys import runtime_key
-from asyncflow.web.parsing import json_body, refuse_encoding
+from asyncflow.web.parsing import (
+    json_body,
+    read_metadata,
+    refuse_encoding,
+    shown_metadata,
+)
 
 CHUNK: Final = "chunk"
 MAX_CHUNKS: Final = 10_000
 #: an answer lists no more missing chunks than this
 MAX_LISTED: Final = 1000
 MAX_JSON: Final = 16 << 20
+#: keys of Upload-Metadata -> fields that say the same here
+ABOUT: Final[Mapping[str, str]] = {"filename": "fileName", "filetype": "fileType"}
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
@@ -77,8 +89,10 @@ class _Fields(msgspec.Struct, frozen=True, kw_only=True):
     index: int
     total: int
     job: str | None
-    name: str
-    kind: str
+    #: `filename` and `filetype`, as far as they were said expressly
+    about: Mapping[str, str]
+    #: what its part of the form is called
+    fallback: str
     digest: Checksum | None
     pipeline: str
 
@@ -140,7 +154,7 @@ async def _form(request: web.Request, principal: Principal) -> web.Response:
     got = _Got()
     try:
         part = await _read_form(request, principal, got)
-        fields = _fields({"fileName": got.name, **got.said})
+        fields = _fields(got.said, fallback=got.name)
     except BaseException as error:
         if got.part is not None:
             await request.app[runtime_key].chunks.abandon(got.part.id, error)
@@ -167,19 +181,23 @@ async def _read_form(request: web.Request, principal: Principal, got: _Got) -> U
     return got.part
 
 
-def _fields(said: Mapping[str, str]) -> _Fields:
+def _fields(said: Mapping[str, str], *, fallback: str = "") -> _Fields:
     total = _number(said, "totalChunks", least=1, most=MAX_CHUNKS)
     job = said.get("jobId") or None
     if job is not None and not uploads.is_id(job.lower()):
         accepted = "a random UUID (version 4), or the jobId of an earlier answer"
         raise InvalidParameter("jobId", job, accepted=accepted)
-    name = uploads.clean_name(said.get("fileName"))
+    name = said.get("fileName", "").strip()
+    about = {
+        "filename": uploads.clean_name(name) if name else "",
+        "filetype": uploads.clean_type(said.get("fileType")),
+    }
     return _Fields(
         index=_number(said, "chunkIndex", least=0, most=total - 1),
         total=total,
         job=None if job is None else job.lower(),
-        name=name,
-        kind=uploads.declared_type(name, said.get("fileType")),
+        about={name: value for name, value in about.items() if value},
+        fallback=fallback,
         digest=_sha256(said.get("sha256", "")),
         pipeline=said.get(PIPELINE, ""),
     )
@@ -234,13 +252,18 @@ async def _place(
     try:
         whole = await _whole(request, principal, fields)
         if whole.is_complete:
+            await _compare(runtime, whole, fields, part)
             await runtime.chunks.terminate(part.id)
             return _answer(runtime, whole.id, fields.total, range(fields.total))
         await runtime.joiner.place(whole.id, fields.index, part.id)
     except BaseException as error:
         await runtime.chunks.abandon(part.id, error)
         raise
+    # only now: what belongs to no place says nothing about the file
+    await _note(runtime, whole.id, fields)
     whole = await runtime.joiner.settle(whole.id)
+    if whole.is_complete:
+        await _check_digest(runtime, whole.id, fields.digest)
     received = (
         range(fields.total)
         if whole.is_complete
@@ -256,25 +279,33 @@ async def _whole(request: web.Request, principal: Principal, fields: _Fields) ->
         with suppress(UploadNotFound):
             await _check_whole(runtime, principal, fields, fields.job)
             return await runtime.chunks.find(fields.job)
-    facts = (fields.total, fields.name, fields.kind, fields.index)
+    name, kind = _called(fields.about, fields.fallback)
+    facts = (fields.total, name, kind, fields.index)
     upload = await runtime.chunks.create(
         Announced(
             owner=principal.owner,
             tenant=principal.tenant,
             client=client_of(request, principal),
-            file_name=fields.name,
-            declared_type=fields.kind,
+            file_name=name,
+            declared_type=kind,
             length=None,
             id=fields.job,
             parts=fields.total,
             digest=fields.digest,
             metadata=chosen(fields.pipeline),
+            raw_metadata=shown_metadata(fields.about),
             once=None if fields.job else once_of(request, *facts),
         )
     )
     runtime.metrics.uploads_created.inc("chunked")
     await _check_whole(runtime, principal, fields, upload.id)
     return upload
+
+
+def _called(about: Mapping[str, str], fallback: str) -> tuple[str, str]:
+    """Return the name of a file and its declared type."""
+    name = uploads.clean_name(about.get("filename") or fallback)
+    return name, uploads.declared_type(name, about.get("filetype"))
 
 
 async def _check_whole(
@@ -288,6 +319,76 @@ async def _check_whole(
         raise ChunkConflict(
             f"totalChunks is {fields.total} now, but {row.parts} before"
         )
+    before = read_metadata(row.raw_metadata)
+    for name, value in fields.about.items():
+        if before.get(name, value) != value:
+            accepted = f"{before[name]!r}, as with another chunk"
+            raise InvalidParameter(ABOUT[name], value, accepted=accepted)
+    if fields.digest is not None and row.digest not in {"", str(fields.digest)}:
+        accepted = "the one that came with another chunk"
+        raise InvalidParameter("sha256", fields.digest.value.hex(), accepted=accepted)
+
+
+async def _note(runtime: Runtime, job: str, fields: _Fields) -> None:
+    """Store what this chunk is the first to say about the file."""
+    row = await runtime.db.find_upload(job)
+    before = read_metadata(row.raw_metadata)
+    about = {**fields.about, **before}
+    if about != before:
+        name, kind = _called(about, row.file_name)
+        await runtime.db.set_about(
+            job, file_name=name, declared_type=kind, raw_metadata=shown_metadata(about)
+        )
+    if fields.digest is not None and not row.digest:
+        await runtime.db.set_digest(job, str(fields.digest))
+
+
+async def _check_digest(runtime: Runtime, job: str, digest: Checksum | None) -> None:
+    """Return if a complete file has a digest, where none was known when it was joined.
+
+    Raises:
+        DigestMismatch: it has another.
+    """
+    if digest is None or (await runtime.db.find_upload(job)).digest == str(digest):
+        return
+    with suppress(BlobNotFound):  # removed since: nothing to compare with
+        key = uploads.raw_key(job)
+        if await digest_of(runtime.store, key, digest.algorithm) != digest:
+            raise DigestMismatch("the file is complete, and has another sha256")
+
+
+async def _compare(
+    runtime: Runtime, whole: Upload, fields: _Fields, part: Upload
+) -> None:
+    """Return if a chunk repeats what is in the complete file, as far as can be seen.
+
+    Chunks have one size, but for the last; of others nobody knows where they were.
+
+    Raises:
+        ChunkConflict: it has other bytes.
+        DigestMismatch: the file has not the digest that is said now.
+    """
+    await _check_digest(runtime, whole.id, fields.digest)
+    size, total = part.offset, fields.total
+    start = fields.index * size
+    if fields.index == total - 1:
+        start = whole.offset - size
+    elif fields.index and not size * (total - 1) < whole.offset <= size * total:
+        return
+    with suppress(BlobNotFound):
+        there = await digest_of(
+            runtime.store,
+            uploads.raw_key(whole.id),
+            "sha256",
+            max(0, start),
+            start + size,
+        )
+        key = uploads.raw_key(part.id)
+        is_there = start >= 0 and (start == 0 or total > 1)
+        if not is_there or there != await digest_of(runtime.store, key, "sha256"):
+            raise ChunkConflict(
+                f"chunk {fields.index} is in the complete file, with other bytes"
+            )
 
 
 def _answer(

@@ -117,6 +117,12 @@ def tus_metadata(headers: CIMultiDictProxy[str]) -> tuple[str, Mapping[str, str]
     raw = ",".join(values)
     if len(raw) > MAX_METADATA:
         raise InvalidHeader(name, raw, accepted=f"at most {MAX_METADATA} characters")
+    return raw, read_metadata(raw)
+
+
+def read_metadata(raw: str) -> Mapping[str, str]:
+    """Return the pairs of an Upload-Metadata. Raise InvalidHeader."""
+    name = "Upload-Metadata"
     found: dict[str, str] = {}
     for pair in filter(None, (part.strip() for part in raw.split(","))):
         key, _space, encoded = pair.partition(" ")
@@ -128,7 +134,15 @@ def tus_metadata(headers: CIMultiDictProxy[str]) -> tuple[str, Mapping[str, str]
         except ValueError:  # binascii.Error, and characters beyond ASCII
             raise InvalidHeader(name, pair, accepted="base64 values") from None
         found[key] = value.decode("utf-8", "replace")
-    return raw, found
+    return found
+
+
+def shown_metadata(pairs: Mapping[str, str]) -> str:
+    """Return an Upload-Metadata that holds *pairs*."""
+    return ",".join(
+        f"{key} {base64.b64encode(value.encode()).decode()}"
+        for key, value in pairs.items()
+    )
 
 
 _EXTENDED = re.compile(r";\s*filename\*\s*=\s*utf-8'[^']*'([^;]+)", re.IGNORECASE)

@@ -327,3 +327,101 @@ def test_a_lost_first_answer_is_given_again(server: ServerProcess) -> None:
         for n in itertools.islice(range(LAST + 1), 1, None)
     )
     assert original(server, first.json["jobId"]) == DATA
+
+
+# ----- what is said of the file, with any chunk
+
+
+def test_the_name_may_come_with_any_chunk(server: ServerProcess, job: str) -> None:
+    send(server, 1, b"two", total=3, jobId=job)
+    assert server.status(job)["fileName"] == "blob"
+    send(server, 0, b"one", total=3, jobId=job, fileName="a/words.csv")
+    assert server.status(job)["fileName"] == "words.csv"
+    for again in ({}, {"fileName": "words.csv"}, {"fileName": "b/words.csv"}):
+        assert send(server, 0, b"one", total=3, jobId=job, **again).status == 200
+    refused = send(server, 2, b"three", total=3, jobId=job, fileName="other.csv")
+    assert (refused.status, code_of(refused)) == (400, "invalid_parameter")
+    assert "'words.csv'" in refused.json["detail"]
+    last = {"fileType": "text/plain", "fileName": "words.csv"}
+    assert send(server, 2, b"three", total=3, jobId=job, **last).status == 202
+    assert original(server, job) == b"onetwothree"
+    assert server.status(job)["fileName"] == "words.csv"
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_the_digest_may_come_with_any_chunk(
+    server: ServerProcess, job: str, place: int
+) -> None:
+    pieces = (b"one", b"two", b"three")
+    for found, data, status in (
+        (str(uuid.uuid4()), b"other", 400),
+        (job, b"".join(pieces), 202),
+    ):
+        digest = hashlib.sha256(data).hexdigest()
+        answers = [
+            send(
+                server,
+                n,
+                piece,
+                total=3,
+                jobId=found,
+                **({"sha256": digest} if n == place else {}),
+            )
+            for n, piece in enumerate(pieces)
+        ]
+        assert [answer.status for answer in answers] == [200, 200, status]
+    assert original(server, job) == b"".join(pieces)
+
+
+def test_two_digests_are_one_too_many(server: ServerProcess, job: str) -> None:
+    right, wrong = (hashlib.sha256(data).hexdigest() for data in (b"onetwo", b"x"))
+    assert send(server, 0, b"one", total=2, jobId=job, sha256=right).status == 200
+    refused = send(server, 1, b"two", total=2, jobId=job, sha256=wrong)
+    assert (refused.status, code_of(refused)) == (400, "invalid_parameter")
+    assert send(server, 1, b"two", total=2, jobId=job).status == 202
+    assert original(server, job) == b"onetwo"
+
+
+def test_a_refused_chunk_says_nothing_of_the_file(
+    server: ServerProcess, job: str
+) -> None:
+    assert send(server, 0, b"one", total=2, jobId=job).status == 200
+    wrong = hashlib.sha256(b"other").hexdigest()
+    answer = send(server, 0, b"two", total=2, jobId=job, sha256=wrong, fileName="x.y")
+    assert (answer.status, code_of(answer)) == (409, "chunk_conflict")
+    assert server.status(job)["fileName"] == "blob"
+    assert send(server, 1, b"two", total=2, jobId=job).status == 202
+
+
+def test_a_chunk_of_a_complete_file_must_have_its_bytes(
+    server: ServerProcess, job: str
+) -> None:
+    for index in range(LAST + 1):
+        send(server, index, jobId=job)
+    assert original(server, job) == DATA
+    for index in (0, 1, LAST):
+        assert send(server, index, jobId=job).status == 202
+        other = bytes(len(PIECES[index]))
+        refused = send(server, index, other, jobId=job)
+        assert (refused.status, code_of(refused)) == (409, "chunk_conflict")
+    wrong = hashlib.sha256(b"other").hexdigest()
+    refused = send(server, 0, jobId=job, sha256=wrong)
+    assert (refused.status, code_of(refused)) == (400, "digest_mismatch")
+    assert original(server, job) == DATA
+
+
+def test_a_complete_file_of_one_chunk_must_have_its_bytes(
+    server: ServerProcess, job: str
+) -> None:
+    assert send(server, 0, b"all of it", total=1, jobId=job).status == 202
+    assert send(server, 0, b"all of it", total=1, jobId=job).status == 202
+    for other in (b"of it", b"all", b"all of xx", b"more than all of it"):
+        assert send(server, 0, other, total=1, jobId=job).status == 409
+
+
+def test_chunks_of_any_size_may_be_repeated(server: ServerProcess, job: str) -> None:
+    pieces = [b"a" * 50, b"b", b"c" * 70, b"d" * 9]
+    for n, piece in [*enumerate(pieces)] * 2:
+        send(server, n, piece, total=4, jobId=job)
+    assert send(server, 2, pieces[2], total=4, jobId=job).status == 202
+    assert original(server, job) == b"".join(pieces)

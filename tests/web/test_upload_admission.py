@@ -159,6 +159,12 @@ def test_a_full_backlog_is_answered_503_until_there_is_room_again(
     ) as server:
         taken = [server.upload("a.txt", b"hello")]
 
+        def is_stuck() -> bool:
+            steps = server.status(taken[0])["steps"]
+            return ("stuck", "running") in {(s["name"], s["status"]) for s in steps}
+
+        until(is_stuck)
+
         def is_full() -> bool:
             answer = server.request("PUT", "/upload/a.txt", b"hello")
             if answer.status == 202:

@@ -57,6 +57,13 @@ UPDATE upload SET checked_from = :at WHERE job_id = (SELECT id FROM job WHERE pi
 UPDATE upload SET digest = :digest
 WHERE state = 'receiving' AND job_id = (SELECT id FROM job WHERE pid = :pid);
 
+-- name: set_metadata
+UPDATE upload SET metadata = :raw_metadata
+WHERE state = 'receiving' AND job_id = (SELECT id FROM job WHERE pid = :pid);
+
+-- name: set_name
+UPDATE job SET file_name = :name, declared_type = :kind WHERE pid = :pid;
+
 -- name: insert_place
 INSERT INTO place(final, n, part) VALUES(:final, :n, :part) ON CONFLICT DO NOTHING;
 
