@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from asyncflow.hooks import OwnedJob as OwnedJob
     from asyncflow.processors.base import (
         Derivative as Derivative,
+        Options as Options,
         Result as Result,
         Task as Task,
         Work as Work,
@@ -84,6 +85,7 @@ _NAMES = {
     "asyncflow.hooks": ("OwnedJob",),
     "asyncflow.processors.base": (
         "Derivative",
+        "Options",
         "Result",
         "Task",
         "Work",

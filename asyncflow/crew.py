@@ -101,6 +101,7 @@ class Hand:
         modules: tuple[str, ...],
         nice: int,
         max_file_bytes: int,
+        asks: tuple[worker.Ask, ...],
         on_death: Callable[[], None],
     ) -> None:
         self.folder = folder
@@ -125,7 +126,7 @@ class Hand:
         try:
             with voice:
                 self._executor = self._start(
-                    nursery, modules, nice, max_file_bytes, voice
+                    nursery, modules, nice, max_file_bytes, asks, voice
                 )
         except BaseException:
             self._ear.close()
@@ -143,6 +144,7 @@ class Hand:
         modules: tuple[str, ...],
         nice: int,
         max_file_bytes: int,
+        asks: tuple[worker.Ask, ...],
         voice: socket.socket,
     ) -> ProcessPoolExecutor:
         nursery.ensure_running()
@@ -153,6 +155,7 @@ class Hand:
             nice=nice,
             max_file_bytes=max_file_bytes,
             voice=voice,
+            asks=asks,
         )
         executor, context = nursery.hire(worker.begin, setup)
         self._release = context.release

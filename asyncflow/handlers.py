@@ -203,10 +203,13 @@ class LoopSteps:
                     out=Path(out),
                     file_name=claimed.file_name,
                     media_type=claimed.media_type or claimed.declared_type,
-                    options={
-                        **self._options.get(claimed.consumer, {}),
-                        **claimed.options,
-                    },
+                    options=base.options_of(
+                        function,
+                        {
+                            **self._options.get(claimed.consumer, {}),
+                            **claimed.options,
+                        },
+                    ),
                     facts=claimed.facts,
                     progress=self._progress(claimed),
                     publish=_refuse_file,

@@ -10,6 +10,10 @@ from dataclasses import dataclass
 
 _RATE = re.compile(r"([1-9][0-9]{0,8})/(s|m|h)")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+#: the least and the greatest of what a consumer may be given
+ATTEMPTS = (1, 100)
+CONCURRENCY = (1, 100_000)
+PRIORITY = (-100, 100)
 #: what a rate looks like, for messages
 RATE_FORM = "a number and a unit of time, such as 10/s, 600/m or 5/h"
 

@@ -101,6 +101,8 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int | None = None
     rate: str | None = None
     module: str = ""
+    #: the function: `module.function`
+    where: str = ""
     missing: str | None = None
 
 
@@ -114,6 +116,8 @@ class Greeting(msgspec.Struct, frozen=True, kw_only=True):
     abi: int = 0
     filtered: bool = False
     processors: list[Card] = []
+    #: what is wrong with the options that pipelines name
+    wrong: tuple[str, ...] = ()
     #: which module could not be loaded, and why
     module: str = ""
     error: str = ""

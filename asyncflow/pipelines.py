@@ -6,26 +6,31 @@ media type decides. What a pipeline does not mention stays as the consumers decl
 gates are never left out.
 """
 
-import difflib
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatch
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
-from asyncflow import jobs
+from asyncflow import chains, jobs, shapes
 from asyncflow.errors import BadSettings
-from asyncflow.jobs import ACCEPTED, SUBMITTED, PlanEntry, Subscription
+from asyncflow.jobs import ACCEPTED, PlanEntry, Subscription
 from asyncflow.notation import MEDIA_TYPE, parse_seconds
-from asyncflow.pace import per_second
+from asyncflow.pace import ATTEMPTS, CONCURRENCY, PRIORITY, per_second
+from asyncflow.shapes import dotted, no_such
 
 DEFAULT: Final = "default"
+#: what an upload can choose
+_NAME: Final = re.compile(r"\w[\w.-]{0,63}")
+#: the keys down to a value
+Path: TypeAlias = tuple[str, ...]
 
-Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
-Attempts = Annotated[int, msgspec.Meta(ge=1, le=100)]
-Priority = Annotated[int, msgspec.Meta(ge=-100, le=100)]
+Count = Annotated[int, msgspec.Meta(ge=CONCURRENCY[0], le=CONCURRENCY[1])]
+Attempts = Annotated[int, msgspec.Meta(ge=ATTEMPTS[0], le=ATTEMPTS[1])]
+Priority = Annotated[int, msgspec.Meta(ge=PRIORITY[0], le=PRIORITY[1])]
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -145,27 +150,32 @@ def parse(text: str, name: str) -> Pipelines:
     """Return what the TOML *text* of the file *name* says.
 
     Raises:
-        BadSettings: it says what nobody can follow; the message names the key.
+        BadSettings: it says what nobody can follow; the message names every such key.
     """
     try:
-        said = msgspec.convert(tomllib.loads(text), Pipelines)
+        read = tomllib.loads(text)
     except tomllib.TOMLDecodeError as bad:
         raise BadSettings(f"{name} is no TOML: {bad}") from None
-    except msgspec.ValidationError as bad:
-        raise BadSettings(f"{name}: {bad}") from None
-    problems = [*_values(said), *_patterns(said), *_circles(said)]
-    if problems:
-        raise BadSettings("\n".join(f"{name}: {one}" for one in problems))
+    _refuse(shapes.problems(read, Pipelines), name)
+    said = msgspec.convert(read, Pipelines)
+    tests = (_values, _names, _patterns, _own_circles)
+    _refuse((wrong for test in tests for wrong in test(said)), name)
     return said
+
+
+def _refuse(problems: Iterable[str], name: str) -> None:
+    if found := list(problems):
+        raise BadSettings("\n".join(f"{name}: {one}" for one in found))
 
 
 def _values(said: Pipelines) -> Iterator[str]:
     for name, behaviour in said.consumers.items():
+        where = dotted(("consumers", name))
         if behaviour.rate is not None:
             try:
                 per_second(behaviour.rate)
             except ValueError as bad:
-                yield f"consumers.{name}.rate: {bad}"
+                yield f"{where}.rate: {bad}"
         if behaviour.wall is not None:
             try:
                 good = (behaviour.wall_s or 0.0) > 0
@@ -173,82 +183,170 @@ def _values(said: Pipelines) -> Iterator[str]:
                 good = False
             if not good:
                 yield (
-                    f"consumers.{name}.wall is {behaviour.wall!r}; accepted: a duration"
-                    " above 0, such as 10m, 90s or 2h"
+                    f"{where}.wall is {behaviour.wall!r}; accepted: a duration above 0,"
+                    " such as 10m, 90s or 2h"
                 )
+
+
+def _names(said: Pipelines) -> Iterator[str]:
+    for name in said.pipelines:
+        if not _NAME.fullmatch(name):
+            yield (
+                f"{dotted(('pipelines', name))} cannot be chosen; accepted as a name:"
+                " at most 64 letters, digits, -, _ and ."
+            )
 
 
 def _patterns(said: Pipelines) -> Iterator[str]:
     for name, pipeline in said.pipelines.items():
+        before: list[str] = []
         for pattern in pipeline.types:
+            where = dotted(("pipelines", name, "types", pattern))
             if not MEDIA_TYPE.fullmatch(pattern):
-                yield (
-                    f"pipelines.{name}.types.{pattern!r}; accepted: media types such as"
-                    " image/*"
-                )
+                yield f"{where} is no type; accepted: media types such as image/*"
+            wider = [one for one in before if fnmatch(pattern, one)]
+            if wider:
+                yield f"{where} never decides: {wider[0]!r} comes first and takes all"
+            before.append(pattern)
 
 
-def _circles(said: Pipelines) -> Iterator[str]:
-    for where, rule in _rules(said):
-        for start in rule.steps:
-            seen, at = [start], rule.steps[start].after
-            while at is not None and at not in seen:
-                seen.append(at)
-                at = rule.steps[at].after if at in rule.steps else None
-            if at == start:
-                yield f"{where}: {' after '.join([*seen, start])} goes in a circle"
+def _own_circles(said: Pipelines) -> Iterator[str]:
+    for where, _pattern, rule in _rules(said):
+        after = {one: share.after for one, share in rule.steps.items() if share.after}
+        yield from _circles(where, after)
 
 
-def _rules(said: Pipelines) -> Iterator[tuple[str, Rule]]:
+def _circles(where: Path, after: Mapping[str, str]) -> Iterator[str]:
+    for circle in chains.circles(after):
+        yield f"{dotted(where)}: {' after '.join(circle)} goes in a circle"
+
+
+def _rules(said: Pipelines) -> Iterator[tuple[Path, str, Rule]]:
     for name, pipeline in said.pipelines.items():
         for pattern, rule in pipeline.types.items():
-            yield f"pipelines.{name}.types.{pattern!r}", rule
+            yield ("pipelines", name, "types", pattern), pattern, rule
 
 
-def check(said: Pipelines, consumers: Iterable[Subscription], name: str) -> None:
-    """Return if the file *name* speaks of consumers that there are.
+def asks(said: Pipelines) -> Iterator[tuple[Path, str, Mapping[str, object]]]:
+    """Return the options of each step, with their keys and the consumer's name."""
+    for where, _pattern, rule in _rules(said):
+        for consumer, share in rule.steps.items():
+            yield (*where, "steps", consumer, "options"), consumer, share.options
+
+
+def check(
+    said: Pipelines,
+    consumers: Iterable[Subscription],
+    name: str,
+    wrong: Iterable[str] = (),
+) -> None:
+    """Return if what the file *name* says of consumers can come to pass.
+
+    *wrong* is what the consumers themselves find wrong with their options.
 
     Raises:
-        BadSettings: it names one that there is not, or orders what cannot be ordered.
+        BadSettings: it names one that there is not, or asks what nobody can do.
     """
-    known = {one.entry.consumer: one.entry for one in consumers}
+    known = {one.entry.consumer: one for one in consumers}
     problems = [
-        f"{where}: {_nobody(consumer, known)}"
-        for where, consumer in _mentions(said)
-        if consumer not in known
+        f"consumers: {_nobody(one, known)}"
+        for one in said.consumers
+        if one not in known
     ]
-    for where, rule in _rules(said):
-        for consumer, share in rule.steps.items():
-            gate = consumer in known and known[consumer].gate
-            if gate and (share.after is not None or share.required is False):
-                problems.append(
-                    f"{where}.steps.{consumer} is a gate: it is always required, and"
-                    " goes before all others"
-                )
-            first = known.get(share.after or "")
-            if first is not None and (first.gate or first.on == SUBMITTED):
-                problems.append(
-                    f"{where}.steps.{consumer}.after is {share.after!r}; accepted: a"
-                    " consumer of files that is no gate"
-                )
-    if problems:
-        raise BadSettings("\n".join(f"{name}: {one}" for one in problems))
+    for where, pattern, rule in _rules(said):
+        problems += _Check(where, pattern, rule, known).problems()
+    _refuse((*problems, *wrong), name)
 
 
-def _mentions(said: Pipelines) -> Iterator[tuple[str, str]]:
-    for consumer in said.consumers:
-        yield "consumers", consumer
-    for where, rule in _rules(said):
-        for consumer in rule.consumers or ():
-            yield f"{where}.consumers", consumer
-        for consumer, share in rule.steps.items():
-            yield f"{where}.steps", consumer
-            if share.after is not None:
-                yield f"{where}.steps.{consumer}.after", share.after
+class _Check:
+    """One rule, held against the consumers that there are."""
+
+    def __init__(
+        self, where: Path, pattern: str, rule: Rule, known: Mapping[str, Subscription]
+    ) -> None:
+        self._where, self._pattern = where, pattern
+        self._rule, self._known = rule, known
+
+    def problems(self) -> Iterator[str]:
+        """Return what is wrong with it."""
+        yield from self._list()
+        for consumer, share in self._rule.steps.items():
+            yield from self._step(consumer, share)
+        yield from self._circles()
+
+    def _list(self) -> Iterator[str]:
+        chosen = self._rule.consumers or ()
+        where = dotted((*self._where, "consumers"))
+        for number, consumer in enumerate(chosen):
+            if consumer in chosen[:number]:
+                yield f"{where} names {consumer!r} twice"
+            elif consumer in self._known and self._known[consumer].entry.gate:
+                yield (
+                    f"{where}: {consumer!r} is a gate, which looks at every file first;"
+                    " accepted: consumers that are none"
+                )
+            else:
+                yield from self._unfit(where, consumer)
+
+    def _step(self, consumer: str, share: Share) -> Iterator[str]:
+        where = dotted((*self._where, "steps", consumer))
+        yield from self._unfit(where, consumer)
+        gate = consumer in self._known and self._known[consumer].entry.gate
+        if gate and (share.after is not None or share.required is False):
+            yield f"{where} is a gate: always required, and before all others"
+        if not gate:
+            yield from self._left_out(where, consumer)
+        if share.after is None:
+            return
+        first = self._known.get(share.after)
+        if first is not None and first.entry.gate:
+            yield (
+                f"{where}.after is {share.after!r}; accepted: a consumer of files that"
+                " is no gate"
+            )
+            return
+        yield from self._unfit(f"{where}.after", share.after)
+        yield from self._left_out(f"{where}.after", share.after)
+
+    def _unfit(self, where: str, consumer: str) -> Iterator[str]:
+        """Tell why *consumer* can have no part in this rule."""
+        if consumer not in self._known:
+            yield f"{where}: {_nobody(consumer, self._known)}"
+            return
+        accepts = self._known[consumer].accepts
+        if not accepts:
+            yield f"{where}: {consumer!r} takes no files; accepted: one that is no gate"
+        elif not any(_may_meet(self._pattern, one) for one in accepts):
+            shown = ", ".join(accepts)
+            yield (
+                f"{where}: {consumer!r} takes no files of {self._pattern}, only {shown}"
+            )
+
+    def _left_out(self, where: str, consumer: str) -> Iterator[str]:
+        chosen = self._rule.consumers
+        if chosen is not None and consumer in self._known and consumer not in chosen:
+            yield f"{where}: {consumer!r} is not among the consumers of this rule"
+
+    def _circles(self) -> Iterator[str]:
+        """Tell of circles that what the consumers declare closes."""
+        after = {}
+        for name, one in self._known.items():
+            share = self._rule.steps.get(name, Share())
+            first = share.after or chains.followed(one.entry.on)
+            if first is not None:
+                after[name] = first
+        yield from _circles(self._where, after)
+
+
+def _may_meet(one: str, other: str) -> bool:
+    """Tell whether some media type fits both patterns."""
+    if "*" in (one, other):
+        return True
+    pairs = zip(one.split("/"), other.split("/"), strict=False)
+    return all(
+        fnmatch(a, b) or fnmatch(b, a) or ("*" in a and "*" in b) for a, b in pairs
+    )
 
 
 def _nobody(name: str, known: Iterable[str]) -> str:
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
-    return f"there is no consumer called {name!r}; {hint}"
+    return f"there is no consumer called {name!r}; {no_such(name, known)}"

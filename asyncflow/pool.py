@@ -82,7 +82,8 @@ class Pool:
 
     There are *least* workers at least (None: always all) and *size* at most; what is
     more goes after *idle_s* without an order. *memory* tells what is available.
-    A worker has *load_s* seconds to load its modules.
+    A worker has *load_s* seconds to load its modules. *asks* are the options that
+    pipelines name: the workers know whether their processors take them.
     *folder* holds the slots; it must lie on the store's filesystem for inputs to be
     linked instead of copied. *slot_memory_bytes* None: a share of what this machine or
     container has.
@@ -97,6 +98,7 @@ class Pool:
         memory: Callable[[], int] = available_memory,
         idle_s: float = IDLE_S,
         load_s: float = LOAD_S,
+        asks: tuple[worker.Ask, ...] = (),
         modules: tuple[str, ...] | None = None,
         slot_memory_bytes: int | None = None,
         nice: int = 15,
@@ -109,6 +111,8 @@ class Pool:
         self.sandbox = ""
         #: the processors that the workers have, by name; known once started
         self.processors: Mapping[str, parcels.Card] = {}
+        #: what is wrong with the options that were asked for; known once started
+        self.wrong: tuple[str, ...] = ()
         self._folder = folder
         self._modules = default_modules() if modules is None else modules
         self._nice = nice
@@ -117,6 +121,7 @@ class Pool:
         self._memory = memory
         self._idle_s = idle_s
         self._load_s = load_s
+        self._asks = asks
         self._may_grow = True
         self._slots = [_Slot(number) for number in range(size)]
         #: the latest that became free is the last
@@ -321,6 +326,7 @@ class Pool:
             modules=self._modules,
             nice=self._nice,
             max_file_bytes=self._max_file_bytes,
+            asks=self._asks,
             on_death=lambda: self._on_death(slot, folder),
         )
 
@@ -403,6 +409,7 @@ class Pool:
         self._link = greeting.abi >= sandbox.LINKS_ARE_SAFE
         self.sandbox = sandbox.describe(greeting.abi, filtered=greeting.filtered)
         self.processors = {card.name: card for card in greeting.processors}
+        self.wrong = greeting.wrong
 
     async def _ready(self, slot: _Slot) -> Hand | None:
         """Return the slot's worker once it is ready; None if none can be started."""

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from asyncflow import pipelines
+from asyncflow import chains, pipelines
 from asyncflow.admission import Admission, Rules
 from asyncflow.broker.memory import LocalDoorbell
 from asyncflow.chunks import Chunks
@@ -52,6 +52,7 @@ from asyncflow.retention import Retention
 from asyncflow.store.base import HasSpace, Space, Store
 from asyncflow.store.local import LocalStore
 from asyncflow.views import JobView, StepView, moment, waiting
+from asyncflow.worker import Ask
 from asyncflow.workplaces import Workplaces
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class Runtime:
         self.hub = Hub(self.db.job, url_prefix=self.public_path)
         self.engine.attach(self.db, self.hub)
         self.store: Store = LocalStore(folder / "store")
-        self.pool = _pool(settings)
+        self.pool = self._new_pool()
         self.gauges = self._gauges()
         self.admission = self._admission()
         self.chunks = Chunks(
@@ -253,6 +254,21 @@ class Runtime:
             return self._unreadable
         return missing
 
+    def _new_pool(self) -> Pool:
+        settings, options = self.settings, self._options()
+        return Pool(
+            size=settings.workers or default_size(),
+            least=settings.workers_min,
+            folder=settings.data_dir / "slots",
+            modules=(*default_modules(), *settings.processors),
+            slot_memory_bytes=settings.slot_memory_bytes or None,
+            load_s=settings.load_timeout,
+            asks=tuple(
+                Ask(path=at, processor=name, options={**options.get(name, {}), **said})
+                for at, name, said in pipelines.asks(self._pipelines)
+            ),
+        )
+
     # ----- start and stop
 
     async def start(self) -> None:
@@ -302,9 +318,8 @@ class Runtime:
             load_s=self.settings.load_timeout,
         )
         consumers = places.subscriptions()
-        if self.settings.pipelines is not None:
-            pipelines.check(self._pipelines, consumers, str(self.settings.pipelines))
         cards = self.pool.processors.values()
+        self._check(consumers, {card.name: card.where for card in cards})
         self.restraints = {card.name: places.restraint(card) for card in cards}
         self.dispatchers = places.dispatchers()
         self.strays = places.strays
@@ -318,6 +333,19 @@ class Runtime:
         await self._begin(consumers)
         await self.janitor.start(*self._chores(partial(self._begin, consumers)))
         self._watch = asyncio.create_task(self.gauges.watch_loop(), name="loop-lag")
+
+    def _check(
+        self, consumers: Sequence[Subscription], where: Mapping[str, str]
+    ) -> None:
+        """Raise StartError for functions or pipelines that wait for what cannot be."""
+        problems = list(chains.problems(consumers, where))
+        if problems:
+            raise StartError("\n".join(problems))
+        for name, kind in chains.unheard(consumers):
+            log.warning("consumer.of_no_step", consumer=name, on=kind)
+        if self.settings.pipelines is not None:
+            path = str(self.settings.pipelines)
+            pipelines.check(self._pipelines, consumers, path, self.pool.wrong)
 
     def _chores(self, begin: Callable[[], Awaitable[None]]) -> tuple[Chore, ...]:
         settings = self.settings
@@ -481,17 +509,6 @@ class Runtime:
         """Return the room under the store; None: it cannot fill up."""
         space = _space_of(self.store)
         return None if space is None else (await space()).free_bytes
-
-
-def _pool(settings: Settings) -> Pool:
-    return Pool(
-        size=settings.workers or default_size(),
-        least=settings.workers_min,
-        folder=settings.data_dir / "slots",
-        modules=(*default_modules(), *settings.processors),
-        slot_memory_bytes=settings.slot_memory_bytes or None,
-        load_s=settings.load_timeout,
-    )
 
 
 def _pipelines(settings: Settings) -> Pipelines:

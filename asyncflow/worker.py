@@ -24,7 +24,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -35,6 +35,7 @@ from asyncflow.errors import Skip
 from asyncflow.modules import CannotLoad, load
 from asyncflow.prints import print_into
 from asyncflow.processors import base
+from asyncflow.shapes import problems
 
 BUILTIN: Final = (
     "asyncflow.processors.identify",
@@ -53,6 +54,15 @@ _PROGRESS_EVERY_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What somebody asks of a processor, and the keys under which they wrote it."""
+
+    path: tuple[str, ...]
+    processor: str
+    options: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
     """What a worker is told once, at its start."""
 
@@ -62,6 +72,7 @@ class Setup:
     nice: int
     max_file_bytes: int
     voice: socket.socket
+    asks: tuple[Ask, ...] = ()
 
 
 class _Desk:
@@ -114,12 +125,23 @@ def ready() -> int:
         filtered = syscalls.forbid()
         desk.is_confined = True
         found = {"abi": abi, "filtered": filtered}
-        report = {**found, "processors": [_card(p) for p in base.REGISTRY.values()]}
+        report = {
+            **found,
+            "processors": [_card(one) for one in base.REGISTRY.values()],
+            "wrong": [wrong for ask in desk.setup.asks for wrong in _refused(ask)],
+        }
     except CannotLoad as bad:
         report = {"module": bad.module, "error": bad.why, "trace": bad.trace}
     except BaseException as error:  # noqa: BLE001 -- the boundary: nothing may cross but a report
         report = {"error": cause_of(error), "trace": trace_of(error)}
     return _write(desk, report)
+
+
+def _refused(ask: Ask) -> Iterator[str]:
+    """Return what the processor cannot make of its options: only it knows them."""
+    known = base.REGISTRY.get(ask.processor)
+    if known is not None and known.options is not None:
+        yield from problems(ask.options, known.options, ask.path)
 
 
 def _load(desk: _Desk) -> None:
@@ -176,16 +198,16 @@ class _Run:
             self._desk.memory_bytes = processor.memory_bytes
         if processor.takes == "payload":
             return base.result_of(processor.run(self._task(about)))
-        found: base.Result = processor.run(self._file(about))
+        found: base.Result = processor.run(self._file(processor, about))
         return found
 
-    def _file(self, about: Mapping[str, Any]) -> base.Work:
+    def _file(self, processor: base.Processor, about: Mapping[str, Any]) -> base.Work:
         return base.Work(
             source=self._desk.source / SOURCE,
             out=self._desk.out,
             file_name=about["file_name"],
             media_type=about["media_type"],
-            options=about["options"],
+            options=base.options_of(processor, about["options"]),
             facts=about["facts"],
             progress=self._progress,
             publish=self._publish,
@@ -257,6 +279,7 @@ def _card(known: base.Processor) -> dict[str, object]:
         "concurrency": known.concurrency,
         "rate": known.rate,
         "module": known.run.__module__,
+        "where": known.where,
         "missing": known.ready(),
     }
 

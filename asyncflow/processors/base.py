@@ -14,16 +14,34 @@ Rules
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
-from asyncflow.jobs import ACCEPTED, SUBMITTED
-from asyncflow.pace import per_second
+import msgspec
+
+from asyncflow.events import RESERVED
+from asyncflow.jobs import ACCEPTED, SUBMITTED, UPLOADED
+from asyncflow.notation import MEDIA_TYPE
+from asyncflow.pace import ATTEMPTS, CONCURRENCY, PRIORITY, RATE_FORM, per_second
+from asyncflow.shapes import problems
+
+#: names are the first words of events, parts of addresses, keys of settings
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 
 Function = TypeVar("Function", bound=Callable[..., object])
+
+
+class Options(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    """What an operator can tell a processor: a subclass with a default for each field.
+
+    What pipelines say is held against it when the server starts. `max_pixels` is
+    written `maxPixels` there.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +67,7 @@ class Work:
     """What a processor is given.
 
     `media_type` is what identify found (declared type for identify itself);
+    `options` is what the processor declares, otherwise the table that pipelines say.
     `facts` are those of earlier steps of the job, by consumer name.
     `progress` takes 0 to 100. `publish` hands over a finished derivative.
     """
@@ -57,7 +76,7 @@ class Work:
     out: Path
     file_name: str
     media_type: str
-    options: Mapping[str, object] = field(default_factory=dict)
+    options: Any = field(default_factory=dict)
     facts: Mapping[str, object] = field(default_factory=dict)
     progress: Callable[[float], None] = lambda _percent: None
     publish: Callable[[Derivative], None] = lambda _made: None
@@ -112,6 +131,13 @@ class Processor:
     attempts: int | None = None
     concurrency: int | None = None
     rate: str | None = None
+    options: type[Options] | None = None
+
+    @property
+    def where(self) -> str:
+        """Where the function is: `module.function`."""
+        name = getattr(self.run, "__qualname__", type(self.run).__name__)
+        return f"{self.run.__module__}.{name}"
 
     def wants(self, media_type: str) -> bool:
         """Tell whether this processor takes files of *media_type*."""
@@ -136,11 +162,14 @@ def processor(
     attempts: int | None = None,
     concurrency: int | None = None,
     rate: str | None = None,
+    options: type[Options] | None = None,
 ) -> Callable[[Function], Function]:
     """Register the decorated function, from `Work` to `Result`, as processor *name*.
 
+    `work.options` will be of the type *options*, if one is given.
+
     Raises:
-        ValueError: another function is registered under this name.
+        ValueError: another function has this name, or nobody can work like this.
     """
 
     def enrol(run: Function) -> Function:
@@ -161,6 +190,7 @@ def processor(
                 attempts=attempts,
                 concurrency=concurrency,
                 rate=rate,
+                options=options,
             ),
             run,
         )
@@ -185,7 +215,7 @@ def consumer(
     The result is JSON, or None, or a `Result` with files.
 
     Raises:
-        ValueError: another function is registered under this name.
+        ValueError: another function has this name, or nobody can work like this.
     """
 
     def enrol(run: Function) -> Function:
@@ -229,7 +259,7 @@ def task(
     `POST /tasks` runs it. The result is JSON, or None, or a `Result` with files.
 
     Raises:
-        ValueError: another function is registered under this name.
+        ValueError: another function has this name, or nobody can work like this.
     """
     return consumer(
         name,
@@ -248,13 +278,82 @@ def _place_of(run: Callable[..., object]) -> Literal["pool", "loop"]:
 
 
 def _register(one: Processor, run: Function) -> Function:
+    if found := "; ".join(_problems(one)):
+        raise ValueError(f"{one.name!r} of {one.where}: {found}")
     known = REGISTRY.get(one.name)
-    if known is not None and known.run.__module__ != one.run.__module__:
-        raise ValueError(f"a processor called {one.name!r} is already registered")
-    if one.rate is not None:
-        per_second(one.rate)
+    if known is not None and not _is_again(known.run, run):
+        raise ValueError(f"{one.name!r} is the name of {known.where} and {one.where}")
     REGISTRY[one.name] = one
     return run
+
+
+def _is_again(known: Callable[..., object], new: Callable[..., object]) -> bool:
+    """Tell whether the same function is met once more: its module is loaded again."""
+    if (known.__module__, known.__qualname__) != (new.__module__, new.__qualname__):
+        return False
+    return _place(known) == _place(new)
+
+
+def _place(run: Callable[..., object]) -> tuple[str, int]:
+    code = getattr(inspect.unwrap(run), "__code__", None)
+    return (code.co_filename, code.co_firstlineno) if code else ("", 0)
+
+
+def _problems(one: Processor) -> Iterator[str]:
+    """Return what is wrong with what a decorator was given."""
+    if not _NAME.fullmatch(one.name) or one.name in RESERVED:
+        yield (
+            "accepted as a name: at most 40 letters, digits, - and _; not "
+            f"{', '.join(sorted(RESERVED))}"
+        )
+    limits = {"attempts": ATTEMPTS, "concurrency": CONCURRENCY, "priority": PRIORITY}
+    for name, (least, most) in limits.items():
+        value = getattr(one, name)
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and not (is_number and least <= value <= most):
+            yield f"{name} is {value!r}; accepted: {least} to {most}"
+    for name in ("wall_s", "memory_bytes"):
+        value = getattr(one, name)
+        if not isinstance(value, int | float) or not 0 < value < math.inf:
+            yield f"{name} is {value!r}; accepted: a number above 0"
+    if one.rate is not None:
+        try:
+            per_second(one.rate)
+        except (TypeError, ValueError):
+            yield f"rate is {one.rate!r}; accepted: {RATE_FORM}"
+    yield from _problems_of_files(one) if one.takes == "file" else ()
+
+
+def _problems_of_files(one: Processor) -> Iterator[str]:
+    # a single string is a sequence of letters: strangers' code need not be typed
+    accepts: Any = one.accepts
+    outputs: Any = one.outputs
+    if isinstance(accepts, str) or not all(map(MEDIA_TYPE.fullmatch, accepts)):
+        yield f'accepts is {accepts!r}; accepted: a tuple such as ("image/*",)'
+    elif not accepts:
+        yield "accepts names no media type"
+    if isinstance(outputs, str):
+        yield f"outputs is {outputs!r}; accepted: ({outputs!r},)"
+    if one.gate is not (one.on == UPLOADED):
+        yield f"on is {one.on!r}; a gate has {UPLOADED!r}, and nobody else"
+    if one.options is not None:
+        try:
+            one.options()
+        except TypeError as error:
+            yield f"each of its options needs a default: {error}"
+
+
+def options_of(one: Processor, said: Mapping[str, object]) -> Any:
+    """Return the options *said* as *one* declares them; undeclared: as they are.
+
+    Raises:
+        ValueError: they are not what it declares.
+    """
+    if one.options is None:
+        return said
+    if found := "; ".join(problems(said, one.options)):
+        raise ValueError(found)
+    return msgspec.convert(said, one.options)
 
 
 def result_of(value: object) -> Result:

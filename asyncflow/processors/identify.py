@@ -17,12 +17,14 @@ import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+import msgspec
 
 from asyncflow.errors import BadFile
 from asyncflow.jobs import UPLOADED
 from asyncflow.processors import duration, pdf, raster
-from asyncflow.processors.base import Result, Work, processor
+from asyncflow.processors.base import Options, Result, Work, processor
 
 MAX_PIXELS: Final = 100_000_000
 MAX_PAGES: Final = 2000
@@ -47,6 +49,13 @@ _SIGNATURES: Final = (
 )  # fmt: skip
 
 
+class IdentifyOptions(Options):
+    """What can be asked of `identify`."""
+
+    max_pixels: Annotated[int, msgspec.Meta(ge=1)] = MAX_PIXELS
+    max_pages: Annotated[int, msgspec.Meta(ge=1)] = MAX_PAGES
+
+
 @processor(
     "identify",
     accepts=("*",),
@@ -55,6 +64,7 @@ _SIGNATURES: Final = (
     outputs=(),
     wall_s=300.0,
     memory_bytes=2 << 30,
+    options=IdentifyOptions,
 )
 def identify(work: Work) -> Result:
     """Return what the file is, or refuse it."""
@@ -112,7 +122,7 @@ def _examined(work: Work, media_type: str) -> dict[str, object]:
         case "image":
             return _picture(work, media_type)
         case "pdf":
-            max_pages = _limit(work.options, "maxPages", MAX_PAGES)
+            max_pages = work.options.max_pages
             return {"pages": pdf.count_pages(work.source, max_pages=max_pages)}
         case "media":
             seconds = duration.seconds(work.source)
@@ -127,7 +137,7 @@ def _picture(work: Work, media_type: str) -> dict[str, object]:
     if not raster.is_known(media_type):
         raise BadFile("unsupported_type", f"{media_type} is refused")
     shape = raster.measure(work.source, media_type)
-    max_pixels = _limit(work.options, "maxPixels", MAX_PIXELS)
+    max_pixels = work.options.max_pixels
     if shape.pixels > max_pixels:
         frames = f" x {shape.frames} frames" if shape.frames > 1 else ""
         raise BadFile(
@@ -171,10 +181,3 @@ def _sha256(work: Work, size: int) -> str:
             done += len(block)
             work.progress(100 * done / size)
     return digest.hexdigest()
-
-
-def _limit(options: Mapping[str, object], name: str, default: int) -> int:
-    value = options.get(name, default)
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} is {value!r}; accepted is a whole number from 1")
-    return value

@@ -21,17 +21,14 @@ import collections
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
 
 from asyncflow.errors import BadFile
 from asyncflow.processors import raster, thumbhash
-from asyncflow.processors.base import Derivative, Result, Work, processor
+from asyncflow.processors.base import Derivative, Options, Result, Work, processor
 
-DEFAULT_VARIANTS: Final[Mapping[str, Mapping[str, object]]] = {
-    "thumbnail": {"width": 200, "height": 200, "fit": "cover"},
-    "medium": {"width": 800, "height": 800, "fit": "inside"},
-    "large": {"width": 1920, "height": 1920, "fit": "inside"},
-}
 MAX_FRAMES: Final = 100
 MAX_PIXELS: Final = 100_000_000
 #: WebP effort 2: 5 % more bytes than 4, in half the time. AVIF effort 0: a fifth of it
@@ -49,6 +46,44 @@ _MAX_SIDE: Final = 16_383  # the most that WebP and AVIF hold
 _HASH_SIDE: Final = 32
 _COLOUR_BITS: Final = 4
 _OPAQUE: Final = 255
+
+
+Side = Annotated[int, msgspec.Meta(ge=1, le=_MAX_SIDE)]
+Quality = Annotated[int, msgspec.Meta(ge=1, le=100)]
+Format = Literal["jpeg", "webp", "avif", "png", "gif"]
+#: `original` is the upload
+Name = Annotated[
+    str, msgspec.Meta(pattern=r"^(?!original$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+]
+
+
+class Size(Options):
+    """One size as an operator asks for it; None: as for all."""
+
+    width: Side
+    height: Side
+    fit: Literal["cover", "inside"] = "inside"
+    format: Format | None = None
+    quality: Quality | None = None
+
+
+DEFAULT_VARIANTS: Final[Mapping[str, Size]] = {
+    "thumbnail": Size(width=200, height=200, fit="cover"),
+    "medium": Size(width=800, height=800),
+    "large": Size(width=1920, height=1920),
+}
+
+
+class ImageOptions(Options):
+    """What can be asked of `image`."""
+
+    variants: Annotated[Mapping[Name, Size], msgspec.Meta(min_length=1)] = (
+        msgspec.field(default_factory=lambda: DEFAULT_VARIANTS)
+    )
+    format: Format = "jpeg"
+    quality: Quality = 80
+    max_frames: Annotated[int, msgspec.Meta(ge=1)] = MAX_FRAMES
+    max_pixels: Annotated[int, msgspec.Meta(ge=1)] = MAX_PIXELS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,13 +113,14 @@ def _missing() -> str | None:
     wall_s=60.0,
     memory_bytes=3 << 30,
     ready=_missing,
+    options=ImageOptions,
 )
 def image(work: Work) -> Result:
     """Make every variant, the smallest first."""
     if not raster.is_known(work.media_type):
         raise BadFile("unsupported_type", f"{work.media_type} cannot be opened here")
-    wanted = variants(work.options)
-    max_pixels = _int(work.options, "maxPixels", MAX_PIXELS)
+    options: ImageOptions = work.options
+    wanted, max_pixels = variants(options), options.max_pixels
     shape = raster.measure(work.source, work.media_type)
     if shape.pixels > max_pixels:
         raise BadFile(
@@ -155,42 +191,19 @@ class _Chain:
         return max(1, width), max(1, round(self._shape.height * scale))
 
 
-def variants(options: Mapping[str, object]) -> list[Variant]:
-    """Return the sizes that *options* ask for. Raise ValueError for nonsense."""
-    common = {
-        "format": options.get("format", "jpeg"),
-        "quality": options.get("quality", 80),
-    }
-    asked = options.get("variants", DEFAULT_VARIANTS)
-    if not isinstance(asked, Mapping) or not asked:
-        raise ValueError("variants: accepted is a table of name -> width, height, fit")
-    return [_variant(str(name), {**common, **size}) for name, size in asked.items()]
-
-
-def _variant(name: str, size: Mapping[str, object]) -> Variant:
-    form, fit = size["format"], size.get("fit", "inside")
-    if form not in _SAVERS or fit not in ("cover", "inside"):
-        formats = ", ".join(_SAVERS)
-        raise ValueError(f"{name}: accepted are {formats}; and cover or inside")
-    width, height = _int(size, "width", 0), _int(size, "height", 0)
-    quality = _int(size, "quality", 80)
-    if not (0 < width <= _MAX_SIDE and 0 < height <= _MAX_SIDE and 0 < quality <= 100):  # noqa: PLR2004 -- percent
-        raise ValueError(f"{name}: sides are 1 to {_MAX_SIDE}, quality 1 to 100")
-    return Variant(
-        name=name,
-        width=width,
-        height=height,
-        fills=fit == "cover",
-        format=str(form),
-        quality=quality,
-    )
-
-
-def _int(options: Mapping[str, object], name: str, default: int) -> int:
-    value = options.get(name, default)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{name} is {value!r}; accepted is a whole number")  # noqa: TRY004 -- a setting's value
-    return value
+def variants(options: ImageOptions) -> list[Variant]:
+    """Return the sizes that *options* ask for."""
+    return [
+        Variant(
+            name=name,
+            width=size.width,
+            height=size.height,
+            fills=size.fit == "cover",
+            format=size.format or options.format,
+            quality=size.quality or options.quality,
+        )
+        for name, size in options.variants.items()
+    ]
 
 
 def _frames(work: Work, shape: raster.Shape, wanted: list[Variant]) -> int:
@@ -199,7 +212,7 @@ def _frames(work: Work, shape: raster.Shape, wanted: list[Variant]) -> int:
         return 1
     scale = min(1.0, wanted[0].scale(shape))
     heavy = shape.pixels * scale * scale > _MOVING_PIXELS
-    too_many = shape.frames > _int(work.options, "maxFrames", MAX_FRAMES)
+    too_many = shape.frames > work.options.max_frames
     return 1 if heavy or too_many else shape.frames
 
 

@@ -23,14 +23,15 @@ import contextlib
 import importlib.util
 import os
 import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Iterator
+from typing import Annotated, Final, Literal
+
+import msgspec
 
 from asyncflow.errors import BadFile, Skip
 from asyncflow.jobs import REASONS
 from asyncflow.processors import matrix, ocr, pages, raster, reading
-from asyncflow.processors.base import Derivative, Result, Work, processor
+from asyncflow.processors.base import Derivative, Options, Result, Work, processor
 from asyncflow.processors.searchable import Searchable
 from asyncflow.processors.transcript import Transcript
 
@@ -45,17 +46,29 @@ _PICTURES: Final = tuple(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What the operator or the uploader wants."""
+class TextOptions(Options):
+    """What can be asked of `text`."""
 
-    engine: str = "auto"
-    languages: tuple[str, ...] = ("eng",)
-    images: str = "auto"
+    engine: Literal["auto", "tesserocr", "pytesseract"] = "auto"
+    #: a list, or joined by "+" as Tesseract does
+    languages: str | tuple[str, ...] = ("eng",)
+    images: Literal["auto", "always", "never"] = "auto"
     preview: bool = True
-    searchable: bool = True
-    max_pages: int = MAX_PAGES
-    page_s: float = PAGE_S
+    searchable_pdf: bool = True
+    max_pages: Annotated[int, msgspec.Meta(ge=1)] = MAX_PAGES
+    page_s: Annotated[float, msgspec.Meta(ge=1)] = PAGE_S
+
+    def __post_init__(self) -> None:
+        """Refuse what is no code of a language, such as `eng` or `chi_sim`."""
+        if not self.codes or not all(code.isidentifier() for code in self.codes):
+            said = list(self.codes)
+            raise ValueError(f'languages is {said!r}; accepted: codes such as ["eng"]')
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """The languages, one by one."""
+        said = self.languages
+        return tuple(said.split("+")) if isinstance(said, str) else said
 
 
 def _missing() -> str | None:
@@ -73,10 +86,11 @@ def _missing() -> str | None:
     wall_s=MAX_PAGES * PAGE_S,
     memory_bytes=3 << 30,
     ready=_missing,
+    options=TextOptions,
 )
 def text(work: Work) -> Result:
     """Write down the document's text, page by page."""
-    options = parsed(work.options)
+    options: TextOptions = work.options
     document = pages.Document(work.source, work.media_type, max_pages=options.max_pages)
     with contextlib.closing(document):
         if not document.is_pdf and not _worth_reading(document, options):
@@ -85,7 +99,7 @@ def text(work: Work) -> Result:
         return _Run(work, options, document).go()
 
 
-def _worth_reading(document: pages.Document, options: Options) -> bool:
+def _worth_reading(document: pages.Document, options: TextOptions) -> bool:
     """Tell whether any page of a picture looks like text, or shall be read anyway."""
     if options.images != "auto":
         return options.images == "always"
@@ -99,7 +113,9 @@ def _worth_reading(document: pages.Document, options: Options) -> bool:
 class _Run:
     """One document, read page by page."""
 
-    def __init__(self, work: Work, options: Options, document: pages.Document) -> None:
+    def __init__(
+        self, work: Work, options: TextOptions, document: pages.Document
+    ) -> None:
         self._work = work
         self._options = options
         self._document = document
@@ -112,10 +128,8 @@ class _Run:
         self._last_error: Exception | None = None
         self._text = work.out / "text.txt"
         self._table = work.out / "text.json"
-        self._unread = ocr.lacking(options.languages)
-        self._languages = tuple(
-            one for one in options.languages if one not in self._unread
-        )
+        self._unread = ocr.lacking(options.codes)
+        self._languages = tuple(one for one in options.codes if one not in self._unread)
         self._transcript = Transcript(self._text, self._table, self._languages)
 
     def go(self) -> Result:
@@ -176,7 +190,7 @@ class _Run:
         )
         to_page = found.back.then(to_page)
         # before the transcript, which keeps no page that fails later
-        if self._options.searchable:
+        if self._options.searchable_pdf:
             self._make_searchable(page, found, to_page)
         self._transcript.add(
             page,
@@ -200,7 +214,7 @@ class _Run:
         if self._lacking is not None:
             raise self._lacking
         if self._engine is None:
-            self._engine = ocr.choose(self._options.engine, self._options.languages)
+            self._engine = ocr.choose(self._options.engine, self._options.codes)
         return self._engine
 
     def _make_searchable(
@@ -284,51 +298,3 @@ def ended_after(seconds: float) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-def parsed(options: Mapping[str, object]) -> Options:
-    """Return the options. Raise ValueError that says what is accepted."""
-    engine = _one_of(options, "engine", ("auto", *ocr.ENGINES))
-    images = _one_of(options, "images", ("auto", "always", "never"))
-    return Options(
-        engine=engine,
-        images=images,
-        languages=_languages(options.get("languages", ["eng"])),
-        preview=_switch(options, "preview"),
-        searchable=_switch(options, "searchablePdf"),
-        max_pages=int(_number(options, "maxPages", MAX_PAGES)),
-        page_s=_number(options, "pageS", PAGE_S),
-    )
-
-
-def _one_of(options: Mapping[str, object], name: str, accepted: tuple[str, ...]) -> str:
-    value = options.get(name, accepted[0])
-    if value not in accepted:
-        raise ValueError(f"{name} is {value!r}; accepted are {', '.join(accepted)}")
-    return str(value)
-
-
-def _switch(options: Mapping[str, object], name: str) -> bool:
-    value = options.get(name, True)
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} is {value!r}; accepted are true and false")  # noqa: TRY004 -- a setting's value
-    return value
-
-
-def _number(options: Mapping[str, object], name: str, default: float) -> float:
-    value = options.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 1:
-        raise ValueError(f"{name} is {value!r}; accepted is a number from 1")
-    return value
-
-
-def _languages(value: object) -> tuple[str, ...]:
-    """Return language codes given as a list or, as Tesseract does, joined by "+"."""
-    codes = value.split("+") if isinstance(value, str) else value
-    if (
-        not isinstance(codes, list | tuple)
-        or not codes
-        or not all(isinstance(code, str) and code.isidentifier() for code in codes)
-    ):
-        raise ValueError(f'languages is {value!r}; accepted are codes such as ["eng"]')
-    return tuple(codes)

@@ -18,7 +18,13 @@ from typing import Final
 
 from asyncflow import reports
 from asyncflow.jobs import Verdict
-from asyncflow.processors.base import Derivative, Result, Work
+from asyncflow.processors.base import (
+    REGISTRY,
+    Derivative,
+    Result,
+    Work,
+    options_of,
+)
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -68,7 +74,7 @@ def run_processor(
         out=out,
         file_name=path.name if file_name is None else file_name,
         media_type=media_type,
-        options=options or {},
+        options=_options_of(process, options or {}),
         facts=facts or {},
         progress=percents.append,
         publish=made.append,
@@ -88,6 +94,16 @@ def run_processor(
         published=published,
         percents=tuple(percents),
     )
+
+
+def _options_of(
+    process: Callable[[Work], Result], said: Mapping[str, object]
+) -> object:
+    """Return the options *said* as the processor has declared them."""
+    for known in REGISTRY.values():
+        if known.run is process:
+            return options_of(known, said)
+    return said
 
 
 def _check(made: list[Derivative], out: Path) -> None:

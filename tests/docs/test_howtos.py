@@ -7,9 +7,10 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
-from asyncflow.processors.base import REGISTRY
+from asyncflow.processors.base import REGISTRY, options_of
 from asyncflow.testing.processor import run_processor
 from tests.docs.pages import blocks, page
 from tests.server_process import ServerProcess, serving
@@ -51,7 +52,7 @@ def test_the_processor_of_the_page_becomes_a_step(tmp_path: Path) -> None:
 
 
 def test_the_test_of_the_page_passes(tmp_path: Path) -> None:
-    (code,) = blocks(page("howto/add-a-processor.md"), "python")
+    code, _options = blocks(page("howto/add-a-processor.md"), "python")
     REGISTRY.pop("negative", None)  # an example of the same name may have been loaded
     exec(compile(code, "negative.py", "exec"), {"__name__": "my_package.negative"})  # noqa: S102 -- our own page
     (lines,) = blocks(page("howto/add-a-processor.md"), "py")
@@ -63,6 +64,21 @@ def test_the_test_of_the_page_passes(tmp_path: Path) -> None:
     test(tmp_path)
     assert "run_processor" in lines
     assert run_processor is names["run_processor"]
+
+
+def test_the_options_of_the_page_are_what_it_says(tmp_path: Path) -> None:
+    _whole, code = blocks(page("howto/add-a-processor.md"), "python")
+    REGISTRY.pop("frame", None)  # the page may have been tried as a whole
+    exec(compile(code, "frame.py", "exec"), {"__name__": "my_package.frame"})  # noqa: S102 -- our own page
+    known = REGISTRY.pop("frame")
+    path = tmp_path / "a.png"
+    path.touch()
+
+    ran = run_processor(known.run, path, options=options_of(known, {"frameWidth": 7}))
+
+    assert ran.facts == {"frame": "7 px of black"}
+    with pytest.raises(ValueError, match="frameWidth is 0; accepted"):
+        options_of(known, {"frameWidth": 0})
 
 
 def nightly(folder: Path, asyncflow: str) -> int:

@@ -106,6 +106,11 @@ def test_a_rule_shapes_a_step() -> None:
         ('[consumers.text]\nwall = "soon"', "consumers.text.wall"),
         ("[pipelines.a]\npriority = 101", "priority"),
         ('[pipelines.a.types."image"]', "image/*"),
+        ('[pipelines.""]', 'pipelines."" cannot be chosen'),
+        (
+            '[pipelines.a.types."*"]\n[pipelines.a.types."image/*"]',
+            "never decides: '*' comes first",
+        ),
         ('[pipelines.a.types."*".steps.text]\nafter = "text"', "circle"),
         (
             """[pipelines.a.types."*".steps.text]
@@ -134,6 +139,28 @@ def test_what_nobody_can_follow_is_refused_by_its_name(text: str, says: str) -> 
         ('[pipelines.a.types."*".steps.identify]\nrequired = false', "is a gate"),
         ('[pipelines.a.types."*".steps.text]\nafter = "identify"', "no gate"),
         ('[pipelines.a.types."*".steps.text]\nafter = "report"', "no gate"),
+        ('[pipelines.a.types."image/*"]\nconsumers = ["report"]', "takes no files"),
+        ('[pipelines.a.types."video/*"]\nconsumers = ["text"]', "no files of video/*"),
+        ('[pipelines.a.types."*"]\nconsumers = ["identify"]', "'identify' is a gate"),
+        ('[pipelines.a.types."*"]\nconsumers = ["text", "text"]', "'text' twice"),
+        (
+            """[pipelines.a.types."image/*"]
+            consumers = ["text"]
+            [pipelines.a.types."image/*".steps.text]
+            after = "image"
+            """,
+            "steps.text.after: 'image' is not among the consumers",
+        ),
+        (
+            """[pipelines.a.types."image/*"]
+            consumers = ["image"]
+            [pipelines.a.types."image/*".steps.text]
+            attempts = 2
+            """,
+            "steps.text: 'text' is not among the consumers",
+        ),
+        # search follows text by itself
+        ('[pipelines.a.types."*".steps.text]\nafter = "search"', "goes in a circle"),
     ],
 )
 def test_what_speaks_of_nobody_is_refused_by_its_name(text: str, says: str) -> None:
@@ -149,3 +176,30 @@ def test_the_longest_attempt_is_written_as_people_write_it() -> None:
     said = pipelines.parse('[consumers.text]\nwall = "1h30m"', "p.toml")
 
     assert said.consumers["text"].wall_s == 5400.0
+
+
+def test_every_mistake_is_named_by_its_real_keys() -> None:
+    text = """
+        [consumers.text]
+        concurrency = 0
+        [pipelines.a]
+        priority = 101
+        [pipelines.a.types."image/*".steps.text]
+        requird = true
+        attempts = "many"
+        [pipelines.a.types."video/*"]
+        consumers = "all"
+    """
+
+    with pytest.raises(BadSettings) as refused:
+        pipelines.parse(text, "p.toml")
+
+    image = 'pipelines.a.types."image/*".steps.text'
+    number = "accepted: a whole number from"
+    assert refused.value.detail.splitlines() == [
+        f"p.toml: consumers.text.concurrency is 0; {number} 1 to 100000",
+        f"p.toml: pipelines.a.priority is 101; {number} -100 to 100",
+        f"p.toml: there is no key {image}.requird; did you mean required?",
+        f"p.toml: {image}.attempts is 'many'; {number} 1 to 100",
+        "p.toml: pipelines.a.types.\"video/*\".consumers is 'all'; accepted: a list",
+    ]

@@ -27,12 +27,14 @@ async def where_later(work):
 
 
 @contextmanager
-def started(folder: Path, files: Mapping[str, str]) -> Iterator[ServerProcess]:
+def started(
+    folder: Path, files: Mapping[str, str], **settings: str
+) -> Iterator[ServerProcess]:
     for name, text in files.items():
         (folder / name).write_text(text)
     server = ServerProcess(
         data_dir=folder / "data",
-        settings={"processors": "my_tasks", "workers": "1"},
+        settings={"processors": "my_tasks", "workers": "1", **settings},
         program=(COMMAND,),
     ).start()
     try:
@@ -70,6 +72,15 @@ async def x(work): ...
 if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
     time.sleep(600)
 """
+TWICE = """
+from asyncflow import task
+
+@task("dup")
+def a(work): ...
+
+@task("dup")
+def b(work): ...
+"""
 BAD = {
     "raises": (
         "import json\n\njson.loads('{')\n",
@@ -85,6 +96,14 @@ BAD = {
     "kills itself": (
         "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n",
         "the worker process died (SIGSEGV)",
+    ),
+    "twice": (
+        TWICE,
+        "'dup' is the name of my_tasks.a and my_tasks.b (my_tasks.py, line 7)",
+    ),
+    "limits": (
+        "from asyncflow import task\n@task('ok', attempts=0)\ndef a(work): ...\n",
+        "'ok' of my_tasks.a: attempts is 0; accepted: 1 to 100 (my_tasks.py, line 2)",
     ),
     "hangs": (
         "import time\ntime.sleep(600)\n",
@@ -144,3 +163,73 @@ def test_a_server_whose_module_hangs_ends_at_once_by_a_signal(
 
     assert "Traceback" not in server.log()
     assert "server.stopped" in server.log()
+
+
+FOLLOWERS = """
+from asyncflow import consumer, processor
+
+@consumer("c2", on="c3.completed")
+def two(work): ...
+
+@consumer("c3", on="c2.completed")
+def three(work): ...
+
+@processor("after-nobody", accepts=("*",), on="imagge.completed")
+def four(work): ...
+"""
+
+
+def test_functions_that_wait_for_what_cannot_be_are_named(tmp_path: Path) -> None:
+    server = spawned(tmp_path, FOLLOWERS)
+
+    assert server.wait() == 1
+
+    first, second = server.log().splitlines()
+    assert first.startswith("Error: 'after-nobody' of my_tasks.four: on is 'imagge.")
+    assert first.endswith("there is no consumer called 'imagge'; did you mean image?")
+    assert second == (
+        "c2 after c3 after c2 goes in a circle: my_tasks.three, my_tasks.two"
+    )
+
+
+DECLARING = """
+from asyncflow import Options, Result, processor, consumer
+
+class Look(Options):
+    frame_width: int = 5
+
+@processor("frame", accepts=("text/*",), outputs=(), options=Look)
+def frame(work):
+    return Result(facts={"width": work.options.frame_width})
+
+@processor("frame-here", accepts=("text/*",), outputs=(), options=Look)
+async def frame_here(work):
+    return Result(facts={"width": work.options.frame_width})
+
+@consumer("far", on="parcel.completed")
+def far(work): ...
+"""
+PIPELINES = """
+[pipelines.default.types."text/*".steps.frame]
+options = { frameWidth = 7 }
+[pipelines.default.types."text/*".steps.frame-here]
+options = { frameWidth = %s }
+"""
+
+
+def test_a_processor_gets_the_options_that_it_declares(tmp_path: Path) -> None:
+    pipelines = tmp_path / "p.toml"
+    pipelines.write_text(PIPELINES % "8")
+    with started(tmp_path, {"my_tasks.py": DECLARING}, pipelines="p.toml") as server:
+        done = server.finished(server.upload("a.txt", b"some words"))
+        assert done["status"] == "COMPLETED"
+        assert done["facts"]["frame"] == {"width": 7}
+        assert done["facts"]["frame-here"] == {"width": 8}
+        # it may come from an application, or be a slip
+        (heard,) = [e for e in server.log_events() if e["event"].startswith("consumer")]
+        assert (heard["consumer"], heard["on"]) == ("far", "parcel.completed")
+    pipelines.write_text(PIPELINES % "'wide'")
+    server = spawned(tmp_path, DECLARING, pipelines="p.toml")
+    assert server.wait() != 0
+    key = 'pipelines.default.types."text/*".steps.frame-here.options.frameWidth'
+    assert f"p.toml: {key} is 'wide'; accepted: a whole number" in server.log()

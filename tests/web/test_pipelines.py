@@ -15,6 +15,11 @@ from tests.server_process import Answer, ServerProcess
 from tests.web.live import CHUNK, TUS, code_of, create, healthy_server, metadata, patch
 
 NAMED = "the-page.toml"
+IMAGE = '[pipelines.default.types."image/*"'
+NEGATIVE = """
+[pipelines.default.types."image/*".steps.image]
+options = { variants = { thumbnail = { width = -5, height = 5 } } }
+"""
 
 
 @pytest.fixture(scope="module")
@@ -134,9 +139,30 @@ def test_a_tus_creation_with_an_unknown_pipeline_is_refused(
     [
         ("[consumers.nobody]\nrate = '1/s'", "there is no consumer called 'nobody'"),
         ("[consumers.text]\nspeed = 1", "speed"),
+        (
+            NEGATIVE,
+            "steps.image.options.variants.thumbnail.width is -5; accepted: a whole",
+        ),
+        (
+            f'{IMAGE}.steps.image]\noptions = {{formt = "webp"}}',
+            "steps.image.options.formt; did you mean format?",
+        ),
+        (
+            f'{IMAGE}.steps.text]\noptions = {{languages = ["../eng"]}}',
+            "steps.text.options: languages is ['../eng']; accepted: codes such as",
+        ),
+        (f'{IMAGE}]\nconsumers = ["sample-task"]', "'sample-task' takes no files"),
         (None, "cannot be read"),
     ],
-    ids=["nobody", "misspelt", "missing"],
+    ids=[
+        "nobody",
+        "misspelt",
+        "negative",
+        "option",
+        "language",
+        "task",
+        "missing",
+    ],
 )
 def test_a_server_with_a_bad_file_does_not_start(
     tmp_path: Path, text: str | None, says: str
