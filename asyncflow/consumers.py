@@ -5,10 +5,11 @@ they come, and how it ended is turned into what the engine stores. The steps are
 and settled by a `dispatch.Dispatcher`.
 """
 
+import asyncio
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import structlog
@@ -17,11 +18,13 @@ from asyncflow import uploads
 from asyncflow.db.base import Claimed, Ended, Published
 from asyncflow.dispatch import StepLost, insist, no_room
 from asyncflow.engine import Engine
-from asyncflow.errors import AsyncflowError, TypeNotAllowed
+from asyncflow.errors import AsyncflowError, DiskFull, TypeNotAllowed
 from asyncflow.inputs import local_input
 from asyncflow.jobs import Verdict
+from asyncflow.packing import pack
 from asyncflow.pool import Made, Order, Outcome, Pool
 from asyncflow.store.base import Store
+from asyncflow.turns import even_if_cancelled
 
 log = structlog.get_logger(__name__)
 
@@ -125,6 +128,28 @@ class PoolSteps:
         disk = os.statvfs(self._scratch)
         return disk.f_bavail * disk.f_frsize < SCARCE_BYTES
 
+    async def _put(self, key: str, made: Made) -> Published:
+        """Store a file, text compressed."""
+        packing = asyncio.to_thread(pack, made.fd, made.media_type, self._scratch)
+        try:
+            packed = await even_if_cancelled(packing)
+        except OSError as error:
+            raise DiskFull from error
+        with packed.file or nullcontext():
+            fd = made.fd if packed.file is None else packed.file.fileno()
+            size = await self._store.put(key, fd)
+        return Published(
+            name=made.name,
+            key=key,
+            media_type=made.media_type,
+            size=size,
+            length=packed.length,
+            coding=packed.coding,
+            sha256=packed.sha256,
+            plain_sha256=packed.plain_sha256,
+            facts=made.facts,
+        )
+
     async def _publish(
         self, claimed: Claimed, made: Made, held: list[Published]
     ) -> None:
@@ -141,14 +166,7 @@ class PoolSteps:
         )
         kept = False
         try:
-            size = await self._store.put(key, made.fd)
-            published = Published(
-                name=made.name,
-                key=key,
-                media_type=made.media_type,
-                size=size,
-                facts=made.facts,
-            )
+            published = await self._put(key, made)
             if claimed.detached:
                 held.append(published)
                 kept = True

@@ -128,6 +128,7 @@ class FileView(View, frozen=True, kw_only=True):
     key: str
     media_type: str
     size: int
+    sha256: str | None = None
     facts: Mapping[str, object] = {}
 
 

@@ -207,8 +207,15 @@ class Published:
     name: str
     key: str
     media_type: str
+    #: bytes in the store
     size: int
     facts: Mapping[str, object]
+    #: '' or 'gzip': then *length* is that of the file itself
+    coding: str = ""
+    length: int | None = None
+    #: hashes in hexadecimal, of what is stored and of the file itself
+    sha256: str = ""
+    plain_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +249,13 @@ class StoredFile:
     name: str
     key: str
     media_type: str
+    #: bytes in the store, and bytes of the file itself
     size: int
+    length: int
+    coding: str
+    #: in hexadecimal, '' where not known
+    sha256: str
+    plain_sha256: str
     file_name: str
     job_state: JobState
     is_original: bool

@@ -95,8 +95,18 @@ def job_view(row: sqlite3.Row) -> JobView:
     steps = tuple(step_view(*one) for one in rows)
     steps += views.waiting(tuple(plan_of(row)), known)
     files = tuple(
-        FileView(name=name, step=step, key=key, media_type=kind, size=size, facts=facts)
-        for name, step, key, kind, size, facts in msgspec.json.decode(row["files"])
+        FileView(
+            name=name,
+            step=step,
+            key=key,
+            media_type=kind,
+            size=size,
+            sha256=sha256 or None,
+            facts=facts,
+        )
+        for name, step, key, kind, size, sha256, facts in msgspec.json.decode(
+            row["files"]
+        )
     )
     fields = _job_fields(row)
     if JobState(row["state"]) is not JobState.UPLOADING:
@@ -220,6 +230,10 @@ def stored_file(row: sqlite3.Row, name: str) -> StoredFile:
         key=row["key"],
         media_type=row["media_type"],
         size=row["size"],
+        length=row["length"],
+        coding=row["coding"],
+        sha256=row["sha256"],
+        plain_sha256=row["plain_sha256"],
         file_name=row["file_name"],
         job_state=JobState(row["state"]),
         is_original=name == "original",

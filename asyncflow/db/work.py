@@ -184,6 +184,10 @@ def _store(
         "key": made.key,
         "media_type": made.media_type,
         "size": made.size,
+        "length": made.size if made.length is None else made.length,
+        "coding": made.coding,
+        "sha256": made.sha256,
+        "plain_sha256": made.plain_sha256,
         "facts": to_json(made.facts),
         "now": now,
     }

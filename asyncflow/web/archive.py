@@ -22,11 +22,11 @@ from aiohttp import hdrs, web
 
 from asyncflow.errors import FileNotAvailable, StoreError
 from asyncflow.jobs import JobKind
+from asyncflow.packing import is_text
 from asyncflow.store.base import Store
 from asyncflow.views import JobView
 from asyncflow.web.auth import ADMIN, READ, require
-from asyncflow.web.downloads import SANDBOX, Download
-from asyncflow.web.encodings import is_text
+from asyncflow.web.downloads import SANDBOX, Download, plain_pieces
 from asyncflow.web.files import JobFiles
 from asyncflow.web.jobs import job_id
 from asyncflow.web.keys import runtime_key
@@ -104,18 +104,13 @@ class Archives:
         yield sink.take()
 
     async def _read(self, found: Download) -> AsyncIterator[bytes]:
-        left = found.size
-        reading = self._store.read(found.key, 0, found.size)
-        try:
-            async for piece in reading:
+        left = found.length
+        async with aclosing(plain_pieces(self._store, found, 0, left)) as pieces:
+            async for piece in pieces:
                 left -= len(piece)
                 yield piece
-        finally:
-            # a client that leaves half-way must not leave a file open
-            if isinstance(reading, AsyncGenerator):
-                await reading.aclose()
         if left:
-            raise StoreError(f"the store's blob is not {found.size} bytes long")
+            raise StoreError(f"the store's blob is not {found.length} bytes long")
 
 
 class _Sink(io.RawIOBase):
@@ -162,7 +157,7 @@ def _entry(found: Download, name: str) -> zipfile.ZipInfo:
         else (YEARS[0], 1, 1, 0, 0, 0),
     )
     # known before: so the archive takes its large form where it must
-    entry.file_size = found.size
+    entry.file_size = found.length
     entry.external_attr = MODE << 16
     packed = is_text(found.media_type)
     entry.compress_type = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED

@@ -12,6 +12,7 @@ Rules
   `write_timeout_s` loses it.
 """
 
+import base64
 import os
 import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -26,8 +27,9 @@ import structlog
 from aiohttp import hdrs, web
 
 from asyncflow.errors import BlobNotFound, FileNotAvailable, StoreError
+from asyncflow.packing import unpacked
 from asyncflow.web.auth import ADMIN, READ, require
-from asyncflow.web.encodings import MIN_BYTES, Packer, gzip_tag, is_text, takes_gzip
+from asyncflow.web.encodings import gzip_tag, takes_gzip
 from asyncflow.web.names import content_disposition
 from asyncflow.web.ranges import Served, choose, http_date
 from asyncflow.web.sendfile import Sender
@@ -66,6 +68,7 @@ class Download:
     """A file that may be downloaded.
 
     *path* is where it lies on this machine, or None: then the store is read by *key*.
+    *size* bytes are stored, in *coding* ('' or 'gzip'); unpacked they are *length*.
     *etag* is opaque, without quotes, and changes with the bytes. *modified* has a zone.
     *media_type* is what the content was found to be, not what somebody said it is.
     """
@@ -73,12 +76,15 @@ class Download:
     path: Path | None
     key: str
     size: int
+    length: int
     media_type: str
     file_name: str
     etag: str
     modified: datetime
-    #: made by us, not sent by somebody
-    is_derivative: bool = False
+    coding: str = ""
+    #: of what is stored and of what it unpacks to, in hexadecimal; '': not known
+    sha256: str = ""
+    plain_sha256: str = ""
 
 
 class Finder(Protocol):
@@ -134,53 +140,32 @@ class Downloads:
         found = await self._finder.find(
             names["id"], names["name"], is_operator=is_operator
         )
-        packed = _packs(found) and takes_gzip(request.headers)
-        if packed:
-            found = replace(found, etag=gzip_tag(found.etag))
+        as_stored = not found.coding or takes_gzip(request.headers)
+        if found.coding and as_stored:
+            found = replace(found, etag=gzip_tag(found.etag), length=found.size)
         served = choose(
             request.method,
             request.headers,
             etag=found.etag,
             modified=found.modified,
-            size=found.size,
+            size=found.length,
         )
         if served.kind == "not modified":
             return web.Response(status=304, headers=_validators(found))
         inline = request.query.get("inline") == "1" and _base(found) in INLINE
         headers = headers_of(found, served, inline=inline)
-        if packed:
-            return await self._compressed(request, headers, found, served)
+        if found.coding and as_stored:
+            headers |= _GZIPPED
+        if digest := found.sha256 if as_stored else found.plain_sha256:
+            headers["Repr-Digest"] = _digest(digest)
         status = 206 if served.kind == "part" else 200
         response = web.StreamResponse(status=status, headers=headers)
         response.content_length = served.end - served.start
-        if found.path is not None:
+        if found.path is not None and as_stored:
             return await self._from_file(request, response, found.path, found, served)
-        return await self._from_store(request, response, found, served)
-
-    async def _compressed(
-        self,
-        request: web.Request,
-        headers: Mapping[str, str],
-        found: Download,
-        served: Served,
-    ) -> web.StreamResponse:
-        response = web.StreamResponse(headers={**headers, **_GZIPPED})
-        if request.method == hdrs.METH_HEAD:
-            await response.prepare(request)
-            return response
-        packer, left = Packer(), found.size
-        async with aclosing(_pieces(self._store, found, served)) as pieces:
-            async for piece in pieces:
-                left -= len(piece)
-                data = await self._sender.in_thread(packer.add, piece)
-                if not response.prepared:
-                    await response.prepare(request)
-                await self._sender.write(request, response, data)
-        if left:
-            raise StoreError(f"the store's blob is not {found.size} bytes long")
-        await self._sender.write(request, response, packer.finish())
-        await response.write_eof()
-        return response
+        reader = _stored_pieces if as_stored else plain_pieces
+        pieces = reader(self._store, found, served.start, served.end)
+        return await self._from_store(request, response, pieces, served)
 
     async def _from_file(
         self,
@@ -205,7 +190,7 @@ class Downloads:
         self,
         request: web.Request,
         response: web.StreamResponse,
-        found: Download,
+        reading: AsyncGenerator[bytes, None],
         served: Served,
     ) -> web.StreamResponse:
         if request.method == hdrs.METH_HEAD or served.start == served.end:
@@ -213,7 +198,7 @@ class Downloads:
             await response.write_eof()
             return response
         left = served.end - served.start
-        async with aclosing(_pieces(self._store, found, served)) as pieces:
+        async with aclosing(reading) as pieces:
             # the first piece comes before the head: a blob that is gone is still a 404
             piece = await anext(pieces, b"")
             await response.prepare(request)
@@ -222,15 +207,45 @@ class Downloads:
                 await self._sender.write(request, response, piece)
                 piece = await anext(pieces, b"")
         if left:
-            raise StoreError(f"the store's blob is not {found.size} bytes long")
+            raise StoreError(f"{left} bytes of a stored file are missing")
         await response.write_eof()
         return response
 
 
-async def _pieces(
-    store: Source, found: Download, served: Served
+async def plain_pieces(
+    store: Source, found: Download, start: int, end: int
 ) -> AsyncGenerator[bytes, None]:
-    reading = store.read(found.key, served.start, served.end)
+    """Yield the bytes of a file from *start* up to *end*, unpacked if need be.
+
+    Raise FileNotAvailable if it is gone, StoreError if it is damaged.
+    """
+    if not found.coding:
+        async with aclosing(_stored_pieces(store, found, start, end)) as pieces:
+            async for piece in pieces:
+                yield piece
+        return
+    at = 0
+    async with (
+        aclosing(_stored_pieces(store, found, 0, found.size)) as stored,
+        aclosing(unpacked(stored)) as pieces,
+    ):
+        last = b""
+        async for piece in pieces:
+            wanted = piece[max(0, start - at) : max(0, end - at)]
+            at += len(piece)
+            if wanted and last:
+                yield last
+            last = wanted or last
+            if at > end:
+                break
+        # only now is it known that nothing before it was damaged
+        yield last
+
+
+async def _stored_pieces(
+    store: Source, found: Download, start: int, end: int
+) -> AsyncGenerator[bytes, None]:
+    reading = store.read(found.key, start, end)
     try:
         async for piece in reading:
             if piece:
@@ -256,18 +271,18 @@ def headers_of(
         "Content-Security-Policy": _policy(found, inline=inline),
     }
     if served.kind == "part":
-        span = f"bytes {served.start}-{served.end - 1}/{found.size}"
+        span = f"bytes {served.start}-{served.end - 1}/{found.length}"
         headers[hdrs.CONTENT_RANGE] = span
     return headers
 
 
-def _packs(found: Download) -> bool:
-    """Tell whether a file is one that whoever likes gets compressed."""
-    return found.is_derivative and found.size > MIN_BYTES and is_text(found.media_type)
+def _digest(sha256: str) -> str:
+    """Return *sha256* as a digest field has it (RFC 9530)."""
+    return f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"
 
 
 def _validators(found: Download) -> dict[str, str]:
-    vary = {"Vary": "Accept-Encoding"} if _packs(found) else {}
+    vary = {"Vary": "Accept-Encoding"} if found.coding else {}
     return {
         **vary,
         hdrs.ETAG: f'"{found.etag}"',

@@ -2,27 +2,15 @@
 
 Rules
 -----
-- Only what we made ourselves and what gets smaller: derivatives that are text, beyond
-  one KiB. Originals leave as they came.
+- Derivatives that are stored compressed leave so, and nothing else does.
 - A compressed file is another representation: it has an ETag of its own and knows no
   ranges. Whoever asks for a range gets it from the file itself.
 """
 
 import re
-import zlib
 from collections.abc import Mapping
-from typing import Final
 
-MIN_BYTES: Final = 1024
-#: zlib's number for the gzip format with the largest window
-_GZIP: Final = 31
 _QUALITY = re.compile(r"q\s*=\s*([01](?:\.[0-9]{0,3})?)", re.IGNORECASE)
-
-
-def is_text(media_type: str) -> bool:
-    """Tell whether files of *media_type* get much smaller."""
-    base = media_type.partition(";")[0].strip().lower()
-    return base.startswith("text/") or base == "application/json"
 
 
 def takes_gzip(headers: Mapping[str, str]) -> bool:
@@ -40,18 +28,3 @@ def takes_gzip(headers: Mapping[str, str]) -> bool:
 def gzip_tag(etag: str) -> str:
     """Return the entity tag of the compressed form of what has the tag *etag*."""
     return f"{etag}-gzip"
-
-
-class Packer:
-    """Compresses one file, piece by piece; the same bytes give the same bytes."""
-
-    def __init__(self) -> None:
-        self._packing = zlib.compressobj(wbits=_GZIP)
-
-    def add(self, piece: bytes) -> bytes:
-        """Return what can be sent after *piece*, perhaps nothing."""
-        return self._packing.compress(piece)
-
-    def finish(self) -> bytes:
-        """Return the end."""
-        return self._packing.flush()

@@ -38,11 +38,14 @@ class JobFiles:
             path=store.path(found.key) if isinstance(store, HasLocalPath) else None,
             key=found.key,
             size=found.size,
+            length=found.length,
             media_type=found.media_type,
             file_name=_shown_name(found),
             etag=etag,
             modified=datetime.fromtimestamp(found.at / 1000, UTC),
-            is_derivative=not found.is_original,
+            coding=found.coding,
+            sha256=found.sha256,
+            plain_sha256=found.plain_sha256,
         )
 
 

@@ -141,7 +141,7 @@ def empty(tmp_path: Path) -> Path:
 
 def plan(folder: Path, name: str) -> list[str]:
     """Return the steps by which SQLite would run a named statement."""
-    names = set(re.findall(r":([a-z_]+)", STATEMENTS[name]))
+    names = set(re.findall(r":([a-z0-9_]+)", STATEMENTS[name]))
     with closing(sqlite3.connect(folder / FILE)) as db:
         found = db.execute(
             f"EXPLAIN QUERY PLAN {STATEMENTS[name]}", dict.fromkeys(names, 1)

@@ -37,6 +37,7 @@ class Files:
             path=path,
             key=f"raw/{name}",
             size=len(data),
+            length=len(data),
             media_type="image/jpeg",
             file_name=f"{name}.jpg",
             etag=f"tag-{name}",
@@ -46,7 +47,7 @@ class Files:
         return self.known[name]
 
     def add_blob(self, name: str, pieces: list[bytes], *, size: int) -> None:
-        self.add(name, b"", path=None, size=size)
+        self.add(name, b"", path=None, size=size, length=size)
         self.blobs[f"raw/{name}"] = pieces
 
     async def find(self, job_id: str, name: str, *, is_operator: bool) -> Download:
@@ -394,7 +395,7 @@ async def test_only_an_ordinary_file_is_served(
 
 
 async def test_a_file_of_another_size_is_our_fault(wire: Wire, files: Files) -> None:
-    files.known["tiny"] = replace(files.known["tiny"], size=11)
+    files.known["tiny"] = replace(files.known["tiny"], size=11, length=11)
     answer = await get(wire, "tiny")
     assert answer.status == 500
     assert b"10 bytes" not in answer.body
@@ -406,14 +407,16 @@ async def test_a_file_that_turns_out_short_breaks_the_connection(
 ) -> None:
     wire = await dial(await serve(app_of(files)))
     if name == "remote":
-        files.known["remote"] = replace(files.known["remote"], size=200_000)
+        files.known["remote"] = replace(
+            files.known["remote"], size=200_000, length=200_000
+        )
     else:
         path = files.known["large"].path
         assert path is not None
         whole = len(LARGE) * 20
         with path.open("r+b") as file:
             file.truncate(whole)
-        files.known["large"] = replace(files.known["large"], size=whole)
+        files.known["large"] = replace(files.known["large"], size=whole, length=whole)
     await wire.send(f"GET /jobs/j/files/{name} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     await wire.reader.readuntil(b"\r\n\r\n")
     if name == "large":
@@ -448,7 +451,7 @@ async def test_a_client_that_does_not_read_is_dropped(
     if kind == "kernel":
         files.add("huge", b"")
         os.truncate(files.known["huge"].path or "", size)
-        files.known["huge"] = replace(files.known["huge"], size=size)
+        files.known["huge"] = replace(files.known["huge"], size=size, length=size)
     else:
         files.add_blob("huge", [bytes(size)], size=size)
     site = await serve(app_of(files, write_timeout_s=0.2))
@@ -469,7 +472,7 @@ async def test_a_client_that_leaves_half_way_leaves_no_descriptor_open(
     files.add("huge", b"")
     size = 64 * 1024 * 1024
     os.truncate(files.known["huge"].path or "", size)
-    files.known["huge"] = replace(files.known["huge"], size=size)
+    files.known["huge"] = replace(files.known["huge"], size=size, length=size)
     site = await serve(app_of(files))
     assert (await get(await dial(site), "large")).body == LARGE  # threads are up
     before = open_descriptors()

@@ -1,13 +1,20 @@
 """Text derivatives, compressed for whoever takes them so."""
 
+import asyncio
+import base64
 import gzip
+import hashlib
+import os
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 
 from asyncflow.errors import BlobNotFound, FileNotAvailable
+from asyncflow.packing import Packed, pack
 from asyncflow.web.auth import TokenAuth, authentication
 from asyncflow.web.downloads import Download, add_downloads
 from asyncflow.web.encodings import takes_gzip
@@ -16,42 +23,64 @@ from tests.web.wire import Answer, Dial, Serve, Wire
 
 TEXT = "naïve words, one after the other\n".encode() * 50_000
 SMALL = b"few words"
+NOISE = os.urandom(5000)
+
+
+def digest_of(data: bytes) -> str:
+    return f"sha-256=:{base64.b64encode(hashlib.sha256(data).digest()).decode()}:"
 
 
 class Files:
-    """A finder and a store with some files."""
+    """A finder and a store with some files, packed as consumers' files are."""
 
-    def __init__(self) -> None:
-        self.data = {"text": TEXT, "small": SMALL, "original": TEXT, "image": TEXT}
+    def __init__(self, folder: Path) -> None:
+        self.data = {"text": TEXT, "small": SMALL, "noise": NOISE, "image": TEXT}
         self.data["json"] = b'{"words": []}' * 1000
+        self.kinds = {"image": "image/jpeg", "json": "application/json"}
+        self.stored: dict[str, bytes] = {}
+        self.packed: dict[str, Packed] = {}
+        for name, data in self.data.items():
+            (folder / name).write_bytes(data)
+            with (folder / name).open("rb") as file:
+                found = pack(file.fileno(), self._kind(name), folder)
+                with found.file or nullcontext(file) as source:
+                    source.seek(0)
+                    self.stored[name] = source.read()
+            self.packed[name] = found
+
+    def _kind(self, name: str) -> str:
+        return self.kinds.get(name, "text/plain")
 
     async def find(self, job_id: str, name: str, *, is_operator: bool) -> Download:
-        if name not in self.data:
+        if name not in self.stored:
             raise FileNotAvailable
-        kinds = {"image": "image/jpeg", "json": "application/json"}
+        packed = self.packed[name]
         return Download(
             path=None,
             key=name,
-            size=len(self.data[name]),
-            media_type=kinds.get(name, "text/plain"),
+            size=len(self.stored[name]),
+            length=packed.length,
+            coding=packed.coding,
+            sha256=packed.sha256,
+            plain_sha256=packed.plain_sha256,
+            media_type=self._kind(name),
             file_name=f"{name}.txt",
             etag=f"tag-{name}",
             modified=datetime(2026, 5, 4, tzinfo=UTC),
-            is_derivative=name != "original",
         )
 
     async def read(
         self, key: str, start: int = 0, end: int | None = None
     ) -> AsyncIterator[bytes]:
-        if key not in self.data:
+        if key not in self.stored:
             raise BlobNotFound
-        for at in range(start, end or 0, 100_000):
-            yield self.data[key][at : min(at + 100_000, end or 0)]
+        for at in range(start, end or 0, 1000):
+            yield self.stored[key][at : min(at + 1000, end or 0)]
 
 
 @pytest.fixture
-def files() -> Files:
-    return Files()
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
 
 
 @pytest.fixture
@@ -87,7 +116,8 @@ async def test_text_comes_compressed_to_who_asks(
         assert answer.headers["vary"] == "Accept-Encoding"
         assert answer.headers["etag"] == f'"tag-{name}-gzip"'
         assert answer.headers["accept-ranges"] == "none"
-        assert "content-length" not in answer.headers
+        assert answer.headers["content-length"] == str(len(answer.body))
+        assert answer.headers["repr-digest"] == digest_of(answer.body)
         assert gzip.decompress(answer.body) == files.data[name]
         assert len(answer.body) < len(files.data[name]) // 10
 
@@ -98,16 +128,18 @@ async def test_others_get_the_file_itself(wire: Wire, accepted: str) -> None:
     assert "content-encoding" not in answer.headers
     assert answer.headers["vary"] == "Accept-Encoding"
     assert answer.headers["etag"] == '"tag-text"'
+    assert answer.headers["repr-digest"] == digest_of(TEXT)
     assert answer.body == TEXT
 
 
-@pytest.mark.parametrize("name", ["small", "original", "image"])
-async def test_what_is_small_or_not_text_or_not_ours_is_left_alone(
+@pytest.mark.parametrize("name", ["small", "noise", "image"])
+async def test_what_is_small_or_no_text_or_gets_no_smaller_is_left_alone(
     wire: Wire, files: Files, name: str
 ) -> None:
     answer = await ask(wire, name, "Accept-Encoding: gzip")
     assert "content-encoding" not in answer.headers
     assert "vary" not in answer.headers
+    assert answer.headers["repr-digest"] == digest_of(files.data[name])
     assert answer.body == files.data[name]
 
 
@@ -115,7 +147,22 @@ async def test_a_range_is_one_of_the_file_itself(wire: Wire) -> None:
     answer = await ask(wire, "text", "Accept-Encoding: gzip", "Range: bytes=1000-1999")
     assert answer.status == 206
     assert answer.body == TEXT[1000:2000]
+    assert answer.headers["content-range"] == f"bytes 1000-1999/{len(TEXT)}"
     assert answer.headers["etag"] == '"tag-text"'
+    last = await ask(wire, "text", "Range: bytes=-5")
+    assert (last.status, last.body) == (206, TEXT[-5:])
+
+
+@pytest.mark.parametrize("damage", [slice(0, -9), slice(10, None)])
+async def test_a_damaged_compressed_blob_never_looks_whole(
+    wire: Wire, files: Files, damage: slice
+) -> None:
+    files.stored["text"] = files.stored["text"][damage]
+    try:
+        answer = await ask(wire, "text")
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return
+    assert answer.status == 500
 
 
 async def test_a_range_of_the_compressed_form_means_the_whole_file(wire: Wire) -> None:
@@ -142,9 +189,10 @@ async def test_each_form_is_remembered_by_its_own_tag(
     assert answer.headers["vary"] == "Accept-Encoding"
 
 
-async def test_head_tells_of_the_compressed_form(wire: Wire) -> None:
+async def test_head_tells_of_the_compressed_form(wire: Wire, files: Files) -> None:
     answer = await ask(wire, "text", "Accept-Encoding: gzip", method="HEAD")
     assert answer.headers["content-encoding"] == "gzip"
+    assert int(answer.headers["content-length"]) == len(files.stored["text"])
     assert (await ask(wire, "small")).body == SMALL
 
 

@@ -4,7 +4,7 @@ SELECT j.pid AS job, 'original' AS name, u.key, u.length AS size,
   json_extract(j.facts, '$.identify.sha256') AS sha256
 FROM upload u JOIN job j ON j.id = u.job_id WHERE u.state = 'complete'
 UNION ALL
-SELECT j.pid, d.name, d.key, d.size, NULL
+SELECT j.pid, d.name, d.key, d.size, nullif(d.sha256, '')
 FROM derivative d JOIN job j ON j.id = d.job_id;
 
 -- name: hold_snapshot

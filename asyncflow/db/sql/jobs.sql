@@ -41,8 +41,8 @@ SELECT j.*, u.state AS upload_state, u.length AS upload_length,
       s.required, s.error, s.started, s.finished, s.run_at))
     FROM (SELECT * FROM step WHERE job_id = j.id AND detached = 0
       ORDER BY event_seq, turn, id) s) AS steps,
-  (SELECT json_group_array(json_array(d.name, d.consumer, d.key, d.media_type, d.size,
-      json(d.facts)))
+  (SELECT json_group_array(json_array(d.name, d.consumer, d.key, d.media_type, d.length,
+      d.plain_sha256, json(d.facts)))
     FROM (SELECT * FROM derivative WHERE job_id = j.id ORDER BY id) d) AS files
 FROM job j LEFT JOIN upload u ON u.job_id = j.id WHERE j.pid = :pid AND j.is_part = 0;
 
@@ -85,12 +85,14 @@ SELECT owner, tenant FROM job WHERE pid = :pid;
 -- name: original_file
 SELECT j.pid, j.state, j.file_name, coalesce(j.media_type, 'application/octet-stream')
   AS media_type, j.size, j.uploaded AS at, j.accepted, u.key, u.state AS upload_state,
-  j.original
+  j.original, j.size AS length, '' AS coding,
+  coalesce(json_extract(j.facts, '$.identify.sha256'), '') AS sha256,
+  coalesce(json_extract(j.facts, '$.identify.sha256'), '') AS plain_sha256
 FROM job j JOIN upload u ON u.job_id = j.id WHERE j.pid = :pid AND j.is_part = 0;
 
 -- name: derived_file
 SELECT j.pid, j.state, j.file_name, d.name, d.key, d.media_type, d.size, d.at,
-  j.accepted
+  j.accepted, d.length, d.coding, d.sha256, d.plain_sha256
 FROM derivative d JOIN job j ON j.id = d.job_id WHERE j.pid = :pid AND d.name = :name;
 
 -- name: pulse

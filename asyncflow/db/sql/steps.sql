@@ -128,12 +128,14 @@ RETURNING key;
 
 -- name: insert_derivative
 INSERT INTO derivative(job_id, step_id, token, consumer, name, key, media_type, size,
-  facts, at)
-VALUES(:job, :step, :token, :consumer, :name, :key, :media_type, :size, :facts, :now)
+  length, coding, sha256, plain_sha256, facts, at)
+VALUES(:job, :step, :token, :consumer, :name, :key, :media_type, :size, :length, :coding,
+  :sha256, :plain_sha256, :facts, :now)
 ON CONFLICT(job_id, name) DO UPDATE SET step_id = excluded.step_id,
   token = excluded.token, consumer = excluded.consumer, key = excluded.key,
-  media_type = excluded.media_type, size = excluded.size, facts = excluded.facts,
-  at = excluded.at
+  media_type = excluded.media_type, size = excluded.size, length = excluded.length,
+  coding = excluded.coding, sha256 = excluded.sha256,
+  plain_sha256 = excluded.plain_sha256, facts = excluded.facts, at = excluded.at
 WHERE derivative.step_id = excluded.step_id;
 
 -- name: step_view
