@@ -2,7 +2,6 @@
 
 import asyncio
 import mimetypes
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from asyncflow.cli.connection import (
     server_options,
 )
 from asyncflow.cli.output import output_options
+from asyncflow.cli.pipe import standard_input
 from asyncflow.cli.progress import Reporter, percent_of, reporter
 from asyncflow.cli.terminal import clean, name_of, size_text
 from asyncflow.client import (
@@ -116,10 +116,9 @@ def upload(
     try:
         outcomes = converse(lambda: _upload_all(order, paths))
     except KeyboardInterrupt:
-        click.echo(
-            "Interrupted. Run the same command again: it continues where it stopped.",
-            err=True,
-        )
+        again = " Run the same command again: it continues where it stopped."
+        can_continue = not all(map(_is_stdin, paths))
+        click.echo(f"Interrupted.{again if can_continue else ''}", err=True)
         return INTERRUPTED
     return 0 if all(outcome.is_good for outcome in outcomes) else 1
 
@@ -191,7 +190,7 @@ class _Batch:
             async with self._uploads:
                 name = self._order.name or _name_of(path)
                 job_id = await self._client.upload(
-                    sys.stdin.buffer if _is_stdin(path) else path,
+                    standard_input() if _is_stdin(path) else path,
                     name=name,
                     media_type=mimetypes.guess_type(name)[0],
                     on_progress=lambda progress: self._sending(label, progress),

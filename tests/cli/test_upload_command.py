@@ -6,6 +6,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,29 @@ def test_the_standard_input_is_a_file_called_as_one_says(server: SmallServer) ->
         ("-", b"a file of that name"),
     ]
     assert server.uploads["job-2"].media_type == "application/pdf"
+
+
+def test_ctrl_c_ends_a_command_that_waits_for_its_standard_input(
+    server: SmallServer,
+) -> None:
+    reached = threading.Event()
+    server.on_livez = reached.set
+    argv = [*ARGV, "upload", "-"]
+    with subprocess.Popen(
+        argv,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    ) as program:
+        assert program.stderr is not None
+        assert reached.wait(30)
+
+        program.send_signal(signal.SIGINT)
+
+        assert program.wait(10) == 130
+        assert program.stderr.read() == "Interrupted.\n"
+    assert server.uploads == {}
 
 
 def test_waiting_tells_the_steps_and_the_end(
