@@ -17,8 +17,8 @@ from asyncflow.db.base import Change, Claimed, Database, Ended
 from asyncflow.db.writer import Batch
 from asyncflow.engine import Engine
 from asyncflow.errors import AsyncflowError, DatabaseUnavailable, DiskFull
-from asyncflow.history import History, Paces
-from asyncflow.jobs import JobKind, JobState, StepState, Verdict
+from asyncflow.history import MINUTE_S, MINUTES, History, Paces
+from asyncflow.jobs import UPLOADED, JobKind, JobState, StepState, Verdict
 from asyncflow.metrics import Metrics
 from asyncflow.pool import Pool
 from asyncflow.store.base import Space
@@ -97,6 +97,13 @@ class Gauges:
         metrics.backlog_limit.set(backlog_limit)
         metrics.on_scrape(self.measure)
         pool.on_busy = lambda seconds: metrics.worker_busy.inc(by=seconds)
+
+    async def recall(self) -> None:
+        """Begin the history with what happened in the hour before the start."""
+        since = self._engine.clock.now() - MINUTES * MINUTE_S * 1000
+        for minute, kind, count in await self._db.lately(since):
+            name = "uploaded" if kind == UPLOADED else kind.removeprefix("job.")
+            self.history.recall(minute * MINUTE_S, name, count)
 
     # ----- told by others
 

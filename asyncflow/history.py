@@ -1,6 +1,7 @@
 """What happened lately, minute by minute: for a chart, not for accounting.
 
-It lives in memory and begins anew with each start; `/metrics` is what keeps history.
+It lives in memory, begun at each start from what the log of events still tells of the
+last hour; `/metrics` is what keeps history.
 """
 
 from collections import Counter, deque
@@ -34,6 +35,17 @@ class History:
         """Count *name* in this minute."""
         self._move()
         self._minutes[-1][1][name] += 1
+
+    def recall(self, at_s: float, name: str, count: int) -> None:
+        """Count what happened at an earlier moment, if that minute is still there."""
+        at = int(at_s) // MINUTE_S * MINUTE_S
+        self._move()
+        first = self._minutes[-1][0] - MINUTE_S * ((self._minutes.maxlen or 1) - 1)
+        if not first <= at <= self._minutes[-1][0]:
+            return
+        while self._minutes[0][0] > at:
+            self._minutes.appendleft((self._minutes[0][0] - MINUTE_S, Counter()))
+        self._minutes[(at - self._minutes[0][0]) // MINUTE_S][1][name] += count
 
     def minutes(self) -> tuple[Minute, ...]:
         """Return every minute there is, oldest first, the current one last."""

@@ -323,6 +323,7 @@ class Runtime:
         self.restraints = {card.name: places.restraint(card) for card in cards}
         self.dispatchers = places.dispatchers()
         self.strays = places.strays
+        await self.gauges.recall()
         self.engine.on_attempt = self.gauges.attempt
         self.engine.listeners += [
             *(one.changed for one in self.dispatchers),

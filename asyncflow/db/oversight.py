@@ -134,6 +134,13 @@ class Oversight(Protocol):
         """Return how many bytes the originals and derivatives of each tenant have."""
         ...
 
+    async def lately(self, since: int) -> Sequence[tuple[int, str, int]]:
+        """Return how many uploads and ends of jobs there were in each minute.
+
+        Minutes since 1970, the event's type and the number; of the newest events only.
+        """
+        ...
+
     async def tenant_tallies(self) -> Mapping[tuple[str, str], int]:
         """Return how many steps each tenant has in each state."""
         ...

@@ -54,6 +54,8 @@ log = structlog.get_logger(__name__)
 
 SQL = load("uploads.sql", "steps.sql", "jobs.sql")
 READERS = 2
+#: events that are looked at for the last hour
+NEWEST_EVENTS = 100_000
 READ_TIMEOUT_S = 30.0
 
 
@@ -521,6 +523,11 @@ class SqliteDatabase:
         """Return how many bytes each tenant has."""
         found = await self._rows("usage", {})
         return {row["tenant"]: row["bytes"] for row in found}
+
+    async def lately(self, since: int) -> Sequence[tuple[int, str, int]]:
+        """Return how many uploads and ends of jobs there were in each minute."""
+        found = await self._rows("lately", {"since": since, "most": NEWEST_EVENTS})
+        return [(row["minute"], row["type"], row["n"]) for row in found]
 
     async def tallies(self) -> Mapping[tuple[str, str], int]:
         """Return how many steps each consumer has in each state."""

@@ -519,6 +519,24 @@ class ControlObligations:
         await world.db.delete(kept)
         assert await world.db.usage() == {"local": 0, "other": 0}
 
+    async def test_what_happened_lately_is_counted_by_minute(
+        self, world: World
+    ) -> None:
+        await world.failed()
+        before = world.now
+        world.now += 3 * 60_000
+        await world.accepted()
+        await world.accepted()
+
+        found = set(await world.db.lately(before))
+
+        minute = before // 60_000
+        assert (minute, "job.failed", 1) in found
+        assert (minute + 3, "file.uploaded", 2) in found
+        assert {at for at, _, _ in await world.db.lately(before + 60_000)} == {
+            minute + 3
+        }
+
     async def test_blobs_that_nobody_names_are_known(self, world: World) -> None:
         job = await world.past_gate(IMAGE)
         image = await world.take("image")

@@ -53,3 +53,19 @@ def test_a_clock_that_is_set_back_loses_nothing() -> None:
     clock.now -= 3600
     history.add("completed")
     assert [one.counts for one in history.minutes()] == [{"completed": 2}]
+
+
+def test_what_is_recalled_lies_in_its_own_minute() -> None:
+    clock = Clock()
+    history = History(clock, minutes=4)
+    history.add("completed")
+    now = clock()
+    history.recall(now - 120, "completed", 5)
+    history.recall(now - 120, "failed", 1)
+    history.recall(now - 24 * 3600, "completed", 9)
+    history.recall(now + 24 * 3600, "completed", 9)
+    assert [one.counts for one in history.minutes()] == [
+        {"completed": 5, "failed": 1},
+        {},
+        {"completed": 1},
+    ]

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -170,3 +171,12 @@ def test_every_asset_that_a_page_names_is_there(server: ServerProcess) -> None:
     assert {"uploader.js", "card.js", "watch.js", "admin.js", "page.css"} <= seen
     for foreign in (b"http://", b"https://"):
         assert foreign not in ask(server, "GET", "/").body
+
+
+def test_the_last_hour_outlives_a_restart(tmp_path: Path) -> None:
+    with healthy_server(tmp_path, workers="1") as server:
+        server.finished(server.upload("a.bin", b"kept in mind"))
+    with healthy_server(tmp_path, workers="1") as server:
+        minutes = overview(server)["minutes"]
+        assert sum(one["uploaded"] for one in minutes) == 1
+        assert sum(one["completed"] for one in minutes) == 1

@@ -118,5 +118,12 @@ SELECT 1 FROM upload WHERE key = :key AND state <> 'ended'
 UNION ALL SELECT 1 FROM derivative WHERE key = :key
 UNION ALL SELECT 1 FROM step WHERE id = :step AND token = :token AND state = 'running';
 
+-- name: lately
+-- The newest events alone are looked at, by the primary key.
+SELECT at / 60000 AS minute, type, count(*) AS n FROM event
+WHERE seq > (SELECT max(seq) FROM event) - :most AND at >= :since
+  AND type IN('file.uploaded','job.completed','job.failed','job.rejected','job.cancelled')
+GROUP BY 1, 2;
+
 -- name: usage
 SELECT tenant, bytes FROM usage;
