@@ -35,12 +35,11 @@ from asyncflow.db.snapshot import (
     named_blobs,
 )
 from asyncflow.errors import BackupError
-from asyncflow.runtime import DATABASE, LOCK, FolderLock
+from asyncflow.runtime import DATABASE, LOCK, STORE, FolderLock
 from asyncflow.store.local import LocalStore
 from asyncflow.web.auth import TOKEN_FILE
 
 MANIFEST = "backup.json"
-STORE = "store"  # as `runtime` lays out a data folder
 #: newer copies of the database, while people keep deleting
 ROUNDS = 10
 #: blobs in work at once: enough to keep a disk busy beside a server

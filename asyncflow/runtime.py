@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 DATABASE = "asyncflow.db"
+STORE = "store"
 LOCK = "lock"
 #: how often alerts are judged
 ALERTS_EVERY_S = 5.0
@@ -151,7 +152,7 @@ class Runtime:
         )
         self.hub = Hub(self.db.job, url_prefix=self.public_path)
         self.engine.attach(self.db, self.hub)
-        self.store: Store = LocalStore(folder / "store")
+        self.store: Store = LocalStore(folder / STORE)
         self.pool = self._new_pool()
         self.gauges = self._gauges()
         self.admission = self._admission()
