@@ -121,8 +121,9 @@ class Gauges:
         metrics.step_duration.observe(seconds, claimed.consumer)
         if crashed:
             metrics.worker_crashes.inc(ended.code)
-        failed = ended.verdict in FAULTS or _is_bad_task(ended.verdict, claimed.kind)
-        self.paces.add(claimed.consumer, failed=failed)
+        failed = ended.verdict in FAULTS
+        bad_task = _is_bad_task(ended.verdict, claimed.kind)
+        self.paces.add(claimed.consumer, failed=failed or bad_task)
         now = self._engine.clock.mono_s()
         self._ends.append((now, failed, crashed))
 

@@ -239,6 +239,22 @@ def test_a_restore_names_what_was_damaged_in_the_backup_and_keeps_the_rest(
     assert len(blobs(again)) == whole + (harm == "changed")
 
 
+def test_a_restore_tells_programs_which_jobs_are_damaged(
+    folder: Path, tmp_path: Path
+) -> None:
+    copy, again = tmp_path / "copy", tmp_path / "again"
+    asyncflow("backup", copy, "--data-dir", folder, "--quiet", here=tmp_path)
+    (original,) = [p for p in blobs(copy) if "raw" in p.parts]
+    original.unlink()
+    argv = ("restore", copy, "--data-dir", again, "--json", "--quiet")
+    done = asyncflow(*argv, here=tmp_path)
+    told = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert told["dataDir"] == str(again)
+    assert [one["jobId"] for one in told["damaged"]] == [original.name]
+    assert told["blobs"] == len(blobs(folder)) - 1
+
+
 def damage(original: Path, harm: str) -> None:
     data = original.read_bytes()
     if harm == "missing":
