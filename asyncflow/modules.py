@@ -50,6 +50,8 @@ def load(module: str) -> None:
             f"there is no module called {error.name!r}: name modules that are"
             " installed, or lie in the folder where the server starts"
         )
+        if module.endswith(".py"):
+            why = f"name the module without .py: {module.removesuffix('.py')}"
         raise CannotLoad(module, why) from None
     except BaseException as error:  # noqa: BLE001 -- a stranger's module may even exit
         raise CannotLoad(module, _reason(error, module), trace_of(error)) from None

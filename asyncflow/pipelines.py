@@ -315,7 +315,7 @@ class _Check:
             return
         accepts = self._known[consumer].accepts
         if not accepts:
-            yield f"{where}: {consumer!r} takes no files; accepted: one that is no gate"
+            yield f"{where}: {consumer!r} takes no files; accepted: who does, no gate"
         elif not any(_may_meet(self._pattern, one) for one in accepts):
             shown = ", ".join(accepts)
             yield (

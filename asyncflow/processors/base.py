@@ -16,6 +16,7 @@ Rules
 import inspect
 import math
 import re
+import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -261,6 +262,8 @@ def task(
     Raises:
         ValueError: another function has this name, or nobody can work like this.
     """
+    if callable(name):
+        raise TypeError('a task needs a name of its own: @task("send-mail")')
     return consumer(
         name,
         on=SUBMITTED,
@@ -336,11 +339,21 @@ def _problems_of_files(one: Processor) -> Iterator[str]:
         yield f"outputs is {outputs!r}; accepted: ({outputs!r},)"
     if one.gate is not (one.on == UPLOADED):
         yield f"on is {one.on!r}; a gate has {UPLOADED!r}, and nobody else"
-    if one.options is not None:
-        try:
-            one.options()
-        except TypeError as error:
-            yield f"each of its options needs a default: {error}"
+    yield from _problems_of_options(one.options)
+
+
+def _problems_of_options(kind: Any) -> Iterator[str]:
+    if kind is None:
+        return
+    if not isinstance(kind, type) or not issubclass(kind, Options):
+        yield f"options is {kind!r}; accepted: a subclass of asyncflow.Options"
+        return
+    try:
+        kind()
+        msgspec.convert({}, kind)
+        typing.get_type_hints(kind)
+    except (NameError, TypeError, ValueError) as error:
+        yield f"{kind.__name__} cannot be its options: {error}"
 
 
 def options_of(one: Processor, said: Mapping[str, object]) -> Any:

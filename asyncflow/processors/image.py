@@ -19,6 +19,7 @@ Options
 import base64
 import collections
 import importlib.util
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, Literal
@@ -52,9 +53,7 @@ Side = Annotated[int, msgspec.Meta(ge=1, le=_MAX_SIDE)]
 Quality = Annotated[int, msgspec.Meta(ge=1, le=100)]
 Format = Literal["jpeg", "webp", "avif", "png", "gif"]
 #: `original` is the upload
-Name = Annotated[
-    str, msgspec.Meta(pattern=r"^(?!original$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
-]
+_NAME: Final = re.compile(r"(?!original$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class Size(Options):
@@ -77,13 +76,22 @@ DEFAULT_VARIANTS: Final[Mapping[str, Size]] = {
 class ImageOptions(Options):
     """What can be asked of `image`."""
 
-    variants: Annotated[Mapping[Name, Size], msgspec.Meta(min_length=1)] = (
-        msgspec.field(default_factory=lambda: DEFAULT_VARIANTS)
+    variants: Annotated[Mapping[str, Size], msgspec.Meta(min_length=1)] = msgspec.field(
+        default_factory=lambda: DEFAULT_VARIANTS
     )
     format: Format = "jpeg"
     quality: Quality = 80
     max_frames: Annotated[int, msgspec.Meta(ge=1)] = MAX_FRAMES
     max_pixels: Annotated[int, msgspec.Meta(ge=1)] = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        """Refuse names that no file of a job can have."""
+        for name in self.variants:
+            if not _NAME.fullmatch(name):
+                raise ValueError(
+                    f"variants has {name!r}; accepted as a name: letters, digits, -,"
+                    " _ and . but not original"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -97,6 +97,13 @@ def test_a_module_that_is_not_there_is_said_plainly(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_file_in_the_place_of_a_module_is_said_plainly(tmp_path: Path) -> None:
+    done = serve("--port", "0", "--data-dir", str(tmp_path), "--processors", "tasks.py")
+
+    assert done.returncode == 1
+    assert "name the module without .py: tasks\n" in done.stderr
+
+
 def test_a_host_that_names_nothing_is_said_plainly(tmp_path: Path) -> None:
     folder = ("--data-dir", str(tmp_path), "--port", "0")
     done = serve(*folder, "--host", "nowhere.invalid", "--allow-public")

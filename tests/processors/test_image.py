@@ -237,6 +237,8 @@ def test_a_pipeline_may_ask_for_any_set(make: Maker) -> None:
     [
         {"variants": {}},
         {"variants": "all"},
+        {"variants": {"original": {"width": 5, "height": 5}}},
+        {"variants": {"a/b": {"width": 5, "height": 5}}},
         {"variants": {"it": {"width": 0, "height": 5}}},
         {"variants": {"it": {"width": 5}}},
         {"variants": {"it": {"width": 5, "height": 20_000}}},

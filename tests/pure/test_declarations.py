@@ -21,6 +21,10 @@ class NeedsOne(Options):
     strength: int
 
 
+class Unknown(Options):
+    strength: "Nope" = 3  # type: ignore[name-defined]  # noqa: F821 -- the point
+
+
 def work(_work: Any) -> Any:
     return Result()
 
@@ -45,7 +49,9 @@ def work(_work: Any) -> Any:
         (lambda: processor("ok", accepts=("*",), outputs="a"), "outputs is 'a'"),  # type: ignore[arg-type]
         (lambda: processor("ok", accepts=("*",), gate=True), "on is 'file.accepted'"),
         (lambda: processor("ok", accepts=("*",), on="file.uploaded"), "a gate has"),
-        (lambda: processor("ok", accepts=("*",), options=NeedsOne), "needs a default"),
+        (lambda: processor("ok", accepts=("*",), options=NeedsOne), "Missing required"),
+        (lambda: processor("ok", accepts=("*",), options=Unknown), "'Nope' is not"),
+        (lambda: processor("ok", accepts=("*",), options=dict), "options is <class"),  # type: ignore[arg-type]
     ],
 )
 def test_a_senseless_declaration_is_refused(decorate: Any, says: str) -> None:
@@ -54,6 +60,11 @@ def test_a_senseless_declaration_is_refused(decorate: Any, says: str) -> None:
 
     assert says in str(refused.value)
     assert "ok" not in REGISTRY
+
+
+def test_a_task_without_a_name_is_refused() -> None:
+    with pytest.raises(TypeError, match="needs a name"):
+        task(work)  # type: ignore[arg-type]
 
 
 def test_all_mistakes_of_a_declaration_are_named() -> None:
