@@ -49,6 +49,8 @@ class Endings:
         self._offsets = offsets
         #: called when a part is complete, before its client is told
         self.on_part: OnPart = nobody_waits
+        #: called when an unfinished upload has ended, which may be a part
+        self.on_end: OnPart = nobody_waits
         #: whole uploads whose transaction failed: id -> size
         self._unaccepted: dict[str, int] = {}
 
@@ -144,4 +146,6 @@ class Endings:
         )
         self._admission.forget(upload_id)
         self._offsets.forget(uploads.raw_key(upload_id))
+        if ended:
+            await self.on_end(upload_id)
         return ended

@@ -7,6 +7,7 @@ Rules
   together and the upload becomes a job. Whoever notices first sees to it: the request
   that brings the last part, a look at the upload, a restart.
 - A join that a crash cut off begins again from nothing: the parts are still there.
+- What waits for a part that ends, ends with it.
 - Parts are removed once their upload is a job: at once if nobody knows their names,
   else after `KEEP_MS`, so that a client that lost the answer may ask again.
 """
@@ -28,6 +29,7 @@ from asyncflow.errors import (
     ChunkConflict,
     ClientError,
     PartNotUsable,
+    UploadGone,
 )
 from asyncflow.store.base import CanConcat, Store
 from asyncflow.store.digests import digest_of
@@ -104,6 +106,7 @@ class Joiner:
         """Complete a joined upload if all its parts are; return it as it is then.
 
         Raises:
+            UploadGone: a part has ended before, and the upload with it.
             TypeMismatch, TypeNotAllowed, DigestMismatch: it has been refused and ended.
         """
         upload = await self._chunks.find(final)
@@ -111,6 +114,9 @@ class Joiner:
             return upload
         row = await self._db.find_upload(final)
         places = await self._db.places(final)
+        if any(place.state is None for place in places):
+            await self._give_up(final)
+            raise UploadGone
         if len(places) == row.parts and all(p.state == COMPLETE for p in places):
             await self._join_once(row, places)
             upload = await self._chunks.find(final)
@@ -170,6 +176,15 @@ class Joiner:
         for final in await self._db.finals_of(part):
             with suppress(AsyncflowError):  # `_joined` has logged it
                 await self.settle(final)
+
+    async def part_gone(self, part: str) -> None:
+        """End what waits for this part: it could never become whole."""
+        for final in await self._db.finals_of(part):
+            await self._give_up(final)
+
+    async def _give_up(self, final: str) -> None:
+        detail = "a part was ended before the upload was whole"
+        await self._chunks.endings.give_up(final, "part_gone", detail)
 
     async def recover(self, row: UploadRow) -> bool:
         """Complete an upload that was only to be joined when the server died.

@@ -167,6 +167,7 @@ class Runtime:
             db=self.db, engine=self.engine, store=self.store, chunks=self.chunks
         )
         self.chunks.endings.on_part = self.joiner.part_done
+        self.chunks.endings.on_end = self.joiner.part_gone
         self.recovery = Recovery(db=self.db, chunks=self.chunks, joiner=self.joiner)
         self.janitor = Janitor(
             db=self.db,

@@ -163,6 +163,29 @@ def test_an_ended_part_is_forgotten_with_its_bytes(server: ServerProcess) -> Non
     until(lambda: has_no_blob(server, done) and has_no_blob(server, begun))
 
 
+def test_what_waits_for_a_part_that_is_ended_ends_too(server: ServerProcess) -> None:
+    done, begun = part(server, b"abc"), part(server, b"abc", sent=1)
+    job = join(server, done, begun).headers["asyncflow-job-id"]
+    assert look(server, job).status == 200
+
+    with Line(server) as line:
+        assert line.ask("DELETE", f"/files/{done}", TUS).status == 204
+
+    assert look(server, job).status == 410
+    status = server.status(job)
+    assert (status["status"], status["error"]["code"]) == ("CANCELLED", "part_gone")
+
+
+def test_a_part_that_has_served_may_be_ended(server: ServerProcess) -> None:
+    done = part(server, b"abc")
+    job = join(server, done).headers["asyncflow-job-id"]
+
+    with Line(server) as line:
+        assert line.ask("DELETE", f"/files/{done}", TUS).status == 204
+
+    assert original(server, job) == b"abc"
+
+
 def test_a_join_that_a_crash_cut_off_is_made_up_for(tmp_path: Path) -> None:
     with healthy_server(tmp_path) as server:
         parts = [part(server, data) for data in PIECES]
