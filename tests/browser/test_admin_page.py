@@ -214,6 +214,35 @@ def test_with_a_token_for_everything_pages_ask_for_it(
         visitor.troubles[:] = [one for one in visitor.troubles if "401" not in one]
 
 
+def test_the_history_tells_what_an_exception_said_and_where(
+    browser: Browser, tmp_path: Path
+) -> None:
+    (tmp_path / "torn_tasks.py").write_text(
+        "from asyncflow import task\n@task('explode', attempts=1)\n"
+        "def explode(work): raise ValueError('the reason why ' + 40 * 'is-long-')\n"
+    )
+    settings = {"workers": "1", "processors": "torn_tasks"}
+    with (
+        serving(tmp_path / "data", **settings) as server,
+        visiting(browser, server.url) as visitor,
+    ):
+        body = b'{"name": "explode"}'
+        server.finished(server.request("POST", "/tasks", body).json["taskId"])
+        page = visitor.page
+        page.goto(f"{server.url}/admin?token={server.token}")
+        page.get_by_role("button", name="explode", exact=True).click()
+        past = page.locator(".past:visible")
+        expect(past).to_contain_text("ValueError: the reason why")
+        expect(past.locator("pre")).to_be_hidden()
+
+        past.locator("summary").click()
+
+        expect(past.locator("pre")).to_contain_text("Traceback")
+        assert visitor.violations() == []
+        page.set_viewport_size({"width": 320, "height": 640})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 320
+
+
 def test_programs_get_a_problem_document(server: ServerProcess) -> None:
     for accept in ("*/*", "application/json"):
         answer = server.request("GET", "/admin/overview", Accept=accept)

@@ -271,7 +271,12 @@ const because = ({ code, detail }) => {
 const cause = (one) => {
   const found = make("details");
   found.append(make("summary", "", one.cause));
-  if (one.traceback) found.append(make("pre", "", one.traceback));
+  if (one.traceback) {
+    const trace = make("pre", "", one.traceback);
+    // whoever has no mouse scrolls by keys
+    trace.tabIndex = 0;
+    found.append(trace);
+  }
   return found;
 };
 
