@@ -420,6 +420,8 @@ class Pool:
                 return slot.hand
             try:
                 await self._greet(slot)
+            except ShuttingDown:
+                return None
             except StartError as error:
                 slot.trouble = error.detail
                 await asyncio.sleep(_START_PAUSE_S * attempt)

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 from asyncflow.processors.base import REGISTRY, options_of
 from asyncflow.testing.processor import run_processor
 from tests.docs.pages import blocks, page
-from tests.server_process import ServerProcess, serving
+from tests.server_process import ServerProcess
 
 
 def install(package: Path) -> None:
@@ -117,7 +118,14 @@ def test_the_nightly_backup_replaces_the_old_one_only_when_it_is_whole(
 def test_the_tasks_of_the_page_do_what_it_says(tmp_path: Path) -> None:
     (code,) = blocks(page("howto/run-tasks.md"), "python")
     (tmp_path / "company_tasks.py").write_text(code)
-    with serving(tmp_path / "data", processors="company_tasks") as server:
+    # the installed command, as the page says: Python itself adds no folder to its path
+    command = str(Path(sys.executable).with_name("asyncflow"))
+    server = ServerProcess(
+        data_dir=tmp_path / "data",
+        settings={"processors": "company_tasks"},
+        program=(command,),
+    ).start()
+    try:
 
         def result(path: str, **said: object) -> dict[str, dict[str, object]]:
             answer = server.request("POST", path, json.dumps(said).encode())
@@ -132,3 +140,5 @@ def test_the_tasks_of_the_page_do_what_it_says(tmp_path: Path) -> None:
         assert greeted["greet"] == {"result": "hello Ada"}
         billed = result("/events", type="order.paid", data={"order": 7})
         assert billed == {"bill": {"result": "bill for order 7"}, "post": {}}
+    finally:
+        assert server.stop() == 0

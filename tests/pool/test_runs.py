@@ -207,6 +207,32 @@ async def test_a_closing_pool_lets_runs_finish_within_its_grace(crew: Crew) -> N
     assert (await run).verdict is Verdict.DONE
 
 
+async def test_a_run_whose_worker_still_loads_is_interrupted_by_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow_the_second_time.py").write_text(
+        "import pathlib, time\n"
+        f"loads = pathlib.Path({str(tmp_path / 'loads')!r})\n"
+        "with loads.open('a') as file: file.write('.')\n"
+        "if loads.stat().st_size > 1: time.sleep(600)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = tmp_path / "blob"
+    source.touch()
+    pool = Pool(
+        size=1,
+        folder=tmp_path / "slots",
+        modules=(*MODULES, "slow_the_second_time"),
+    )
+    await pool.start()
+    crew = Crew(pool=pool, source=source)
+    assert (await crew.run("dies", how="exit")).verdict is Verdict.LOST
+    run = asyncio.create_task(crew.run("echo"))
+    await asyncio.sleep(0)
+    await pool.close()
+    assert (await run).verdict is Verdict.INTERRUPTED
+
+
 async def test_a_processor_that_cannot_be_loaded_stops_the_start(
     tmp_path: Path,
 ) -> None:
