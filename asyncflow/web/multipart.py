@@ -92,6 +92,10 @@ class UploadAnswers(View, frozen=True, kw_only=True):
     jobs: tuple[UploadAnswer, ...]
 
 
+#: headers that say that there is a body, though it may be empty
+_FRAMING: Final = (hdrs.CONTENT_LENGTH, hdrs.TRANSFER_ENCODING)
+
+
 def add_routes(app: web.Application) -> None:
     """Add the one-request uploads to *app*."""
     app.router.add_post("/upload", post, expect_handler=continue_later)
@@ -121,7 +125,7 @@ async def _raw(request: web.Request, name: str | None) -> web.Response:
     runtime = request.app[runtime_key]
     began = time.monotonic()
     length = body_length(request)
-    if length == 0 and hdrs.CONTENT_LENGTH not in request.headers:
+    if length == 0 and not any(name in request.headers for name in _FRAMING):
         raise MissingBody
     total = fields.integer(request.headers, "Upload-Length")
     if total is not None and length not in {total, None if total else 0}:

@@ -96,14 +96,17 @@ def test_a_chunked_body_is_taken(server: ServerProcess) -> None:
     assert (found["status"], found["fileSize"]) == ("COMPLETED", 12)
 
 
-@pytest.mark.parametrize("chunked", [True, False])
+@pytest.mark.parametrize("how", ["chunked", "chunked at once", "with its length"])
 def test_an_empty_file_is_a_job_that_says_why_it_was_rejected(
-    server: ServerProcess, *, chunked: bool
+    server: ServerProcess, how: str
 ) -> None:
     with Line(server) as line:
-        if chunked:
+        if how == "chunked":
             line.head("PUT", "/upload/a.txt", ("Transfer-Encoding", "chunked"))
             line.chunk(b"")
+        elif how == "chunked at once":
+            head = b"PUT /upload/a.txt HTTP/1.1\r\nhost: localhost\r\n"
+            line.send(head + b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n")
         else:
             line.head("PUT", "/upload/a.txt", length=0)
         answer = line.answer()
