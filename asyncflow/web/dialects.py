@@ -75,6 +75,12 @@ async def discover(request: web.Request) -> web.Response:
     return web.Response(headers={**headers, hdrs.CACHE_CONTROL: "no-store"})
 
 
+async def discover_one(request: web.Request) -> web.Response:
+    """Say what this server can do with an upload (OPTIONS)."""
+    upload_id(request)
+    return await discover(request)
+
+
 async def create(request: web.Request) -> web.Response:
     """Create an upload."""
     if _is_ietf(request):
@@ -110,7 +116,7 @@ _OF_ALL: Final[Mapping[str, Handler]] = {
     hdrs.METH_PATCH: create,
 }
 _OF_ONE: Final[Mapping[str, Handler]] = {
-    hdrs.METH_OPTIONS: discover,
+    hdrs.METH_OPTIONS: discover_one,
     hdrs.METH_HEAD: look,
     hdrs.METH_GET: look,
     hdrs.METH_PATCH: append,

@@ -43,7 +43,7 @@ from asyncflow.runtime import Runtime
 from asyncflow.store.digests import digest_of
 from asyncflow.turns import NO_CLAIMS, Announced, Claims, Ends, Upload
 from asyncflow.views import ErrorView, View
-from asyncflow.web import fields, resumable
+from asyncflow.web import resumable
 from asyncflow.web.auth import UPLOAD, Principal, require
 from asyncflow.web.bodies import BodyReader, continue_later
 from asyncflow.web.errors import status_of
@@ -60,7 +60,7 @@ from asyncflow.web.intake import (
     refuse_range,
 )
 from asyncflow.web.keys import fast_key, runtime_key
-from asyncflow.web.parsing import content_disposition, refuse_encoding
+from asyncflow.web.parsing import content_disposition, number_header, refuse_encoding
 
 FIELD: Final = "file"
 #: why an upload ended that cannot be resumed
@@ -127,7 +127,7 @@ async def _raw(request: web.Request, name: str | None) -> web.Response:
     length = body_length(request)
     if length == 0 and not any(name in request.headers for name in _FRAMING):
         raise MissingBody
-    total = fields.integer(request.headers, "Upload-Length")
+    total = number_header(request.headers, "Upload-Length")
     if total is not None and length not in {total, None if total else 0}:
         shown = "unknown" if length is None else f"{length} bytes"
         raise LengthMismatch(f"Upload-Length is {total}, but the body's is {shown}")

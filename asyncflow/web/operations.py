@@ -51,7 +51,11 @@ _TUS: Final = _header(
 _INTEROP: Final = _header(
     "Upload-Draft-Interop-Version", "the draft's number, for resumable uploads"
 )
-_ONCE: Final = _header("Idempotency-Key", "a repeated request with it is one request")
+_ONCE: Final = _header(
+    "Idempotency-Key",
+    "a repeated request with it is one request",
+    {**_TEXT, "pattern": "^[!#-~]{1,255}$"},
+)
 _DIGESTS: Final = (
     _header("Content-Digest", "the digest of this body (RFC 9530)"),
     _header("Repr-Digest", "the digest of the whole file (RFC 9530)"),
@@ -60,7 +64,9 @@ _DIGESTS: Final = (
 _CHECKSUM: Final = _header("Upload-Checksum", "tus: an algorithm and a base64 value")
 _LENGTH: Final = _header("Upload-Length", "bytes of the whole file", _COUNT)
 _COMPLETE: Final = _header(
-    "Upload-Complete", "resumable uploads: whether this is all of it"
+    "Upload-Complete",
+    "resumable uploads: whether this is all of it",
+    {"enum": ["?0", "?1"]},
 )
 _DISPOSITION: Final = _header(
     "Content-Disposition", "names the file, where nothing else does"
@@ -84,12 +90,19 @@ _CREATING: Final = (
 _CHOICE: Final = _query(
     "pipeline", "the pipeline that the file goes through", {**_TEXT}
 )
+_IN_ONE_REQUEST: Final = (*_DIGESTS, _LENGTH, _COMPLETE, _INTEROP, _ONCE)
 _NOW_IN_WAY: Final = (errors.ServerBusy, errors.DiskFull, errors.TooManyUploads)
 _OF_BODIES: Final = (
     errors.InvalidHeader,
+    errors.LengthMismatch,
+    errors.DigestMismatch,
     errors.SlowBody,
     errors.UploadTooLarge,
+    errors.PastUploadLength,
     errors.UnsupportedContentType,
+    errors.UnsupportedContentEncoding,
+    errors.UnsupportedTransferCoding,
+    errors.TypeNotAllowed,
     errors.TypeMismatch,
     errors.OffsetMismatch,
     errors.UploadComplete,
@@ -112,6 +125,7 @@ _OF_ONE_REQUEST: Final = (
     errors.UploadTooLarge,
     errors.UnsupportedContentType,
     errors.UnsupportedContentEncoding,
+    errors.UnsupportedTransferCoding,
     errors.TypeNotAllowed,
     errors.TypeMismatch,
     errors.UnknownPipeline,
@@ -143,6 +157,11 @@ _DISCOVERED: Final = (
     Answer(status=200, says="what the server can do", headers=("Tus-Version",)),
     Answer(status=204, says="what the server can do, or what a page may ask"),
 )
+_BEGUN: Final = Answer(
+    status=201,
+    says="the request says Upload-Complete: a resumable upload has begun",
+    headers=("Location", "Upload-Offset", "Asyncflow-Job-Id"),
+)
 _ACCEPTED: Final = Answer(
     status=202,
     says="the bytes and the job are on stable storage",
@@ -169,7 +188,12 @@ def _creation(method: str) -> Operation:
         parameters=_CREATING,
         takes={CHUNK_TYPE: BYTES, PARTIAL_TYPE: BYTES, OCTETS: BYTES},
         answers=_CREATED,
-        refusals=(*_OF_BODIES, errors.MethodNotAllowed),
+        refusals=(
+            *_OF_BODIES,
+            errors.PartNotUsable,
+            errors.KeyReused,
+            errors.MethodNotAllowed,
+        ),
     )
 
 
@@ -204,7 +228,12 @@ def _appending(method: str, summary: str) -> Operation:
         ),
         takes={CHUNK_TYPE: BYTES, PARTIAL_TYPE: BYTES},
         answers=_APPENDED,
-        refusals=(*_OF_BODIES, errors.MethodNotAllowed),
+        refusals=(
+            *_OF_BODIES,
+            errors.DigestConflict,
+            errors.FinalUpload,
+            errors.MethodNotAllowed,
+        ),
     )
 
 
@@ -245,8 +274,7 @@ WHOLE: Final = (
             _query("name", "the file's name, for a body", {**_TEXT}),
             _CHOICE,
             _DISPOSITION,
-            *_DIGESTS,
-            _ONCE,
+            *_IN_ONE_REQUEST,
         ),
         takes={
             "multipart/form-data": {
@@ -256,7 +284,7 @@ WHOLE: Final = (
             },
             OCTETS: BYTES,
         },
-        answers=(_ACCEPTED,),
+        answers=(_ACCEPTED, _BEGUN),
         refusals=(
             errors.InvalidMultipart,
             errors.MissingFile,
@@ -268,9 +296,9 @@ WHOLE: Final = (
         route="PUT /upload/{name}",
         tag="uploads in one request",
         summary="Upload the body as a file of this name",
-        parameters=(_NAME, _CHOICE, *_DIGESTS, _ONCE),
+        parameters=(_NAME, _CHOICE, *_IN_ONE_REQUEST),
         takes={OCTETS: BYTES},
-        answers=(_ACCEPTED,),
+        answers=(_ACCEPTED, _BEGUN),
         refusals=(errors.MissingBody, errors.NotFound, *_OF_ONE_REQUEST),
     ),
 )

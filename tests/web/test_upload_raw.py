@@ -161,6 +161,17 @@ def test_a_length_that_is_not_the_body_s_is_refused(
     until(lambda: kept(server) == before)
 
 
+@pytest.mark.parametrize("length", ["-1", "3.0", "1" + "0" * 15, "", "three"])
+def test_a_length_that_is_no_number_is_refused(
+    server: ServerProcess, length: str
+) -> None:
+    with Line(server) as line:
+        answer = line.ask(
+            "PUT", "/upload/a.txt", ("Upload-Length", length), body=b"abc"
+        )
+    assert (answer.status, code_of(answer)) == (400, "invalid_header")
+
+
 @pytest.mark.parametrize("method", ["PUT", "POST"])
 @pytest.mark.parametrize("version", [None, 3, 8])
 def test_an_upload_of_the_draft_may_begin_here(
