@@ -17,7 +17,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield found
 
 
-@pytest.mark.parametrize("target", ["/files", "/files/", "/files/anything"])
+ONE = "/files/019aa2f0-0000-7000-8000-000000000000"
+
+
+def test_options_on_what_no_upload_can_be_called_is_404(server: ServerProcess) -> None:
+    with Line(server) as line:
+        assert line.ask("OPTIONS", "/files/anything").status == 404
+
+
+@pytest.mark.parametrize("target", ["/files", "/files/", ONE])
 def test_options_says_what_the_server_can_do(
     server: ServerProcess, target: str
 ) -> None:
