@@ -5,8 +5,10 @@ is a repetition of one of these on better knowledge.
 """
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from asyncflow import uploads
@@ -26,6 +28,8 @@ from asyncflow.store.base import Space
 FORM_BYTES = 64 << 10
 #: how much an upload of unknown length may bring before the disk is looked at again
 ROOM_EVERY_BYTES = 8 << 20
+#: for so long a look at the disk is enough for small questions
+RECENT_S = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +73,10 @@ class Admission:
         self._used = 0
         self._recent: Counter[str] = Counter()
         self._growing = Growing()
+        #: what the disk was like when it was looked at, and what was announced since
+        self._last: Space | None = None
+        self._looked = 0.0
+        self._since = 0
         #: set while the server stops
         self.closed = False
 
@@ -211,7 +219,8 @@ class Admission:
             raise UploadTooLarge(length=length, max_bytes=rules.max_bytes)
         self.check_type(declared_type)
         self.check_backlog()
-        await self._check_space(length or 0)
+        await self._check_space(length or 0, roughly=True)
+        self._since += length or 0
 
     def _check_quota(self, length: int, tenant: str) -> None:
         rules, usage = self.rules, self._usage()
@@ -244,10 +253,20 @@ class Admission:
                 + ", ".join(self.rules.allowed_types)
             )
 
-    async def _check_space(self, length: int) -> None:
+    async def _check_space(self, length: int, *, roughly: bool = False) -> None:
+        """Return if the disk has room; *roughly*: as seen a moment ago will do."""
         if self._space is None:
             return
-        space = await self._space()
+        now = time.monotonic()
+        if roughly and self._last is not None and now - self._looked < RECENT_S:
+            with suppress(DiskFull):  # look again before anybody is refused
+                self._compare(self._last, length + self._since)
+                return
+        self._since = 0
+        self._last, self._looked = await self._space(), now
+        self._compare(self._last, length)
+
+    def _compare(self, space: Space, length: int) -> None:
         used = space.total_bytes - space.free_bytes + length + self._growing.promised
         if used > space.total_bytes * self.rules.fill_level / 100:
             level = f"{self.rules.fill_level:g} %"

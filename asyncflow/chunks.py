@@ -135,12 +135,14 @@ class Chunks:
         except BlobExists:
             # Another request for the same upload was here first: it has the turn.
             return Upload.of(await self._open(made), 0, is_known=True)
-        try:
-            row = await self._open(upload_id)
-        except ClientError:
-            # ended in between, or long ago if its client chose the id: keep no bytes
-            await self._store.delete(new.key)
-            raise
+        row = _new_row(new)
+        if new.chosen:
+            try:
+                row = await self._open(upload_id)
+            except ClientError:
+                # ended long ago, or by who knows the id as well: keep no bytes
+                await self._store.delete(new.key)
+                raise
         if self._is_whole(row, 0):
             row = await self.endings.complete(row, 0)
         return Upload.of(row, 0)
@@ -576,6 +578,31 @@ class Chunks:
             return
         if change.terminal is not None or change.gone:
             turn.body.stop(UploadGone())
+
+
+def _new_row(new: NewUpload) -> UploadRow:
+    """Return what the database holds of an upload that was created just now."""
+    return UploadRow(
+        seq=0,
+        id=new.id,
+        key=new.key,
+        owner=new.owner,
+        tenant=new.tenant,
+        file_name=new.file_name,
+        declared_type=new.declared_type,
+        length=new.length,
+        raw_metadata=new.raw_metadata,
+        state=uploads.UploadState.RECEIVING,
+        expires=new.expires,
+        job_state=JobState.UPLOADING,
+        version=1,
+        dialect=new.dialect,
+        is_part=new.is_part,
+        parts=new.parts,
+        concat=new.concat,
+        digest=new.digest,
+        checked_from=None,
+    )
 
 
 def _why(error: BaseException) -> str:

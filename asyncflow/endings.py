@@ -8,6 +8,7 @@ Rules
 """
 
 from contextlib import suppress
+from dataclasses import replace
 
 from asyncflow import uploads
 from asyncflow.admission import Admission
@@ -28,6 +29,7 @@ from asyncflow.offsets import Offsets
 from asyncflow.store.base import Store
 from asyncflow.store.digests import digest_of
 from asyncflow.turns import OnPart, nobody_waits
+from asyncflow.uploads import UploadState
 
 
 class Endings:
@@ -88,9 +90,13 @@ class Endings:
         if row.length is None:
             self._admission.measured(row.id, row.tenant, size)
         self._offsets.forget(row.key)
+        complete = replace(
+            row, state=UploadState.COMPLETE, length=size, checked_from=None
+        )
         if row.is_part:
             await self.on_part(row.id)
-        return await self._db.find_upload(row.id)
+            return complete
+        return replace(complete, expires=None)
 
     async def _accept(self, upload_id: str, size: int) -> None:
         try:

@@ -7,6 +7,7 @@ Rules
 - After a failed sync nothing behind the last durable offset counts. The kernel reports
   lost bytes once and calls them clean from then on, so they are cut off, and until that
   has worked every look at the blob tries it again.
+- Nobody but this process writes, so what it made durable is not measured again.
 - What is remembered is bounded: a forgotten blob costs one more sync.
 """
 
@@ -53,16 +54,17 @@ class Offsets:
         """
         if key in self._doubtful:
             await self._cut_back(key)
+        known = self._durable.get(key)
+        if known is not None:
+            return known
         size = await self._store.size(key)
-        known = self._durable.get(key, -1)
-        if size > known:
-            try:
-                await self._store.sync(key)
-            except StoreUnavailable:
-                # cut off later: another request may have begun to write
-                self._doubtful[key] = max(known, 0)
-                raise
-            self.note(key, size)
+        try:
+            await self._store.sync(key)
+        except StoreUnavailable:
+            # cut off later: another request may have begun to write
+            self._doubtful[key] = 0
+            raise
+        self.note(key, size)
         return size
 
     async def make_durable(self, key: str, writer: Writer, start: int) -> int:
@@ -72,10 +74,7 @@ class Offsets:
             StoreUnavailable: bytes were lost; the blob ends at *start* again.
         """
         try:
-            try:
-                await writer.sync()
-            finally:
-                await writer.close()
+            await writer.finish()
             if key in self._doubtful:
                 raise StoreUnavailable
         except StoreError:
@@ -93,10 +92,7 @@ class Offsets:
                 return
             sure = min(self._doubtful[key], await self._store.size(key))
             writer = await self._store.append(key, sure)
-            try:
-                with suppress(StoreError):  # a lost cut is no lost byte
-                    await writer.sync()
-            finally:
-                await writer.close()
+            with suppress(StoreError):  # a lost cut is no lost byte
+                await writer.finish()
             self.note(key, sure)
             del self._doubtful[key]

@@ -47,6 +47,10 @@ class Writer(Protocol):
         """Let go of the blob; closing twice is not an error."""
         ...
 
+    async def finish(self) -> None:
+        """Sync, then close, also after a sync that failed. Raise as `sync`."""
+        ...
+
 
 class Burst(Protocol):
     """Bytes that something moves into a file by itself, on a thread."""

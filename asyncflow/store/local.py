@@ -363,6 +363,16 @@ class LocalWriter:
         if fd is not None:
             await _on(self._threads, os.close, fd)
 
+    async def finish(self) -> None:
+        """Sync and close on one turn of a thread."""
+        try:
+            fd = self._usable()
+        except StoreError:
+            await self.close()
+            raise
+        self._fd = None
+        await _on(self._threads, self._finish, fd)
+
     def _usable(self) -> int:
         if self._fd is None:
             raise StoreError("the writer is closed")
@@ -391,6 +401,13 @@ class LocalWriter:
         if self._offset - self._asked >= WRITEBACK_BYTES:
             kernel.start_writeback(fd, self._asked, self._offset - self._asked)
             self._asked = self._offset
+
+    def _finish(self, fd: int) -> None:
+        try:
+            if self._fsync:
+                self._sync(fd)
+        finally:
+            os.close(fd)
 
     def _sync(self, fd: int) -> None:
         with _lossless("the blob"):

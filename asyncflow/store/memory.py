@@ -116,6 +116,13 @@ class MemoryWriter:
         """Take no more bytes."""
         self._closed = True
 
+    async def finish(self) -> None:
+        """Sync, then close."""
+        try:
+            await self.sync()
+        finally:
+            await self.close()
+
     def _check(self) -> None:
         if self._closed:
             raise StoreError("the writer is closed")

@@ -131,12 +131,23 @@ async def test_a_loss_that_others_met_spoils_what_is_being_written(
     offsets = Offsets(store)
     await add(store, offsets, b"kept")
     writer = await write(store, b" and lost")
+    # nobody knows any more what of it is durable
+    offsets.forget(KEY)
     store.losses = 1
     with pytest.raises(StoreUnavailable):
         await offsets.of(KEY)
     with pytest.raises(StoreUnavailable):
         await offsets.make_durable(KEY, writer, 4)
+    assert await offsets.of(KEY) == 0
+
+
+async def test_a_look_meanwhile_tells_what_is_durable(store: Losing) -> None:
+    offsets = Offsets(store)
+    await add(store, offsets, b"kept")
+    writer = await write(store, b" and more")
     assert await offsets.of(KEY) == 4
+    assert await offsets.make_durable(KEY, writer, 4) == 13
+    assert await offsets.of(KEY) == 13
 
 
 async def test_a_missing_blob_has_no_offset() -> None:

@@ -72,12 +72,16 @@ def test_a_restart_forgets_no_byte(tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_an_upload_whose_bytes_never_got_a_place_begins_at_zero(
-    server: ServerProcess,
+    tmp_path: Path,
 ) -> None:
-    # as after a crash between the row and the blob
-    upload = create(server, 5, metadata(filename="a.txt"))
-    (path,) = (server.data_dir / "store" / "raw").rglob(upload)
-    path.unlink()
-    assert look(server, upload).headers["upload-offset"] == "0"
-    assert patch(server, upload, 0, b"hello").status == 204
-    assert server.finished(upload)["status"] == "COMPLETED"
+    with healthy_server(tmp_path) as server:
+        upload = create(server, 5, metadata(filename="a.txt"))
+        server.kill()
+        # as after a crash between the row and the blob
+        (path,) = (server.data_dir / "store" / "raw").rglob(upload)
+        path.unlink()
+        server.log_path.unlink()
+        server.start()
+        assert look(server, upload).headers["upload-offset"] == "0"
+        assert patch(server, upload, 0, b"hello").status == 204
+        assert server.finished(upload)["status"] == "COMPLETED"
