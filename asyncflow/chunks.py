@@ -23,7 +23,6 @@ written; the next HEAD syncs it and tells that length. How uploads end is decide
 `asyncflow.endings`, how far they are in `asyncflow.offsets`.
 """
 
-import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -135,7 +134,7 @@ class Chunks:
         except BlobExists:
             # Another request for the same upload was here first: it has the turn.
             return Upload.of(await self._open(made), 0, is_known=True)
-        row = _new_row(new)
+        row = new.as_stored()
         if new.chosen:
             try:
                 row = await self._open(upload_id)
@@ -498,21 +497,6 @@ class Chunks:
 
     # ----- complete and end
 
-    async def complete_joined(self, row: UploadRow, size: int) -> None:
-        """Accept an upload whose bytes the store has put together.
-
-        Raises:
-            TypeMismatch, TypeNotAllowed, DigestMismatch: it has been refused and ended.
-        """
-        end = uploads.SIGNATURE_BYTES
-        first = b"".join([part async for part in self._store.read(row.key, 0, end)])
-        try:
-            self.endings.judge(row, first)
-        except (TypeMismatch, TypeNotAllowed) as refused:
-            await self.endings.refuse(row.id, refused)
-            raise
-        await self.endings.complete(row, size)
-
     async def recover(self, row: UploadRow) -> bool:
         """Do with an upload what its request could not when the server died.
 
@@ -548,15 +532,6 @@ class Chunks:
         if not ended:
             raise UploadComplete("the upload is complete: delete its job instead")
 
-    async def abandon(self, upload_id: str, error: BaseException) -> None:
-        """End an upload whose client cannot come back to it.
-
-        One that is whole stays: only its transaction failed, and is tried again.
-        """
-        if self.endings.awaits(upload_id):
-            return
-        await self.endings.give_up(upload_id, TruncatedBody.code, _why(error))
-
     async def expire(self, limit: int = 100) -> int:
         """End uploads that nobody finished in time; return how many."""
         ids = await self._db.expired_uploads(self._engine.clock.now(), limit)
@@ -578,39 +553,3 @@ class Chunks:
             return
         if change.terminal is not None or change.gone:
             turn.body.stop(UploadGone())
-
-
-def _new_row(new: NewUpload) -> UploadRow:
-    """Return what the database holds of an upload that was created just now."""
-    return UploadRow(
-        seq=0,
-        id=new.id,
-        key=new.key,
-        owner=new.owner,
-        tenant=new.tenant,
-        file_name=new.file_name,
-        declared_type=new.declared_type,
-        length=new.length,
-        raw_metadata=new.raw_metadata,
-        state=uploads.UploadState.RECEIVING,
-        expires=new.expires,
-        job_state=JobState.UPLOADING,
-        version=1,
-        dialect=new.dialect,
-        is_part=new.is_part,
-        parts=new.parts,
-        concat=new.concat,
-        digest=new.digest,
-        checked_from=None,
-    )
-
-
-def _why(error: BaseException) -> str:
-    """Return why nothing more of an upload comes, in words for whoever looks at it."""
-    if isinstance(error, TruncatedBody):
-        return "the connection ended before the file did"
-    if isinstance(error, AsyncflowError):
-        return f"the request failed: {error.detail}"
-    if isinstance(error, asyncio.CancelledError):
-        return "the request was broken off"
-    return f"the request failed: {type(error).__name__}"

@@ -16,7 +16,7 @@ import structlog
 
 from asyncflow import uploads
 from asyncflow.db.base import Claimed, Ended, Published
-from asyncflow.dispatch import StepLost, insist, no_room
+from asyncflow.dispatch import StepLost, ended_by, insist, no_room
 from asyncflow.engine import Engine
 from asyncflow.errors import AsyncflowError, DiskFull, TypeNotAllowed
 from asyncflow.inputs import local_input
@@ -87,30 +87,13 @@ class PoolSteps:
                 ),
                 on_derivative=lambda one: self._publish(claimed, one, made),
             )
-        if outcome.cause:
-            log.warning(
-                "step.trace",
-                job=claimed.job_id,
-                step=claimed.consumer,
-                cause=outcome.cause,
-                trace=outcome.trace,
-            )
         return dataclasses.replace(self._read(claimed, outcome), made=tuple(made))
 
     def _read(self, claimed: Claimed, outcome: Outcome) -> Ended:
         """Turn what the pool says into what the engine stores."""
+        ended = ended_by(claimed, outcome, self._engine.clock.spread())
         if outcome.verdict in {Verdict.ERROR, Verdict.LOST} and self._is_scarce():
             return no_room()
-        ended = Ended(
-            verdict=outcome.verdict,
-            code=outcome.code,
-            detail=outcome.detail,
-            cause=outcome.cause,
-            trace=outcome.trace,
-            after_s=outcome.after_s,
-            spread=self._engine.clock.spread(),
-            facts=outcome.facts,
-        )
         if outcome.verdict is not Verdict.DONE or claimed.consumer != IDENTIFY:
             return ended
         media_type = str(outcome.facts["mediaType"])

@@ -25,6 +25,7 @@ from asyncflow.db.base import Change, Claimed, Ended
 from asyncflow.engine import Engine
 from asyncflow.errors import BlobNotFound, DatabaseUnavailable, DiskFull, NameTaken
 from asyncflow.jobs import JobKind, StepState, Verdict
+from asyncflow.orders import Outcome
 from asyncflow.pace import Pace, Restraint
 
 log = structlog.get_logger(__name__)
@@ -315,6 +316,28 @@ def _of_task(claimed: Claimed, ended: Ended) -> Ended:
     if is_own and ended.verdict is Verdict.SKIPPED:
         return dataclasses.replace(ended, verdict=Verdict.BAD_FILE)
     return ended
+
+
+def ended_by(claimed: Claimed, outcome: Outcome, spread: float) -> Ended:
+    """Return what the engine stores of *outcome*; log what only an operator may see."""
+    if outcome.cause:
+        log.warning(
+            "step.trace",
+            job=claimed.job_id,
+            step=claimed.consumer,
+            cause=outcome.cause,
+            trace=outcome.trace,
+        )
+    return Ended(
+        verdict=outcome.verdict,
+        code=outcome.code,
+        detail=outcome.detail,
+        cause=outcome.cause,
+        trace=outcome.trace,
+        after_s=outcome.after_s,
+        spread=spread,
+        facts=outcome.facts,
+    )
 
 
 def no_room() -> Ended:

@@ -7,6 +7,7 @@ Rules
 - A file that is plainly not what it was declared to be never becomes a job.
 """
 
+import asyncio
 from contextlib import suppress
 from dataclasses import replace
 
@@ -15,11 +16,14 @@ from asyncflow.admission import Admission
 from asyncflow.db.base import Database, UploadRow
 from asyncflow.engine import Engine
 from asyncflow.errors import (
+    AsyncflowError,
     ClientError,
     DatabaseUnavailable,
     DigestMismatch,
     DiskFull,
+    TruncatedBody,
     TypeMismatch,
+    TypeNotAllowed,
     UploadGone,
     UploadNotFound,
     UploadTooLarge,
@@ -127,6 +131,21 @@ class Endings:
             await self.refuse(upload_id, refused)
             raise refused
 
+    async def complete_joined(self, row: UploadRow, size: int) -> None:
+        """Accept an upload whose bytes the store has put together.
+
+        Raises:
+            TypeMismatch, TypeNotAllowed, DigestMismatch: it has been refused and ended.
+        """
+        end = uploads.SIGNATURE_BYTES
+        first = b"".join([part async for part in self._store.read(row.key, 0, end)])
+        try:
+            self.judge(row, first)
+        except (TypeMismatch, TypeNotAllowed) as refused:
+            await self.refuse(row.id, refused)
+            raise
+        await self.complete(row, size)
+
     async def refuse(self, upload_id: str, refused: ClientError) -> None:
         """End an upload whose file is not taken, and count the reason."""
         self._admission.on_refusal(refused.code)
@@ -142,6 +161,15 @@ class Endings:
         with suppress(UploadNotFound):
             await self.end(upload_id, JobState.CANCELLED, code, detail)
 
+    async def abandon(self, upload_id: str, error: BaseException) -> None:
+        """End an upload whose client cannot come back to it.
+
+        One that is whole stays: only its transaction failed, and is tried again.
+        """
+        if self.awaits(upload_id):
+            return
+        await self.give_up(upload_id, TruncatedBody.code, _why(error))
+
     async def end(
         self, upload_id: str, state: JobState, code: str, detail: str
     ) -> bool:
@@ -155,3 +183,14 @@ class Endings:
         if ended:
             await self.on_end(upload_id)
         return ended
+
+
+def _why(error: BaseException) -> str:
+    """Return why nothing more of an upload comes, in words for whoever looks at it."""
+    if isinstance(error, TruncatedBody):
+        return "the connection ended before the file did"
+    if isinstance(error, AsyncflowError):
+        return f"the request failed: {error.detail}"
+    if isinstance(error, asyncio.CancelledError):
+        return "the request was broken off"
+    return f"the request failed: {type(error).__name__}"

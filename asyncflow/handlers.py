@@ -26,6 +26,7 @@ import structlog
 
 from asyncflow import parcels, reports, runs
 from asyncflow.db.base import Claimed, Ended
+from asyncflow.dispatch import ended_by
 from asyncflow.engine import Engine
 from asyncflow.errors import Skip
 from asyncflow.inputs import local_input
@@ -137,24 +138,7 @@ class LoopSteps:
         log.info("step.stray_ended", task=call.get_name())
 
     def _ended(self, claimed: Claimed, outcome: Outcome) -> Ended:
-        if outcome.cause:
-            log.warning(
-                "step.trace",
-                job=claimed.job_id,
-                step=claimed.consumer,
-                cause=outcome.cause,
-                trace=outcome.trace,
-            )
-        return Ended(
-            verdict=outcome.verdict,
-            code=outcome.code,
-            detail=outcome.detail,
-            cause=outcome.cause,
-            trace=outcome.trace,
-            after_s=outcome.after_s,
-            spread=self._engine.clock.spread(),
-            facts=outcome.facts,
-        )
+        return ended_by(claimed, outcome, self._engine.clock.spread())
 
     # ----- the function's own task
 

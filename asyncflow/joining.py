@@ -145,7 +145,7 @@ class Joiner:
             await self._concat(row.key, [place.key for place in places])
         except BlobNotFound:
             raise PartNotUsable("a part was removed while it was joined") from None
-        await self._chunks.complete_joined(row, total)
+        await self._chunks.endings.complete_joined(row, total)
         later = self._engine.clock.now() + KEEP_MS
         for place in places:
             if row.concat:

@@ -27,6 +27,7 @@ from asyncflow.jobs import (
     Subscription,
     Verdict,
 )
+from asyncflow.uploads import UploadState
 from asyncflow.views import AttemptView, EventView, JobView, StepView
 
 
@@ -70,6 +71,30 @@ class NewUpload:
     #: smaller is sooner, before all turns
     priority: int = 0
     pipeline: str = ""
+
+    def as_stored(self) -> "UploadRow":
+        """Return what the database holds of the upload as soon as it is created."""
+        return UploadRow(
+            seq=0,
+            id=self.id,
+            key=self.key,
+            owner=self.owner,
+            tenant=self.tenant,
+            file_name=self.file_name,
+            declared_type=self.declared_type,
+            length=self.length,
+            raw_metadata=self.raw_metadata,
+            state=UploadState.RECEIVING,
+            expires=self.expires,
+            job_state=JobState.UPLOADING,
+            version=1,
+            dialect=self.dialect,
+            is_part=self.is_part,
+            parts=self.parts,
+            concat=self.concat,
+            digest=self.digest,
+            checked_from=None,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -157,7 +157,7 @@ async def _form(request: web.Request, principal: Principal) -> web.Response:
         fields = _fields(got.said, fallback=got.name)
     except BaseException as error:
         if got.part is not None:
-            await request.app[runtime_key].chunks.abandon(got.part.id, error)
+            await request.app[runtime_key].chunks.endings.abandon(got.part.id, error)
         raise
     return await _place(request, principal, fields, part)
 
@@ -238,7 +238,7 @@ async def _keep(request: web.Request, principal: Principal, body: Body) -> Uploa
             part.id, 0, body, length=None, ends=Ends.WITH_BODY
         )
     except BaseException as error:
-        await runtime.chunks.abandon(part.id, error)
+        await runtime.chunks.endings.abandon(part.id, error)
         raise
     runtime.metrics.bytes_received.inc(by=part.offset)
     return part
@@ -257,7 +257,7 @@ async def _place(
             return _answer(runtime, whole.id, fields.total, range(fields.total))
         await runtime.joiner.place(whole.id, fields.index, part.id)
     except BaseException as error:
-        await runtime.chunks.abandon(part.id, error)
+        await runtime.chunks.endings.abandon(part.id, error)
         raise
     # only now: what belongs to no place says nothing about the file
     await _note(runtime, whole.id, fields)

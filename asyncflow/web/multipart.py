@@ -187,7 +187,7 @@ async def _store(
             upload.id, 0, body, length=length, ends=Ends.WITH_BODY, claims=claims
         )
     except BaseException as error:
-        await runtime.chunks.abandon(upload.id, error)
+        await runtime.chunks.endings.abandon(upload.id, error)
         if isinstance(error, ChecksumMismatch):
             raise DigestMismatch(WRONG_BODY) from None
         if not str(error) and type(error) in _NOT_KEPT:

@@ -149,7 +149,7 @@ async def create(
         except BaseException as error:
             # Nobody else could go on with it.
             if not was_told and said.once is None:
-                await runtime.chunks.abandon(upload.id, error)
+                await runtime.chunks.endings.abandon(upload.id, error)
             raise
     return await _answer(request, upload, status=201)
 

@@ -106,7 +106,7 @@ async def create(request: web.Request) -> web.Response:
         except BaseException as error:
             # Nobody was told its address: nobody could go on with it.
             if said.once is None:
-                await runtime.chunks.abandon(upload.id, error)
+                await runtime.chunks.endings.abandon(upload.id, error)
             raise
     return _created(request, upload)
 

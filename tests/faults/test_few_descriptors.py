@@ -31,16 +31,12 @@ def crowded(server: ServerProcess) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def no_file_more(server: ServerProcess) -> Iterator[None]:
+def no_file_more(
+    server: ServerProcess,
+) -> contextlib.AbstractContextManager[None]:
     """Let the server open nothing that it has not open already."""
-    before = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
     open_now = len(list(Path(f"/proc/{server.pid}/fd").iterdir()))
-    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (open_now, before[1]))
-    try:
-        yield
-    finally:
-        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, before)
+    return watch.limit(server, resource.RLIMIT_NOFILE, open_now)
 
 
 def test_a_crowd_takes_no_descriptor_that_work_needs(

@@ -4,7 +4,8 @@ import contextlib
 import os
 import resource
 import signal
-from collections.abc import Iterator, Mapping
+import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +48,11 @@ def offset(server: ServerProcess, upload: str) -> int:
     return int(answer.headers["upload-offset"])
 
 
-@contextlib.contextmanager
-def files_no_larger_than(server: ServerProcess, size: int) -> Iterator[None]:
+def files_no_larger_than(
+    server: ServerProcess, size: int
+) -> contextlib.AbstractContextManager[None]:
     """Let the server write no file beyond *size*, as a spent quota would."""
-    before = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, before)
+    return watch.limit(server, resource.RLIMIT_FSIZE, size)
 
 
 def test_a_chunk_that_finds_no_room_keeps_what_got_in(
@@ -99,8 +96,9 @@ def tracer(server: ServerProcess) -> int:
 
 
 @pytest.mark.needs("strace")
-def test_a_start_without_room_for_the_database_reads_and_heals(
-    make: Make, evidence: Evidence, tmp_path: Path
+@pytest.mark.parametrize("error", ["ENOSPC", "EROFS"])
+def test_a_start_with_a_database_that_cannot_be_written_reads_and_heals(
+    make: Make, evidence: Evidence, tmp_path: Path, error: str
 ) -> None:
     server = make()
     done = server.upload("done.txt", probe.text(parts=1))
@@ -114,7 +112,7 @@ def test_a_start_without_room_for_the_database_reads_and_heals(
         file.write(DATA[MIB:])
 
     log = tmp_path / "data" / "asyncflow.db-wal"
-    full = "trace=pwrite64", "-e", "inject=pwrite64:error=ENOSPC"
+    full = "trace=pwrite64", "-e", f"inject=pwrite64:error={error}"
     quiet = "-qq", "-o", os.devnull
     again = make(
         wrap=("strace", "-D", "-I1", "-f", *quiet, "-P", str(log), "-e", *full)
@@ -186,3 +184,32 @@ def test_a_full_disk_under_the_database_heals_without_a_restart(
     watch.until(lambda: not evidence.ask("SELECT key FROM trash"))
     assert server.stop() == 0
     evidence.check()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_start_on_a_read_only_disk_is_refused_in_one_line_and_harms_nothing(
+    make: Make, evidence: Evidence, small_disk: Path
+) -> None:
+    server = make(data_dir=small_disk)
+    done = server.upload("done.txt", probe.text(parts=1))
+    server.finished(done)
+    assert server.stop() == 0
+    remount(small_disk, "ro")
+    refused = ServerProcess(data_dir=small_disk)
+    try:
+        refused.spawn()
+        assert refused.wait() == 1
+        last = refused.log().splitlines()[-1]
+        assert last.startswith("Error: ")
+        assert "Read-only file system" in last
+    finally:
+        remount(small_disk, "rw")
+
+    again = make(data_dir=small_disk)
+    assert again.status(done)["status"] == "COMPLETED"
+    assert again.stop() == 0
+    evidence.check()
+
+
+def remount(place: Path, how: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{how}", str(place)], check=True)

@@ -2,9 +2,10 @@
 
 import contextlib
 import os
+import resource
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -80,6 +81,17 @@ def signal_family(server: ServerProcess, number: signal.Signals) -> None:
     """Send a signal to the server and to all that it started."""
     for pid in processes.tree(server.pid):
         os.kill(pid, number)
+
+
+@contextlib.contextmanager
+def limit(server: ServerProcess, what: int, most: int) -> Iterator[None]:
+    """Let the server itself have no more than *most* of a resource (setrlimit(2))."""
+    before = resource.prlimit(server.pid, what)
+    resource.prlimit(server.pid, what, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(server.pid, what, before)
 
 
 def pause(seconds: float) -> None:

@@ -1,6 +1,5 @@
 """Whatever a function does, its attempt ends, says so, and harms nobody else."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -9,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.server_process import FINAL, ServerProcess, serving
+from tests.server_process import ServerProcess, serving
+from tests.tasks.asking import ended, submit, task
 from tests.web.live import failures, healthy_server, metric, until
 
 WORK = Path(__file__).with_name("hostile_work.py")
@@ -21,24 +21,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     shutil.copy(WORK, folder)
     with healthy_server(folder, processors="hostile_work", workers="1") as found:
         yield found
-
-
-def submit(server: ServerProcess, name: str, payload: object = None) -> str:
-    body = json.dumps({"name": name, "payload": payload}).encode()
-    answer = server.request("POST", "/tasks", body)
-    assert answer.status == 202, answer.body
-    return str(answer.json["taskId"])
-
-
-def task(server: ServerProcess, found: str) -> Any:
-    answer = server.request("GET", f"/tasks/{found}")
-    assert answer.status == 200, answer.body
-    return answer.json
-
-
-def ended(server: ServerProcess, found: str) -> Any:
-    until(lambda: task(server, found)["status"] in FINAL)
-    return task(server, found)
 
 
 def admin(server: ServerProcess, path: str) -> Any:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.server_process import FINAL, Answer, ServerProcess, serving
+from tests.server_process import ServerProcess, serving
+from tests.tasks.asking import ended, post, submit, task
 from tests.web.live import code_of, healthy_server, until
 
 WORK = Path(__file__).with_name("work_to_do.py")
@@ -24,30 +25,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     settings = {"processors": "work_to_do", "workers": "2", "attempts": "2"}
     with healthy_server(folder, **settings) as found:
         yield found
-
-
-def post(server: ServerProcess, path: str, said: object, **headers: Any) -> Answer:
-    return server.request("POST", path, json.dumps(said).encode(), **headers)
-
-
-def submit(
-    server: ServerProcess, name: str, payload: object = None, **more: Any
-) -> str:
-    answer = post(server, "/tasks", {"name": name, "payload": payload, **more})
-    assert answer.status == 202, answer.body
-    assert answer.json["statusUrl"] == f"/tasks/{answer.json['taskId']}"
-    return str(answer.json["taskId"])
-
-
-def task(server: ServerProcess, found: str) -> Any:
-    answer = server.request("GET", f"/tasks/{found}")
-    assert answer.status == 200, answer.body
-    return answer.json
-
-
-def ended(server: ServerProcess, found: str) -> Any:
-    until(lambda: task(server, found)["status"] in FINAL)
-    return task(server, found)
 
 
 # ----- what a task gives
