@@ -64,6 +64,11 @@ export class Card {
     this.upload = null;
     this.wantsFile = false;
     this.rate = null;
+    // whether somebody looks at it, or nearly
+    this.isSeen = false;
+    // the run and version of the job whose results are linked
+    this.linked = null;
+    // what of them is shown: a new object each time
     this.shown = null;
     this.chips = new Map();
     this.build();
@@ -74,8 +79,6 @@ export class Card {
     const head = make("div", "head");
     this.picture = make("img", "picture");
     this.picture.alt = "";
-    // hundreds of photos: only those that are looked at are decoded
-    this.picture.loading = "lazy";
     this.picture.decoding = "async";
     this.picture.hidden = true;
     const title = make("div", "title");
@@ -222,20 +225,52 @@ export class Card {
   }
 
   preview() {
-    if (this.picture.src || !this.file || !SHOWN.test(this.file.type)) return;
-    if (this.file.size > MAX_PREVIEW) return;
+    if (!this.isSeen || this.picture.src || !this.file) return;
+    if (!SHOWN.test(this.file.type) || this.file.size > MAX_PREVIEW) return;
     this.show(URL.createObjectURL(this.file));
   }
 
   show(address) {
     const { picture } = this;
-    const before = picture.src;
+    this.hide();
     picture.src = address;
     picture.hidden = false;
-    if (before.startsWith("blob:")) URL.revokeObjectURL(before);
     picture.onerror = () => {
       picture.hidden = true;
     };
+  }
+
+  hide() {
+    const { src } = this.picture;
+    this.picture.hidden = true;
+    this.picture.removeAttribute("src");
+    if (src.startsWith("blob:")) URL.revokeObjectURL(src);
+  }
+
+  // ----- what only a card that somebody looks at holds
+
+  showContents() {
+    this.preview();
+    if (this.linked) this.showResults();
+  }
+
+  letGo() {
+    this.hide();
+    this.results.querySelector(".text")?.remove();
+    this.shown = null;
+  }
+
+  hasFocus() {
+    return this.element.contains(this.element.getRootNode().activeElement);
+  }
+
+  // The job is over: what was needed to send the file and to follow it may go.
+  rest() {
+    const { facts, files, processedFiles, ...job } = this.job;
+    this.job = job;
+    if (this.upload?.state !== "sent") return;
+    this.file = null;
+    this.upload = null;
   }
 
   // ----- the job
@@ -281,8 +316,8 @@ export class Card {
     this.status.textContent = `${state} · ${size(job.fileSize ?? this.bytes)}${soon}`;
     this.complain(job.error ? reason(job.error.detail) : "", job.error?.code);
     this.showSteps();
-    if (over) this.showResults();
-    else this.shown = null;
+    if (over) this.linkResults();
+    else this.linked = null;
     if (!over) this.offer("cancel");
     else if (job.status === "COMPLETED") this.offer("remove", "erase");
     else this.offer(...afterwards(job.error), "erase");
@@ -321,20 +356,32 @@ export class Card {
     this.reasons.replaceChildren(...reasons.map((reason) => make("li", "", reason)));
   }
 
-  async showResults() {
+  linkResults() {
     const { job } = this;
-    const shown = `${job.run}/${job.version}`;
-    if (this.shown === shown) return;
-    this.shown = shown;
+    const linked = `${job.run}/${job.version}`;
+    if (this.linked === linked) return;
+    this.linked = linked;
     this.results.replaceChildren(...(job.accepted ? [this.links(job)] : []));
-    const thumbnail = job.downloadUrls.thumbnail ?? job.downloadUrls.preview;
-    // the results are there without them: a picture or a text more is no failure
-    if (thumbnail) {
-      this.server.picture(thumbnail).then((address) => this.show(address), () => {});
+    if (this.isSeen) this.showResults();
+  }
+
+  // They are there without it: a picture or a text more is no failure.
+  async showResults() {
+    const { linked } = this;
+    if (this.shown?.linked === linked) return;
+    const shown = { linked };
+    this.shown = shown;
+    const { thumbnail, preview, text } = this.job.downloadUrls;
+    const isStill = () => this.shown === shown && this.linked === linked;
+    const picture = thumbnail ?? preview;
+    if (picture) {
+      this.server.picture(picture).then((address) => {
+        if (isStill()) this.show(address);
+        else if (address.startsWith("blob:")) URL.revokeObjectURL(address);
+      }, () => {});
     }
-    const { text } = job.downloadUrls;
     const box = text ? await textBox(this.server, text, this.label).catch(() => null) : null;
-    if (box && this.shown === shown) this.results.append(box);
+    if (box && isStill()) this.results.append(box);
   }
 
   links(job) {

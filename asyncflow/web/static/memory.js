@@ -16,9 +16,9 @@ export class Memory {
   }
 
   // `path` is where the file is in the folder that was chosen, empty without one.
-  static about(file, path) {
+  static about(file, path, key) {
     const { name, size, lastModified: changed } = file;
-    return { key: "", id: null, name, path, size, changed };
+    return { key, id: null, name, path, size, changed };
   }
 
   static matches(known, file) {
@@ -27,30 +27,38 @@ export class Memory {
     );
   }
 
-  // Oldest first. A browser that keeps nothing is like one that has sent nothing.
-  all() {
+  // Newest first. A browser that keeps nothing is like one that has sent nothing.
+  keys() {
     try {
-      return this.keys().map((key) => JSON.parse(localStorage.getItem(key)));
+      return Object.keys(localStorage)
+        .filter((key) => key.startsWith(this.prefix))
+        .sort()
+        .reverse();
     } catch {
       return [];
     }
   }
 
-  // Tells in words what a reload will not know any more, or returns nothing.
-  keep(...several) {
+  // What is kept under a key; another tab may have dropped it.
+  read(key) {
+    return JSON.parse(localStorage.getItem(key));
+  }
+
+  // Tells whether there was room.
+  keep(known) {
     try {
-      for (const known of several) {
-        known.key ||= this.fresh();
-        localStorage.setItem(known.key, JSON.stringify(known));
-      }
-      const old = this.keys().slice(0, -MAX_KEPT);
-      for (const key of old) localStorage.removeItem(key);
-      return old.length > 0
-        ? `This browser remembers the latest ${MAX_KEPT} files. After a reload this list ends there; older files stay on the server.`
-        : "";
+      localStorage.setItem(known.key, JSON.stringify(known));
+      return true;
     } catch {
-      return "This browser has no room to remember these files. After a reload they are not on this list.";
+      return false;
     }
+  }
+
+  // Forgets the oldest of too many; tells how many are left, if any had to go.
+  prune() {
+    const old = this.keys().slice(MAX_KEPT);
+    for (const key of old) localStorage.removeItem(key);
+    return old.length > 0 ? MAX_KEPT : null;
   }
 
   // Keeps what has changed of `known`, unless it was dropped meanwhile.
@@ -71,16 +79,14 @@ export class Memory {
     }
   }
 
-  keys() {
-    return Object.keys(localStorage)
-      .filter((key) => key.startsWith(this.prefix))
-      .sort();
-  }
-
-  fresh() {
-    this.made += 1;
-    const turn = this.made.toString(36).padStart(5, "0");
+  // Keys for files that are chosen at once: a reload puts the first on top.
+  fresh(count) {
+    const at = Date.now().toString(36).padStart(9, "0");
     const tab = Math.random().toString(36).slice(2, 8);
-    return `${this.prefix}${Date.now().toString(36).padStart(9, "0")}${turn}${tab}`;
+    this.made += count;
+    return Array.from({ length: count }, (_none, turn) => {
+      const behind = (this.made - turn).toString(36).padStart(5, "0");
+      return `${this.prefix}${at}${behind}${tab}`;
+    });
   }
 }

@@ -11,12 +11,20 @@ import { Card } from "./card.js";
 import { alone, dropped } from "./drop.js";
 import { Memory } from "./memory.js";
 import { Server } from "./server.js";
+import { Sight } from "./sight.js";
+import { slices } from "./slices.js";
 import { FINAL } from "./states.js";
 import { Upload } from "./upload.js";
 import { Watcher } from "./watch.js";
 import { count, kind, size } from "./words.js";
 
 const AT_ONCE = 3;
+// how often the line for all files is written anew
+const COUNT_MS = 100;
+const FULL =
+  "This browser has no room to remember these files. After a reload they are not on this list.";
+const forgets = (most) =>
+  `This browser remembers the latest ${most} files. After a reload this list ends there; older files stay on the server.`;
 // states that somebody who does not see the page wants to hear of
 const TOLD = new Set(["uploaded", "paused", "refused", "gone", ...FINAL]);
 
@@ -47,8 +55,12 @@ export class Uploader extends HTMLElement {
   #cards;
   #waiting;
   #running;
+  #adding;
+  #restored;
   #watcher;
+  #sight;
   #list;
+  #counting;
   #announcer;
   #summary;
 
@@ -77,9 +89,12 @@ export class Uploader extends HTMLElement {
     this.#cards = new Map();
     this.#waiting = [];
     this.#running = new Set();
+    this.#adding = 0;
+    this.#counting = null;
+    this.#sight = new Sight();
     this.#watcher = new Watcher(this.#server, (job, message) => this.#hear(job, message));
     this.#list = root.querySelector(".cards");
-    this.#announcer = new Announcer(root.querySelector(".live"));
+    this.#announcer = new Announcer(root.querySelector(".live"), () => this.#sum());
     this.#summary = root.querySelector(".summary");
     this.#summary.querySelector("button").addEventListener("click", () => this.#tidy());
     for (const input of root.querySelectorAll("input[type=file]")) {
@@ -89,7 +104,7 @@ export class Uploader extends HTMLElement {
       });
     }
     this.#showLimits(root.querySelector(".limits"));
-    this.#restore();
+    this.#restored = this.#restore();
   }
 
   #listen(signal) {
@@ -114,7 +129,8 @@ export class Uploader extends HTMLElement {
     addEventListener(
       "beforeunload",
       (event) => {
-        if (this.#running.size > 0 || this.#waiting.length > 0) event.preventDefault();
+        const unsent = this.#running.size + this.#waiting.length + this.#adding;
+        if (unsent > 0) event.preventDefault();
       },
       { signal },
     );
@@ -151,13 +167,14 @@ export class Uploader extends HTMLElement {
   }
 
   // What was chosen here before: what is not whole yet asks for its file again.
-  #restore() {
-    for (const known of this.#memory.all()) {
-      const card = this.#open(known, null);
-      if (!known.id) card.askForFile();
-      this.#list.prepend(card.element);
+  async #restore() {
+    const known = (key) => this.#memory.read(key);
+    for await (const some of slices(this.#memory.keys(), known)) {
+      const cards = some.filter(Boolean).map((one) => this.#open(one, null));
+      for (const card of cards) if (!card.known.id) card.askForFile();
+      this.#list.append(...cards.map((card) => card.element));
+      this.#count();
     }
-    this.#count();
   }
 
   #open(known, file) {
@@ -175,6 +192,7 @@ export class Uploader extends HTMLElement {
     card.file = file;
     card.server = this.#server;
     this.#all.add(card);
+    this.#sight.watch(card);
     if (known.id) {
       this.#cards.set(known.id, card);
       this.#watcher.watch(known.id);
@@ -182,38 +200,66 @@ export class Uploader extends HTMLElement {
     return card;
   }
 
-  #add(files) {
+  // Thousands at once are nothing that the page stands still for.
+  async #add(files) {
     if (files.length === 0) return;
-    const fresh = [];
-    for (const { file, path } of files) {
-      const again = this.#unfinished(file, path);
-      if (again) this.#give(again, file);
-      else fresh.push(this.#open(Memory.about(file, path), file));
-    }
-    // a reload puts each above the one before
-    this.#remember(...fresh.map((card) => card.known).reverse());
-    for (const card of fresh) this.#start(card, card.file);
-    this.#list.prepend(...fresh.map((card) => card.element));
+    this.#adding += files.length;
+    await this.#restored;
     const told = files.length === 1 ? files[0].file.name : `${files.length} files`;
     this.#announcer.say(`${told} added.`);
-    this.#count();
-  }
-
-  #remember(...known) {
-    const forgotten = this.shadowRoot.querySelector(".forgotten");
-    const told = this.#memory.keep(...known);
-    if (told) this.#announcer.say(told);
-    forgotten.textContent = told || forgotten.textContent;
-    forgotten.hidden = !forgotten.textContent;
-  }
-
-  // A file that is chosen alone may be any of its name, one from a folder only that one.
-  #unfinished(file, path) {
-    for (const card of this.#all) {
-      const isHere = !path || path === card.known.path;
-      if (card.wantsFile && isHere && Memory.matches(card.known, file)) return card;
+    const wanting = this.#wanting();
+    const keys = this.#memory.fresh(files.length);
+    const here = document.createComment("");
+    this.#list.prepend(here);
+    let isKept = true;
+    const take = ({ file, path }) => {
+      this.#adding -= 1;
+      const key = keys.shift();
+      const again = wanting(file, path);
+      if (again) {
+        this.#give(again, file);
+        return null;
+      }
+      const card = this.#open(Memory.about(file, path, key), file);
+      isKept = this.#memory.keep(card.known) && isKept;
+      return card;
+    };
+    for await (const some of slices(files, take)) {
+      const fresh = some.filter(Boolean);
+      for (const card of fresh) this.#start(card, card.file);
+      here.before(...fresh.map((card) => card.element));
+      this.#count();
     }
-    return null;
+    here.remove();
+    this.#admit(isKept);
+  }
+
+  // Says what a reload will not know any more.
+  #admit(isKept) {
+    const forgotten = this.shadowRoot.querySelector(".forgotten");
+    const most = this.#memory.prune();
+    const told = isKept ? most && forgets(most) : FULL;
+    if (!told) return;
+    this.#announcer.say(told);
+    forgotten.textContent = told;
+    forgotten.hidden = false;
+  }
+
+  // Finds who waits for a file. One that is chosen alone may be any of its name, one
+  // from a folder only that one.
+  #wanting() {
+    const called = ({ name, size }) => `${size} ${name}`;
+    const waiting = new Map();
+    for (const card of this.#all) {
+      if (!card.wantsFile) continue;
+      const those = waiting.get(called(card.known)) ?? [];
+      waiting.set(called(card.known), [...those, card]);
+    }
+    return (file, path) =>
+      waiting.get(called(file))?.find((card) => {
+        const isHere = !path || path === card.known.path;
+        return card.wantsFile && isHere && Memory.matches(card.known, file);
+      });
   }
 
   #give(card, file) {
@@ -286,6 +332,7 @@ export class Uploader extends HTMLElement {
       const options = { detail: card.job, bubbles: true };
       this.dispatchEvent(new CustomEvent("asyncflow-completed", options));
     }
+    if (FINAL.has(card.state)) card.rest();
   }
 
   #changed(card, before) {
@@ -293,28 +340,39 @@ export class Uploader extends HTMLElement {
     this.#count();
     if (!before || !TOLD.has(card.state)) return;
     const why = card.problem.textContent;
-    this.#announcer.say(`${card.label}: ${card.stateText}. ${why}`.trim());
+    this.#announcer.change(`${card.label}: ${card.stateText}. ${why}`.trim());
   }
 
-  // One line for many files.
+  // One line for many files, at most some times a second.
   #count() {
-    const cards = [...this.#all];
-    const done = cards.filter((card) => card.state === "COMPLETED").length;
-    const bad = cards.filter((card) => this.#isOver(card)).length - done;
-    const parts = [count(cards.length, "file", "files"), `${done} done`];
-    if (bad > 0) parts.push(`${bad} failed`);
-    this.#summary.hidden = cards.length < 2;
-    this.#summary.firstChild.textContent = parts.join(" · ");
-    this.#summary.lastChild.hidden = done === 0;
+    this.#counting ??= setTimeout(() => {
+      this.#counting = null;
+      this.#summary.hidden = this.#all.size < 2;
+      this.#summary.firstChild.textContent = this.#sum();
+      this.#summary.lastChild.hidden = this.#done().length === 0;
+    }, COUNT_MS);
+  }
+
+  #done() {
+    return [...this.#all].filter((card) => card.state === "COMPLETED");
+  }
+
+  #sum() {
+    const done = this.#done().length;
+    const over = [...this.#all].filter((card) => this.#isOver(card)).length;
+    const all = this.#all.size + this.#adding;
+    const parts = [count(all, "file", "files"), `${done} done`];
+    if (over > done) parts.push(`${over - done} failed`);
+    return parts.join(" · ");
   }
 
   #isOver(card) {
     return FINAL.has(card.state) || card.state === "refused" || card.state === "gone";
   }
 
-  #tidy() {
-    const done = [...this.#all].filter((card) => card.state === "COMPLETED");
-    for (const card of done) this.#drop(card);
+  async #tidy() {
+    const done = this.#done();
+    for await (const _some of slices(done, (card) => this.#drop(card)));
     this.#focusOn(null);
     this.#announcer.say(`${count(done.length, "file", "files")} removed from the list.`);
   }
@@ -338,7 +396,7 @@ export class Uploader extends HTMLElement {
 
   async #retry(card) {
     if (card.upload?.state === "refused") {
-      this.#remember(card.known);
+      this.#admit(this.#memory.keep(card.known));
       this.#resume(card);
       return;
     }
@@ -366,6 +424,7 @@ export class Uploader extends HTMLElement {
 
   #drop(card) {
     card.element.remove();
+    this.#sight.forget(card);
     this.#all.delete(card);
     this.#memory.drop(card.known);
     this.#release(card.known.id);

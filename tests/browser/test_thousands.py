@@ -1,0 +1,129 @@
+"""The upload page with thousands of files at once: it answers, and it holds little."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, WebSocket, expect
+
+from tests.browser.visitor import Visitor, photo
+
+pytestmark = pytest.mark.needs("chromium")
+
+MANY = 5000
+#: chooses files that are made in the page, and notes how many cards each frame shows
+CHOOSE = """([count, content, type]) => {
+  const root = document.querySelector("asyncflow-uploader").shadowRoot;
+  const input = root.querySelector("input.files");
+  const bytes = Uint8Array.from(atob(content), (one) => one.charCodeAt(0));
+  const chosen = new DataTransfer();
+  for (let n = 0; n < count; n += 1) {
+    const about = { type, lastModified: n };
+    chosen.items.add(new File([bytes], `${n}.${type.split("/")[1]}`, about));
+  }
+  const live = root.querySelector(".live");
+  const cards = root.querySelector(".cards").children;
+  window.said = [];
+  window.frames = [];
+  window.running = new Set();
+  new MutationObserver(() => said.push(live.textContent))
+    .observe(live, { childList: true });
+  const frame = () => {
+    frames.push(cards.length);
+    if (cards.length < count) requestAnimationFrame(frame);
+  };
+  requestAnimationFrame(frame);
+  input.files = chosen.files;
+  input.dispatchEvent(new Event("change"));
+}"""
+
+
+def choose(visitor: Visitor, count: int, content: str, kind: str) -> Locator:
+    """Choose many files at once; return their cards."""
+    visitor.open()
+    visitor.page.evaluate(CHOOSE, [count, content, kind])
+    return visitor.page.locator("li.card")
+
+
+def test_thousands_of_files_are_added_piece_by_piece(visitor: Visitor) -> None:
+    cards = choose(visitor, MANY, "aGVsbG8=", "text/plain")
+    # the page hears keys before all of them are there
+    visitor.page.locator("input.files").focus()
+    visitor.page.keyboard.press("Tab")
+    assert visitor.focus("className") == "folder"
+    expect(cards).to_have_count(MANY)
+    between = {n for n in visitor.page.evaluate("frames") if 0 < n < MANY}
+    assert len(between) > 10
+    expect(visitor.page.locator(".summary")).to_contain_text(f"{MANY} files")
+
+    def told() -> Any:
+        return [one for one in visitor.page.evaluate("said") if "added" in one]
+
+    visitor.until(lambda: bool(told()))
+    assert len(told()) == 1
+    assert told()[0].startswith(f"{MANY} files added.")
+    # files go on their way before the last is on the list; all are remembered
+    expect(visitor.page.locator('li.card[data-state="waiting"]').first).to_be_visible()
+    assert visitor.page.evaluate("Object.keys(localStorage).length") == MANY
+
+    visitor.page.on("dialog", lambda dialog: dialog.accept())
+    visitor.page.reload()
+    expect(cards).to_have_count(MANY)
+    names = cards.locator("h2").all_text_contents()
+    assert names == [f"{n}.plain" for n in range(MANY)]
+
+
+def test_files_that_are_chosen_again_after_a_reload_find_their_cards(
+    visitor: Visitor,
+) -> None:
+    count = 300
+    cards = choose(visitor, count, "aGVsbG8=", "text/plain")
+    expect(cards).to_have_count(count)
+    visitor.page.on("dialog", lambda dialog: dialog.accept())
+    visitor.page.reload()
+    expect(cards).to_have_count(count)
+    # the server has said of each whether it is whole
+    expect(visitor.page.locator("li.card:not([data-state])")).to_have_count(0)
+    visitor.page.evaluate(CHOOSE, [count, "aGVsbG8=", "text/plain"])
+    unsent = visitor.page.locator('li.card[data-state="UPLOADING"]')
+    expect(unsent).to_have_count(0)
+    # only what was whole before the reload has a second card now
+    assert cards.count() < 2 * count
+
+
+def test_only_cards_that_are_looked_at_hold_pictures(
+    visitor: Visitor, tmp_path: Path
+) -> None:
+    count, held = 300, 50
+    data = photo(tmp_path / "one.jpg", size=(64, 64)).read_bytes()
+    visitor.open()
+    encoded = visitor.page.evaluate(
+        "(bytes) => btoa(String.fromCharCode(...bytes))", list(data)
+    )
+    cards = choose(visitor, count, encoded, "image/jpeg")
+    expect(cards).to_have_count(count)
+    pictures = visitor.page.locator("li.card img[src]")
+    expect(cards.first.locator("img[src]")).to_be_visible()
+    assert pictures.count() < held
+    for n in range(0, count, 5):
+        cards.nth(n).scroll_into_view_if_needed()
+        expect(cards.nth(n).locator("img[src]")).to_be_visible()
+    assert pictures.count() < 2 * held
+    cards.first.scroll_into_view_if_needed()
+    expect(cards.first.locator("img[src]")).to_be_visible()
+
+
+def test_no_connection_stays_open_for_files_that_are_done(
+    visitor: Visitor, tmp_path: Path
+) -> None:
+    sockets: list[WebSocket] = []
+
+    def opened(socket: WebSocket) -> None:
+        sockets.append(socket)
+
+    visitor.page.on("websocket", opened)
+    visitor.open()
+    visitor.give(*(photo(tmp_path / f"{n}.jpg", size=(64, 64)) for n in range(5)))
+    expect(visitor.page.locator('li.card[data-state="COMPLETED"]')).to_have_count(5)
+    visitor.until(lambda: all(one.is_closed() for one in sockets))
+    assert sockets
