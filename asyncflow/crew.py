@@ -4,7 +4,7 @@ Theory of operation
 -------------------
 A `Hand` is one process with a folder of its own, from its start to its death; it is
 never repaired, only replaced. An `Attempt` is one run on it. Everything that can end a
-run (the worker's answer, its death, the clock, the memory budget, the pool's closing)
+run (the worker's report, its death, the clock, the memory budget, the pool's closing)
 calls `Attempt.end`; the first one counts. The task that waits for the run sleeps on
 `Attempt.news`, which also wakes it for progress and finished derivatives.
 """
@@ -20,7 +20,9 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+import msgspec
 
 from asyncflow import parcels, processes, worker
 from asyncflow.nursery import Nursery
@@ -40,8 +42,7 @@ MAX_ANNOUNCED: Final = 256
 class End(enum.Enum):
     """What ended a run."""
 
-    ANSWERED = "answered"
-    SILENT = "silent"
+    REPORTED = "reported"
     DIED = "died"
     TIMEOUT = "timeout"
     MEMORY = "memory"
@@ -52,13 +53,15 @@ class End(enum.Enum):
 class Attempt:
     """One run on one worker, as the waiting task sees it."""
 
-    __slots__ = ("_loop", "_news", "announced", "ended", "percent", "token")
+    __slots__ = ("_loop", "_news", "announced", "ended", "percent", "report", "token")
 
     def __init__(self, token: int, loop: asyncio.AbstractEventLoop) -> None:
         self.token = token
         self.percent: float | None = None
         self.announced: collections.deque[parcels.Listed] = collections.deque()
         self.ended: End | None = None
+        #: what the worker reported at its end
+        self.report = b""
         self._loop = loop
         self._news: asyncio.Future[None] | None = None
 
@@ -71,6 +74,9 @@ class Attempt:
         # what is not heard here is listed again in the worker's report
         if message.made is not None and len(self.announced) < MAX_ANNOUNCED:
             self.announced.append(message.made)
+        if isinstance(message.report, msgspec.Raw) and self.ended is None:
+            self.report = bytes(message.report)
+            self.ended = End.REPORTED
         self._wake()
 
     def end(self, how: End) -> None:
@@ -113,6 +119,8 @@ class Hand:
         self.is_met = False
         #: the module that it loads now
         self.loading = ""
+        #: what it can do; empty until it has greeted
+        self.greeting = b""
         self.peak_rss = self.peak_mapped = 0
         self._loop = asyncio.get_running_loop()
         self.started_at = self._loop.time()
@@ -131,6 +139,8 @@ class Hand:
         except BaseException:
             self._ear.close()
             self.prints.close()
+            with contextlib.suppress(OSError):
+                parcels.remove(folder)
             raise
         self._loop.add_reader(self._ear, self._listen)
 
@@ -159,14 +169,14 @@ class Hand:
         )
         executor, context = nursery.hire(worker.begin, setup)
         self._release = context.release
-        greeting = executor.submit(worker.ready)
+        life = executor.submit(worker.serve)
         context.results.drop_writer()
         context.on_exit(self._tell(self._on_exit))
         self.pid = context.pid
         self.pidfd = processes.open_pidfd(self.pid)
         if self.pidfd is not None:
             self._loop.add_reader(self.pidfd, self._on_death)
-        greeting.add_done_callback(self._tell(self._on_greeting))
+        life.add_done_callback(self._tell(self._on_leave))
         return executor
 
     def _tell(self, call: Callable[..., None]) -> Callable[..., None]:
@@ -178,16 +188,14 @@ class Hand:
 
         return told
 
-    def begin(self, attempt: Attempt, *order: Any) -> None:
+    def begin(self, attempt: Attempt, order: bytes) -> None:
         """Give the worker an order; its end will be the attempt's."""
         self.attempt = attempt
         self.peak_rss = self.peak_mapped = 0
         try:
-            future = self._executor.submit(worker.attend, attempt.token, *order)
-        except RuntimeError:  # BrokenProcessPool: it died unnoticed
+            self._ear.send(order)
+        except OSError:  # it died unnoticed, or does not listen
             attempt.end(End.DIED)
-            return
-        future.add_done_callback(self._tell(self._on_answer))
 
     def sample(self, orphans: list[int], *, max_bytes: int) -> None:
         """Measure the worker and what it started; end the run that has too much."""
@@ -253,30 +261,29 @@ class Hand:
                 self._loop.remove_reader(self._ear)
                 return
             message = parcels.decode_message(data)
-            if message is not None and message.loading is not None:
-                self.loading = message.loading
-            elif message is not None and self.attempt is not None:
-                self.attempt.hear(message)
+            if message is not None:
+                self._hear(message)
         self._loop.remove_reader(self._ear)
         self._loop.call_later(_PAUSE_S, self._listen_again)
+
+    def _hear(self, message: parcels.Message) -> None:
+        if message.token != worker.NO_RUN:
+            if self.attempt is not None:
+                self.attempt.hear(message)
+        elif message.loading is not None:
+            self.loading = message.loading
+        elif isinstance(message.report, msgspec.Raw) and not self.greeted.done():
+            self.greeting = bytes(message.report)
+            self.greeted.set_result(True)
 
     def _listen_again(self) -> None:
         if not self.gone:
             self._loop.add_reader(self._ear, self._listen)
 
-    def _on_greeting(self, future: Future[int]) -> None:
-        self._hear_the_rest()
-        if not self.greeted.done():
-            self.greeted.set_result(not future.cancelled() and not future.exception())
-
-    def _on_answer(self, future: Future[int]) -> None:
-        if self.attempt is None or future.cancelled():
-            return
-        if future.exception() is not None:
-            self.attempt.end(End.DIED)
-            return
-        reported = future.result() == worker.REPORTED
-        self.attempt.end(End.ANSWERED if reported else End.SILENT)
+    def _on_leave(self, _life: Future[int]) -> None:
+        """See that the worker takes no more orders, whether it lives or not."""
+        if not self.gone:
+            self._on_death()
 
     def _hear_the_rest(self) -> None:
         """Read what a worker may have said just before it died."""

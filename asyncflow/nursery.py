@@ -9,8 +9,9 @@ environment (no secrets; one thread per library), never sees the program's `__ma
 (an unguarded script would run again in each worker), and sends workers no `sys.argv`.
 
 A worker that a file has taken over could write anything into the pipe on which its
-executor expects pickled results, and unpickling is code execution. `ResultPipe` lets
-one small int through and calls everything else a broken worker.
+executor expects pickled results, and unpickling is code execution. So nothing is read
+from there: `ResultPipe` calls every result a broken worker. Orders and reports have a
+socket of their own (`crew`).
 
 Rules
 -----
@@ -27,16 +28,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import _ResultItem
 from multiprocessing import context, forkserver, popen_forkserver, reduction, util
 from multiprocessing.connection import Connection
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from asyncflow import forkside
 from asyncflow.errors import StartError
 
-#: larger than any pickled small int, far below what could hurt the server
-_MAX_RESULT_BYTES: Final = 1024
 #: what workers may know of the server's environment
 _KEPT: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH")
 _SET: Final = {
@@ -79,27 +77,12 @@ def _scrubbed() -> Iterator[None]:
         os.environ.update(before)
 
 
-class _IntReader(Connection):
+class _DeafReader(Connection):
     """The server's end of a result pipe."""
 
-    def recv(self) -> _ResultItem:
-        """Return the next result, rebuilt from its two ints. Raise on anything else."""
-        item = _Picky(io.BytesIO(self.recv_bytes(_MAX_RESULT_BYTES))).load()
-        if (
-            type(item) is not _ResultItem
-            or type(item.work_id) is not int
-            or type(item.result) is not int
-            or item.exception is not None
-        ):
-            raise pickle.UnpicklingError("a worker may answer with one int only")
-        return _ResultItem(item.work_id, result=item.result)
-
-
-class _Picky(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == (_ResultItem.__module__, "_ResultItem"):
-            return _ResultItem
-        raise pickle.UnpicklingError("a worker may answer with one int only")
+    def recv(self) -> NoReturn:
+        """Refuse whatever there is; the executor takes the worker for broken then."""
+        raise pickle.UnpicklingError("a worker has nothing to say here")
 
 
 class ResultPipe:
@@ -107,7 +90,7 @@ class ResultPipe:
 
     def __init__(self) -> None:
         reader, writer = os.pipe()
-        self._reader: Connection = _IntReader(reader, writable=False)
+        self._reader: Connection = _DeafReader(reader, writable=False)
         self._writer: Connection = Connection(writer, readable=False)
 
     def __getstate__(self) -> Connection:

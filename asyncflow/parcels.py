@@ -55,13 +55,15 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker says while it runs."""
+    """What a worker says."""
 
     token: int
     percent: float | None = None
     made: Listed | None = None
     #: the module that it begins to load; "" when all are loaded
     loading: str | None = None
+    #: how its run has ended, or what it can do; `worker.IN_FILE`: see the slot's folder
+    report: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,8 +164,21 @@ def _reflink(source: Path, target: Path) -> bool:
     return False
 
 
-def read_report(slot: Path) -> bytes:
-    """Return what the worker wrote at the end of a run. Raise BadOutput if unfit."""
+def give_order(slot: Path, order: bytes) -> bytes:
+    """Return the message that gives *order* to a worker; a long one goes into a file.
+
+    Raise OSError if there is no room for it.
+    """
+    if len(order) <= worker.MAX_MESSAGE_BYTES:
+        return order
+    (slot / "in" / worker.ORDER).write_bytes(order)
+    return worker.IN_FILE
+
+
+def read_report(slot: Path, said: bytes) -> bytes:
+    """Return the report that a worker *said* there is. Raise BadOutput if unfit."""
+    if said != worker.IN_FILE:
+        return said
     fd, size = open_output(slot, worker.REPORT)
     try:
         if size > reports.MAX_BYTES:
@@ -287,7 +302,7 @@ def _unlock(at: int, name: str) -> None:
 
 def decode_message(data: bytes) -> Message | None:
     """Return what a worker said, or None for noise."""
-    if is_too_deep(data, outside=reports.OUTSIDE):
+    if is_too_deep(data, outside=reports.OUTSIDE + 1):
         return None
     try:
         return msgspec.json.decode(data, type=Message)

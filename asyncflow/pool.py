@@ -395,7 +395,9 @@ class Pool:
             died = f"the worker process died ({await hand.end(_EXIT_S)})"
             raise unfit(hand.loading, died)
         try:
-            greeting = parcels.decode_greeting(parcels.read_report(hand.folder))
+            greeting = parcels.decode_greeting(
+                parcels.read_report(hand.folder, hand.greeting)
+            )
         except parcels.BadOutput as error:
             raise unfit("", str(error)) from None
         parcels.clear(hand.folder)
@@ -447,26 +449,26 @@ class Pool:
         if card is None:
             detail = f"there is no processor called {order.processor!r}"
             return plain(Verdict.SKIPPED, "missing_tool", detail)
+        self._serial += 1
+        attempt = Attempt(self._serial, asyncio.get_running_loop())
+        run = Run(hand, attempt, card, on_progress, on_derivative)
         try:
             source = order.source
             if source is not None and not parcels.bring(
                 source, hand.folder, link=self._link
             ):
                 await asyncio.to_thread(parcels.copy, source, hand.folder)
+            message = run.prepare(order)
         except OSError as error:
             self._replace(slot)
             why = f"the file could not be given to a worker: {error.strerror}"
             return plain(Verdict.ERROR, "error", why)
-        self._serial += 1
-        attempt = Attempt(self._serial, asyncio.get_running_loop())
-        run = Run(hand, attempt, card, on_progress, on_derivative)
-        outcome = await self._bounded(run, order)
+        outcome = await self._bounded(run, message, order.wall_s or card.wall_s)
         self._tidy(slot, hand, outcome)
         return outcome
 
-    async def _bounded(self, run: Run, order: Order) -> Outcome:
+    async def _bounded(self, run: Run, order: bytes, wall_s: float) -> Outcome:
         """Let *run* go its way within its wall time."""
-        wall_s = order.wall_s or run.card.wall_s
         loop = asyncio.get_running_loop()
         began, clock = loop.time(), loop.call_later(wall_s, run.stop, End.TIMEOUT)
         try:

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import structlog
 
 from asyncflow import parcels
@@ -55,8 +56,8 @@ class Run:
         self._on_derivative = on_derivative
         self._published: dict[str, parcels.Listed] = {}
 
-    def begin(self, order: Order) -> None:
-        """Give the worker the order."""
+    def prepare(self, order: Order) -> bytes:
+        """Return what gives the worker the order. Raise OSError for lack of room."""
         about = {
             "file_name": order.file_name,
             "media_type": order.media_type,
@@ -67,7 +68,16 @@ class Run:
             "attempt": order.attempt,
             "tenant": order.tenant,
         }
-        self._hand.begin(self._attempt, order.processor, about)
+        said = {
+            "token": self._attempt.token,
+            "processor": order.processor,
+            "about": about,
+        }
+        return parcels.give_order(self._hand.folder, msgspec.json.encode(said))
+
+    def begin(self, order: bytes) -> None:
+        """Give the worker the prepared order."""
+        self._hand.begin(self._attempt, order)
 
     def stop(self, why: End) -> None:
         """Kill the worker unless it has finished."""
@@ -85,8 +95,8 @@ class Run:
     async def _outcome(self, budget: int, wall_s: float) -> Outcome:
         try:
             ended = await self._follow()
-            if ended is End.ANSWERED:
-                data = parcels.read_report(self._hand.folder)
+            if ended is End.REPORTED:
+                data = parcels.read_report(self._hand.folder, self._attempt.report)
                 report = parcels.decode_report(data, self._attempt.token)
                 return await self._conclude(report)
         except parcels.BadOutput as error:
@@ -111,8 +121,6 @@ class Run:
                 )
             case End.CLOSED:
                 return plain(Verdict.INTERRUPTED, "interrupted")
-            case End.SILENT:
-                return plain(Verdict.ERROR, "error", cause="no report was written")
             case _:
                 return await self._died(budget)
 

@@ -3,12 +3,12 @@
 Theory of operation
 -------------------
 `begin` is the executor's initializer: it ties the process to its parent, limits it
-and remembers its slot. `ready` loads the processors and confines the process; without
-that, it takes no order. `attend` runs one processor. All that a run has to say goes
-into `out/result.json`; the executor carries one small int and no exception ever
-crosses. Progress and finished derivatives are announced on a non-blocking socket; an
-announcement that does not fit is dropped, since `result.json` lists every derivative
-again.
+and remembers its slot. `serve` is the executor's only call: it loads the processors and
+confines the process; then it takes orders, one at a time, until the server hangs up.
+Orders and what a run has to say are messages of JSON on one socket; what is too long
+for a message lies in the slot's folder instead. No pickle and no exception ever comes
+back. Progress and finished derivatives are announced only if there is room on the
+socket: the report lists every derivative again.
 
 Rules
 -----
@@ -45,10 +45,15 @@ BUILTIN: Final = (
 )
 REPORT: Final = "result.json"
 SOURCE: Final = "source"
-#: what `ready` and `attend` answer
-REPORTED: Final = 0
-SILENT: Final = 1
-MAX_MESSAGE_BYTES: Final = 8 << 10
+ORDER: Final = "order.json"
+#: the token of what a worker says before its first run
+NO_RUN: Final = 0
+#: what is longer lies in a file; only on Linux does a socket take long messages
+MAX_MESSAGE_BYTES: Final = 8 << 10 if sys.platform == "linux" else 1 << 10
+#: leaves room for what stands around a report
+_MAX_REPORT_BYTES: Final = MAX_MESSAGE_BYTES - 64
+#: instead of an order, or a report: it lies in a file
+IN_FILE: Final = b"null"
 #: at most 20 progress messages a second; the server tells clients less often still
 _PROGRESS_EVERY_S: Final = 0.05
 
@@ -91,7 +96,25 @@ class _Desk:
         data = json.dumps(message).encode()
         if len(data) <= MAX_MESSAGE_BYTES:
             with contextlib.suppress(OSError):
-                self.voice.send(data)
+                self.voice.send(data, socket.MSG_DONTWAIT)
+
+    def report(self, token: int, report: Mapping[str, object]) -> None:
+        """Tell the server how something ended, and wait until it can be told.
+
+        Raise OSError if there is no room for a long report.
+        """
+        data = reports.encode(report)
+        if len(data) > _MAX_REPORT_BYTES:
+            _write(self.out / REPORT, data)
+            data = IN_FILE
+        self.voice.send(b'{"token":%d,"report":%b}' % (token, data))
+
+    def orders(self) -> Iterator[dict[str, Any]]:
+        """Yield what the server wants done, until it hangs up."""
+        while data := self.voice.recv(MAX_MESSAGE_BYTES):
+            if data == IN_FILE:
+                data = (self.source / ORDER).read_bytes()
+            yield json.loads(data)
 
 
 _desks: list[_Desk] = []
@@ -105,7 +128,7 @@ def begin(setup: Setup) -> None:
     sandbox.die_with_parent(setup.parent_pid)
     sandbox.limit_resources(max_file_bytes=setup.max_file_bytes)
     os.nice(setup.nice)
-    setup.voice.settimeout(0)
+    setup.voice.settimeout(None)
     print_into(Path(setup.folder))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -116,25 +139,45 @@ def begin(setup: Setup) -> None:
     _desks.append(desk)
 
 
-def ready() -> int:
-    """Load the processors, confine this process, and report what it can do."""
+def serve() -> int:
+    """Report what this process can do, then do what it is told."""
     (desk,) = _desks
+    desk.report(NO_RUN, _greeting(desk))
+    for order in desk.orders():
+        if not desk.is_confined:
+            break
+        _attend(desk, **order)
+    return 0
+
+
+def _attend(
+    desk: _Desk, token: int, processor: str, about: Mapping[str, object]
+) -> None:
+    """Run *processor* on what the slot and *about* hold, and report how that ended."""
+    report = _Run(desk, token).go(processor, about)
+    try:
+        desk.report(token, report)
+    except OSError as error:
+        desk.report(token, {"token": token, **reports.of_error(error)})
+
+
+def _greeting(desk: _Desk) -> dict[str, object]:
+    """Load the processors and confine this process; return what it can do."""
     try:
         _load(desk)
         abi = sandbox.confine(source=desk.source, out=desk.out, code=_code_folders())
         filtered = syscalls.forbid()
         desk.is_confined = True
-        found = {"abi": abi, "filtered": filtered}
-        report = {
-            **found,
+        return {
+            "abi": abi,
+            "filtered": filtered,
             "processors": [_card(one) for one in base.REGISTRY.values()],
             "wrong": [wrong for ask in desk.setup.asks for wrong in _refused(ask)],
         }
     except CannotLoad as bad:
-        report = {"module": bad.module, "error": bad.why, "trace": bad.trace}
+        return {"module": bad.module, "error": bad.why, "trace": bad.trace}
     except BaseException as error:  # noqa: BLE001 -- the boundary: nothing may cross but a report
-        report = {"error": cause_of(error), "trace": trace_of(error)}
-    return _write(desk, report)
+        return {"error": cause_of(error), "trace": trace_of(error)}
 
 
 def _refused(ask: Ask) -> Iterator[str]:
@@ -151,18 +194,6 @@ def _load(desk: _Desk) -> None:
         desk.say({"token": 0, "loading": module})
         load(module)
     desk.say({"token": 0, "loading": ""})
-
-
-def attend(token: int, processor: str, about: Mapping[str, Any]) -> int:
-    """Run *processor* on what the slot and *about* hold, and report how that ended."""
-    (desk,) = _desks
-    if not desk.is_confined:
-        return SILENT
-    run = _Run(desk, token)
-    try:
-        return _write(desk, run.go(processor, about))
-    except BaseException:  # noqa: BLE001 -- the boundary: no exception object may cross
-        return SILENT
 
 
 class _Run:
@@ -247,11 +278,9 @@ class _Run:
         self._desk.say({"token": self._token, "percent": float(percent)})
 
 
-def _write(desk: _Desk, report: Mapping[str, object]) -> int:
-    """Write *report* where the server looks for it."""
-    data = reports.encode(report)
+def _write(path: Path, data: bytes) -> None:
+    """Write *data* to a new file at *path*, whatever is there."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    path = desk.out / REPORT
     try:
         handle = os.open(path, flags, 0o600)
     except FileExistsError:  # the processor wrote a file of this name
@@ -259,7 +288,6 @@ def _write(desk: _Desk, report: Mapping[str, object]) -> int:
         handle = os.open(path, flags, 0o600)
     with open(handle, "wb", buffering=0) as file:  # noqa: PTH123 -- a descriptor
         file.write(data)
-    return REPORTED
 
 
 def _card(known: base.Processor) -> dict[str, object]:

@@ -240,7 +240,7 @@ def _until(server: Server, name: str, count: int) -> None:
     while _done(server, name) < count:
         if time.monotonic() > end:
             raise RuntimeError(f"{name}: not {count} steps after {_PATIENCE_S} s")
-        time.sleep(0.02)
+        time.sleep(0.1)
 
 
 def _done(server: Server, name: str) -> int:

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable  # noqa: TC003 -- needed by a local annotation
 from pathlib import Path
+from typing import Any
 
 from asyncflow.errors import BadFile, Skip, TryLater
 from asyncflow.processors.base import Derivative, Result, Work, processor
@@ -219,19 +220,33 @@ def forges(work: Work) -> Result:
         os.mkfifo(path)
     elif text != "none":
         path.write_text(str(text))
-    _answer(0)
+    _speak(str(text) if work.options["in_a_message"] else "null")
     return Result()
+
+
+def _frame_with(name: str) -> dict[str, Any]:
+    """Return the variables of the function below us that has one called *name*."""
+    frame = sys._getframe()  # noqa: SLF001 -- this is a break-in
+    while name not in frame.f_locals:
+        assert frame.f_back is not None
+        frame = frame.f_back
+    return frame.f_locals
+
+
+def _speak(report: str) -> None:
+    """Report through the worker's voice, as a taken-over worker could."""
+    found = _frame_with("desk")
+    text = f'{{"token": {found["token"]}, "report": {report}}}'
+    found["desk"].voice.send(text.encode())
+    time.sleep(1000)
 
 
 def _answer(result: object) -> None:
     """Answer through the executor's own pipe, as a taken-over worker could."""
-    frame = sys._getframe()  # noqa: SLF001 -- this is a break-in
-    while "result_queue" not in frame.f_locals:
-        assert frame.f_back is not None
-        frame = frame.f_back
-    item = frame.f_locals["call_item"]
+    found = _frame_with("result_queue")
+    item = found["call_item"]
     kind = vars(sys.modules["concurrent.futures.process"])["_ResultItem"]
-    frame.f_locals["result_queue"].put(kind(item.work_id, result=result))
+    found["result_queue"].put(kind(item.work_id, result=result))
     time.sleep(1000)
 
 
@@ -241,8 +256,8 @@ class Payload:
 
 
 @processor("pickles", accepts=ANY)
-def pickles(_work: Work) -> Result:
-    _answer(Payload())
+def pickles(work: Work) -> Result:
+    _answer(Payload() if work.options["payload"] else 0)
     return Result()
 
 
@@ -254,7 +269,7 @@ def floods(work: Work) -> Result:
     while time.monotonic() < until:
         for data in (message, b"\xff{", b"[" * 4000):
             with contextlib.suppress(OSError):
-                voice.send(data)
+                voice.send(data, socket.MSG_DONTWAIT)
     work.progress(77)
     work.publish(listed(work, "late"))
     return Result()

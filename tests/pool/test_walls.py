@@ -215,13 +215,41 @@ async def test_a_derivative_that_changes_while_it_is_read_is_refused(
     ],
 )
 async def test_a_forged_report_is_refused(crew: Crew, report: str) -> None:
-    outcome = await crew.run("forges", report=report)
+    outcome = await crew.run("forges", report=report, in_a_message=False)
     assert (outcome.verdict, outcome.code) == (Verdict.BAD_OUTPUT, "bad_output")
     await at_full_strength(crew)
 
 
-async def test_a_pickle_from_a_worker_is_never_opened(crew: Crew) -> None:
-    outcome = await crew.run("pickles")
+@pytest.mark.parametrize(
+    "report",
+    [
+        "[]",
+        "7",
+        '{"token": 0, "verdict": "done"}',
+        '{"token": "1", "verdict": "done"}',
+        '{"token": 1, "verdict": "interrupted"}',
+    ],
+)
+async def test_a_report_forged_in_a_message_is_refused(crew: Crew, report: str) -> None:
+    outcome = await crew.run("forges", report=report, in_a_message=True)
+    assert (outcome.verdict, outcome.code) == (Verdict.BAD_OUTPUT, "bad_output")
+    await at_full_strength(crew)
+
+
+async def test_a_worker_that_says_only_noise_at_its_end_runs_into_its_time(
+    crew: Crew,
+) -> None:
+    noise = "[" * 4000
+    outcome = await crew.run("forges", report=noise, in_a_message=True, wall_s=0.5)
+    assert (outcome.verdict, outcome.code) == (Verdict.ERROR, "timeout")
+    await at_full_strength(crew)
+
+
+@pytest.mark.parametrize("payload", [True, False])
+async def test_nothing_that_a_worker_pickles_is_opened(
+    crew: Crew, *, payload: bool
+) -> None:
+    outcome = await crew.run("pickles", payload=payload)
     assert (outcome.verdict, outcome.code) == (Verdict.LOST, "crashed")
     assert "pwned" not in {
         path.name for path in (crew.source.parent / "slots").iterdir()
