@@ -36,9 +36,7 @@ BEATS_PER_LEASE = 6
 AGAIN_S = 0.5
 #: how much work is claimed before its time
 AHEAD_S = 0.05
-MOST_AHEAD = 16
-#: attempts that tell whether steps are short
-LATEST = 64
+MOST_AHEAD = 32
 #: how long a step waits for a full disk
 NO_ROOM_S = 5.0
 
@@ -78,8 +76,8 @@ class Dispatcher:
         self._rings = 0
         self._draining = False
         self._tasks: list[asyncio.Task[None]] = []
-        #: how long the latest attempts took, in seconds
-        self._latest_s: deque[float] = deque(maxlen=LATEST)
+        #: when the latest attempts were over, and how long they took, in seconds
+        self._latest: deque[tuple[float, float]] = deque(maxlen=MOST_AHEAD)
 
     @property
     def running(self) -> int:
@@ -125,9 +123,9 @@ class Dispatcher:
     async def _dispatch(self) -> None:
         while True:
             self._wake.clear()
-            wants, wait_s = self._wants()
-            room = self._capacity() + self._ahead() - len(self._running)
-            if room <= 0 or not wants:
+            room = self._room()
+            wants, wait_s = self._wants() if room > 0 else ({}, None)
+            if not wants:
                 await self._woken(wait_s)
                 continue
             rings = self._rings
@@ -143,15 +141,27 @@ class Dispatcher:
                     name for name, most in wants.items() if found[name] < most
                 }
 
+    def _room(self) -> int:
+        """Return how many steps may be claimed now; several at once if they are short.
+
+        A claim that would only add a few to those that wait already can itself wait.
+        """
+        places, ahead, ours = self._capacity(), self._ahead(), len(self._running)
+        if ours > places + ahead // 2:
+            return 0
+        return places + ahead - ours
+
     def _ahead(self) -> int:
         """Return how many steps are claimed before there is a place for them.
 
-        One, so that nobody waits for a claim. While all the latest steps were very
-        short, so many that a claim costs little beside them: a long one among them
-        would hold up whose turn comes meanwhile.
+        One, so that nobody waits for a claim. While all the latest steps were short,
+        what is done in a moment, so that a claim costs little beside them: a long one
+        among them would hold up whose turn comes meanwhile.
         """
-        longest = max(self._latest_s, default=AHEAD_S)
-        return min(MOST_AHEAD, max(1, int(AHEAD_S / max(longest, 1e-4))))
+        since = self._engine.clock.mono_s() - AHEAD_S
+        if any(seconds > 2 * AHEAD_S for _, seconds in self._latest):
+            return 1
+        return max(1, sum(over > since for over, _ in self._latest))
 
     def _wants(self) -> tuple[dict[str, int], float | None]:
         """Return how many steps of whom may begin, and when a rate will allow more."""
@@ -169,6 +179,9 @@ class Dispatcher:
         return {n: m for n, m in allowed.items() if m > 0}, min(waits, default=None)
 
     async def _woken(self, wait_s: float | None) -> None:
+        if wait_s is None:
+            await self._wake.wait()
+            return
         with suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 await self._wake.wait()
@@ -252,8 +265,9 @@ class Dispatcher:
         except Exception as error:  # the supervisor of a step: it must end somehow
             log.exception("step.failed_in_server")
             ended = self._ended_by(error)
-        seconds = self._engine.clock.mono_s() - began
-        self._latest_s.append(seconds)
+        now = self._engine.clock.mono_s()
+        seconds = now - began
+        self._latest.append((now, seconds))
         try:
             state = await self._settle(claimed, ended, seconds)
         except Exception as error:  # what cannot be stored must not hold the step
@@ -270,8 +284,11 @@ class Dispatcher:
     async def _settle(
         self, claimed: Claimed, ended: Ended, seconds: float
     ) -> StepState | None:
+        # while others wait for a place, nobody waits for this
+        patient = len(self._running) > self._capacity()
         return await insist(
-            lambda: self._engine.settle(claimed, ended, seconds), claimed
+            lambda: self._engine.settle(claimed, ended, seconds, patient=patient),
+            claimed,
         )
 
     def _ended_by(self, error: Exception) -> Ended:

@@ -51,6 +51,7 @@ from asyncflow.jobs import (
     PlanEntry,
     StepState,
     Subscription,
+    Verdict,
 )
 from asyncflow.logs import hidden
 from asyncflow.pipelines import Pipelines
@@ -284,24 +285,27 @@ class Engine:
         return await self._db.publish(claimed.step_id, claimed.token, made, now)
 
     async def settle(
-        self, claimed: Claimed, ended: Ended, seconds: float
+        self, claimed: Claimed, ended: Ended, seconds: float, *, patient: bool = False
     ) -> StepState | None:
         """Store how an attempt ended; None: the step is no longer ours.
 
-        What it says of a failure is stored without secrets, as it is in the log.
+        What it says of a failure is stored without secrets, as it is in the log. If
+        *patient*, that may wait a moment for other writes.
         """
-        ended = replace(
-            ended,
-            detail=hidden(ended.detail),
-            cause=hidden(ended.cause),
-            trace=hidden(ended.trace),
-        )
+        if ended.verdict is not Verdict.DONE:
+            ended = replace(
+                ended,
+                detail=hidden(ended.detail),
+                cause=hidden(ended.cause),
+                trace=hidden(ended.trace),
+            )
         state = await self._db.settle(
             claimed.step_id,
             claimed.token,
             ended,
             limits=self.limits,
             now=self.clock.now(),
+            patient=patient,
         )
         if state is not None:
             self.on_attempt(claimed, ended, seconds)

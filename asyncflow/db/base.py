@@ -451,9 +451,19 @@ class Database(Oversight, Protocol):
         ...
 
     async def settle(
-        self, step_id: int, token: int, ended: Ended, *, limits: Limits, now: int
+        self,
+        step_id: int,
+        token: int,
+        ended: Ended,
+        *,
+        limits: Limits,
+        now: int,
+        patient: bool = False,
     ) -> StepState | None:
-        """Store how an attempt ended and all that follows; None: the token is stale."""
+        """Store how an attempt ended and all that follows; None: the token is stale.
+
+        If *patient*, that may wait a moment for other writes.
+        """
         ...
 
     async def recover(self, *, limits: Limits, now: int) -> int:

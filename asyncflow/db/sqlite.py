@@ -290,7 +290,14 @@ class SqliteDatabase:
         return change is not None
 
     async def settle(
-        self, step_id: int, token: int, ended: Ended, *, limits: Limits, now: int
+        self,
+        step_id: int,
+        token: int,
+        ended: Ended,
+        *,
+        limits: Limits,
+        now: int,
+        patient: bool = False,
     ) -> StepState | None:
         """Store how an attempt ended and all that follows; None: stale token."""
 
@@ -298,7 +305,9 @@ class SqliteDatabase:
             return work.settle(db, step_id, token, ended, limits=limits, now=now)
 
         settled = await self._writer.write(
-            end, after=lambda r: self._tell(None if r is None else r[1])
+            end,
+            after=lambda r: self._tell(None if r is None else r[1]),
+            patient=patient,
         )
         return None if settled is None else settled[0]
 

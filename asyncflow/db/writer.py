@@ -4,8 +4,11 @@ Theory of operation
 -------------------
 Callers queue operations; one thread takes whatever has queued while the last batch
 was being committed and runs it as one transaction with a savepoint for each item. An
-item that fails rolls back to its savepoint and harms nobody. There is no timer: an
-idle writer commits a lone item at once, a busy one commits hundreds together.
+item that fails rolls back to its savepoint and harms nobody. An idle writer commits a
+lone item at once, a busy one commits hundreds together.
+
+A commit costs far more than an item. So an item for which nobody waits may be patient:
+it goes with the next one that is not, or after `PATIENCE_S`.
 
 Rules
 -----
@@ -44,6 +47,8 @@ T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
 
 MAX_BATCH = 256
+#: how long a patient item waits for others
+PATIENCE_S = 0.005
 MAX_QUEUED = 20_000
 
 
@@ -98,6 +103,9 @@ class GroupWriter:
         self._queue: deque[_Item] = deque()
         self._bulk: deque[_Item] = deque()
         self._running: asyncio.Task[None] | None = None
+        #: somebody in a queue is not patient, or not any more
+        self._hurry = False
+        self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         #: why writing does not work just now; None: it does
         self.trouble: str | None = None
@@ -110,8 +118,11 @@ class GroupWriter:
         *,
         after: Callable[[T], None] | None = None,
         bulk: bool = False,
+        patient: bool = False,
     ) -> T:
         """Run *operation* in the next batch; return its result once it is committed.
+
+        A *patient* one may wait a moment for others.
 
         Raises:
             DatabaseUnavailable: too many writes are waiting, or writing fails.
@@ -124,17 +135,27 @@ class GroupWriter:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         item = _Item(operation=operation, after=after, future=future)
         (self._bulk if bulk else self._queue).append(item)
+        if not patient or len(self._queue) >= MAX_BATCH:
+            self._begin()
+        elif self._timer is None:
+            self._timer = future.get_loop().call_later(PATIENCE_S, self._begin)
+        return await asyncio.shield(future)
+
+    def _begin(self) -> None:
+        self._hurry = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._running is None:
             # a batch is of many requests: its log lines are not one request's
             self._running = asyncio.create_task(
                 self._drain(), name="db-writer", context=contextvars.Context()
             )
-        return await asyncio.shield(future)
 
     async def _drain(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            while self._queue or self._bulk:
+            while self._hurry:
                 batch = self._take()
                 began = time.perf_counter()
                 results, trouble = await loop.run_in_executor(
@@ -149,6 +170,7 @@ class GroupWriter:
         batch = [self._queue.popleft() for _ in range(count)]
         if self._bulk:
             batch.append(self._bulk.popleft())
+        self._hurry = bool(self._queue or self._bulk)
         return batch
 
     def _tell(
@@ -243,6 +265,8 @@ class GroupWriter:
     async def close(self) -> None:
         """Commit what is queued, checkpoint, close the connection."""
         self._closed = True
+        if self._queue:
+            self._begin()
         while self._running is not None:
             await asyncio.wait([self._running])
         loop = asyncio.get_running_loop()

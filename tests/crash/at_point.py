@@ -101,9 +101,11 @@ def cancel_during_settle(bomb: Bomb) -> None:
     """Cancel the job while its step is settled, then go off."""
     real = Engine.settle
 
-    async def instead(self: Any, claimed: Any, ended: Any, seconds: float) -> Any:
+    async def instead(
+        self: Any, claimed: Any, ended: Any, seconds: float, *, patient: bool = False
+    ) -> Any:
         if claimed.gate:
-            return await real(self, claimed, ended, seconds)
+            return await real(self, claimed, ended, seconds, patient=patient)
         both = await asyncio.gather(
             self.cancel(claimed.job_id), real(self, claimed, ended, seconds)
         )

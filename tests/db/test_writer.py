@@ -182,7 +182,7 @@ async def test_a_file_that_cannot_be_opened_is_tried_with_each_batch(
     room: Room,
 ) -> None:
     room.broken = True
-    for _ in range(2):
+    for which in "ab":
         with pytest.raises(DatabaseUnavailable):
             await room.writer.write(note("lost"))
     room.broken = False
@@ -253,6 +253,37 @@ async def test_a_listener_that_raises_stops_nobody(tmp_path: Path) -> None:
     assert await writer.write(note("one"), after=raises) == "one"
     assert await writer.write(note("two")) == "two"
     await writer.close()
+
+
+async def test_patient_items_go_with_the_next_one_that_is_not(room: Room) -> None:
+    tasks = [
+        asyncio.create_task(room.writer.write(note(f"n{n}"), patient=True))
+        for n in range(3)
+    ]
+    await started(*tasks)
+    await room.writer.write(note("now"))
+    assert [task.result() for task in tasks] == ["n0", "n1", "n2"]
+    assert [batch.items for batch in room.batches] == [4]
+    await room.writer.close()
+
+
+async def test_patient_items_wait_for_each_other_and_for_nothing_else(
+    room: Room,
+) -> None:
+    for which in "ab":
+        await asyncio.gather(
+            *(room.writer.write(note(f"{which}{n}"), patient=True) for n in range(3))
+        )
+    assert [batch.items for batch in room.batches] == [3, 3]
+    await room.writer.close()
+
+
+async def test_closing_commits_what_is_patient(room: Room) -> None:
+    task = asyncio.create_task(room.writer.write(note("n"), patient=True))
+    await started(task)
+    await room.writer.close()
+    assert await task == "n"
+    assert room.notes() == ["n"]
 
 
 async def test_bulk_work_waits_behind_interactive_work_one_item_a_batch(
