@@ -103,7 +103,8 @@ def retry(db: sqlite3.Connection, pid: str, now: int) -> tuple[int, Change]:
     if not reopened:
         raise JobNotRetryable("every step of the job succeeded")
     track = Tracker(db, job["id"], pid)
-    track.steps += [step for step, _consumer, _gate in reopened]
+    for step, _consumer, _gate in reopened:
+        track.touch(step)
     track.ring |= {consumer for _step, consumer, _gate in reopened}
     gates = sum(gate for _step, _consumer, gate in reopened)
     count_steps(track, len(reopened), gates)
@@ -142,7 +143,7 @@ def retry_step(db: sqlite3.Connection, step: int, now: int) -> Change:
     track.ring.add(row["consumer"])
     run = row["run"]
     if not detached:
-        track.steps.append(step)
+        track.touch(step)
         run = row["job_run"]
         if state.is_final:
             args = {"job": row["job_id"]}
@@ -170,7 +171,7 @@ def cancel_step(db: sqlite3.Connection, step: int, now: int) -> Change:
     db.execute(SQL["cancel_step"], {"step": step, "now": now})
     track.stop.append((step, row["token"]))
     if not detached:
-        track.steps.append(step)
+        track.touch(step)
         kind = events.of_step(row["consumer"], StepState.CANCELLED)
         write_event(track, row["run"], kind, (), now=now)
         count_steps(track, -1, 0)

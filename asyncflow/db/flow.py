@@ -29,6 +29,7 @@ from asyncflow.jobs import (
     StepState,
     Verdict,
 )
+from asyncflow.views import StepView
 
 SQL = load("steps.sql", "jobs.sql", "uploads.sql")
 
@@ -46,12 +47,19 @@ class Tracker:
     def __init__(self, db: sqlite3.Connection, job: int, pid: str) -> None:
         self.db, self.job, self.pid = db, job, pid
         self.terminal: str | None = None
-        self.steps: list[int] = []
+        #: what people see of the steps that have changed; None: not read yet
+        self._steps: dict[int, StepView | None] = {}
+        #: the job's row once its run is over
+        self.closed: sqlite3.Row | None = None
         self.ring: set[str] = set()
         self.due: list[tuple[str, float]] = []
         self.stop: list[tuple[int, int]] = []
         self.died: list[tuple[str, Verdict]] = []
         self.trash = False
+
+    def touch(self, step: int, view: StepView | None = None) -> None:
+        """Note that *step* has changed; *view* is how it is now."""
+        self._steps[step] = view
 
     def throw_away(self, key: str, *, is_prefix: bool) -> None:
         """Hand bytes to the janitor."""
@@ -61,11 +69,10 @@ class Tracker:
 
     def change(self) -> Change:
         """Bump the job's version and return what changed."""
-        row = self.db.execute(SQL["touch_job"], {"job": self.job}).fetchone()
-        seen = [
-            step_view(*self.db.execute(SQL["step_view"], {"step": step}).fetchone())
-            for step in dict.fromkeys(self.steps)
-        ]
+        row = self.closed
+        if row is None:
+            row = self.db.execute(SQL["touch_job"], {"job": self.job}).fetchone()
+        seen = [view or self._view(step) for step, view in self._steps.items()]
         return Change(
             job_id=self.pid,
             version=row["version"],
@@ -79,6 +86,9 @@ class Tracker:
             died=tuple(self.died),
             trash=self.trash,
         )
+
+    def _view(self, step: int) -> StepView:
+        return step_view(*self.db.execute(SQL["step_view"], {"step": step}).fetchone())
 
 
 def write_event(
@@ -128,7 +138,7 @@ def _open_step(track: Tracker, seq: int, entry: PlanEntry, run: int, now: int) -
         track.db.execute(SQL["cause_again"], {**args, "step": step})
     else:
         return False
-    track.steps.append(step)
+    track.touch(step)
     track.ring.add(entry.consumer)
     return True
 
@@ -173,11 +183,10 @@ def give_up_files(track: Tracker, step: int, token: int) -> None:
     track.throw_away(prefix, is_prefix=True)
 
 
-def count_steps(track: Tracker, steps: int, gates: int) -> tuple[int, int]:
-    """Add to the job's open steps and gates; return how many of each are open."""
+def count_steps(track: Tracker, steps: int, gates: int) -> None:
+    """Add to the job's open steps and gates."""
     counts = {"job": track.job, "open": steps, "gates": gates}
-    row = track.db.execute(SQL["add_open"], counts).fetchone()
-    return row["open"], row["gates"]
+    track.db.execute(SQL["add_open"], counts)
 
 
 def pass_gates(track: Tracker, run: int, plan: Iterable[PlanEntry], now: int) -> int:
@@ -226,7 +235,7 @@ def close(
         SQL["cancel_steps"], {"job": track.job, "now": now}
     ).fetchall():
         held = token - 1
-        track.steps.append(step)
+        track.touch(step)
         track.stop.append((step, held))
         give_up_files(track, step, held)
     write_end(track, run, state, error, now)
@@ -240,7 +249,7 @@ def write_end(
     now: int,
 ) -> None:
     """Write the job's final state and the run's terminal event."""
-    track.db.execute(
+    track.closed = track.db.execute(
         SQL["close_job"],
         {
             "job": track.job,
@@ -248,6 +257,6 @@ def write_end(
             "now": now,
             "error": None if error is None else to_json(error),
         },
-    )
+    ).fetchone()
     track.terminal = TERMINAL_EVENTS[state]
     write_event(track, run, track.terminal, (), now=now, data=error)

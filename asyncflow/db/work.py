@@ -9,7 +9,7 @@ import sqlite3
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -37,6 +37,9 @@ from asyncflow.jobs import (
     StepState,
     Verdict,
 )
+
+#: where the columns of a `step_view` begin in a claimed step's row
+VIEW_AFTER: Final = 7
 
 
 def claim(db: sqlite3.Connection, demand: Demand) -> tuple[list[Claimed], list[Change]]:
@@ -137,13 +140,12 @@ def _claim_one(
     )
     if claimed.detached:
         return claimed, None, row["turn"]
-    view = step_view(*db.execute(SQL["step_view"], {"step": step}).fetchone())
     change = Change(
         job_id=job["pid"],
         version=job["version"],
         kind=kind,
         state=JobState(job["state"]),
-        steps=(view,),
+        steps=(step_view(*row[VIEW_AFTER:]),),
     )
     return claimed, change, row["turn"]
 
@@ -158,7 +160,7 @@ def publish(
     track = Tracker(db, row["job_id"], row["pid"])
     if not _store(track, row, token, made, now, replaces=False):
         raise NameTaken(f"another step of this job already made {made.name!r}")
-    track.steps.append(step)
+    track.touch(step)
     return track.change()
 
 
@@ -215,7 +217,6 @@ def settle(
     if row["detached"]:
         return _settle_replay(track, row, token, ended, limits, now)
     state = _end_attempt(track, row, token, ended, limits, now)
-    track.steps.append(step)
     _after_step(track, row, state, ended, now)
     return state, track.change()
 
@@ -272,7 +273,7 @@ def _end_attempt(
     error = None
     if ended.verdict is not Verdict.DONE and ended.code:
         error = to_json({"code": ended.code, "detail": ended.detail})
-    track.db.execute(
+    shown = track.db.execute(
         SQL["step_ended"],
         {
             "step": row["id"],
@@ -284,7 +285,9 @@ def _end_attempt(
             "finished": now if over else None,
             "error": error,
         },
-    )
+    ).fetchone()
+    if not row["detached"]:
+        track.touch(row["id"], step_view(*shown))
     if state is StepState.RETRYING:
         track.due.append((row["consumer"], following.delay_s))
     if state is StepState.READY:
@@ -375,11 +378,13 @@ def _finish_step(
         follows = events.of_step(row["consumer"], StepState.DONE)
         plan = [dataclasses.replace(e, on=kind) if e.on == follows else e for e in plan]
     caused, gates = write_event(track, run, kind, plan, now=now)
-    still, open_gates = count_steps(track, caused - 1, gates - gate)
-    if gate and open_gates == 0:
+    still = row["open"] + caused - 1
+    if gate and row["gates"] + gates == 1:
         still += pass_gates(track, run, plan, now)
     if still == 0:
         end_run(track, run, now)
+    else:
+        count_steps(track, caused - 1, gates - gate)
 
 
 def beat(

@@ -182,7 +182,7 @@ async def test_a_file_that_cannot_be_opened_is_tried_with_each_batch(
     room: Room,
 ) -> None:
     room.broken = True
-    for which in "ab":
+    for _ in range(2):
         with pytest.raises(DatabaseUnavailable):
             await room.writer.write(note("lost"))
     room.broken = False

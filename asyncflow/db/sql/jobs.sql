@@ -6,8 +6,7 @@ WHERE pid = :pid AND is_part = 0;
 SELECT id, pid, kind, state, run, open, gates, version, plan FROM job WHERE id = :job;
 
 -- name: add_open
-UPDATE job SET open = open + :open, gates = gates + :gates WHERE id = :job
-RETURNING open, gates;
+UPDATE job SET open = open + :open, gates = gates + :gates WHERE id = :job;
 
 -- name: touch_job
 UPDATE job SET version = version + 1 WHERE id = :job RETURNING version, kind, state;
@@ -22,7 +21,7 @@ UPDATE job SET accepted = :now WHERE id = :job AND accepted IS NULL;
 
 -- name: close_job
 UPDATE job SET state = :state, open = 0, gates = 0, finished = :now, error = :error,
-  version = version + 1 WHERE id = :job RETURNING version;
+  version = version + 1 WHERE id = :job RETURNING version, kind, state;
 
 -- name: reopen_job
 UPDATE job SET state = 'PROCESSING', run = run + 1, finished = NULL, error = NULL,

@@ -49,7 +49,9 @@ ORDER BY priority, turn, id LIMIT :limit;
 UPDATE step SET state = 'running', token = token + 1, lease_until = :lease_until,
   worker = :worker, started = :now, finished = NULL
 WHERE id = :step
-RETURNING job_id, token, consumer, tenant, gate, detached, options, turn;
+RETURNING job_id, token, tenant, gate, detached, options, turn,
+  consumer, state, attempts + lost AS failures, required, error, started, finished,
+  run_at;
 
 -- name: claim_job
 UPDATE job SET state = 'PROCESSING', started = coalesce(started, :now),
@@ -109,7 +111,9 @@ WHERE s.id = :step AND s.token = :token AND s.state = 'running';
 -- name: step_ended
 UPDATE step SET state = :state, attempts = :attempts, lost = :lost,
   interrupted = :interrupted, lease_until = NULL, run_at = :run_at, finished = :finished,
-  error = :error WHERE id = :step;
+  error = :error WHERE id = :step
+RETURNING consumer, state, attempts + lost AS failures, required, error, started,
+  finished, run_at;
 
 -- name: insert_attempt
 INSERT INTO attempt(step_id, run, verdict, code, detail, worker, started, finished)
