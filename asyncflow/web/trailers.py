@@ -22,6 +22,8 @@ from asyncflow.errors import ClientError, HeadTooLarge, MalformedRequest
 TRAILER_BYTES: Final = 8192
 
 _FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\x20-\x7e\x80-\xff\t]*)\r\n")
+# `int` alone would take signs, underscores and 0x as well
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?\r\n")
 _NO_FIELDS: Final = CIMultiDictProxy(CIMultiDict[str]())
 
 
@@ -89,12 +91,12 @@ class ChunkedBody:
 
     def _begin_chunk(self) -> None:
         line, self._line = self._line, b""
-        try:
-            size = int(line.partition(b";")[0], 16)
-        except ValueError:
+        found = _SIZE.match(line)
+        if found is None:
             # the parser will say so
             self._is_lost = True
             return
+        size = int(found[1], 16)
         self._in_trailers = size == 0
         # its end of line, too
         self._skip = size + 2 if size else 0

@@ -2,6 +2,8 @@
 
 import asyncio
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -275,6 +277,29 @@ async def test_patient_items_wait_for_each_other_and_for_nothing_else(
             *(room.writer.write(note(f"{which}{n}"), patient=True) for n in range(3))
         )
     assert [batch.items for batch in room.batches] == [3, 3]
+    await room.writer.close()
+
+
+async def test_the_log_survives_who_looks_in_after_a_commit_has_failed(
+    room: Room,
+) -> None:
+    look = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); "
+    look += "print(db.execute('SELECT count(*) FROM note').fetchone()[0])"
+
+    def others_see() -> int:
+        command = [sys.executable, "-c", look, str(room.path)]
+        return int(subprocess.check_output(command, timeout=30))
+
+    with closing(sqlite3.connect(room.path)) as reader:
+        await room.writer.write(note("before"))
+        reader.execute("SELECT * FROM note").fetchall()
+        with pytest.raises(OutcomeUnknown):
+            await room.writer.write(orphan)
+        await room.writer.write(note("after"))
+        assert others_see() == 2
+
+        await room.writer.write(note("acknowledged"))
+        assert others_see() == 3
     await room.writer.close()
 
 
