@@ -320,3 +320,17 @@ def test_rubbish_is_survived_without_a_fault_of_ours(
             break
     assert server.request("GET", "/livez").status == 200
     assert failures(server) == []
+
+
+@pytest.mark.parametrize("size", ["-6", "-2", "+6", "0x6", "1_0", " 6", "", "g", "-0"])
+def test_a_chunk_whose_size_is_no_number_is_refused_and_freezes_nothing(
+    server: ServerProcess, size: str
+) -> None:
+    before = kept(server)
+    with Line(server) as line:
+        line.head("PUT", "/upload/a.txt", ("Transfer-Encoding", "chunked"))
+        line.send(f"{size}\r\nX".encode())
+        answer = line.answer()
+    assert (answer.status, code_of(answer)) == (400, "malformed_request")
+    assert server.request("GET", "/livez").status == 200
+    until(lambda: kept(server) == before)
