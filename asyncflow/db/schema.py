@@ -1,4 +1,12 @@
-"""Opens the file of the database for writing, and brings its schema up to date."""
+"""Opens the file of the database for writing, and brings its schema up to date.
+
+Rules
+-----
+- While the database is open, nothing in this process opens its file but SQLite: whoever
+  closes any descriptor of a file gives up all locks that the process has on it (POSIX
+  says so), and the next program that looks at the database then deletes the log that
+  we still write.
+"""
 
 import contextlib
 import os
@@ -25,7 +33,10 @@ PRAGMA mmap_size=0;
 def connect(path: Path) -> sqlite3.Connection:
     """Return a writing connection to *path*, created if absent."""
     # SQLite gives its log the mode of the file, and the file that of the umask.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    with contextlib.suppress(FileExistsError):
+        os.close(
+            os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        )
     connection = sqlite3.connect(
         path, isolation_level=None, check_same_thread=False, cached_statements=256
     )
@@ -54,11 +65,12 @@ def migrate(path: Path, scripts: Sequence[str]) -> None:
             f"{path} has schema {at}, this asyncflow knows {len(scripts)}: "
             "install the version that wrote it, or a newer one"
         )
+    if 0 < at < len(scripts):
+        with contextlib.closing(connect(path)) as before:
+            before.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        _copy(path, path.with_name(f"{path.name}.before-{at + 1}"))
     connection = connect(path)
     try:
-        if 0 < at < len(scripts):
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            _copy(path, path.with_name(f"{path.name}.before-{at + 1}"))
         # a table that others refer to may be built anew
         connection.execute("PRAGMA foreign_keys=OFF")
         for number, script in enumerate(scripts[at:], start=at + 1):
