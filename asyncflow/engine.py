@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import msgspec
 import structlog
@@ -490,11 +491,15 @@ class Engine:
         """Give one dead step another chance. Raise StepNotFound, StepNotRetryable."""
         await self._db.retry_step(step_id, self.clock.now())
 
-    async def retry_dead(self, consumer: str) -> int:
-        """Give every dead step of a consumer another chance; return how many."""
+    async def retry_dead(self, consumer: str, *, refused: bool = False) -> int:
+        """Give every dead letter of a consumer another chance; return how many.
+
+        Files that it has *refused* end the same way, unless a limit was raised.
+        """
         self.subscription(consumer)
         after = count = 0
-        while portion := await self._db.dead_steps(consumer, after, PORTION):
+        pages = partial(self._db.dead_steps, consumer, limit=PORTION, refused=refused)
+        while portion := await pages(after=after):
             for step_id in portion:
                 with suppress(StepNotFound, StepNotRetryable, JobNotRetryable):
                     await self.retry_step(step_id)

@@ -35,12 +35,15 @@ MOST_ENDS: Final = 100_000
 FAULTS: Final = frozenset({Verdict.BAD_OUTPUT, Verdict.ERROR, Verdict.LOST})
 #: reasons that cost a worker process its life
 LOST_WORKER: Final = frozenset({"crashed", "out_of_memory", "timeout"})
+#: a dead step whose file is at fault: not a state of its own, but a number
+REFUSED: Final = "refused"
 QUEUED: Final = (
     StepState.WAITING,
     StepState.READY,
     StepState.RUNNING,
     StepState.RETRYING,
     StepState.DEAD,
+    REFUSED,
 )
 
 
@@ -90,6 +93,8 @@ class Gauges:
         self._fill_level = fill_level / 100.0
         self._trouble, self._checks = trouble, checks
         self._sockets, self._strays = sockets, strays
+        #: files that consumers have refused, and what was dead when they were counted
+        self._refusals: tuple[Mapping[str, int], Mapping[str, int]] | None = None
         self._lags: deque[float] = deque([0.0], maxlen=LAGS_KEPT)
         #: (when, whether it failed, whether a worker died) of the latest attempts
         self._ends: deque[tuple[float, bool, bool]] = deque(maxlen=MOST_ENDS)
@@ -129,6 +134,8 @@ class Gauges:
 
     def changed(self, change: Change) -> None:
         """Count a committed change."""
+        if change.died:
+            self._refusals = None
         for consumer, verdict in change.died:
             # a file that is refused is its owner's matter: nobody has to mend anything
             if verdict is not Verdict.BAD_FILE or _is_bad_task(verdict, change.kind):
@@ -151,6 +158,23 @@ class Gauges:
     def loop_lag_s(self) -> float:
         """The worst lag of the last ten seconds."""
         return max(self._lags)
+
+    async def tallies(self) -> Mapping[tuple[str, str], int]:
+        """Return how many steps each consumer has in each state.
+
+        Refusals of files are told apart from the dead letters, as `refused`.
+        """
+        found = dict(await self._db.tallies())
+        dead = {
+            name: n for (name, state), n in found.items() if state == StepState.DEAD
+        }
+        # counting them is a walk through all that is dead
+        if self._refusals is None or self._refusals[1] != dead:
+            self._refusals = (await self._db.refusals(), dead)
+        for name, refused in self._refusals[0].items():
+            found[name, REFUSED] = refused
+            found[name, StepState.DEAD] = dead.get(name, 0) - refused
+        return {key: n for key, n in found.items() if n > 0}
 
     async def measure(self) -> None:
         """Set every gauge."""
@@ -181,7 +205,7 @@ class Gauges:
 
     async def _measure_queues(self) -> None:
         metrics, engine = self._metrics, self._engine
-        tallies = await self._db.tallies()
+        tallies = await self.tallies()
         offsets = await self._db.log_offsets()
         now = engine.clock.now()
         for name in [one.entry.consumer for one in engine.subscriptions]:

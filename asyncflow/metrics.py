@@ -113,7 +113,7 @@ SPECS: Mapping[str, Spec] = {
     "queue_length": Spec(
         name="asyncflow_queue_length",
         kind="gauge",
-        help="Steps that are not over, by consumer and state.",
+        help="Steps that are not done, by consumer and state, refused files apart.",
         labels=(
             "consumer",
             "state",

@@ -12,7 +12,18 @@ from asyncflow.cli.terminal import clean
 from asyncflow.client import Consumer
 from asyncflow.notation import parse_seconds
 
-HEAD = ("NAME", "WAITING", "OLDEST", "RUNNING", "AGAIN", "DONE", "DEAD", "LAG", "/MIN")
+HEAD = (
+    "NAME",
+    "WAITING",
+    "OLDEST",
+    "RUNNING",
+    "AGAIN",
+    "DONE",
+    "DEAD",
+    "REFUSED",
+    "LAG",
+    "/MIN",
+)
 
 
 class Moment(click.ParamType[datetime]):
@@ -48,7 +59,7 @@ class Moment(click.ParamType[datetime]):
 
 
 class Switched(msgspec.Struct, frozen=True, kw_only=True):
-    """A consumer that was paused, or goes on."""
+    """A consumer, or a tenant, that was paused, or goes on."""
 
     name: str
     paused: bool
@@ -108,6 +119,7 @@ def _row(one: Consumer) -> tuple[str, ...]:
         str(steps("retrying", 0)),
         str(steps("done", 0)),
         str(steps("dead", 0)),
+        str(steps("refused", 0)),
         str(one.lag),
         f"{one.per_minute:g}",
     )
@@ -116,6 +128,12 @@ def _row(one: Consumer) -> tuple[str, ...]:
 _names = click.argument(
     "names", nargs=-1, required=True, metavar="NAME…", shell_complete=consumer_names
 )
+_tenants = click.option(
+    "--tenant",
+    "of_tenants",
+    is_flag=True,
+    help="The names are those of tenants; - is all that belongs to none.",
+)
 _switch_output = output_options(
     json="Print a JSON line per consumer.", quiet="Print nothing but errors."
 )
@@ -123,33 +141,57 @@ _switch_output = output_options(
 
 @click.command()
 @_names
+@_tenants
 @_switch_output
 @server_options
 def pause(
-    names: tuple[str, ...], *, as_json: bool, quiet: bool, url: str, token: str | None
+    names: tuple[str, ...],
+    *,
+    of_tenants: bool,
+    as_json: bool,
+    quiet: bool,
+    url: str,
+    token: str | None,
 ) -> int:
     """Let consumers begin no more steps, also after a restart of the server."""
     output = Output(as_json=as_json, quiet=quiet)
-    return _switch(server_at(url, token), names, output, on=True)
+    server = server_at(url, token)
+    return _switch(server, names, output, on=True, of_tenants=of_tenants)
 
 
 @click.command()
 @_names
+@_tenants
 @_switch_output
 @server_options
 def resume(
-    names: tuple[str, ...], *, as_json: bool, quiet: bool, url: str, token: str | None
+    names: tuple[str, ...],
+    *,
+    of_tenants: bool,
+    as_json: bool,
+    quiet: bool,
+    url: str,
+    token: str | None,
 ) -> int:
     """Let paused consumers go on."""
     output = Output(as_json=as_json, quiet=quiet)
-    return _switch(server_at(url, token), names, output, on=False)
+    server = server_at(url, token)
+    return _switch(server, names, output, on=False, of_tenants=of_tenants)
 
 
-def _switch(server: Server, names: tuple[str, ...], output: Output, *, on: bool) -> int:
+def _switch(
+    server: Server,
+    names: tuple[str, ...],
+    output: Output,
+    *,
+    on: bool,
+    of_tenants: bool,
+) -> int:
     async def each() -> None:
         async with server.client() as client:
+            switch = client.pause_tenant if of_tenants else client.pause
             for name in names:
-                await client.pause(name, on=on)
+                await switch(name, on=on)
                 text = f"{clean(name)}  {'paused' if on else 'goes on'}"
                 output.tell(Switched(name=name, paused=on), text)
 

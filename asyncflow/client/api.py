@@ -277,6 +277,16 @@ class Client:
         reference = f"admin/consumers/{quote(consumer, safe='')}/{action}"
         await self._session.fetch("POST", reference, Consumers)
 
+    async def pause_tenant(self, tenant: str, *, on: bool = True) -> None:
+        """Let no step of a tenant begin, or let them again; needs the token.
+
+        The tenant `-` is all that belongs to none.
+        """
+        action = "pause" if on else "resume"
+        reference = f"admin/tenants/{quote(tenant, safe='')}/{action}"
+        async with self._session.request("POST", reference):
+            pass
+
     async def replay(self, consumer: str, since: datetime) -> int:
         """Give a consumer every event since *since* once more; return how many steps.
 

@@ -182,6 +182,10 @@ class SyncClient:
         """Let a consumer begin no more steps, or let it go on; needs the token."""
         self._run(self._client.pause(consumer, on=on))
 
+    def pause_tenant(self, tenant: str, *, on: bool = True) -> None:
+        """Let no step of a tenant begin, or let them again; `-` is no tenant."""
+        self._run(self._client.pause_tenant(tenant, on=on))
+
     def replay(self, consumer: str, since: datetime) -> int:
         """Give a consumer every event since *since* once more; needs the token."""
         return self._run(self._client.replay(consumer, since))

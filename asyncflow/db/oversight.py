@@ -53,14 +53,23 @@ class Oversight(Protocol):
         """Give one dead step another chance. Raise StepNotFound, StepNotRetryable."""
         ...
 
-    async def dead_steps(self, consumer: str, after: int, limit: int) -> Sequence[int]:
-        """Return a page of a consumer's dead steps, oldest first."""
+    async def dead_steps(
+        self, consumer: str, after: int, limit: int, *, refused: bool
+    ) -> Sequence[int]:
+        """Return a page of a consumer's dead steps, oldest first.
+
+        Either those whose file was *refused* by their last attempt, or the others.
+        """
         ...
 
     async def dead_letters(
-        self, consumer: str, *, before: int | None, limit: int
+        self, consumer: str, *, before: int | None, limit: int, refused: bool
     ) -> Sequence[DeadView]:
-        """Return a page of a consumer's dead letters, newest first."""
+        """Return a page of what `dead_steps` names, newest first."""
+        ...
+
+    async def refusals(self) -> Mapping[str, int]:
+        """Return how many of each consumer's dead steps are refusals of a file."""
         ...
 
     async def running_steps(self, limit: int) -> Sequence[RunningView]:

@@ -419,17 +419,25 @@ class SqliteDatabase:
         """Give one dead step another chance."""
         await self._change(lambda db: control.retry_step(db, step_id, now))
 
-    async def dead_steps(self, consumer: str, after: int, limit: int) -> Sequence[int]:
+    async def dead_steps(
+        self, consumer: str, after: int, limit: int, *, refused: bool
+    ) -> Sequence[int]:
         """Return a page of a consumer's dead steps, oldest first."""
         args = {"consumer": consumer, "after": after, "limit": limit}
+        args["refused"] = refused
         return [row["id"] for row in await self._rows("dead_steps", args)]
 
     async def dead_letters(
-        self, consumer: str, *, before: int | None, limit: int
+        self, consumer: str, *, before: int | None, limit: int, refused: bool
     ) -> Sequence[DeadView]:
-        """Return a page of a consumer's dead letters, newest first."""
+        """Return a page of what `dead_steps` names, newest first."""
         args = {"consumer": consumer, "before": before or sys.maxsize, "limit": limit}
+        args["refused"] = refused
         return [rows.dead_letter(r) for r in await self._rows("dead_letters", args)]
+
+    async def refusals(self) -> Mapping[str, int]:
+        """Return how many of each consumer's dead steps are refusals of a file."""
+        return {row["consumer"]: row["n"] for row in await self._rows("refusals", {})}
 
     async def running_steps(self, limit: int) -> Sequence[RunningView]:
         """Return the steps that run now, oldest first."""

@@ -270,7 +270,9 @@ class ControlObligations:
         image, text = await world.claim("image", "text")
         await world.end(image, Verdict.BAD_FILE, "damaged")
         await world.end(text, Verdict.BAD_FILE, "damaged")
-        (letter,) = await world.db.dead_letters("image", before=None, limit=10)
+        (letter,) = await world.db.dead_letters(
+            "image", before=None, limit=10, refused=True
+        )
         assert (letter.step, letter.job_id, letter.failures) == ("image", job, 1)
         assert letter.error is not None
         assert letter.error.code == "damaged"
@@ -285,7 +287,38 @@ class ControlObligations:
         await world.done(await world.take("image"))
         # the other required step is as dead as before
         assert world.terminals(job) == ["job.failed", "job.failed"]
-        assert await world.db.dead_steps("image", 0, 10) == []
+        assert await world.db.dead_steps("image", 0, 10, refused=True) == []
+
+    async def test_files_that_are_refused_are_told_apart_from_dead_letters(
+        self, world: World
+    ) -> None:
+        await world.register(IMAGE, REPORT)
+        for verdict in (Verdict.BAD_FILE, Verdict.BAD_OUTPUT):
+            await world.past_gate(IMAGE)
+            await world.end(await world.take("image"), verdict)
+        await world.submit(REPORT)
+        await world.end(await world.take("report"), Verdict.BAD_FILE)
+
+        async def dead(consumer: str, *, refused: bool) -> list[int]:
+            found = await world.db.dead_steps(consumer, 0, 10, refused=refused)
+            letters = await world.db.dead_letters(
+                consumer, before=None, limit=10, refused=refused
+            )
+            assert [one.step_id for one in letters] == list(found)[::-1]
+            return list(found)
+
+        (refused,) = await dead("image", refused=True)
+        (died,) = await dead("image", refused=False)
+        assert refused < died
+        # an application has given what a function refuses: somebody has to look at it
+        assert len(await dead("report", refused=False)) == 1
+        assert await dead("report", refused=True) == []
+        assert await world.db.refusals() == {"image": 1}
+
+        await world.db.retry_step(refused, world.now)
+        assert await world.db.refusals() == {}
+        await world.end(await world.take("image"), Verdict.BAD_OUTPUT)
+        assert await dead("image", refused=False) == [refused, died]
 
     async def test_a_step_that_died_in_a_running_job_joins_it_again(
         self, world: World
@@ -293,7 +326,7 @@ class ControlObligations:
         job = await world.past_gate(IMAGE, TEXT)
         image, text = await world.claim("image", "text")
         await world.end(text, Verdict.BAD_FILE)
-        (dead,) = await world.db.dead_steps("text", 0, 10)
+        (dead,) = await world.db.dead_steps("text", 0, 10, refused=True)
 
         await world.db.retry_step(dead, world.now)
         await world.done(image)
@@ -309,7 +342,7 @@ class ControlObligations:
         job = await world.accepted(GATE, SCAN)
         identify, _scan = await world.claim("identify", "scan")
         await world.end(identify, Verdict.BAD_FILE, "damaged")
-        (dead,) = await world.db.dead_steps("identify", 0, 10)
+        (dead,) = await world.db.dead_steps("identify", 0, 10, refused=True)
 
         await world.db.retry_step(dead, world.now)
 
@@ -406,7 +439,9 @@ class ControlObligations:
         after = await world.db.job(job)
         assert (after.status, after.steps) == (before.status, before.steps)
         assert world.terminals(job) == ["job.completed"]
-        (letter,) = await world.db.dead_letters("image", before=None, limit=10)
+        (letter,) = await world.db.dead_letters(
+            "image", before=None, limit=10, refused=True
+        )
         assert letter.detached
 
     async def test_a_replay_replaces_files_only_when_it_succeeds(
@@ -437,7 +472,7 @@ class ControlObligations:
         await world.done(await world.take("image"))
         await self.replayed(world)
         await world.end(await world.take("image"), Verdict.BAD_FILE)
-        (dead,) = await world.db.dead_steps("image", 0, 10)
+        (dead,) = await world.db.dead_steps("image", 0, 10, refused=True)
 
         await world.db.retry_step(dead, world.now)
 

@@ -30,7 +30,10 @@ class CheckView(View, frozen=True, kw_only=True):
 
 
 class ConsumerView(View, frozen=True, kw_only=True):
-    """A consumer and how many of its steps are in which state."""
+    """A consumer and how many of its steps are in which state.
+
+    Files that it has refused count as `refused`, not as `dead`.
+    """
 
     name: str
     missing_tool: str | None
@@ -162,7 +165,7 @@ async def _overview(runtime: Runtime, checks: tuple[CheckView, ...]) -> Overview
         for name, one in offsets.items()
         if one.since is not None
     }
-    consumers = _consumers(runtime, await runtime.db.tallies(), oldest)
+    consumers = _consumers(runtime, await runtime.gauges.tallies(), oldest)
     waits = (StepState.READY, StepState.RETRYING)
     return Overview(
         version=__version__,

@@ -9,6 +9,7 @@ from asyncflow.web.health import Alive, CapabilitiesView, Readiness
 from asyncflow.web.jobs import CancelAnswer, RetryAnswer
 from asyncflow.web.openapi import Answer, Operation, Parameter
 from asyncflow.web.operator import (
+    WHICH,
     AlertList,
     Arriving,
     Audit,
@@ -30,7 +31,7 @@ _ID: Final = Parameter(
 _NAME: Final = Parameter(
     name="name",
     place="path",
-    says="the name of a consumer, or of a tenant",
+    says="the name of a consumer, or of a tenant; `-` is what belongs to no tenant",
     shape={"type": "string", "minLength": 1},
 )
 _STEP: Final = Parameter(
@@ -50,6 +51,12 @@ _LIMIT: Final = Parameter(
     place="query",
     says="lines on a page",
     shape={"type": "integer", "minimum": 1, "maximum": 500},
+)
+_WHICH: Final = Parameter(
+    name="which",
+    place="query",
+    says="`dead`, the default, or `refused`: steps whose file was at fault",
+    shape={"type": "string", "enum": [*WHICH]},
 )
 _OF_JOBS: Final = (errors.JobNotFound,)
 _OF_CONSUMERS: Final = (errors.UnknownConsumer,)
@@ -101,9 +108,10 @@ BY_HAND: Final = (
     _look("/admin/consumers", "Tell how each consumer does", Consumers),
     _look(
         f"{_CONSUMER}/dead",
-        "List a consumer's dead letters",
+        "List a consumer's dead letters, or the files it has refused",
         DeadLetters,
         _NAME,
+        _WHICH,
         _LIMIT,
         _BEFORE,
     ),
@@ -123,11 +131,12 @@ BY_HAND: Final = (
     ),
     _act(
         f"{_CONSUMER}/retry",
-        "Give every dead letter of a consumer another chance",
+        "Give every dead letter of a consumer another chance, or every refusal",
         Done,
         _NAME,
+        _WHICH,
         status=202,
-        refusals=_OF_CONSUMERS,
+        refusals=(*_OF_CONSUMERS, errors.InvalidParameter),
     ),
     _act(
         f"{_CONSUMER}/replay",

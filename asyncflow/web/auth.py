@@ -46,6 +46,9 @@ OPEN_PATHS: Final = frozenset({"/livez", "/readyz"})
 OPEN_FOLDER: Final = "/assets/"
 SOCKET_PATH: Final = "/ws"
 
+#: how operators name what belongs to no tenant: an address needs a name
+NO_TENANT: Final = "-"
+
 TOKEN_NEEDED: Final = "This needs the server's token."  # noqa: S105 -- a sentence
 WRONG_TOKEN: Final = "This is not the server's token."  # noqa: S105 -- a sentence
 
@@ -55,6 +58,7 @@ class Principal:
     """Who is asking, and what they may do.
 
     Without the scope `admin` one reaches only jobs of one's own owner and tenant.
+    Raise ValueError for the tenant `-`, which operators call those without one.
     """
 
     owner: str
@@ -62,6 +66,11 @@ class Principal:
     scopes: frozenset[str] = frozenset({UPLOAD, READ})
     #: nobody has said who it is: a token could open more
     is_anonymous: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a tenant that nobody could tell from none."""
+        if self.tenant == NO_TENANT:
+            raise ValueError(f"no tenant is called {NO_TENANT!r}: it stands for none")
 
 
 #: raises Unauthorized when nobody, or nobody known, is asking

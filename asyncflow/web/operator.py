@@ -18,7 +18,8 @@ from aiohttp import web
 
 from asyncflow.db.oversight import LogOffset
 from asyncflow.errors import InvalidParameter, StepNotFound
-from asyncflow.jobs import Subscription
+from asyncflow.gauges import REFUSED
+from asyncflow.jobs import StepState, Subscription
 from asyncflow.pace import Restraint
 from asyncflow.runtime import Runtime
 from asyncflow.views import (
@@ -29,7 +30,7 @@ from asyncflow.views import (
     View,
     timestamp,
 )
-from asyncflow.web.auth import ADMIN, Principal, require
+from asyncflow.web.auth import ADMIN, NO_TENANT, Principal, require
 from asyncflow.web.bodies import read_whole
 from asyncflow.web.jobs import answer
 from asyncflow.web.keys import runtime_key
@@ -40,6 +41,8 @@ MAX_PAGE: Final = 500
 MAX_BODY: Final = 4096
 #: of fifteen digits: what is counted here never comes near
 MAX_NUMBER: Final = 10**15 - 1
+#: of a consumer's dead steps
+WHICH: Final = (StepState.DEAD, REFUSED)
 #: what is listed of what runs and of what arrives
 MOST_LISTED: Final = 500
 
@@ -47,6 +50,7 @@ MOST_LISTED: Final = 500
 class ConsumerDetail(View, frozen=True, kw_only=True):
     """A consumer: what it listens to, how far it has come, and how fast it is.
 
+    Of `steps`, `dead` are dead letters and `refused` those whose file was at fault.
     `lag` counts the events of the log behind its first step that is not over. Seconds
     and `retries` are of this server's latest attempts, None or 0 without any.
     """
@@ -79,7 +83,10 @@ class Consumers(View, frozen=True, kw_only=True):
 
 
 class TenantView(View, frozen=True, kw_only=True):
-    """A tenant: its steps by state, its bytes, and whether it is paused."""
+    """A tenant: its steps by state, its bytes, and whether it is paused.
+
+    The one called `-` is all that belongs to no tenant.
+    """
 
     name: str
     paused: bool
@@ -96,7 +103,7 @@ class Tenants(View, frozen=True, kw_only=True):
 
 
 class DeadLetters(View, frozen=True, kw_only=True):
-    """A page of dead letters, newest first; `?before=` takes `next`."""
+    """A page of dead letters or of refusals, newest first; `?before=` takes `next`."""
 
     steps: tuple[DeadView, ...]
     next: int | None
@@ -214,11 +221,23 @@ def _asked(request: web.Request) -> tuple[Runtime, Principal]:
 def _looked(request: web.Request, *parameters: str) -> Runtime:
     """Return what is looked at. Raise InvalidParameter for one that is not known."""
     runtime, _ = _asked(request)
+    _check_parameters(request, *parameters)
+    return runtime
+
+
+def _check_parameters(request: web.Request, *parameters: str) -> None:
     for name, value in request.query.items():
         if name not in parameters:
             accepted = f"only {' and '.join(parameters)}" if parameters else "none here"
             raise InvalidParameter(name[:80], value, accepted=accepted)
-    return runtime
+
+
+def _wants_refused(request: web.Request) -> bool:
+    """Tell whether refusals are meant, not dead letters. Raise InvalidParameter."""
+    wanted = ", ".join(request.query.getall("which", [StepState.DEAD]))
+    if wanted not in WHICH:
+        raise InvalidParameter("which", wanted, accepted=" or ".join(WHICH))
+    return wanted == REFUSED
 
 
 # ----- to look at
@@ -228,7 +247,7 @@ async def consumers(request: web.Request) -> web.Response:
     """Tell everything about every consumer."""
     runtime = _looked(request)
     steps: dict[str, dict[str, int]] = defaultdict(dict)
-    for (name, state), n in (await runtime.db.tallies()).items():
+    for (name, state), n in (await runtime.gauges.tallies()).items():
         steps[name][state] = n
     offsets = await runtime.db.log_offsets()
     return answer(
@@ -286,7 +305,7 @@ async def tenants(request: web.Request) -> web.Response:
         Tenants(
             tenants=tuple(
                 TenantView(
-                    name=name,
+                    name=name or NO_TENANT,
                     paused=name in paused,
                     known=name in steps or name in usage,
                     steps=steps.get(name, {}),
@@ -299,12 +318,14 @@ async def tenants(request: web.Request) -> web.Response:
 
 
 async def dead(request: web.Request) -> web.Response:
-    """List a consumer's dead letters."""
-    runtime = _looked(request, "limit", "before")
+    """List a consumer's dead letters, or the files it has refused."""
+    runtime = _looked(request, "limit", "before", "which")
     name = request.match_info["name"]
     runtime.engine.subscription(name)
     limit, before = _page(request)
-    found = await runtime.db.dead_letters(name, before=before, limit=limit)
+    found = await runtime.db.dead_letters(
+        name, before=before, limit=limit, refused=_wants_refused(request)
+    )
     following = found[-1].step_id if len(found) == limit else None
     return answer(DeadLetters(steps=tuple(found), next=following))
 
@@ -426,21 +447,24 @@ async def resume_tenant(request: web.Request) -> web.Response:
 async def _pause_tenant(request: web.Request, *, on: bool) -> web.Response:
     runtime, who = _asked(request)
     name = request.match_info["name"]
-    if not _TENANT.match(name):
+    if name != NO_TENANT and not _TENANT.match(name):
         accepted = "at most 200 characters that can be read"
         raise InvalidParameter("name", name, accepted=accepted)
-    await runtime.engine.pause_tenant(name, on=on)
+    tenant = "" if name == NO_TENANT else name
+    await runtime.engine.pause_tenant(tenant, on=on)
     action = "pause-tenant" if on else "resume-tenant"
     await note(runtime, who, action, name)
     return await tenants(request)
 
 
 async def retry_dead(request: web.Request) -> web.Response:
-    """Give every dead letter of a consumer another chance."""
+    """Give every dead letter of a consumer another chance, or every refusal."""
     runtime, who = _asked(request)
-    name = request.match_info["name"]
-    count = await runtime.engine.retry_dead(name)
-    await note(runtime, who, "retry-all", name, steps=count)
+    _check_parameters(request, "which")
+    name, refused = request.match_info["name"], _wants_refused(request)
+    count = await runtime.engine.retry_dead(name, refused=refused)
+    action = "retry-refused" if refused else "retry-all"
+    await note(runtime, who, action, name, steps=count)
     return answer(Done(steps=count), status=202)
 
 

@@ -36,8 +36,8 @@ MAX_DELAY_S: Final = 366 * 86_400
 
 Key = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-#: how a tenant may be called: what can be read and said in an address
-TENANT: Final = r"^[^\x00-\x1f\x7f]{0,200}$(?!\n)"
+#: how a tenant may be called: what can be read and said in an address; `-` is none
+TENANT: Final = r"^(?!-$)[^\x00-\x1f\x7f]{0,200}$(?!\n)"
 Tenant = Annotated[str, msgspec.Meta(pattern=TENANT, max_length=200)]
 Priority = Annotated[int, msgspec.Meta(ge=MOST_URGENT, le=LEAST_URGENT)]
 

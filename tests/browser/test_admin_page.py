@@ -51,11 +51,13 @@ def test_a_consumer_is_paused_and_goes_on(operator: Visitor, failed: str) -> Non
     expect(page.locator("#audit li").first).to_contain_text("local let go on image")
 
 
-def test_dead_letters_say_why_and_are_retried(
+def test_refused_files_say_why_and_are_retried(
     operator: Visitor, server: ServerProcess, failed: str
 ) -> None:
     page = operator.page
-    page.get_by_role("button", name="1 failed step of Pictures").click()
+    row = page.locator("#consumers tr", has_text="Pictures")
+    expect(row.locator("td[data-label=Failed]")).to_have_text("0")
+    page.get_by_role("button", name="1 refused file of Pictures").click()
     letters = page.locator("#letter-list li")
     expect(letters).to_have_count(1)
     expect(letters).to_contain_text("torn.jpg")
@@ -65,6 +67,21 @@ def test_dead_letters_say_why_and_are_retried(
     page.get_by_role("button", name="Retry: torn.jpg").first.click()
     expect(page.locator("#live")).to_have_text("The step is tried again.")
     assert server.finished(failed)["run"] == before + 1
+    expect(letters).to_have_count(1)
+
+    # each of them ends the same way: that all are tried again is asked for twice
+    page.get_by_role("button", name="Retry all").click()
+    keep = page.get_by_role("button", name="Leave them")
+    expect(keep).to_be_focused()
+    for scheme in SCHEMES:
+        page.emulate_media(color_scheme=scheme)
+        assert operator.violations() == []
+    page.keyboard.press("Enter")
+    expect(page.locator("#letters-title")).to_be_focused()
+    page.get_by_role("button", name="Retry all").click()
+    page.get_by_role("button", name="Retry all refused").click()
+    expect(page.locator("#live")).to_have_text("1 step is tried again.")
+    assert server.finished(failed)["run"] == before + 2
     page.get_by_role("button", name="Close").click()
     expect(page.locator("#letters")).to_be_hidden()
 

@@ -176,6 +176,8 @@ def test_no_statement_walks_through_history(empty: Path) -> None:
         # an index that holds the running steps alone
         ("running_steps", "SCAN step USING INDEX step_lease"),
         ("running_letters", "SCAN s USING INDEX step_lease"),
+        # an index that holds the dead steps alone, and the sum is remembered
+        ("refusals", "SCAN s USING INDEX step_dead"),
         # an index that holds the unfinished uploads alone
         ("open_uploads", "SCAN upload USING INDEX upload_open"),
         # one job's steps and files, put in order

@@ -135,3 +135,8 @@ async def test_the_numbers_of_all_users_need_the_scope(mount: Mount) -> None:
     for scope, status in (("read", 403), ("metrics", 200), ("admin", 200)):
         said = await host.get("/uploads/metrics", headers={"X-Scope": scope})
         assert said.status == status
+
+
+def test_nobody_belongs_to_the_tenant_that_stands_for_none() -> None:
+    with pytest.raises(ValueError, match="it stands for none"):
+        asyncflow.Principal(owner="anna", tenant="-")

@@ -70,7 +70,7 @@ def test_the_overview_tells_queues_workers_and_the_last_hour(
     assert found["loopLagS"] >= 0
     names = {one["name"]: one for one in found["consumers"]}
     assert {"identify", "image"} <= set(names)
-    assert names["image"]["steps"]["dead"] >= 1
+    assert names["image"]["steps"]["refused"] >= 1
     (worker,) = found["workers"]
     assert (worker["slot"], worker["state"], worker["jobId"]) == (0, "idle", None)
     assert 1 <= len(found["minutes"]) <= 60

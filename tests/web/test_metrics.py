@@ -130,6 +130,16 @@ def test_dead_letters_are_what_is_not_a_files_own_fault_and_replays_too(
         assert dead(server) == {"reader": 2}
         ended = 'asyncflow_steps_finished_total{consumer="identify",outcome="bad_file"}'
         assert metric(server, ended) == 1
+        for name, state in (("reader", "dead"), ("identify", "refused")):
+            queue = f'asyncflow_queue_length{{consumer="{name}",state='
+            found = {
+                one: metric(server, f'{queue}"{one}"}}') for one in ("dead", "refused")
+            }
+            assert found == {
+                "dead": 0,
+                "refused": 0,
+                state: 2 if name == "reader" else 1,
+            }
 
 
 def dead(server: ServerProcess) -> dict[str, float]:

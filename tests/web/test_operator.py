@@ -145,6 +145,27 @@ def test_a_tenant_that_nobody_could_be_is_refused(
     assert get(server, "audit")["entries"] == []
 
 
+def test_what_belongs_to_no_tenant_is_paused_by_a_name_of_its_own(
+    server: ServerProcess,
+) -> None:
+    act(server, "tenants/-/pause")
+    job = server.upload("a.txt", b"hello")
+    server.finished(submit(server, "add", [1]))
+
+    none, acme = get(server, "tenants")["tenants"]
+    assert (none["name"], none["paused"], none["steps"]) == ("-", True, {"ready": 1})
+    assert (acme["name"], acme["paused"]) == ("acme", False)
+    assert server.status(job)["status"] == "PENDING"
+
+    act(server, "tenants/-/resume")
+
+    assert server.finished(job)["status"] == "COMPLETED"
+    # so nobody can be called that
+    said = {"name": "add", "payload": [1], "tenant": "-"}
+    answer = server.request("POST", "/tasks", json.dumps(said).encode())
+    assert (answer.status, code_of(answer)) == (400, "invalid_parameter")
+
+
 def test_a_tenant_may_be_paused_before_it_comes(server: ServerProcess) -> None:
     (found,) = act(server, "tenants/acme/pause")["tenants"]
     assert (found["paused"], found["known"]) == (True, False)
@@ -159,6 +180,7 @@ def test_a_tenant_may_be_paused_before_it_comes(server: ServerProcess) -> None:
     [
         *("audit?after=abc", "audit?after=-1", "audit?before=abc", "audit?limit=0"),
         *("steps?limit=x", "consumers?x", "tenants?limit=1", "uploads?a=b"),
+        *("consumers/add/dead?which=all", "consumers/add/dead?which=dead&which=dead"),
         *("alerts?after=1", "consumers/add/dead?after=99999999999999999999999"),
     ],
 )
@@ -210,6 +232,31 @@ def test_dead_letters_are_read_and_retried(server: ServerProcess) -> None:
     assert act(server, "consumers/refuse/retry")["steps"] == 3
     for job in jobs:
         server.finished(job)
+
+
+def test_refused_files_are_no_dead_letters_and_retried_when_asked_for(
+    server: ServerProcess,
+) -> None:
+    job = server.upload("broken.png", b"\x89PNG\r\n\x1a\n" + bytes(500))
+    assert server.finished(job)["status"] == "REJECTED"
+
+    assert consumer(server, "identify")["steps"] == {"refused": 1}
+    assert get(server, "consumers/identify/dead")["steps"] == []
+    (refused,) = get(server, "consumers/identify/dead?which=refused")["steps"]
+    assert (refused["jobId"], refused["error"]["code"]) == (job, "truncated")
+
+    assert act(server, "consumers/identify/retry")["steps"] == 0
+    assert server.status(job)["run"] == 1
+    assert act(server, "consumers/identify/retry?which=refused")["steps"] == 1
+    until(lambda: server.status(job)["run"] == 2)
+    server.finished(job)
+    act(server, f"steps/{refused['stepId']}/retry")
+    until(lambda: server.status(job)["run"] == 3)
+    server.finished(job)
+    bad = ask(server, "POST", "consumers/identify/retry?which=none")
+    assert (bad.status, code_of(bad)) == (400, "invalid_parameter")
+    done = [one["action"] for one in get(server, "audit")["entries"]]
+    assert done == ["retry-step", "retry-refused", "retry-all"]
 
 
 def test_a_running_step_is_seen_and_cancelled(server: ServerProcess) -> None:

@@ -176,9 +176,20 @@ UPDATE step SET state = 'cancelled', lease_until = NULL, token = token + 1,
   finished = :now WHERE id = :step;
 
 -- name: dead_steps
--- One consumer's dead letters, oldest first.
-SELECT id FROM step WHERE consumer = :consumer AND state = 'dead' AND id > :after
-ORDER BY id LIMIT :limit;
+-- One consumer's dead letters, or the files it has refused, oldest first.
+SELECT s.id FROM step s JOIN job j ON j.id = s.job_id
+WHERE s.consumer = :consumer AND s.state = 'dead' AND s.id > :after
+  AND :refused = (j.kind = 'file' AND coalesce((SELECT a.verdict FROM attempt a
+    WHERE a.step_id = s.id ORDER BY a.id DESC LIMIT 1), '') = 'bad_file')
+ORDER BY s.id LIMIT :limit;
+
+-- name: refusals
+-- How many files each consumer has refused: of dead steps, whose last attempt said so.
+SELECT s.consumer, count(*) AS n FROM step s JOIN job j ON j.id = s.job_id
+WHERE s.state = 'dead' AND j.kind = 'file'
+  AND (SELECT a.verdict FROM attempt a WHERE a.step_id = s.id
+    ORDER BY a.id DESC LIMIT 1) = 'bad_file'
+GROUP BY s.consumer;
 
 -- name: dead_letters
 SELECT s.id, s.consumer, s.attempts, s.lost, s.interrupted, s.error, s.finished,
@@ -186,6 +197,8 @@ SELECT s.id, s.consumer, s.attempts, s.lost, s.interrupted, s.error, s.finished,
   (SELECT a.detail FROM attempt a WHERE a.step_id = s.id ORDER BY a.id DESC LIMIT 1) AS why
 FROM step s JOIN job j ON j.id = s.job_id
 WHERE s.consumer = :consumer AND s.state = 'dead' AND s.id < :before
+  AND :refused = (j.kind = 'file' AND coalesce((SELECT a.verdict FROM attempt a
+    WHERE a.step_id = s.id ORDER BY a.id DESC LIMIT 1), '') = 'bad_file')
 ORDER BY s.id DESC LIMIT :limit;
 
 -- name: running_letters

@@ -8,6 +8,7 @@ const ACTIONS = {
   "pause-tenant": "paused the tenant",
   "resume-tenant": "let the tenant go on:",
   "retry-all": "retried all of",
+  "retry-refused": "retried all files refused by",
   "retry-step": "retried step",
   "cancel-step": "cancelled step",
   "retry-job": "retried job",
@@ -17,6 +18,9 @@ const ACTIONS = {
   drain: "drained the",
   "resume-all": "let everything begin again on the",
 };
+
+// as the server calls what belongs to nobody
+const tenantName = (name) => (name === "-" ? "Without a tenant" : name);
 
 const make = (tag, text = "", name = "") => {
   const element = document.createElement(tag);
@@ -82,7 +86,7 @@ export class Activity {
       item.querySelector(".state").textContent = one.paused ? `${facts}, paused` : facts;
       const control = item.querySelector("button");
       control.textContent = one.paused ? "Resume" : "Pause";
-      control.setAttribute("aria-label", `${control.textContent} tenant ${one.name || "(none)"}`);
+      control.setAttribute("aria-label", `${control.textContent} ${tenantName(one.name)}`);
       item.dataset.paused = one.paused;
     });
     at("drain").addEventListener("click", () => this.do(() => this.drain()));
@@ -131,9 +135,7 @@ export class Activity {
         await this.refresh();
       }),
     );
-    // a tenant without a name has no address to pause it by
-    control.hidden = one.name === "";
-    item.append(make("span", one.name || "(none)", "name"), make("span", "", "state"), control);
+    item.append(make("span", tenantName(one.name), "name"), make("span", "", "state"), control);
     return item;
   }
 

@@ -3,6 +3,10 @@
 import { count, duration, reason, stepName } from "./words.js";
 
 const MOST_LETTERS = 20;
+const WORDS = {
+  dead: ["failed step", "failed steps"],
+  refused: ["refused file", "refused files"],
+};
 
 const make = (tag, text = "", name = "") => {
   const element = document.createElement(tag);
@@ -22,11 +26,17 @@ export class ConsumerTable {
     this.letters = at("letters");
     this.list = at("letter-list");
     this.title = at("letters-title");
+    this.note = at("letters-note");
     this.all = at("retry-all");
+    this.sure = at("letters-sure");
     this.say = say;
+    // whose letters are shown, and which: "dead" or "refused"
     this.opened = null;
+    this.which = "dead";
     this.rows = new Map();
     this.all.addEventListener("click", () => this.do(() => this.retryAll()));
+    at("letters-really").addEventListener("click", () => this.do(() => this.retryEach()));
+    at("letters-keep").addEventListener("click", () => this.ask(false));
     at("letters-close").addEventListener("click", () => this.close());
   }
 
@@ -60,8 +70,10 @@ export class ConsumerTable {
     if (this.opened) await this.showLetters();
   }
 
-  async open(name) {
+  async open(name, which) {
     this.opened = name;
+    this.which = which;
+    this.ask(false);
     this.letters.hidden = false;
     await this.showLetters();
     this.title.focus();
@@ -71,15 +83,17 @@ export class ConsumerTable {
     const name = this.opened;
     this.opened = null;
     this.letters.hidden = true;
-    this.rows.get(name)?.dead.focus();
+    this.rows.get(name)?.opens[this.which].focus();
   }
 
   async showLetters() {
     const name = encodeURIComponent(this.opened);
-    const page = await this.server.get(`admin/consumers/${name}/dead?limit=${MOST_LETTERS}`);
+    const page = await this.server.get(`admin/consumers/${name}/dead?which=${this.which}&limit=${MOST_LETTERS}`);
     const more = page.next === null ? "" : ", the newest of many";
-    this.title.textContent = `${stepName(this.opened)}: ${count(page.steps.length, "failed step", "failed steps")}${more}`;
-    this.all.hidden = page.steps.length === 0;
+    const number = count(page.steps.length, ...WORDS[this.which]);
+    this.title.textContent = `${stepName(this.opened)}: ${number}${more}`;
+    this.note.hidden = this.which !== "refused";
+    this.all.hidden = page.steps.length === 0 || !this.sure.hidden;
     const kept = new Map([...this.list.children].map((item) => [item.dataset.step, item]));
     this.list.replaceChildren(...page.steps.map((one) => kept.get(String(one.stepId)) ?? this.letter(one)));
   }
@@ -105,9 +119,24 @@ export class ConsumerTable {
     return item;
   }
 
+  // Files that are at fault themselves are not tried again at the first press.
   async retryAll() {
+    if (this.which === "refused") this.ask(true);
+    else await this.retryEach();
+  }
+
+  ask(isAsking) {
+    const had = this.letters.contains(document.activeElement);
+    this.sure.hidden = !isAsking;
+    this.all.hidden = isAsking;
+    if (had) (isAsking ? this.sure.querySelector("button") : this.title).focus();
+  }
+
+  async retryEach() {
     const name = encodeURIComponent(this.opened);
-    const done = await this.server.send("POST", `admin/consumers/${name}/retry`);
+    const path = `admin/consumers/${name}/retry?which=${this.which}`;
+    const done = await this.server.send("POST", path);
+    this.ask(false);
     this.say(`${count(done.steps, "step is", "steps are")} tried again.`);
     await this.refresh();
     this.title.focus();
@@ -115,7 +144,7 @@ export class ConsumerTable {
 }
 
 // what the head of the table says, for where each row is a card of its own
-const COLUMNS = ["Waiting", "Running", "Trying again", "Done", "Lately", "Failed"];
+const COLUMNS = ["Waiting", "Running", "Trying again", "Done", "Lately", "Failed", "Refused"];
 
 class Row {
   constructor(name, table) {
@@ -132,9 +161,7 @@ class Row {
       cell.dataset.label = label;
       return cell;
     });
-    this.dead = make("button", "", "open");
-    this.dead.type = "button";
-    this.dead.addEventListener("click", () => table.do(() => table.open(name)));
+    this.opens = { dead: this.opener("dead"), refused: this.opener("refused") };
     this.switch = make("button");
     this.switch.type = "button";
     this.switch.addEventListener("click", () =>
@@ -147,6 +174,23 @@ class Row {
     const action = make("td");
     action.append(this.switch);
     this.element.append(head, ...this.cells, action);
+  }
+
+  opener(which) {
+    const button = make("button", "", "open");
+    button.type = "button";
+    button.addEventListener("click", () => this.table.do(() => this.table.open(this.name, which)));
+    return button;
+  }
+
+  // A number that opens what it counts.
+  showLetters(which, number, holder) {
+    const button = this.opens[which];
+    button.textContent = number;
+    const said = `${count(number, ...WORDS[which])} of ${stepName(this.name)}`;
+    button.setAttribute("aria-label", said);
+    if (number > 0 && button.parentNode !== holder) holder.replaceChildren(button);
+    if (number === 0) holder.textContent = "0";
   }
 
   show(one) {
@@ -169,13 +213,9 @@ class Row {
     facts.forEach(([text, more], n) => {
       this.cells[n].replaceChildren(String(text), " ", make("span", more.join(", "), "note"));
     });
-    const dead = steps("dead");
-    this.dead.textContent = dead;
-    this.dead.setAttribute("aria-label", `${count(dead, "failed step", "failed steps")} of ${stepName(this.name)}`);
-    this.dead.classList.toggle("bad", dead > 0);
-    const holder = this.cells.at(-1);
-    if (dead > 0 && this.dead.parentNode !== holder) holder.replaceChildren(this.dead);
-    if (dead === 0) holder.textContent = "0";
+    this.showLetters("dead", steps("dead"), this.cells.at(-2));
+    this.showLetters("refused", steps("refused"), this.cells.at(-1));
+    this.opens.dead.classList.toggle("bad", steps("dead") > 0);
     this.switch.textContent = one.paused ? "Resume" : "Pause";
     this.switch.setAttribute("aria-label", `${one.paused ? "Resume" : "Pause"} ${stepName(this.name)}`);
   }
