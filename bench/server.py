@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import ssl
 import subprocess
 import sys
 import time
@@ -59,6 +60,12 @@ class Server:
             )
         self.pid = self._process.pid
         self.port = self._listen()
+        cert = settings.get("tls_cert")
+        self._trusted = None if cert is None else ssl.create_default_context()
+        if self._trusted is not None:
+            # the end of the chain, and nobody above it, is trusted
+            self._trusted.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+            self._trusted.load_verify_locations(cert)
 
     def _listen(self) -> int:
         for line in self._process.stdout or ():
@@ -71,12 +78,22 @@ class Server:
     @property
     def url(self) -> str:
         """The server's address."""
-        return f"http://127.0.0.1:{self.port}"
+        scheme = "http" if self._trusted is None else "https"
+        return f"{scheme}://127.0.0.1:{self.port}"
 
     def get(self, path: str) -> bytes:
         """Return what a path answers."""
-        address = self.url + path
-        with urllib.request.urlopen(address, timeout=30) as answer:  # noqa: S310 -- ours
+        return self._ask(path, "GET")
+
+    def delete(self, path: str) -> None:
+        """Forget what is at a path."""
+        self._ask(path, "DELETE")
+
+    def _ask(self, path: str, method: str) -> bytes:
+        request = urllib.request.Request(self.url + path, method=method)  # noqa: S310 -- ours
+        with urllib.request.urlopen(  # noqa: S310 -- ours
+            request, timeout=60, context=self._trusted
+        ) as answer:
             return bytes(answer.read())
 
     def upload(self, photo: bytes) -> str:

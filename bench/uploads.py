@@ -5,7 +5,6 @@ is the server's CPU time for a GiB: elapsed time is the machine's as much as our
 """
 
 import json
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -142,23 +141,16 @@ def _ours(
             pid=server.pid,
             port=server.port,
             tls="tls_cert" in settings,
-            forget=lambda jobs: _forget(server, jobs, tls="tls_cert" in settings),
+            forget=lambda jobs: _forget(server, jobs),
         )
 
 
-def _forget(server: Server, jobs: list[str], *, tls: bool) -> None:
+def _forget(server: Server, jobs: list[str]) -> None:
     """Wait until the workers are done with *jobs*, then remove them."""
-    if tls:
-        # the urls of `Server` are plain: the jobs stay, their workers soon rest
-        return
     for job in jobs:
         while json.loads(server.get(f"/status/{job}"))["status"] not in FINAL:
             continue
-        gone = urllib.request.Request(  # noqa: S310 -- our own server
-            f"{server.url}/jobs/{job}", method="DELETE"
-        )
-        with urllib.request.urlopen(gone, timeout=60):  # noqa: S310 -- our own server
-            pass
+        server.delete(f"/jobs/{job}")
 
 
 def _peer(peer: Peer) -> _Target:

@@ -384,7 +384,7 @@ class LocalWriter:
         left = data.cast("B") if data.nbytes else data
         with _explained("the blob"):
             while left.nbytes:
-                count = os.pwrite(fd, left, self._offset)
+                count = os.pwrite(fd, left[: kernel.WRITE_BYTES], self._offset)
                 self._offset += count
                 left = left[count:]
         self._ask_for_writeback(fd)

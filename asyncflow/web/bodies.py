@@ -22,7 +22,8 @@ from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.web_protocol import RequestPayloadError
 
 from asyncflow.errors import BodyTooLarge, MalformedRequest, SlowBody, TruncatedBody
-from asyncflow.web.fastpath import FastPath, SpliceBurst, Taken
+from asyncflow.web.fastpath import FastPath
+from asyncflow.web.taken import Portion, Taken
 
 KIB: Final = 1024
 
@@ -80,7 +81,7 @@ class BodyReader:
         if self._taken is not None:
             self._taken.wake()
 
-    async def burst(self, room: int) -> SpliceBurst | None:
+    async def burst(self, room: int) -> Portion | None:
         """Return what moves the next bytes into a file; None: `read` has them.
 
         A body of more than *room* bytes is never moved.

@@ -16,9 +16,10 @@ import structlog
 from aiohttp import web
 
 from asyncflow.web.bodies import BodyReader
-from asyncflow.web.fastpath import FastPath, missing
+from asyncflow.web.fastpath import FastPath
 from asyncflow.web.limits import ConnectionLimits, GuardedHandler
 from asyncflow.web.site import Site, start_site
+from asyncflow.web.taken import missing
 
 SIZE: Final = 2 << 20
 PATIENCE_S: Final = 5.0

@@ -48,8 +48,8 @@ async def dial() -> AsyncIterator[Dial]:
     """Open raw connections that the test's end closes."""
     async with AsyncExitStack() as stack:
 
-        async def connect(site: Site) -> Wire:
-            reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+        async def connect(site: Site, **kw: Any) -> Wire:
+            reader, writer = await asyncio.open_connection("127.0.0.1", site.port, **kw)
             stack.push_async_callback(_let_go, writer)
             return Wire(reader, writer)
 

@@ -1,28 +1,51 @@
 import asyncio
-import hashlib
 import os
+import ssl
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-from aiohttp import web
+import trustme
 
 from asyncflow.errors import SlowBody, TruncatedBody, UploadPreempted
-from asyncflow.store.base import TakesBursts
 from asyncflow.store.local import LocalStore
-from asyncflow.web.bodies import BodyReader, continue_later
-from asyncflow.web.errors import problems
-from asyncflow.web.fastpath import FastPath, Pipes, SpliceBurst, missing
+from asyncflow.web.fastpath import FastPath
 from asyncflow.web.limits import GuardedHandler
 from asyncflow.web.rehearsal import rehearse
+from asyncflow.web.sink import BUFFER_BYTES, BUFFERS, SMALL_BYTES, Buffers
+from asyncflow.web.splice import Pipes, SpliceBurst
+from asyncflow.web.taken import missing
+from tests.web.keeper import GET, KIB, MIB, Keeper, put, some_bytes
 from tests.web.wire import Dial, Serve, until
 
-KIB = 1024
-MIB = 1024 * KIB
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
 
 
-def some_bytes(count: int, seed: str = "a") -> bytes:
-    return hashlib.shake_128(seed.encode()).digest(count)
+@pytest.fixture(params=["http", "https"])
+def scheme(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def serve(serve: Serve, scheme: str, authority: trustme.CA) -> Serve:
+    if scheme == "http":
+        return serve
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+    return partial(serve, ssl_context=context)
+
+
+@pytest.fixture
+def dial(dial: Dial, scheme: str, authority: trustme.CA) -> Dial:
+    if scheme == "http":
+        return dial
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return partial(dial, ssl=context, server_hostname="localhost")
 
 
 @pytest.fixture
@@ -40,78 +63,9 @@ async def store(tmp_path: Path) -> AsyncIterator[LocalStore]:
     await found.close()
 
 
-class Keeper:
-    """A route that lets the kernel move bodies into blobs, as the engine does."""
-
-    def __init__(
-        self, fast: FastPath, store: LocalStore, *, window_s: float = 30.0
-    ) -> None:
-        self._fast = fast
-        self._store = store
-        self._window_s = window_s
-        self.room = 1 << 40
-        self.reader: BodyReader | None = None
-        self.offset = 0
-        self.count = 0
-        self.bursts = 0
-        self.ended: asyncio.Queue[BaseException | None] = asyncio.Queue()
-
-    @property
-    def app(self) -> web.Application:
-        app = web.Application(middlewares=[problems()])
-        app.router.add_put("/", self.take, expect_handler=continue_later)
-        app.router.add_get("/", self.greet)
-        return app
-
-    async def greet(self, _request: web.Request) -> web.Response:
-        return web.Response(text="hello")
-
-    async def take(self, request: web.Request) -> web.Response:
-        self.count += 1
-        key = f"raw/{self.count:036}"
-        await self._store.create(key, length=None)
-        writer = await self._store.append(key, 0)
-        assert isinstance(writer, TakesBursts)
-        reader = self.reader = BodyReader(
-            request, fast=self._fast, window_s=self._window_s
-        )
-        error: BaseException | None = None
-        try:
-            while data := await reader.read():
-                await writer.write(data)
-                while burst := await reader.burst(self.room - writer.offset):
-                    await writer.take(burst)
-                    self.bursts += 1
-                    self.offset = writer.offset
-        except BaseException as broken:
-            error = broken
-            raise
-        finally:
-            reader.close()
-            self.offset = writer.offset
-            await writer.close()
-            self.ended.put_nowait(error)
-        return web.Response(text=str(writer.offset))
-
-    def kept(self, number: int = 1) -> bytes:
-        return self._store.path(f"raw/{number:036}").read_bytes()
-
-    async def how(self) -> BaseException | None:
-        async with asyncio.timeout(20):
-            return await self.ended.get()
-
-
 @pytest.fixture
 def keeper(fast: FastPath, store: LocalStore) -> Keeper:
     return Keeper(fast, store)
-
-
-def put(length: int, *fields: str) -> bytes:
-    lines = ["PUT / HTTP/1.1", "Host: x", f"Content-Length: {length}", *fields, "", ""]
-    return "\r\n".join(lines).encode()
-
-
-GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 async def test_the_rehearsal_finds_that_it_works_here() -> None:
@@ -206,6 +160,7 @@ async def test_every_byte_before_a_disconnect_is_kept(
     assert keeper.kept() == data
 
 
+@pytest.mark.parametrize("scheme", ["http"], indirect=True)  # TLS has no half-close
 async def test_a_body_that_ends_early_is_answered(
     serve: Serve, dial: Dial, keeper: Keeper
 ) -> None:
@@ -313,6 +268,35 @@ async def test_a_waiting_client_is_told_to_continue(
     assert (await wire.answer()).status == 200
     assert keeper.kept() == data
     assert fast.taken == 1
+
+
+@pytest.mark.parametrize("scheme", ["https"], indirect=True)
+async def test_many_bodies_at_once_get_along_with_few_buffers(
+    serve: Serve, dial: Dial, keeper: Keeper, fast: FastPath
+) -> None:
+    site = await serve(keeper.app)
+    data = some_bytes(2 * MIB)
+    wires = [await dial(site) for _ in range(3 * BUFFERS)]
+    for wire in wires:
+        await wire.send(put(len(data)) + data[: 600 * KIB])
+    await until(lambda: keeper.count == len(wires))
+    for wire in wires:
+        await wire.send(data[600 * KIB :])
+    for wire in wires:
+        assert (await wire.answer()).status == 200
+    assert fast.taken == len(wires)
+    assert {keeper.kept(n) for n in range(1, len(wires) + 1)} == {data}
+
+
+def test_buffers_are_few_and_used_again() -> None:
+    buffers = Buffers(limit=2)
+    lent = [buffers.take() for _ in range(3)]
+    assert [len(one) for one in lent] == [BUFFER_BYTES, BUFFER_BYTES, SMALL_BYTES]
+    for one in lent:
+        buffers.give_back(one)
+    assert buffers.take() is lent[1]
+    assert buffers.take() is lent[0]
+    assert len(buffers.take()) == SMALL_BYTES
 
 
 # ----- pipes

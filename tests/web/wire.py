@@ -11,7 +11,7 @@ from typing import Any
 from asyncflow.web.site import Site
 
 Serve = Callable[..., Awaitable[Site]]
-Dial = Callable[[Site], Awaitable["Wire"]]
+Dial = Callable[..., Awaitable["Wire"]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
