@@ -16,7 +16,7 @@ import structlog
 
 from asyncflow import uploads
 from asyncflow.db.base import Claimed, Ended, Published
-from asyncflow.dispatch import StepLost, ended_by, insist, no_room
+from asyncflow.dispatch import Begun, StepLost, ended_by, insist, no_room
 from asyncflow.engine import Engine
 from asyncflow.errors import AsyncflowError, DiskFull, TypeNotAllowed
 from asyncflow.inputs import local_input
@@ -59,7 +59,7 @@ class PoolSteps:
         self._check_type = check_type
         self._scratch = scratch
 
-    async def work(self, claimed: Claimed) -> Ended:
+    async def work(self, claimed: Claimed, begun: Begun) -> Ended:
         """Run one attempt; raise StepLost if the step is not ours any more."""
         made: list[Published] = []
         async with local_input(self._store, claimed.key, self._scratch) as source:
@@ -82,6 +82,7 @@ class PoolSteps:
             )
             outcome = await self._pool.run(
                 order,
+                on_begin=begun,
                 on_progress=lambda percent: self._engine.hub.running(
                     claimed.job_id, claimed.consumer, percent
                 ),

@@ -4,9 +4,10 @@ Theory of operation
 -------------------
 A dispatcher serves the consumers of one kind (in the pool, or on the loop). It waits
 for a ring, claims as many steps as there is room for and as each consumer's pace
-allows, and gives each a task: do the work, settle. A claimed step stays ours by one
-beat for all of them; the beat names those that we lost, and their work is stopped. What
-a database in trouble cannot settle is settled as soon as it can; if the step has become
+allows, and gives each a task: do the work, settle. A claimed step stays ours by the
+beat of `Dispatchers`, one for all of them: it renews all that is ours before it frees
+what nobody renewed, and names those that we lost, whose work is stopped. What a
+database in trouble cannot settle is settled as soon as it can; if the step has become
 somebody else's by then, the database refuses it.
 """
 
@@ -16,6 +17,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -41,6 +43,10 @@ MOST_AHEAD = 32
 NO_ROOM_S = 5.0
 
 T = TypeVar("T")
+#: a claimed step: its id and its token
+Held = tuple[int, int]
+#: called when the work on a step begins: before, it waits for a place
+Begun = Callable[[], None]
 
 
 class StepLost(Exception):
@@ -50,8 +56,9 @@ class StepLost(Exception):
 class Dispatcher:
     """Claims the steps of *consumers* and has *work* done for each.
 
-    *room* tells how many steps may be ours at once. *work* returns how an attempt
-    ended; it raises StepLost when the step turned out not to be ours.
+    *room* tells how many steps may be ours at once. *work* says when it begins and
+    returns how an attempt ended; it raises StepLost when the step turned out not to be
+    ours.
     """
 
     def __init__(
@@ -61,7 +68,7 @@ class Dispatcher:
         name: str,
         consumers: Mapping[str, Restraint],
         room: Callable[[], int],
-        work: Callable[[Claimed], Awaitable[Ended]],
+        work: Callable[[Claimed, Begun], Awaitable[Ended]],
     ) -> None:
         self._engine = engine
         self._name = name
@@ -69,7 +76,9 @@ class Dispatcher:
         self._names = frozenset(consumers)
         self._capacity = room
         self._work = work
-        self._running: dict[tuple[int, int], asyncio.Task[None]] = {}
+        self._running: dict[Held, asyncio.Task[None]] = {}
+        #: when the work on those began that do not wait for a place any more
+        self._began: dict[Held, float] = {}
         self._wake = asyncio.Event()
         #: consumers that have no more ready steps: only a ring is worth another claim
         self._dry: set[str] = set()
@@ -84,16 +93,26 @@ class Dispatcher:
         """How many steps are ours now."""
         return len(self._running)
 
+    @property
+    def held(self) -> tuple[Held, ...]:
+        """The steps that are ours now."""
+        return tuple(self._running)
+
+    @property
+    def waiting(self) -> tuple[Held, ...]:
+        """Those of them that wait for a place."""
+        return tuple(held for held in self._running if held not in self._began)
+
     async def start(self) -> None:
         """Begin to claim."""
-        for part in (self._listen, self._dispatch, self._beat):
+        for part in (self._listen, self._dispatch):
             name = f"{self._name}-{part.__name__.strip('_')}"
             self._tasks.append(asyncio.create_task(part(), name=name))
 
     async def stop(self, grace_s: float) -> None:
         """Stop claiming, give what runs *grace_s* seconds, release the rest."""
         self._draining = True
-        await _end(self._tasks[:-1])
+        await _end(self._tasks)
         tasks = set(self._running.values())
         if tasks:
             _done, late = await asyncio.wait(tasks, timeout=grace_s)
@@ -101,8 +120,13 @@ class Dispatcher:
                 task.cancel()
             if late:
                 await asyncio.wait(late, timeout=10.0)
-        # to the last, so that nothing is lost while it ends
-        await _end(self._tasks[-1:])
+
+    def lose(self, lost: Sequence[Held]) -> None:
+        """Stop the attempts whose steps are somebody else's now."""
+        for held in lost:
+            if held in self._running:
+                log.warning("step.lost", step=held[0], token=held[1])
+                self._running[held].cancel()
 
     def changed(self, change: Change) -> None:
         """Stop the attempts that a committed change took out of our hands."""
@@ -220,40 +244,26 @@ class Dispatcher:
         self._running[held] = task
         task.add_done_callback(lambda _task: self._ended(held, pace))
 
-    def _ended(self, held: tuple[int, int], pace: Pace) -> None:
+    def _ended(self, held: Held, pace: Pace) -> None:
         self._running.pop(held, None)
+        self._began.pop(held, None)
         pace.ended()
         if self._engine.tenant_limit < sys.maxsize:
             # who was held back by what has ended may go on
             self._dry.clear()
         self._wake.set()
 
-    async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(self._engine.lease_s / BEATS_PER_LEASE)
-            try:
-                lost = await self._engine.beat(tuple(self._running))
-            except (DatabaseUnavailable, DiskFull) as error:
-                log.warning("consumers.beat_failed", error=error.detail)
-                continue
-            except Exception:  # without beats every step would be lost
-                log.exception("consumers.beat_failed")
-                continue
-            for held in lost:
-                if held in self._running:
-                    log.warning("step.lost", step=held[0], token=held[1])
-                    self._running[held].cancel()
-
     # ----- one attempt
 
     async def _attempt(self, claimed: Claimed) -> None:
-        began = self._engine.clock.mono_s()
+        held, clock = (claimed.step_id, claimed.token), self._engine.clock
         # for every line of this attempt, whoever writes it
         structlog.contextvars.bind_contextvars(
             job=claimed.job_id, step=claimed.consumer, attempt=claimed.attempt
         )
         try:
-            ended = _of_task(claimed, await self._work(claimed))
+            begun = partial(self._begun, held)
+            ended = _of_task(claimed, await self._work(claimed, begun))
         except asyncio.CancelledError:
             if not self._draining:
                 log.info("step.stopped")
@@ -265,8 +275,8 @@ class Dispatcher:
         except Exception as error:  # the supervisor of a step: it must end somehow
             log.exception("step.failed_in_server")
             ended = self._ended_by(error)
-        now = self._engine.clock.mono_s()
-        seconds = now - began
+        now = clock.mono_s()
+        seconds = now - self._began.get(held, now)
         self._latest.append((now, seconds))
         try:
             state = await self._settle(claimed, ended, seconds)
@@ -280,6 +290,9 @@ class Dispatcher:
             code=ended.code,
             seconds=round(seconds, 3),
         )
+
+    def _begun(self, held: Held) -> None:
+        self._began[held] = self._engine.clock.mono_s()
 
     async def _settle(
         self, claimed: Claimed, ended: Ended, seconds: float
@@ -307,6 +320,64 @@ class Dispatcher:
             trace=trace_of(error),
             spread=self._engine.clock.spread(),
         )
+
+
+class Dispatchers:
+    """All dispatchers of a server, and the beat that keeps their steps ours."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._all: tuple[Dispatcher, ...] = ()
+        self._heart: list[asyncio.Task[None]] = []
+
+    def add(self, *dispatchers: Dispatcher) -> None:
+        """Take *dispatchers* in, before `start`."""
+        self._all += dispatchers
+
+    @property
+    def running(self) -> int:
+        """How many steps are ours now."""
+        return sum(one.running for one in self._all)
+
+    @property
+    def waiting(self) -> tuple[Held, ...]:
+        """Those of them that wait for a place."""
+        return tuple(held for one in self._all for held in one.waiting)
+
+    def changed(self, change: Change) -> None:
+        """Stop the attempts that a committed change took out of our hands."""
+        for one in self._all:
+            one.changed(change)
+
+    async def start(self) -> None:
+        """Begin to claim."""
+        self._heart.append(asyncio.create_task(self._beat(), name="heart"))
+        for one in self._all:
+            await one.start()
+
+    async def drain(self, grace_s: float) -> None:
+        """Stop claiming, give what runs *grace_s* seconds, release the rest."""
+        await asyncio.gather(*(one.stop(grace_s) for one in self._all))
+
+    async def stop(self) -> None:
+        """Release everything, then beat no more."""
+        await self.drain(0.0)
+        await _end(self._heart)
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._engine.lease_s / BEATS_PER_LEASE)
+            held = [one for each in self._all for one in each.held]
+            try:
+                lost = await self._engine.beat(held)
+            except (DatabaseUnavailable, DiskFull) as error:
+                log.warning("consumers.beat_failed", error=error.detail)
+                continue
+            except Exception:  # without beats every step would be lost
+                log.exception("consumers.beat_failed")
+                continue
+            for each in self._all:
+                each.lose(lost)
 
 
 async def insist(write: Callable[[], Awaitable[T]], claimed: Claimed) -> T:

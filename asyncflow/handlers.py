@@ -26,7 +26,7 @@ import structlog
 
 from asyncflow import parcels, reports, runs
 from asyncflow.db.base import Claimed, Ended
-from asyncflow.dispatch import ended_by
+from asyncflow.dispatch import Begun, ended_by
 from asyncflow.engine import Engine
 from asyncflow.errors import Skip
 from asyncflow.inputs import local_input
@@ -94,8 +94,9 @@ class LoopSteps:
         """Return the functions that go on although they were told to stop."""
         return tuple(self._strays.values())
 
-    async def work(self, claimed: Claimed) -> Ended:
+    async def work(self, claimed: Claimed, begun: Begun) -> Ended:
         """Run one attempt and say how it ended."""
+        begun()
         function = self._functions[claimed.consumer]
         wall_s = self._wall_s.get(claimed.consumer, function.wall_s)
         held = (claimed.step_id, claimed.token)

@@ -242,15 +242,22 @@ class Pool:
         self._nursery.close()
 
     async def run(
-        self, order: Order, *, on_progress: OnProgress, on_derivative: OnDerivative
+        self,
+        order: Order,
+        *,
+        on_progress: OnProgress,
+        on_derivative: OnDerivative,
+        on_begin: Callable[[], None] = lambda: None,
     ) -> Outcome:
         """Run *order* on the next free worker and return how it ended.
 
+        `on_begin` is called when it has one.
         `on_derivative` is awaited once per name, in order, before a DONE is returned.
         Raise ShuttingDown after `close`, and whatever the two callbacks raise.
         """
         slot = await self._take()
         slot.label = order.label
+        on_begin()
         try:
             outcome = await self._attend(slot, order, on_progress, on_derivative)
         except BaseException:

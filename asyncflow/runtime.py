@@ -24,6 +24,7 @@ from asyncflow.broker.memory import LocalDoorbell
 from asyncflow.chunks import Chunks
 from asyncflow.config import Settings
 from asyncflow.db.sqlite import SqliteDatabase
+from asyncflow.dispatch import Dispatchers
 from asyncflow.engine import Clock, Engine
 from asyncflow.errors import (
     DatabaseUnavailable,
@@ -56,7 +57,6 @@ from asyncflow.worker import Ask
 from asyncflow.workplaces import Workplaces
 
 if TYPE_CHECKING:
-    from asyncflow.dispatch import Dispatcher
     from asyncflow.handlers import Stray
     from asyncflow.pace import Restraint
 
@@ -176,7 +176,7 @@ class Runtime:
             chunks=self.chunks,
             recovery=self.recovery,
         )
-        self.dispatchers: tuple[Dispatcher, ...] = ()
+        self.dispatchers = Dispatchers(self.engine)
         #: what holds back each consumer that works here
         self.restraints: dict[str, Restraint] = {}
         #: functions on the loop that do not stop when they are told to
@@ -323,12 +323,12 @@ class Runtime:
         cards = self.pool.processors.values()
         self._check(consumers, {card.name: card.where for card in cards})
         self.restraints = {card.name: places.restraint(card) for card in cards}
-        self.dispatchers = places.dispatchers()
+        self.dispatchers.add(*places.dispatchers())
         self.strays = places.strays
         await self.gauges.recall()
         self.engine.on_attempt = self.gauges.attempt
         self.engine.listeners += [
-            *(one.changed for one in self.dispatchers),
+            self.dispatchers.changed,
             self.chunks.changed,
             self.janitor.changed,
             self.gauges.changed,
@@ -387,8 +387,7 @@ class Runtime:
         whole = await self.recovery.run()
         if freed or whole:
             log.info("server.recovered", steps=freed, uploads=whole)
-        for one in self.dispatchers:
-            await one.start()
+        await self.dispatchers.start()
         self._has_begun = True
 
     def checks(self) -> Mapping[str, Check]:
@@ -428,7 +427,7 @@ class Runtime:
         self.draining = self.admission.closed = True
         await asyncio.gather(
             self.chunks.drain(grace_s),
-            *(one.stop(grace_s) for one in self.dispatchers),
+            self.dispatchers.drain(grace_s),
         )
         await asyncio.gather(*(_say_goodbye(one) for one in tuple(self.sockets)))
 
@@ -437,8 +436,7 @@ class Runtime:
         if self._watch is not None:
             self._watch.cancel()
         await self.janitor.stop()
-        for one in self.dispatchers:
-            await one.stop(0.0)
+        await self.dispatchers.stop()
         await self.joiner.stop()
         await self.pool.close()
         await self.hub.close()

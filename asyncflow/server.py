@@ -373,8 +373,10 @@ def _greet(runtime: Runtime, who: Access, site: Site) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     scheme = "http" if settings.tls_cert is None else "https"
     address = settings.public_url or f"{scheme}://{host}:{site.port}"
-    secret = "" if settings.token is not None else f"?token={who.token}"
-    # a token that somebody set is theirs to know, and not to stand on a screen
+    # a token that somebody set is theirs to know, and not to stand on a screen; and
+    # none shall stand in what others keep of a server's output
+    is_told = settings.token is None and sys.stdout.isatty()
+    secret = f"?token={who.token}" if is_told else ""
     head = TOKEN_HEAD if who.needed_everywhere else ""
     lines = [
         f"asyncflow {__version__} listens on {address}",
@@ -389,5 +391,7 @@ def _greet(runtime: Runtime, who: Access, site: Site) -> None:
         lines.append(f"  {card.name:<9} {state}")
     if who.needed_everywhere:
         lines.append("  token     needed for everything (the one you set)")
+    elif not is_told:
+        lines.append(f"  token     in {settings.data_dir / 'token'}, for the operator")
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()

@@ -57,7 +57,10 @@ class DeadView(View, frozen=True, kw_only=True):
 
 
 class RunningView(View, frozen=True, kw_only=True):
-    """A step that runs now. `worker` is the server's host and process."""
+    """A step that is being worked on. `worker` is the server's host and process.
+
+    `waiting`: it has been claimed, and waits for a worker process.
+    """
 
     step_id: int
     step: str
@@ -70,6 +73,7 @@ class RunningView(View, frozen=True, kw_only=True):
     worker: str | None
     started_at: str | None
     progress: float = 0.0
+    waiting: bool = False
 
 
 class UploadingView(View, frozen=True, kw_only=True):

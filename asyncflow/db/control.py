@@ -12,6 +12,7 @@ from asyncflow.db.flow import (
     close,
     count_steps,
     end_if_over,
+    give_up_files,
     insert_step,
     take_turn,
     to_json,
@@ -169,6 +170,7 @@ def cancel_step(db: sqlite3.Connection, step: int, now: int) -> Change:
         return change
     track = Tracker(db, row["job_id"], row["pid"])
     db.execute(SQL["cancel_step"], {"step": step, "now": now})
+    give_up_files(track, step, row["token"])
     track.stop.append((step, row["token"]))
     if not detached:
         track.touch(step)
@@ -200,7 +202,9 @@ def replay(
     for cause in causes:
         args = {"job": cause.job, "consumer": entry.consumer}
         row = db.execute(SQL["job_by_id"], args).fetchone()
-        if row is None or db.execute(SQL["has_replay"], args).fetchone():
+        if row is None or not row["original"]:
+            continue  # there is nothing left to work on
+        if db.execute(SQL["has_replay"], args).fetchone():
             continue
         track = Tracker(db, cause.job, cause.job_id)
         event = {"job": cause.job, "run": row["run"], "type": "job.replayed"}

@@ -7,59 +7,37 @@ taken before this is opened.
 
 import asyncio
 import sqlite3
-import sys
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import aiosqlite
 import msgspec
 import structlog
 
-from asyncflow import uploads
-from asyncflow.db import control, intake, rows, work
+from asyncflow.db import control, intake, work
 from asyncflow.db.base import (
     Change,
     Claimed,
     Demand,
     Ended,
     NewUpload,
-    Owner,
-    Page,
-    Place,
     Published,
-    StoredFile,
     Submission,
-    Trash,
-    UploadRow,
 )
-from asyncflow.db.oversight import AUDIT_KEPT, Cause, LogOffset, Paused
+from asyncflow.db.oversight import AUDIT_KEPT, Cause
 from asyncflow.db.queries import load, migrations
+from asyncflow.db.reading import Reading
 from asyncflow.db.schema import connect, migrate
 from asyncflow.db.writer import Batch, GroupWriter, Operation, translate
-from asyncflow.errors import FileNotAvailable, JobNotFound, UploadNotFound
-from asyncflow.estimates import Spent
+from asyncflow.errors import StartError
 from asyncflow.jobs import JobState, Limits, PlanEntry, StepState, Subscription
-from asyncflow.views import (
-    AttemptView,
-    AuditView,
-    DeadView,
-    EventView,
-    JobView,
-    RunningView,
-)
 
 log = structlog.get_logger(__name__)
 
 SQL = load("uploads.sql", "steps.sql", "jobs.sql")
-READERS = 2
-#: events that are looked at for the last hour
-NEWEST_EVENTS = 100_000
-READ_TIMEOUT_S = 30.0
 
 
-class SqliteDatabase:
+class SqliteDatabase(Reading):
     """Implements `asyncflow.db.base.Database` on one file."""
 
     def __init__(
@@ -70,32 +48,25 @@ class SqliteDatabase:
         on_doubt: Callable[[], None] = lambda: None,
         on_batch: Callable[[Batch], None] = lambda _batch: None,
     ) -> None:
+        super().__init__()
         self.path = path
         self._on_change = on_change
         self._writer = GroupWriter(
             partial(connect, path), on_batch=on_batch, on_doubt=on_doubt
         )
-        self._readers: list[aiosqlite.Connection] = []
-        self._turn = 0
 
     async def start(self) -> None:
         """Migrate and open."""
         try:
             await asyncio.to_thread(migrate, self.path, migrations())
         except sqlite3.Error as error:
-            raise translate(error) from error
+            raise StartError(f"{self.path}: {translate(error)}") from error
         await self._writer.write(lambda _db: None)
-        uri = f"{self.path.absolute().as_uri()}?mode=ro"
-        for _ in range(READERS):
-            reader = await aiosqlite.connect(uri, uri=True, isolation_level=None)
-            reader.row_factory = sqlite3.Row
-            await reader.execute("PRAGMA query_only=1")
-            self._readers.append(reader)
+        await self.open_readers(self.path.absolute())
 
     async def close(self) -> None:
         """Finish what is queued and let go."""
-        for reader in self._readers:
-            await reader.close()
+        await self.close_readers()
         await self._writer.close()
 
     @property
@@ -128,15 +99,6 @@ class SqliteDatabase:
     async def _write(self, name: str, args: Mapping[str, object]) -> None:
         await self._writer.write(lambda db: db.execute(SQL[name], args))
 
-    async def _rows(self, name: str, args: Mapping[str, object]) -> list[sqlite3.Row]:
-        self._turn = (self._turn + 1) % len(self._readers)
-        reader = self._readers[self._turn]
-        try:
-            async with asyncio.timeout(READ_TIMEOUT_S):
-                return list(await reader.execute_fetchall(SQL[name], args))
-        except sqlite3.Error as error:
-            raise translate(error) from error
-
     # ----- uploads
 
     async def create_upload(self, new: NewUpload) -> str:
@@ -145,13 +107,6 @@ class SqliteDatabase:
             lambda db: intake.create(db, new), after=lambda r: self._tell(r[1])
         )
         return made
-
-    async def find_upload(self, upload_id: str) -> UploadRow:
-        """Return the upload."""
-        found = await self._rows("find_upload", {"pid": upload_id})
-        if not found:
-            raise UploadNotFound
-        return rows.upload_row(found[0])
 
     async def accept(
         self, upload_id: str, *, size: int, gates: Sequence[PlanEntry], now: int
@@ -199,36 +154,6 @@ class SqliteDatabase:
             lambda db: intake.take_place(db, final_id, n, part_id)
         )
 
-    async def places(self, final_id: str) -> Sequence[Place]:
-        """Return the parts of a joined upload in their order."""
-        found = await self._rows("places", {"pid": final_id})
-        return [
-            Place(
-                n=row["n"],
-                part=row["part"],
-                state=row["state"],
-                length=row["length"],
-                key=row["key"] or "",
-            )
-            for row in found
-        ]
-
-    async def finals_of(self, part_id: str) -> Sequence[str]:
-        """Return the unfinished uploads that a part has a place in."""
-        return [row["pid"] for row in await self._rows("finals_of", {"pid": part_id})]
-
-    async def expired_uploads(self, now: int, limit: int) -> Sequence[str]:
-        """Return ids of unfinished uploads, and of parts, whose time is over."""
-        args = {"now": now, "limit": limit}
-        return [row["pid"] for row in await self._rows("expired_uploads", args)]
-
-    async def unfinished_uploads(self, after: int, limit: int) -> Sequence[UploadRow]:
-        """Return a page of unfinished uploads, oldest first."""
-        args = {"after": after, "limit": limit}
-        return [
-            rows.upload_row(r) for r in await self._rows("unfinished_uploads", args)
-        ]
-
     # ----- steps
 
     async def register(self, consumers: Sequence[Subscription], now: int) -> None:
@@ -244,13 +169,6 @@ class SqliteDatabase:
             return work.skip_homeless(db, now)
 
         await self._writer.write(put, after=self._tell)
-
-    async def consumers(self) -> Sequence[Subscription]:
-        """Return every registered consumer."""
-        found = await self._rows("consumers", {})
-        return [
-            msgspec.json.decode(row["definition"], type=Subscription) for row in found
-        ]
 
     async def claim(self, demand: Demand) -> Sequence[Claimed]:
         """Take ready steps: by priority, then by turn."""
@@ -336,74 +254,6 @@ class SqliteDatabase:
         """Forget the job; its bytes go to the trash."""
         await self._change(lambda db: control.delete(db, job_id))
 
-    async def job(self, job_id: str) -> JobView:
-        """Return the job with its steps and files."""
-        found = await self._rows("job_view", {"pid": job_id})
-        if not found:
-            raise JobNotFound
-        return rows.job_view(found[0])
-
-    async def jobs(
-        self,
-        *,
-        state: JobState | None,
-        before: int | None,
-        limit: int,
-        search: str = "",
-    ) -> Page:
-        """Return a page of jobs without their steps, newest first."""
-        args = {"before": before or sys.maxsize, "limit": limit + 1}
-        if search:
-            found = await self._rows(
-                "jobs_page_found", {**args, "state": state, "search": search}
-            )
-        elif state is None:
-            found = await self._rows("jobs_page", args)
-        else:
-            found = await self._rows("jobs_page_of_state", {**args, "state": state})
-        following = found[limit - 1]["id"] if len(found) > limit else None
-        shown = tuple(rows.job_summary(row) for row in found[:limit])
-        return Page(jobs=shown, next=following)
-
-    async def attempts(self, job_id: str) -> Sequence[AttemptView]:
-        """Return the attempts that did not succeed, oldest first."""
-        return [rows.attempt(row) for row in await self._of_job("attempts", job_id)]
-
-    async def events(self, job_id: str) -> Sequence[EventView]:
-        """Return what happened to a job, oldest first."""
-        return [rows.event(row) for row in await self._of_job("events", job_id)]
-
-    async def _of_job(
-        self, statement: str, job_id: str, **more: object
-    ) -> list[sqlite3.Row]:
-        found = await self._rows(statement, {"pid": job_id, **more})
-        if not found and not await self._rows("job_exists", {"pid": job_id}):
-            raise JobNotFound
-        return found
-
-    async def owner(self, job_id: str) -> Owner:
-        """Return whose job it is."""
-        found = await self._rows("job_owner", {"pid": job_id})
-        if not found:
-            raise JobNotFound
-        return Owner(owner=found[0]["owner"], tenant=found[0]["tenant"])
-
-    async def file(self, job_id: str, name: str) -> StoredFile:
-        """Return one file of a job."""
-        if name == "original":
-            whole = await self._of_job("original_file", job_id)
-            if not whole:
-                raise FileNotAvailable
-            if not whole[0]["original"]:
-                raise FileNotAvailable("the original was removed after its time")
-            if whole[0]["upload_state"] != "complete":
-                raise FileNotAvailable("the upload is not complete")
-            return rows.stored_file(whole[0], name)
-        made = await self._of_job("derived_file", job_id, name=name)
-        if not made:
-            raise FileNotAvailable
-        return rows.stored_file(made[0], name)
-
     # ----- without a file
 
     async def submit(self, new: Submission) -> str:
@@ -419,31 +269,6 @@ class SqliteDatabase:
         """Give one dead step another chance."""
         await self._change(lambda db: control.retry_step(db, step_id, now))
 
-    async def dead_steps(
-        self, consumer: str, after: int, limit: int, *, refused: bool
-    ) -> Sequence[int]:
-        """Return a page of a consumer's dead steps, oldest first."""
-        args = {"consumer": consumer, "after": after, "limit": limit}
-        args["refused"] = refused
-        return [row["id"] for row in await self._rows("dead_steps", args)]
-
-    async def dead_letters(
-        self, consumer: str, *, before: int | None, limit: int, refused: bool
-    ) -> Sequence[DeadView]:
-        """Return a page of what `dead_steps` names, newest first."""
-        args = {"consumer": consumer, "before": before or sys.maxsize, "limit": limit}
-        args["refused"] = refused
-        return [rows.dead_letter(r) for r in await self._rows("dead_letters", args)]
-
-    async def refusals(self) -> Mapping[str, int]:
-        """Return how many of each consumer's dead steps are refusals of a file."""
-        return {row["consumer"]: row["n"] for row in await self._rows("refusals", {})}
-
-    async def running_steps(self, limit: int) -> Sequence[RunningView]:
-        """Return the steps that run now, oldest first."""
-        found = await self._rows("running_letters", {"limit": limit})
-        return [rows.running_step(row) for row in found]
-
     async def cancel_step(self, step_id: int, now: int) -> None:
         """Take one open step back; its job goes on without it."""
         await self._change(lambda db: control.cancel_step(db, step_id, now))
@@ -452,29 +277,6 @@ class SqliteDatabase:
         """Stop a consumer or a tenant for the time being, or let it go on."""
         args = {"kind": kind, "name": name, "now": now}
         await self._write("pause" if on else "resume", args)
-
-    async def pauses(self) -> Paused:
-        """Return what is stopped."""
-        found = [(row["kind"], row["name"]) for row in await self._rows("pauses", {})]
-        return Paused(
-            consumers=frozenset(name for kind, name in found if kind == "consumer"),
-            tenants=frozenset(name for kind, name in found if kind == "tenant"),
-        )
-
-    async def causes(
-        self, kind: str, *, since: int, after: int, limit: int
-    ) -> Sequence[Cause]:
-        """Return a page of the log: events of one type, from a moment on."""
-        args = {"type": kind, "since": since, "after": after, "limit": limit}
-        return [
-            Cause(
-                seq=row["seq"],
-                job=row["job"],
-                job_id=row["pid"],
-                media_type=row["media_type"],
-            )
-            for row in await self._rows("caused_by", args)
-        ]
 
     async def replay(self, causes: Sequence[Cause], entry: PlanEntry, now: int) -> int:
         """Give the jobs of *causes* to a consumer once more, beside their runs."""
@@ -503,17 +305,7 @@ class SqliteDatabase:
 
         await self._writer.write(put)
 
-    async def audits(self, *, before: int | None, limit: int) -> Sequence[AuditView]:
-        """Return a page of what was done by hand, newest first."""
-        args = {"before": before or sys.maxsize, "limit": limit}
-        return [rows.audit(row) for row in await self._rows("audits", args)]
-
     # ----- what has had its time
-
-    async def finished_jobs(self, before: int, limit: int) -> Sequence[str]:
-        """Return ids of jobs that ended before *before*, oldest first."""
-        args = {"before": before, "limit": limit}
-        return [row["pid"] for row in await self._rows("finished_jobs", args)]
 
     async def drop_originals(self, before: int, limit: int) -> int:
         """Give up the originals of jobs that ended before *before*."""
@@ -524,59 +316,7 @@ class SqliteDatabase:
         )
         return len(changes)
 
-    async def orphans(self, keys: Sequence[str]) -> Sequence[str]:
-        """Return those of *keys* that no row names and no running step has made."""
-        found = []
-        for key in keys:
-            step, token = uploads.attempt_of(key) or (0, 0)
-            args = {"key": key, "step": step, "token": token}
-            if not await self._rows("is_named", args):
-                found.append(key)
-        return found
-
     # ----- numbers
-
-    async def usage(self) -> Mapping[str, int]:
-        """Return how many bytes each tenant has."""
-        found = await self._rows("usage", {})
-        return {row["tenant"]: row["bytes"] for row in found}
-
-    async def lately(self, since: int) -> Sequence[tuple[int, str, int]]:
-        """Return how many uploads and ends of jobs there were in each minute."""
-        found = await self._rows("lately", {"since": since, "most": NEWEST_EVENTS})
-        return [(row["minute"], row["type"], row["n"]) for row in found]
-
-    async def tallies(self) -> Mapping[tuple[str, str], int]:
-        """Return how many steps each consumer has in each state."""
-        return await self._tallies("consumer")
-
-    async def tenant_tallies(self) -> Mapping[tuple[str, str], int]:
-        """Return how many steps each tenant has in each state."""
-        return await self._tallies("tenant")
-
-    async def _tallies(self, column: str) -> Mapping[tuple[str, str], int]:
-        counts: Counter[tuple[str, str]] = Counter()
-        for row in await self._rows("tallies", {}):
-            counts[row[column], row["state"]] += row["n"]
-        return counts
-
-    async def log_offsets(self) -> Mapping[str, LogOffset]:
-        """Return how far each registered consumer has come."""
-        return {
-            row["name"]: LogOffset(
-                offset=(row["first"] or row["head"] + 1) - 1,
-                head=row["head"],
-                since=row["ready_since"],
-            )
-            for row in await self._rows("log_offsets", {})
-        }
-
-    async def latest_done(self, limit: int) -> Sequence[Spent]:
-        """Return what the latest successful steps took, oldest first."""
-        return [
-            Spent(consumer=row["consumer"], seconds=row["ms"] / 1000, size=row["size"])
-            for row in reversed(await self._rows("latest_done", {"limit": limit}))
-        ]
 
     async def forget_idle(self) -> None:
         """Drop counters that stand at nothing, and lanes that are not ahead."""
@@ -586,19 +326,6 @@ class SqliteDatabase:
             db.execute(SQL["forget_tallies"])
 
         await self._writer.write(forget, bulk=True)
-
-    async def open_uploads(self) -> int:
-        """Return how many uploads are unfinished."""
-        return int((await self._rows("open_uploads", {}))[0]["n"])
-
-    async def stored_bytes(self) -> int:
-        """Return how many bytes originals and derivatives have."""
-        return int((await self._rows("stored_bytes", {}))[0]["n"])
-
-    async def trash(self, limit: int) -> Sequence[Trash]:
-        """Return bytes to remove."""
-        found = await self._rows("trash", {"limit": limit})
-        return [Trash(key=r["key"], is_prefix=bool(r["is_prefix"])) for r in found]
 
     async def drop_trash(self, removed: Sequence[str]) -> None:
         """Forget trash whose bytes are gone."""

@@ -158,7 +158,7 @@ def publish(
     if row is None:
         return None
     track = Tracker(db, row["job_id"], row["pid"])
-    if not _store(track, row, token, made, now, replaces=False):
+    if not _store(track, row, token, made, now):
         raise NameTaken(f"another step of this job already made {made.name!r}")
     track.touch(step)
     return track.change()
@@ -170,12 +170,10 @@ def _store(
     token: int,
     made: Published,
     now: int,
-    *,
-    replaces: bool,
 ) -> bool:
     """Write a derivative's row; False: its name is taken by somebody else's file.
 
-    A replay *replaces* what its own consumer has made before.
+    It replaces what its own consumer has made before, be it by a replay.
     """
     args = {
         "job": row["job_id"],
@@ -193,10 +191,9 @@ def _store(
         "facts": to_json(made.facts),
         "now": now,
     }
-    if replaces:
-        old = track.db.execute(SQL["take_derivative"], args).fetchone()
-        if old is not None:
-            track.throw_away(old["key"], is_prefix=False)
+    old = track.db.execute(SQL["take_derivative"], args).fetchone()
+    if old is not None and old["key"] != made.key:
+        track.throw_away(old["key"], is_prefix=False)
     return track.db.execute(SQL["insert_derivative"], args).rowcount == 1
 
 
@@ -231,7 +228,11 @@ def _settle_replay(
 ) -> tuple[StepState, Change]:
     """End an attempt of a replay: it gives its job files and facts, nothing else."""
     if ended.verdict is Verdict.DONE:
-        if all(_store(track, row, token, m, now, replaces=True) for m in ended.made):
+        args = {"job": row["job_id"], "consumer": row["consumer"]}
+        others = {name for (name,) in track.db.execute(SQL["others_files"], args)}
+        if others.isdisjoint(made.name for made in ended.made):
+            for made in ended.made:
+                _store(track, row, token, made, now)
             _store_facts(track, row, dataclasses.replace(ended, plan=None))
         else:
             ended = dataclasses.replace(

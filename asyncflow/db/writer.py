@@ -82,6 +82,11 @@ def translate(error: Exception) -> Exception:
     name = getattr(error, "sqlite_errorname", None) or type(error).__name__
     if name == "SQLITE_FULL":
         return DiskFull("the disk has no room for the database")
+    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+        return DatabaseUnavailable(
+            f"the database's file is damaged ({name}): keep a copy of it, and bring a "
+            "backup into place with `asyncflow restore`"
+        )
     return DatabaseUnavailable(f"the database cannot write now ({name})")
 
 

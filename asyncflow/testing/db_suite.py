@@ -32,6 +32,7 @@ from asyncflow.jobs import (
     Verdict,
 )
 from asyncflow.testing.db_control import ControlObligations
+from asyncflow.testing.db_history import HistoryObligations
 from asyncflow.testing.db_jobs import JobObligations
 from asyncflow.testing.db_steps import StepObligations
 from asyncflow.testing.db_uploads import UploadObligations
@@ -48,7 +49,13 @@ from asyncflow.testing.db_world import (
 NOBODY = "018bcfe5-6800-7000-8000-00000000ffff"
 
 
-class DbSuite(StepObligations, JobObligations, UploadObligations, ControlObligations):
+class DbSuite(
+    StepObligations,
+    JobObligations,
+    UploadObligations,
+    ControlObligations,
+    HistoryObligations,
+):
     """The obligations of `asyncflow.db.base.Database`, one test each."""
 
     pytestmark = pytest.mark.asyncio

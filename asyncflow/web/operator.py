@@ -331,11 +331,16 @@ async def dead(request: web.Request) -> web.Response:
 
 
 async def running(request: web.Request) -> web.Response:
-    """List the steps that run now."""
+    """List the steps that are being worked on."""
     runtime = _looked(request)
     found = await runtime.db.running_steps(MOST_LISTED)
+    waiting = {step for step, _token in runtime.dispatchers.waiting}
     shown = tuple(
-        msgspec.structs.replace(one, progress=runtime.hub.percent(one.job_id, one.step))
+        msgspec.structs.replace(
+            one,
+            progress=runtime.hub.percent(one.job_id, one.step),
+            waiting=one.step_id in waiting,
+        )
         for one in found
     )
     strays = tuple(
@@ -520,5 +525,4 @@ async def _drain(request: web.Request, *, on: bool) -> web.Response:
     runtime, who = _asked(request)
     runtime.engine.drain(on=on)
     await note(runtime, who, "drain" if on else "resume-all", "server")
-    still = sum(one.running for one in runtime.dispatchers)
-    return answer(Draining(draining=on, running=still))
+    return answer(Draining(draining=on, running=runtime.dispatchers.running))

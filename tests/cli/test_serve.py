@@ -62,6 +62,18 @@ def test_an_address_of_another_machine_is_said_plainly() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_damaged_database_is_named_with_what_helps() -> None:
+    Path("data").mkdir()
+    Path("data/asyncflow.db").write_bytes(os.urandom(20_000))
+
+    done = serve("--data-dir", "data", "--port", "0")
+
+    assert done.returncode == 1
+    said = done.stderr.splitlines()[-1]
+    assert "data/asyncflow.db: the database's file is damaged" in said
+    assert "`asyncflow restore`" in said
+
+
 def test_a_data_folder_that_cannot_be_made_is_said_plainly() -> None:
     Path("file").write_text("")
 
@@ -84,9 +96,11 @@ def test_a_signal_ends_the_server_with_success(number: signal.Signals) -> None:
     assert "listens on http://127.0.0.1:" in program.stdout.readline()
 
     program.send_signal(number)
-    program.communicate(timeout=30)
+    said, _ = program.communicate(timeout=30)
 
     assert program.returncode == 0
+    # who keeps this output must not keep a secret with it
+    assert Path("data/token").read_text().strip() not in said
 
 
 def test_a_module_that_is_not_there_is_said_plainly(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.faults import watch
 from tests.server_process import ServerProcess, serving
 from tests.tasks.asking import ended, post, submit, task
 from tests.web.live import code_of, healthy_server, until
@@ -402,6 +404,38 @@ def test_what_is_no_task_is_not_found_as_one(server: ServerProcess) -> None:
     assert f"see /status/{event}" in answer.json["detail"]
 
 
+def test_time_that_is_waited_for_a_worker_is_not_time_of_the_step(
+    tmp_path: Path,
+) -> None:
+    shutil.copy(WORK, tmp_path)
+    with healthy_server(tmp_path, processors="work_to_do", workers="1") as server:
+
+        def waits(step: str) -> list[bool]:
+            answer = server.request(
+                "GET", "/admin/steps", Authorization=f"Bearer {server.token}"
+            )
+            return [
+                one["waiting"] for one in answer.json["steps"] if one["step"] == step
+            ]
+
+        held = submit(server, "hold", 1.0)
+        until(lambda: waits("hold") == [False])
+        added = submit(server, "add", [1])
+        until(lambda: waits("add") == [True])
+        assert ended(server, held)["status"] == ended(server, added)["status"]
+
+        text = server.request("GET", "/metrics").body.decode()
+        took = {
+            step: float(line.rsplit(" ", 1)[1])
+            for line in text.splitlines()
+            for step in ("hold", "add")
+            if line.startswith(
+                f'asyncflow_step_duration_seconds_sum{{consumer="{step}"'
+            )
+        }
+        assert took["add"] < took["hold"] / 2
+
+
 # ----- how much may wait
 
 
@@ -474,6 +508,23 @@ def test_a_type_that_is_not_the_applications_is_refused(
 
 
 # ----- over restarts
+
+
+def test_no_step_is_lost_to_a_freeze_of_the_whole_family(tmp_path: Path) -> None:
+    shutil.copy(WORK, tmp_path)
+    settings = {"processors": "work_to_do", "workers": "1", "lease": "1"}
+    with healthy_server(tmp_path, **settings) as server:
+        jobs = [submit(server, name, 4.0) for name in ("hold", "linger", "linger")]
+        until(lambda: {task(server, one)["status"] for one in jobs} == {"PROCESSING"})
+
+        watch.signal_family(server, signal.SIGSTOP)
+        try:
+            watch.pause(2.5)
+        finally:
+            watch.signal_family(server, signal.SIGCONT)
+
+        found = [ended(server, job) for job in jobs]
+        assert {(one["status"], one["attempts"]) for one in found} == {("COMPLETED", 1)}
 
 
 def test_tasks_outlive_a_kill(tmp_path: Path) -> None:

@@ -52,6 +52,12 @@ async def echo_later(work: Task) -> object:
     return work.payload
 
 
+@task("linger", attempts=1)
+async def linger(work: Task) -> None:
+    """Take as long as it is told, on the loop."""
+    await asyncio.sleep(work.payload)
+
+
 @task("echo")
 def echo(work: Task) -> object:
     """Return the payload, in a worker."""

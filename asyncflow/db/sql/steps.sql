@@ -126,6 +126,9 @@ WHERE step_id = :step AND run = :run AND verdict = 'try_later';
 -- name: drop_derivatives
 DELETE FROM derivative WHERE step_id = :step AND token = :token;
 
+-- name: others_files
+SELECT name FROM derivative WHERE job_id = :job AND consumer <> :consumer;
+
 -- name: take_derivative
 DELETE FROM derivative WHERE job_id = :job AND name = :name AND consumer = :consumer
 RETURNING key;
@@ -135,12 +138,7 @@ INSERT INTO derivative(job_id, step_id, token, consumer, name, key, media_type, 
   length, coding, sha256, plain_sha256, facts, at)
 VALUES(:job, :step, :token, :consumer, :name, :key, :media_type, :size, :length, :coding,
   :sha256, :plain_sha256, :facts, :now)
-ON CONFLICT(job_id, name) DO UPDATE SET step_id = excluded.step_id,
-  token = excluded.token, consumer = excluded.consumer, key = excluded.key,
-  media_type = excluded.media_type, size = excluded.size, length = excluded.length,
-  coding = excluded.coding, sha256 = excluded.sha256,
-  plain_sha256 = excluded.plain_sha256, facts = excluded.facts, at = excluded.at
-WHERE derivative.step_id = excluded.step_id;
+ON CONFLICT(job_id, name) DO NOTHING;
 
 -- name: step_view
 SELECT consumer, state, attempts + lost AS failures, required, error, started, finished,

@@ -66,8 +66,8 @@ export class Activity {
     this.at = at;
     this.steps = new Kept(at("running"), at("no-running"), (one) => this.step(one), (item, one) => {
       const age = one.startedAt ? duration((Date.now() - Date.parse(one.startedAt)) / 1000) : "";
-      item.querySelector(".state").textContent =
-        `${stepName(one.step)} · try ${one.attempt} · ${age} · ${Math.round(one.progress)} %`;
+      const now = one.waiting ? "waits for a worker" : `${age} · ${Math.round(one.progress)} %`;
+      item.querySelector(".state").textContent = `${stepName(one.step)} · try ${one.attempt} · ${now}`;
     });
     this.uploads = new Kept(at("arriving"), at("no-arriving"), (one) => {
       const name = make("span", one.fileName, "name");
