@@ -192,9 +192,14 @@ export class Card {
       },
       refused: () => {
         this.bar.hidden = true;
-        this.uploads("refused", `Refused · ${whole}`, ...afterwards(error));
+        const text = error?.code === "cancelled" ? "Cancelled" : "Refused";
+        this.uploads("refused", `${text} · ${whole}`, ...afterwards(error));
+        this.stateText = text.toLowerCase();
       },
-      cancelled: () => this.uploads("cancelled", "Cancelled"),
+      // until the server has let go of what it has
+      cancelled: () => {
+        this.uploads("cancelled", `Cancelling · ${sent}`, upload.hurry ? "now" : "cancel");
+      },
     };
     if (upload.state !== "refused") this.bar.hidden = false;
     show[upload.state]();
@@ -319,8 +324,13 @@ export class Card {
     if (over) this.linkResults();
     else this.linked = null;
     if (!over) this.offer("cancel");
-    else if (job.status === "COMPLETED") this.offer("remove", "erase");
+    else if (job.status === "COMPLETED" || this.hasNothing()) this.offer("remove", "erase");
     else this.offer(...afterwards(job.error), "erase");
+  }
+
+  // Neither the server nor this page has a file that could be tried again.
+  hasNothing() {
+    return this.job.uploadedBytes === null && !this.upload;
   }
 
   showSteps() {

@@ -4,6 +4,8 @@
 // - What the server has is asked for before each attempt; nothing is sent twice.
 // - A lost network, a 5xx or a 409 is tried again with growing pauses, for ever, until
 //   the person pauses or cancels; a refusal (other 4xx) ends the upload with its reason.
+// - What somebody has ended, here or elsewhere, is sent anew only when a person says so.
+// - A cancel is over when the server has nothing of the file any more, not before.
 // - A connection that stalls counts as a lost one.
 // - A file that was changed or removed meanwhile cannot be sent any more: the browser
 //   then breaks off each request, and only reading the file tells that from the network.
@@ -14,6 +16,7 @@ import { Refused } from "./server.js";
 const VERSION = { "Tus-Resumable": "1.0.0" };
 const PAUSES_S = [0, 1, 2, 5, 10, 20];
 const MAY_PASS = new Set([408, 409, 423, 425, 429]);
+const GONE = new Set([404, 410]);
 // a connection on which nothing moves for so long is given up
 const STALL_MS = 60_000;
 // the server takes metadata of 8 KiB in all; a path that is longer than this is not told
@@ -24,6 +27,11 @@ const CHANGED = {
   code: "file_changed",
   detail: "this file was changed or removed after it was chosen: choose it once more",
 };
+const CANCELLED = {
+  code: "cancelled",
+  detail: "it was cancelled on the server or in another window",
+};
+const DELETED = { code: "deleted", detail: "it was deleted from the server" };
 
 const encode = (text) =>
   btoa(Array.from(new TextEncoder().encode(text), (byte) => String.fromCharCode(byte)).join(""));
@@ -44,6 +52,8 @@ export class Upload {
     this.before = Promise.resolve();
     // ends the pause before the next attempt; null when there is none
     this.hurry = null;
+    // a cancel that is not over yet
+    this.ending = null;
   }
 
   // Goes on until the file is sent, refused, paused or cancelled.
@@ -62,20 +72,30 @@ export class Upload {
       try {
         await this.attempt();
       } catch (error) {
-        if (this.state !== "uploading") break;
-        if (!(await this.isReadable())) {
-          this.state = "refused";
-          refusal = new Refused(CHANGED, 0);
-          await this.forget();
-        } else if (error instanceof Refused && !this.mayPass(error)) {
-          this.state = "refused";
-          refusal = error;
-        } else {
-          await this.pauseAfter(error);
-        }
+        refusal = await this.judge(error);
       }
     }
     this.tell(this, refusal);
+  }
+
+  // Returns why the upload is over; null when it is not, after a pause.
+  async judge(error) {
+    if (this.state !== "uploading") return null;
+    const end = await this.endBy(error);
+    if (this.state !== "uploading") return null;
+    if (end) this.state = "refused";
+    else await this.pauseAfter(error);
+    return end;
+  }
+
+  async endBy(error) {
+    if (!(await this.isReadable())) {
+      // what the server keeps nevertheless expires
+      await this.forget().catch(() => {});
+      return new Refused(CHANGED, 0);
+    }
+    if (GONE.has(error.status) && this.id !== null) return this.whyGone();
+    return mayPass(error) ? null : error;
   }
 
   async isReadable() {
@@ -87,13 +107,19 @@ export class Upload {
     }
   }
 
-  // 404 and 410 mean that the server forgot the upload: begin anew.
-  mayPass(error) {
-    if (error.status === 404 || error.status === 410) {
-      this.id = null;
-      return true;
+  // Its job says why an upload is gone. Only what nobody ended begins anew by itself.
+  async whyGone() {
+    let job;
+    try {
+      job = await this.server.get(`status/${this.id}`);
+    } catch (error) {
+      if (error.code !== "job_not_found") return mayPass(error) ? null : error;
+      job = { status: "gone", error: DELETED };
     }
-    return MAY_PASS.has(error.status) || error.status >= 500;
+    if (job.status === "UPLOADING") return null;
+    this.id = null;
+    if (job.error?.code === "expired") return null;
+    return new Refused(job.status === "CANCELLED" ? CANCELLED : (job.error ?? {}), 410);
   }
 
   async pauseAfter(error) {
@@ -102,7 +128,7 @@ export class Upload {
     this.failures += 1;
     const told = wait > 1 || error.message === STALLED ? error : null;
     if (wait > 0) await this.wait(wait, told);
-    if (this.state === "uploading") this.tell(this, told);
+    if (this.state === "uploading" || this.state === "cancelled") this.tell(this, told);
   }
 
   async wait(seconds, error) {
@@ -125,11 +151,13 @@ export class Upload {
   async attempt() {
     if (this.id === null) await this.create();
     else await this.ask();
+    if (this.state !== "uploading") return;
     if (this.offset < this.file.size) await this.send();
     if (this.offset >= this.file.size && this.state === "uploading") this.state = "sent";
   }
 
-  async request(method, path, headers = {}) {
+  // `stopped` tells when somebody stops it.
+  async request(method, path, headers = {}, stopped = this.control.signal) {
     const control = new AbortController();
     const stop = () => control.abort();
     let isStalled = false;
@@ -137,7 +165,7 @@ export class Upload {
       isStalled = true;
       stop();
     }, STALL_MS);
-    this.control.signal.addEventListener("abort", stop);
+    stopped?.addEventListener("abort", stop);
     try {
       return await this.server.fetch(this.server.url(path), {
         method,
@@ -148,38 +176,29 @@ export class Upload {
       throw isStalled ? new Error(STALLED) : error;
     } finally {
       clearTimeout(patience);
-      this.control.signal.removeEventListener("abort", stop);
+      stopped?.removeEventListener("abort", stop);
     }
   }
 
+  // Runs to its end whatever somebody presses: only the answer tells what was made.
   async create() {
     const about = [`filename ${encode(this.file.name)}`];
     if (this.file.type) about.push(`filetype ${encode(this.file.type)}`);
     if (this.path && this.path.length <= MAX_PATH) about.push(`relativePath ${encode(this.path)}`);
-    const answer = await this.request("POST", "files/", {
+    const headers = {
       "Upload-Length": String(this.file.size),
       "Upload-Metadata": about.join(","),
-    });
+    };
+    const answer = await this.request("POST", "files/", headers, null);
     this.id = answer.headers.get("Asyncflow-Job-Id");
     this.offset = 0;
     this.tell(this);
   }
 
   async ask() {
-    try {
-      const answer = await this.request("HEAD", `files/${this.id}`);
-      this.offset = Number(answer.headers.get("Upload-Offset"));
-    } catch (error) {
-      if (error.status === 410) await this.askWhy();
-      throw error;
-    }
+    const answer = await this.request("HEAD", `files/${this.id}`);
+    this.offset = Number(answer.headers.get("Upload-Offset"));
     this.tell(this);
-  }
-
-  // An upload that was refused while its bytes came is gone, and its job says why.
-  async askWhy() {
-    const job = await this.server.get(`status/${this.id}`).catch(() => null);
-    if (job?.status === "REJECTED" && job.error) throw new Refused(job.error, 422);
   }
 
   // XMLHttpRequest, because fetch tells no progress of what it sends.
@@ -238,18 +257,42 @@ export class Upload {
     this.tell(this);
   }
 
-  async cancel() {
+  // Ends when the server has nothing of the file any more; raises when it refuses that.
+  cancel() {
+    this.failures = 0;
     this.stop("cancelled");
-    await this.before;
-    await this.forget();
+    this.ending ??= this.letGo().finally(() => {
+      this.ending = null;
+    });
+    return this.ending;
   }
 
-  // Lets the server forget what it has of the file.
+  async letGo() {
+    await this.before;
+    for (;;) {
+      try {
+        await this.forget();
+        return;
+      } catch (error) {
+        if (!mayPass(error)) throw error;
+        await this.pauseAfter(error);
+      }
+    }
+  }
+
+  // Lets the server forget what it has of the file; its last byte may have made it a job.
   async forget() {
     if (this.id === null) return;
-    await this.server
-      .fetch(this.server.url(`files/${this.id}`), { method: "DELETE", headers: VERSION })
-      .catch(() => {});
+    const forget = (path) =>
+      this.request("DELETE", path, {}, null).catch((error) => {
+        if (!GONE.has(error.status)) throw error;
+      });
+    try {
+      await forget(`files/${this.id}`);
+    } catch (error) {
+      if (error.code !== "upload_complete") throw error;
+      await forget(`jobs/${this.id}`);
+    }
   }
 
   stop(state) {
@@ -258,6 +301,10 @@ export class Upload {
     this.tell(this);
   }
 }
+
+// 409 and the like, a server that is unwell, and a network that is away
+const mayPass = (error) =>
+  !(error instanceof Refused) || MAY_PASS.has(error.status) || error.status >= 500;
 
 const refusal = (request) => {
   let problem = {};

@@ -384,11 +384,12 @@ export class Uploader extends HTMLElement {
 
   async #cancel(card) {
     if (card.upload ? card.upload.state !== "sent" : card.wantsFile) {
-      card.upload ??= new Upload(null, "", this.#server, () => {}, card.known.id);
+      const told = (upload, error) => this.#moved(card, upload, error);
+      card.upload ??= new Upload(null, "", this.#server, told, card.known.id);
       // first: it shall neither come back nor be told of as gone
       this.#watcher.forget(card.known.id);
       await card.upload.cancel();
-      this.#remove(card);
+      this.#remove(card, "cancelled");
       return;
     }
     await this.#server.send("POST", `jobs/${card.known.id}/cancel`);

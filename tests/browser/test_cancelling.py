@@ -1,0 +1,194 @@
+"""What is cancelled on the upload page, or elsewhere, and what becomes of it."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from tests.browser.test_upload_page import KEPT, lost_network
+from tests.browser.visitor import Visitor, photo
+from tests.server_process import ServerProcess
+
+pytestmark = pytest.mark.needs("chromium")
+
+
+@dataclass
+class Held:
+    """Requests of one method on uploads, kept back until somebody lets them go."""
+
+    page: Page
+    method: str
+    routes: list[Route] = field(default_factory=list)
+    is_over: bool = False
+
+    def __post_init__(self) -> None:
+        for address in ("**/files/", "**/files/*"):
+            self.page.route(address, self.judge)
+
+    def judge(self, route: Route) -> None:
+        if route.request.method == self.method and not self.is_over:
+            self.routes.append(route)
+        else:
+            route.continue_()
+
+    def release(self) -> None:
+        self.is_over = True
+        for route in self.routes:
+            route.continue_()
+
+
+def begun(visitor: Visitor, file: Path) -> tuple[str, Held]:
+    """Give a file whose bytes are held back; return its job and what is held."""
+    held = Held(visitor.page, "PATCH")
+    visitor.give(file)
+    visitor.until(lambda: bool(held.routes))
+    return held.routes[0].request.url.rpartition("/")[2], held
+
+
+def made(visitor: Visitor) -> list[str]:
+    """Note each upload that the page creates from now on."""
+    posts: list[str] = []
+
+    def note(method: str, url: str) -> None:
+        if method == "POST" and url.endswith("/files/"):
+            posts.append(url)
+
+    visitor.page.on("request", lambda one: note(one.method, one.url))
+    return posts
+
+
+def as_operator(server: ServerProcess, path: str) -> None:
+    bearer = f"Bearer {server.token}"
+    assert server.request("POST", path, Authorization=bearer).status == 200
+
+
+def test_what_an_operator_cancels_is_not_sent_again(
+    visitor: Visitor, server: ServerProcess, tmp_path: Path
+) -> None:
+    visitor.open()
+    posts = made(visitor)
+    job, held = begun(visitor, photo(tmp_path / "stop.jpg"))
+    as_operator(server, f"/admin/jobs/{job}/cancel")
+    held.release()
+    card = visitor.wait("stop.jpg", "refused")
+    expect(card.locator(".status")).to_contain_text("Cancelled")
+    expect(card.locator(".problem")).to_have_text(
+        "It was cancelled on the server or in another window."
+    )
+    assert len(posts) == 1
+    live = visitor.page.locator("p.live")
+    expect(live).to_contain_text("stop.jpg: cancelled.")
+    assert visitor.violations() == []
+
+    card.get_by_role("button", name="Retry: stop.jpg").click()
+    visitor.wait("stop.jpg", "COMPLETED")
+    assert len(posts) == 2
+    assert server.status(job)["status"] == "CANCELLED"
+    visitor.page.reload()
+    visitor.wait("stop.jpg", "COMPLETED")
+    visitor.troubles[:] = [one for one in visitor.troubles if "410" not in one]
+
+
+def test_what_an_operator_deletes_is_not_sent_again(
+    visitor: Visitor, server: ServerProcess, tmp_path: Path
+) -> None:
+    visitor.open()
+    posts = made(visitor)
+    job, held = begun(visitor, photo(tmp_path / "away.jpg"))
+    server.request("DELETE", f"/jobs/{job}")
+    held.release()
+    card = visitor.wait("away.jpg", "refused")
+    expect(card.locator(".problem")).to_have_text("It was deleted from the server.")
+    assert len(posts) == 1
+    visitor.troubles[:] = [one for one in visitor.troubles if "404" not in one]
+
+
+def test_what_another_tab_cancels_is_cancelled_in_all(
+    visitor: Visitor, server: ServerProcess, tmp_path: Path
+) -> None:
+    visitor.open()
+    posts = made(visitor)
+    job, held = begun(visitor, photo(tmp_path / "both.jpg"))
+    other = visitor.context.new_page()
+    other.goto(visitor.url)
+    other.get_by_role("button", name="Cancel: both.jpg").click()
+    expect(other.locator("li.card")).to_have_count(0)
+    held.release()
+    card = visitor.wait("both.jpg", "refused")
+    expect(card.locator(".problem")).to_contain_text("cancelled")
+    assert len(posts) == 1
+    assert server.status(job)["status"] == "CANCELLED"
+    assert visitor.page.evaluate(KEPT) == []
+    visitor.troubles[:] = [one for one in visitor.troubles if "410" not in one]
+
+
+def test_an_upload_that_nobody_ended_but_time_begins_anew(
+    visitor: Visitor, server: ServerProcess, tmp_path: Path
+) -> None:
+    visitor.open()
+    job, held = begun(visitor, photo(tmp_path / "late.jpg"))
+    server.request("DELETE", f"/files/{job}", Tus_Resumable="1.0.0")
+    said = server.status(job)
+    assert said["error"]["code"] == "terminated"
+    said["error"]["code"] = "expired"
+    page = visitor.page
+    page.route(f"**/status/{job}", lambda route: route.fulfill(body=json.dumps(said)))
+    held.release()
+    visitor.wait("late.jpg", "COMPLETED")
+    assert page.evaluate(f"{KEPT}[0].id") != job
+    visitor.troubles[:] = [one for one in visitor.troubles if "410" not in one]
+
+
+def test_a_cancel_that_comes_behind_the_last_byte_deletes_the_job(
+    visitor: Visitor, server: ServerProcess, tmp_path: Path
+) -> None:
+    visitor.open()
+    file = photo(tmp_path / "whole.jpg")
+    job, held = begun(visitor, file)
+    # all of it is stored, and the answer on its way
+    assert held.routes[0].fetch().status == 204
+    assert server.finished(job)["status"] == "COMPLETED"
+    visitor.page.get_by_role("button", name="Cancel: whole.jpg").click()
+    expect(visitor.page.locator("li.card")).to_have_count(0)
+    assert server.request("GET", f"/jobs/{job}").status == 404
+    expect(visitor.page.locator("p.live")).to_contain_text("whole.jpg cancelled.")
+    visitor.troubles[:] = [one for one in visitor.troubles if "403" not in one]
+
+
+def test_a_cancel_without_a_network_is_done_when_it_is_back(
+    visitor: Visitor, server: ServerProcess, tmp_path: Path
+) -> None:
+    visitor.open()
+    job, _held = begun(visitor, photo(tmp_path / "train.jpg"))
+    visitor.context.set_offline(True)
+    visitor.page.get_by_role("button", name="Cancel: train.jpg").click()
+    card = visitor.wait("train.jpg", "cancelled")
+    expect(card.locator(".status")).to_contain_text("Cancelling")
+    expect(card.locator(".problem")).to_have_text("The server cannot be reached.")
+    expect(card.get_by_role("button", name="Try now: train.jpg")).to_be_visible()
+    assert visitor.violations() == []
+    assert server.status(job)["status"] == "UPLOADING"
+    assert visitor.page.evaluate(f"{KEPT}[0].id") == job
+    visitor.context.set_offline(False)
+    expect(visitor.page.locator("li.card")).to_have_count(0)
+    assert server.status(job)["status"] == "CANCELLED"
+    assert visitor.page.evaluate(KEPT) == []
+    visitor.troubles[:] = [one for one in visitor.troubles if not lost_network(one)]
+
+
+def test_an_upload_that_is_cancelled_while_it_is_created_is_ended(
+    visitor: Visitor, server: ServerProcess, tmp_path: Path
+) -> None:
+    visitor.open()
+    held = Held(visitor.page, "POST")
+    visitor.give(photo(tmp_path / "soon.jpg"))
+    visitor.until(lambda: bool(held.routes))
+    visitor.page.get_by_role("button", name="Cancel: soon.jpg").click()
+    expect(visitor.card("soon.jpg").locator(".status")).to_contain_text("Cancelling")
+    with visitor.page.expect_response("**/files/") as answer:
+        held.release()
+    expect(visitor.page.locator("li.card")).to_have_count(0)
+    job = answer.value.headers["asyncflow-job-id"]
+    assert server.status(job)["status"] == "CANCELLED"
