@@ -13,6 +13,10 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "packaging" / "monitoring"
 #: of the server's own process, made by the library
 OTHERS = {"process_resident_memory_bytes", "up"}
+#: what no operator looks at on a board, and why
+NOT_SHOWN = {
+    "asyncflow_loop_tasks": "for who looks for a leak, beside a profile of the process",
+}
 
 
 def promtool(*words: str) -> None:
@@ -29,7 +33,7 @@ def expressions() -> list[str]:
 
 def asked_for(text: str) -> set[str]:
     found = set(re.findall(r"\b(?:asyncflow|process)_[a-z_]+\b", text))
-    return {re.sub(r"_bucket$", "", name) for name in found}
+    return {re.sub(r"_(bucket|sum|count)$", "", name) for name in found}
 
 
 @pytest.mark.needs("promtool")
@@ -46,6 +50,20 @@ def test_the_rules_and_the_dashboard_ask_for_metrics_that_there_are() -> None:
     assert asked_for(queries) <= known
     assert asked_for(" ".join(expressions())) <= known
     assert len(expressions()) > 10
+
+
+def test_every_metric_is_on_the_dashboard_or_left_out_for_a_reason() -> None:
+    shown = asked_for(" ".join(expressions())) - OTHERS
+    names = {spec.name for spec in SPECS.values()}
+
+    assert shown | set(NOT_SHOWN) == names
+    assert not shown & set(NOT_SHOWN)
+
+
+def test_no_two_panels_lie_on_each_other() -> None:
+    panels = json.loads((FOLDER / "grafana.json").read_text(encoding="utf-8"))["panels"]
+    places = [(one["gridPos"]["x"], one["gridPos"]["y"]) for one in panels]
+    assert len({one["id"] for one in panels}) == len(set(places)) == len(panels)
 
 
 @pytest.mark.needs("promtool")
