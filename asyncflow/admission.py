@@ -2,13 +2,19 @@
 
 A refusal here costs the client nothing but the request; every check that comes later
 is a repetition of one of these on better knowledge.
+
+Rules
+-----
+- Between the last question and what is held for the answer lies no await: whoever asks
+  meanwhile is asked to make do with the rest. See `asyncflow.reservations`.
+- What is held is given back unless somebody else counts it by then.
 """
 
+import asyncio
 import sys
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from asyncflow import uploads
@@ -21,14 +27,14 @@ from asyncflow.errors import (
     TypeNotAllowed,
     UploadTooLarge,
 )
-from asyncflow.growing import Growing
+from asyncflow.reservations import Ledger, Reservation
 from asyncflow.store.base import Space
 
 #: what a form may have beyond its files: names, other fields, boundaries
 FORM_BYTES = 64 << 10
 #: how much an upload of unknown length may bring before the disk is looked at again
 ROOM_EVERY_BYTES = 8 << 20
-#: for so long a look at the disk is enough for small questions
+#: for so long a look at the disk is enough where there is room
 RECENT_S = 0.2
 
 
@@ -47,11 +53,15 @@ class Rules:
     open_uploads: int = 1000
 
 
+async def _nobody_counts() -> Mapping[str, int]:
+    return {}
+
+
 class Admission:
-    """Decides on uploads that want to start.
+    """Decides on uploads that want to start, and holds what they were granted.
 
     *space* tells the room under the store (None: the store cannot fill up), *backlog*
-    how many steps wait, *usage* how many bytes each tenant has.
+    how many steps wait, *usage* how many bytes the database counts for each tenant.
     """
 
     def __init__(
@@ -60,7 +70,7 @@ class Admission:
         *,
         space: Callable[[], Awaitable[Space]] | None,
         backlog: Callable[[], int],
-        usage: Callable[[], Mapping[str, int]] = dict,
+        usage: Callable[[], Awaitable[Mapping[str, int]]] = _nobody_counts,
         on_refusal: Callable[[str], None] = lambda _code: None,
     ) -> None:
         self.rules = rules
@@ -68,54 +78,88 @@ class Admission:
         self._space = space
         self._backlog = backlog
         self._usage = usage
-        #: as last seen, its sum, and what has been announced by each tenant since
-        self._seen: Mapping[str, int] | None = None
+        self._quota = Ledger()
+        self._room = Ledger()
+        #: of uploads whose length nobody has said: the database does not count these
+        self._unmeasured: dict[str, Reservation] = {}
+        #: as last seen in the database, and its sum
+        self._seen: Mapping[str, int] = {}
         self._used = 0
-        self._recent: Counter[str] = Counter()
-        self._growing = Growing()
-        #: what the disk was like when it was looked at, and what was announced since
+        self._counting = asyncio.Lock()
+        #: what the disk was like when it was looked at
         self._last: Space | None = None
         self._looked = 0.0
-        self._since = 0
+        self._looking = asyncio.Lock()
         #: set while the server stops
         self.closed = False
 
-    async def check(
+    async def refresh(self) -> None:
+        """Look at what the database counts."""
+        async with self._counting:
+            shown = self._quota.begin_look()
+            self._seen = await self._usage()
+            self._used = sum(self._seen.values())
+            self._quota.end_look(shown)
+
+    @asynccontextmanager
+    async def admitted(
         self, *, length: int | None, declared_type: str, tenant: str = ""
-    ) -> None:
-        """Return if an upload like this may start.
+    ) -> AsyncIterator[Reservation]:
+        """Hold what an upload takes that may start; give back what is left at the end.
 
         Raises:
             ShuttingDown, BacklogFull, DiskFull, QuotaExceeded: not now.
             UploadTooLarge, TypeNotAllowed: never.
         """
+        held = self._new(tenant)
+        with self._refusals():
+            self._check_length(length)
+            self.check_type(declared_type)
+            self.check_backlog()
+            await self._hold(held, length or 0, length or 0)
         try:
-            await self._check(length, declared_type)
-            self._check_quota(length or 0, tenant)
-            self._recent[tenant] += length or 0
-        except AsyncflowError as refused:
-            self.on_refusal(refused.code)
-            raise
+            yield held
+        finally:
+            held.release()
 
-    async def check_form(self, length: int) -> None:
+    @asynccontextmanager
+    async def joined(self, tenant: str, *, more: int, room: int) -> AsyncIterator[None]:
+        """Hold *more* bytes of the quota and *room* on the disk while parts are joined.
+
+        Raises:
+            DiskFull, QuotaExceeded: not now.
+        """
+        held = self._new(tenant)
+        with self._refusals():
+            await self._hold(held, more, room)
+        try:
+            yield
+            held.stored()
+        finally:
+            held.release()
+
+    async def check_form(self, length: int, *, is_repeat: bool) -> None:
         """Return if a form of *length* bytes, its own included, may be read.
+
+        What it asks for may be there already if it is a repeat: then only its size is
+        looked at.
 
         Raises:
             ShuttingDown, DiskFull: not now.
             UploadTooLarge: no file may be as large as this.
         """
         files = max(0, length - FORM_BYTES)
-        try:
-            if self.closed:
-                raise ShuttingDown
+        with self._refusals():
             if files > self.rules.max_bytes:
                 raise UploadTooLarge(
                     length=length, max_bytes=self.rules.max_bytes, what="form"
                 )
-            await self._check_space(files)
-        except AsyncflowError as refused:
-            self.on_refusal(refused.code)
-            raise
+            if is_repeat:
+                return
+            if self.closed:
+                raise ShuttingDown
+            await self._see(files)
+            self._check_room(files)
 
     async def check_room(self) -> None:
         """Return if there is room for anything.
@@ -123,7 +167,8 @@ class Admission:
         Raises:
             DiskFull: the disk is filled as far as it may be.
         """
-        await self._check_space(0)
+        await self._see(0)
+        self._check_room(0)
 
     # ----- uploads of unknown length
 
@@ -135,65 +180,120 @@ class Admission:
         Raises:
             DiskFull, QuotaExceeded: it has taken all that it may.
         """
-        end = None if more is None else at + more
-        self._growing.note(upload_id, tenant, at, end=end)
-        promised = self._growing.promise(upload_id, ROOM_EVERY_BYTES)
-        await self._check_growth(
-            tenant, more or 0, beyond=max(0, (more or 0) - promised)
-        )
+        held = self._note(upload_id, tenant, at)
+        with self._refusals():
+            if more is None:
+                await self._promise(held)
+            else:
+                await self._hold(held, more, more)
 
-    async def go_on(self, upload_id: str, tenant: str, at: int) -> None:
-        """Return if an upload that has grown to *at* bytes may go on.
+    def take(self, upload_id: str, end: int) -> None:
+        """Return if an upload may be written up to *end*.
 
         Raises:
-            DiskFull, QuotaExceeded: as `grow`.
+            QuotaExceeded: it has taken all that it may.
         """
-        if self._growing.move(upload_id, at) <= 0:
-            self._growing.promise(upload_id, ROOM_EVERY_BYTES)
-            await self._check_growth(tenant, 0, beyond=0)
-        else:
-            self._check_quota(0, tenant)
+        held = self._unmeasured.get(upload_id)
+        if held is None or end <= held.bytes:
+            return
+        with self._refusals():
+            self._check_quota(end - held.bytes, held.tenant)
+            held.hold(end - held.bytes, 0)
 
-    async def _check_growth(self, tenant: str, more: int, *, beyond: int) -> None:
-        try:
-            self._check_quota(more, tenant)
-            await self._check_space(beyond)
-        except AsyncflowError as refused:
-            self.on_refusal(refused.code)
-            raise
+    async def go_on(self, upload_id: str, at: int) -> None:
+        """Return if an upload that was written up to *at* may go on.
+
+        Raises:
+            DiskFull: it has taken all that it may.
+        """
+        held = self._unmeasured.get(upload_id)
+        if held is None:
+            return
+        held.stored(at - held.at)
+        held.at = at
+        if held.is_endless and not held.room:
+            with self._refusals():
+                await self._promise(held)
+
+    async def _promise(self, held: Reservation) -> None:
+        """Hold the next room for an upload whose end nobody has told."""
+        await self._see(ROOM_EVERY_BYTES)
+        self._check_quota(0, held.tenant)
+        self._check_room(0, promised=ROOM_EVERY_BYTES)
+        held.is_endless = True
+        held.hold(0, ROOM_EVERY_BYTES)
 
     def rest(self, upload_id: str, at: int) -> None:
         """Take note that nobody fills an upload now, which holds *at* bytes."""
-        self._growing.rest(upload_id, at)
+        if (held := self._unmeasured.get(upload_id)) is not None:
+            held.rest(at)
 
     def found(self, upload_id: str, tenant: str, at: int) -> None:
         """Count an upload of unknown length that an earlier server has begun."""
-        self._growing.note(upload_id, tenant, at)
+        self._note(upload_id, tenant, at)
 
-    async def measure(self, tenant: str, *, length: int, at: int) -> None:
-        """Return if an upload that holds *at* bytes may be *length* bytes long.
+    @asynccontextmanager
+    async def measured(
+        self, upload_id: str, tenant: str, *, length: int, at: int
+    ) -> AsyncIterator[None]:
+        """Hold what an upload of *at* bytes takes now that it is to have *length*.
+
+        At a good end the database counts it.
 
         Raises:
             DiskFull, QuotaExceeded: not now.
             UploadTooLarge: never.
         """
+        held = self._note(upload_id, tenant, at)
+        with self._refusals():
+            self._check_length(length)
+            await self._hold(held, length - at, length - at)
         try:
-            if length > self.rules.max_bytes:
-                raise UploadTooLarge(length=length, max_bytes=self.rules.max_bytes)
-            self._check_quota(length - at, tenant)
-            await self._check_space(length - at)
-        except AsyncflowError as refused:
-            self.on_refusal(refused.code)
+            yield
+        except BaseException:
+            held.rest(at)
             raise
+        held.stored()
+        self.counted(upload_id, tenant, length)
 
-    def measured(self, upload_id: str, tenant: str, length: int) -> None:
-        """Take note that an upload's length is known: the database counts it now."""
-        self._growing.forget(upload_id)
-        self._recent[tenant] += length
+    def counted(self, upload_id: str, tenant: str, length: int) -> None:
+        """Take note that the database counts an upload by its length from now on."""
+        self.forget(upload_id)
+        held = self._new(tenant)
+        held.hold(length, 0)
+        held.counted()
 
     def forget(self, upload_id: str) -> None:
         """Take note that an upload has ended."""
-        self._growing.forget(upload_id)
+        held = self._unmeasured.pop(upload_id, None)
+        if held is not None:
+            held.release()
+
+    def _note(self, upload_id: str, tenant: str, at: int) -> Reservation:
+        held = self._unmeasured.get(upload_id)
+        if held is None:
+            held = self._unmeasured[upload_id] = self._new(tenant)
+        held.rest(at)
+        return held
+
+    # ----- what is held
+
+    def _new(self, tenant: str) -> Reservation:
+        return Reservation(self._quota, self._room, tenant)
+
+    async def _hold(self, held: Reservation, count: int, room: int) -> None:
+        await self._see(room)
+        self._check_quota(count, held.tenant)
+        self._check_room(room)
+        held.hold(count, room)
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except AsyncflowError as refused:
+            self.on_refusal(refused.code)
+            raise
 
     # ----- the single conditions
 
@@ -211,35 +311,6 @@ class Admission:
                 f"{waiting} steps are waiting, the limit is {self.rules.backlog_limit}"
             )
 
-    async def _check(self, length: int | None, declared_type: str) -> None:
-        if self.closed:
-            raise ShuttingDown
-        rules = self.rules
-        if length is not None and length > rules.max_bytes:
-            raise UploadTooLarge(length=length, max_bytes=rules.max_bytes)
-        self.check_type(declared_type)
-        self.check_backlog()
-        await self._check_space(length or 0, roughly=True)
-        self._since += length or 0
-
-    def _check_quota(self, length: int, tenant: str) -> None:
-        rules, usage = self.rules, self._usage()
-        if usage is not self._seen:
-            self._seen, self._used = usage, sum(usage.values())
-            self._recent.clear()
-        used = self._used + self._recent.total() + self._growing.held
-        if used + length > rules.quota_bytes:
-            raise QuotaExceeded(
-                f"{length} bytes more would exceed the quota of {rules.quota_bytes}"
-            )
-        used = usage.get(tenant, 0) + self._recent[tenant]
-        used += self._growing.held_by(tenant)
-        if used + length > rules.tenant_quota_bytes:
-            raise QuotaExceeded(
-                f"{length} bytes more would exceed the tenant's quota of "
-                f"{rules.tenant_quota_bytes}"
-            )
-
     def check_type(self, media_type: str) -> None:
         """Return if files of *media_type* are taken.
 
@@ -253,25 +324,53 @@ class Admission:
                 + ", ".join(self.rules.allowed_types)
             )
 
-    async def _check_space(self, length: int, *, roughly: bool = False) -> None:
-        """Return if the disk has room; *roughly*: as seen a moment ago will do."""
+    def _check_length(self, length: int | None) -> None:
+        if self.closed:
+            raise ShuttingDown
+        if length is not None and length > self.rules.max_bytes:
+            raise UploadTooLarge(length=length, max_bytes=self.rules.max_bytes)
+
+    def _check_quota(self, count: int, tenant: str) -> None:
+        rules = self.rules
+        if self._used + self._quota.total + count > rules.quota_bytes:
+            raise QuotaExceeded(
+                f"{count} bytes more would exceed the quota of {rules.quota_bytes}"
+            )
+        used = self._seen.get(tenant, 0) + self._quota.of(tenant)
+        if used + count > rules.tenant_quota_bytes:
+            raise QuotaExceeded(
+                f"{count} bytes more would exceed the tenant's quota of "
+                f"{rules.tenant_quota_bytes}"
+            )
+
+    async def _see(self, room: int) -> None:
+        """Look at the disk, unless it had this *room* a moment ago."""
         if self._space is None:
             return
         now = time.monotonic()
-        if roughly and self._last is not None and now - self._looked < RECENT_S:
-            with suppress(DiskFull):  # look again before anybody is refused
-                self._compare(self._last, length + self._since)
+        if now - self._looked < RECENT_S and self._has(room):
+            return
+        async with self._looking:
+            if self._looked >= now:
+                # somebody else has looked since
                 return
-        self._since = 0
-        self._last, self._looked = await self._space(), now
-        self._compare(self._last, length)
+            shown, began = self._room.begin_look(), time.monotonic()
+            self._last = await self._space()
+            self._looked = began
+            self._room.end_look(shown)
 
-    def _compare(self, space: Space, length: int) -> None:
-        used = space.total_bytes - space.free_bytes + length + self._growing.promised
-        if used > space.total_bytes * self.rules.fill_level / 100:
+    def _has(self, room: int) -> bool:
+        space = self._last
+        if space is None:
+            return True
+        used = space.total_bytes - space.free_bytes + self._room.total + room
+        return used <= space.total_bytes * self.rules.fill_level / 100
+
+    def _check_room(self, room: int, *, promised: int = 0) -> None:
+        if not self._has(room + promised):
             level = f"{self.rules.fill_level:g} %"
             raise DiskFull(
-                f"{length} bytes more would fill the disk above {level}"
-                if length
+                f"{room} bytes more would fill the disk above {level}"
+                if room
                 else f"the disk is filled above {level} already"
             )

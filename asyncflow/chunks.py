@@ -109,42 +109,59 @@ class Chunks:
         One that the same Idempotency-Key has created before is returned as it is now.
 
         Raises:
-            ClientError, ServerBusy: as `Admission.check` says.
+            ClientError, ServerBusy: as `Admission.admitted` says.
             KeyReused: the Idempotency-Key belongs to another request.
             TooManyUploads: the client should finish some first.
         """
-        await self._admission.check(
-            length=said.length,
-            declared_type=said.declared_type,
-            tenant=said.tenant,
-        )
-        new = self._row_of(said)
-        upload_id = new.id
-        # The row comes first: a blob without a row would never be found again.
-        made = await self._engine.create_upload(new)
-        if made != upload_id:
-            return replace(await self.find(made), is_known=True)
-        is_joined = said.parts is not None
-        try:
-            await self._store.create(new.key, length=None if is_joined else said.length)
-            self._offsets.note(new.key, 0)
-        except DiskFull:
-            await self.endings.give_up(upload_id, DiskFull.code, "no room")
-            raise
-        except BlobExists:
+        if (known := await self._created_before(said)) is not None:
+            return known
+        async with self._admission.admitted(
+            length=said.length, declared_type=said.declared_type, tenant=said.tenant
+        ) as held:
+            new = self._row_of(said)
+            # The row comes first: a blob without one would never be found again.
+            made = await self._engine.create_upload(new)
+            if made != new.id:
+                return replace(await self.find(made), is_known=True)
+            row = await self._create_blob(new)
+            held.counted()
+            held.stored()
+        if row is None:
             # Another request for the same upload was here first: it has the turn.
             return Upload.of(await self._open(made), 0, is_known=True)
-        row = new.as_stored()
-        if new.chosen:
-            try:
-                row = await self._open(upload_id)
-            except ClientError:
-                # ended long ago, or by who knows the id as well: keep no bytes
-                await self._store.delete(new.key)
-                raise
         if self._is_whole(row, 0):
             row = await self.endings.complete(row, 0)
         return Upload.of(row, 0)
+
+    async def _created_before(self, said: Announced) -> Upload | None:
+        """Return what a request with the same Idempotency-Key has created.
+
+        It is asked before anything may refuse the repeat.
+        """
+        if said.once is None:
+            return None
+        made = await self._db.created_before(said.owner, said.once)
+        return None if made is None else replace(await self.find(made), is_known=True)
+
+    async def _create_blob(self, new: NewUpload) -> UploadRow | None:
+        """Create the blob of a new row; return the row, None: the blob is there."""
+        is_joined = new.parts is not None
+        try:
+            await self._store.create(new.key, length=None if is_joined else new.length)
+        except DiskFull:
+            await self.endings.give_up(new.id, DiskFull.code, "no room")
+            raise
+        except BlobExists:
+            return None
+        self._offsets.note(new.key, 0)
+        if not new.chosen:
+            return new.as_stored()
+        try:
+            return await self._open(new.id)
+        except ClientError:
+            # ended long ago, or by who knows the id as well: keep no bytes
+            await self._store.delete(new.key)
+            raise
 
     def _row_of(self, said: Announced) -> NewUpload:
         clock = self._engine.clock
@@ -341,11 +358,10 @@ class Chunks:
                 f"the length is {total} now, but "
                 + (f"{row.length} before" if row.length is not None else f"{at} came")
             )
-        await self._admission.measure(row.tenant, length=total, at=at)
-        await self._store.reserve(row.key, total)
-        if not await self._db.set_length(row.id, total):
-            raise LengthMismatch
-        self._admission.measured(row.id, row.tenant, total)
+        async with self._admission.measured(row.id, row.tenant, length=total, at=at):
+            await self._store.reserve(row.key, total)
+            if not await self._db.set_length(row.id, total):
+                raise LengthMismatch
         return await self._open(row.id)
 
     async def _settle_digest(
@@ -443,7 +459,10 @@ class Chunks:
                 if not head.wants_more:
                     await self._check_head(row, turn, head)
             room = limit - writer.offset
-            await writer.write(data if len(data) <= room else memoryview(data)[:room])
+            kept = data if len(data) <= room else memoryview(data)[:room]
+            if row.length is None:
+                self._admission.take(row.id, writer.offset + len(kept))
+            await writer.write(kept)
             turn.offset = writer.offset
             await self._moved(row, turn)
             if len(data) > room:
@@ -459,7 +478,7 @@ class Chunks:
         """Tell how far an upload is; stop one of unknown length that takes too much."""
         self._engine.hub.uploading(row.id, turn.offset)
         if row.length is None:
-            await self._admission.go_on(row.id, row.tenant, turn.offset)
+            await self._admission.go_on(row.id, turn.offset)
 
     def _limit(self, row: UploadRow) -> int:
         return self._admission.rules.max_bytes if row.length is None else row.length

@@ -92,7 +92,7 @@ class Endings:
                 raise refused
         await self._accept(row.id, size)
         if row.length is None:
-            self._admission.measured(row.id, row.tenant, size)
+            self._admission.counted(row.id, row.tenant, size)
         self._offsets.forget(row.key)
         complete = replace(
             row, state=UploadState.COMPLETE, length=size, checked_from=None

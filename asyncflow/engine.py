@@ -122,8 +122,6 @@ class Engine:
         self._newly_waiting = 0
         #: tasks and events on their way into the database
         self._submitting = 0
-        #: bytes that are stored, by tenant
-        self.usage: Mapping[str, int] = {}
         self.paused = Paused()
         #: set while an operator wants no step to begin; a restart forgets it
         self.is_drained = False
@@ -167,7 +165,6 @@ class Engine:
         counted = self._newly_waiting
         self.tallies = await self._db.tallies()
         self._newly_waiting -= counted
-        self.usage = await self._db.usage()
         self.doorbell.ring(
             {
                 name

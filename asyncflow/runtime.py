@@ -67,6 +67,8 @@ STORE = "store"
 LOCK = "lock"
 #: how often alerts are judged
 ALERTS_EVERY_S = 5.0
+#: how often the bytes of all tenants are read
+USAGE_EVERY_S = 1.0
 #: how often counters and lanes that stand still are dropped
 IDLE_EVERY_S = 60.0
 #: how often old originals and jobs are looked for
@@ -227,7 +229,7 @@ class Runtime:
             rules,
             space=_space_of(self.store),
             backlog=lambda: self.engine.backlog,
-            usage=lambda: self.engine.usage,
+            usage=self.db.usage,
             on_refusal=self.metrics.uploads_refused.inc,
         )
 
@@ -361,6 +363,7 @@ class Runtime:
         )
         return (
             Chore(name="begin", every_s=BEGIN_EVERY_S, do=begin),
+            Chore(name="usage", every_s=USAGE_EVERY_S, do=self.admission.refresh),
             Chore(name="alerts", every_s=ALERTS_EVERY_S, do=self.gauges.judge),
             Chore(name="idle", every_s=IDLE_EVERY_S, do=self.db.forget_idle),
             Chore(name="retention", every_s=RETAIN_EVERY_S, do=retention.remove_old),
@@ -384,6 +387,7 @@ class Runtime:
                 raise StartError(error.detail) from error
             log.warning("server.not_begun", error=error.detail)
             return
+        await self.admission.refresh()
         whole = await self.recovery.run()
         if freed or whole:
             log.info("server.recovered", steps=freed, uploads=whole)

@@ -344,6 +344,13 @@ class Database(Oversight, Protocol):
         """
         ...
 
+    async def created_before(self, owner: str, once: Once) -> str | None:
+        """Return what a request with this Idempotency-Key has created; None: nothing.
+
+        Raise KeyReused.
+        """
+        ...
+
     async def find_upload(self, upload_id: str) -> UploadRow:
         """Return the upload. Raise UploadNotFound."""
         ...

@@ -42,7 +42,11 @@ def created_before(db: sqlite3.Connection, owner: str, once: Once | None) -> str
     if once is None:
         return None
     args = {"owner": owner, "key": once.key}
-    row = db.execute(SQL["find_creation"], args).fetchone()
+    return creation(db.execute(SQL["find_creation"], args).fetchone(), once)
+
+
+def creation(row: sqlite3.Row | None, once: Once) -> str | None:
+    """Return the job that a row of `find_creation` names; None: it counts no more."""
     if row is None or row["state"] == "ended":
         return None
     if row["fingerprint"] != once.fingerprint:

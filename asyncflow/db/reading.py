@@ -11,8 +11,8 @@ import aiosqlite
 import msgspec
 
 from asyncflow import uploads
-from asyncflow.db import rows
-from asyncflow.db.base import Owner, Page, Place, StoredFile, Trash, UploadRow
+from asyncflow.db import intake, rows
+from asyncflow.db.base import Once, Owner, Page, Place, StoredFile, Trash, UploadRow
 from asyncflow.db.oversight import Cause, LogOffset, Paused
 from asyncflow.db.queries import load
 from asyncflow.db.writer import translate
@@ -66,6 +66,12 @@ class Reading:
             raise translate(error) from error
 
     # ----- uploads
+
+    async def created_before(self, owner: str, once: Once) -> str | None:
+        """Return what a request with this Idempotency-Key has created."""
+        args = {"owner": owner, "key": once.key}
+        found = await self._rows("find_creation", args)
+        return intake.creation(found[0] if found else None, once)
 
     async def find_upload(self, upload_id: str) -> UploadRow:
         """Return the upload."""

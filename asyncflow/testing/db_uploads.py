@@ -151,6 +151,17 @@ class UploadObligations:
         assert other != first
         assert await world.upload(once=once, owner="somebody") not in {first, other}
 
+    async def test_what_a_key_has_created_can_be_asked(self, world: World) -> None:
+        once = Once(key="k", fingerprint="f")
+        assert await world.db.created_before("local", once) is None
+        first = await world.upload(once=once)
+        assert await world.db.created_before("local", once) == first
+        assert await world.db.created_before("somebody", once) is None
+        with pytest.raises(KeyReused):
+            await world.db.created_before("local", Once(key="k", fingerprint="other"))
+        await world.end_upload(first)
+        assert await world.db.created_before("local", once) is None
+
     async def test_two_creations_with_one_key_at_once_create_one_upload(
         self, world: World
     ) -> None:

@@ -104,7 +104,9 @@ async def admit_form(request: web.Request) -> None:
     """
     length = body_length(request)
     if length is not None:
-        await request.app[runtime_key].admission.check_form(length)
+        await request.app[runtime_key].admission.check_form(
+            length, is_repeat=IDEMPOTENCY_KEY in request.headers
+        )
 
 
 async def fill(

@@ -1,5 +1,6 @@
 """Uploads of unknown length: the disk fills up meanwhile, or their time runs out."""
 
+import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -149,6 +150,38 @@ async def test_who_is_cut_off_after_the_expiry_has_time_to_come_back(
         assert await chunks.expire() == 1
 
 
+async def test_of_many_at_once_only_so_many_are_let_in_as_there_is_room_for() -> None:
+    looks = 0
+
+    async def space() -> Space:
+        nonlocal looks
+        looks += 1
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return Space(total_bytes=400, free_bytes=400)
+
+    rules = Rules(max_bytes=100, allowed_types=(), backlog_limit=10, fill_level=50)
+    admission = Admission(rules, space=space, backlog=lambda: 0)
+    all_know = asyncio.Barrier(12)
+
+    async def one() -> bool:
+        try:
+            async with admission.admitted(length=30, declared_type="text/plain"):
+                await all_know.wait()
+        except DiskFull:
+            await all_know.wait()
+            return False
+        return True
+
+    let_in = await asyncio.gather(*(one() for _ in range(12)))
+
+    assert sum(let_in) == 200 // 30
+    # and nothing of it is left
+    async with admission.admitted(length=100, declared_type="text/plain"):
+        pass
+    assert looks <= 4
+
+
 def begin(server: ServerProcess) -> str:
     """Create an upload of unknown length; return its path."""
     answer = server.request("POST", "/files/", b"", **TUS, Upload_Defer_Length="1")
@@ -192,6 +225,23 @@ def test_all_at_once_they_stop_at_the_fill_level_and_can_be_given_up(
     watch.until(lambda: not evidence.ask("SELECT key FROM trash"))
     assert server.stop() == 0
     evidence.check()
+
+
+def test_many_announced_at_once_stop_at_the_fill_level(
+    make: Make, small_disk: Path
+) -> None:
+    server = make(data_dir=small_disk, fill_level="60")
+
+    def announce(_n: int) -> int:
+        size = str(4 * MIB)
+        return server.request("POST", "/files/", b"", **TUS, Upload_Length=size).status
+
+    with ThreadPoolExecutor(12) as threads:
+        statuses = list(threads.map(announce, range(24)))
+
+    assert set(statuses) == {201, 507}
+    # what the database wrote meanwhile is not theirs
+    assert used(small_disk) < ROOM * 0.6 + 2 * MIB
 
 
 def test_a_length_that_is_said_late_must_fit_as_one_said_at_once(

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,48 @@ def test_no_way_leads_around_the_quota(
         answer = way(server)
 
         assert (answer.status, code_of(answer)) == (507, "quota_exceeded")
+
+
+def test_lengths_that_are_said_at_once_do_not_all_fit_a_quota(tmp_path: Path) -> None:
+    with healthy_server(tmp_path, workers="1", quota_bytes="10000") as server:
+        paths = [begin(server) for _ in range(12)]
+
+        def say(path: str) -> int:
+            said: Any = {"Upload_Offset": "0", "Upload_Length": "6000"}
+            return server.request("PATCH", path, b"", **TUS, **OCTETS, **said).status
+
+        with ThreadPoolExecutor(len(paths)) as threads:
+            statuses = list(threads.map(say, paths))
+
+        assert sorted(statuses) == [204] + [507] * 11
+
+
+def test_a_refused_creation_takes_nothing_of_the_quota(tmp_path: Path) -> None:
+    limits = {"quota_bytes": "10000", "open_uploads": "1"}
+    with healthy_server(tmp_path, workers="1", **limits) as server:
+        first = create(server, 1)
+        for _ in range(20):
+            refused = server.request("POST", "/files/", b"", **TUS, Upload_Length="900")
+            assert (refused.status, code_of(refused)) == (429, "too_many_uploads")
+
+        assert server.request("DELETE", f"/files/{first}", **TUS).status == 204
+        create(server, 9_000)
+
+
+def test_a_repeat_is_answered_though_nothing_more_fits_the_quota(
+    tmp_path: Path,
+) -> None:
+    with healthy_server(tmp_path, workers="1", quota_bytes="2000") as server:
+        key: Any = {"Idempotency_Key": "one"}
+        length: Any = {"Upload_Length": "1500"}
+        first, again = (
+            server.request("POST", "/files/", b"", **TUS, **length, **key)
+            for _ in range(2)
+        )
+        assert (first.status, again.status) == (201, 201)
+        assert again.headers["location"] == first.headers["location"]
+        refused = server.request("POST", "/files/", b"", **TUS, **length)
+        assert (refused.status, code_of(refused)) == (507, "quota_exceeded")
 
 
 def test_usage_is_shown_by_tenant(tmp_path: Path) -> None:

@@ -1,0 +1,98 @@
+"""What uploads may take and nobody else counts yet: bytes of a quota, room on a disk.
+
+Theory of operation
+-------------------
+The database counts the bytes of its rows, the disk those that are written or set aside.
+Between the question whether there is room and the moment from which they count lies an
+await, and others ask meanwhile. So what is granted is *held* here in the same step as
+the question, and is *passed on* once somebody else counts it. Even then it counts here
+until they were looked at again, for the last look may be older; whatever fails gives
+back what it holds.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+
+
+class Ledger:
+    """Sums of what is granted, by name, that the last look elsewhere did not show."""
+
+    def __init__(self) -> None:
+        self._held: Counter[str] = Counter()
+        self._passed: Counter[str] = Counter()
+        #: of all names
+        self.total = 0
+
+    def hold(self, name: str, amount: int) -> None:
+        """Count *amount* more; a negative one is given back."""
+        self.total += amount
+        _add(self._held, name, amount)
+
+    def pass_on(self, name: str, amount: int) -> None:
+        """Take note that what was held is counted elsewhere from now on."""
+        _add(self._held, name, -amount)
+        _add(self._passed, name, amount)
+
+    def of(self, name: str) -> int:
+        """Return the sum of one name."""
+        return self._held[name] + self._passed[name]
+
+    def begin_look(self) -> Mapping[str, int]:
+        """Return what a look elsewhere that begins now will show."""
+        return dict(self._passed)
+
+    def end_look(self, shown: Mapping[str, int]) -> None:
+        """Count no longer what a look has shown; looks never overlap."""
+        for name, amount in shown.items():
+            self.total -= amount
+            _add(self._passed, name, -amount)
+
+
+def _add(sums: Counter[str], name: str, amount: int) -> None:
+    sums[name] += amount
+    if not sums[name]:
+        # whoever holds nothing has no share in the memory either
+        del sums[name]
+
+
+class Reservation:
+    """What one upload holds; all of it can be given back at any time."""
+
+    def __init__(self, quota: Ledger, room: Ledger, tenant: str) -> None:
+        self._quota = quota
+        self._room = room
+        self.tenant = tenant
+        #: of the quota, and of the disk
+        self.bytes = 0
+        self.room = 0
+        #: how much of it is written, where that is followed
+        self.at = 0
+        #: nobody has said how much comes
+        self.is_endless = False
+
+    def hold(self, count: int, room: int) -> None:
+        """Hold so much more of each; what is negative is given back."""
+        self.bytes += count
+        self.room += room
+        self._quota.hold(self.tenant, count)
+        self._room.hold("", room)
+
+    def counted(self) -> None:
+        """Take note that the database counts the bytes."""
+        self._quota.pass_on(self.tenant, self.bytes)
+        self.bytes = 0
+
+    def stored(self, count: int | None = None) -> None:
+        """Take note that the disk shows *count* bytes more; None: all."""
+        count = self.room if count is None else min(count, self.room)
+        self.room -= count
+        self._room.pass_on("", count)
+
+    def rest(self, at: int) -> None:
+        """Give back all but the *at* bytes that are there."""
+        self.at, self.is_endless = at, False
+        self.hold(at - self.bytes, -self.room)
+
+    def release(self) -> None:
+        """Give back everything."""
+        self.hold(-self.bytes, -self.room)
