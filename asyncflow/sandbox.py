@@ -2,13 +2,15 @@
 
 Theory of operation
 -------------------
-Three walls, each useful without the others. *Landlock* (Linux 5.13 and later) limits
+Four walls, each useful without the others. *Landlock* (Linux 5.13 and later) limits
 which paths a process may open and, from ABI 4 on, whether it may use TCP; its rules
 only tighten and pass to every child. *Resource limits* bound address space, file size
-and core dumps. *prctl* ties a process's life to its parent's and forbids others to
-read its memory. Where a wall does not exist, we go on without it and say so.
+and core dumps. *Capabilities* are what root has beyond others: a process that gave them
+up never has them again. *prctl* ties a process's life to its parent's and forbids
+others to read its memory. Where a wall does not exist, we go on without it and say so.
 
-Sources: Linux Documentation/userspace-api/landlock.rst, prctl(2), getrlimit(2).
+Sources: Linux Documentation/userspace-api/landlock.rst, prctl(2), getrlimit(2),
+capabilities(7), capset(2).
 """
 
 import contextlib
@@ -25,6 +27,10 @@ _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SET_NO_NEW_PRIVS: Final = 38
+
+_CAPABILITY_VERSION: Final = 0x20080522
+#: CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: code and slots may be somebody else's
+_KEPT_CAPABILITIES: Final = 1 << 1 | 1 << 2
 
 # the same numbers on every architecture: newer system calls share one table
 _SYS_CREATE_RULESET: Final = 444
@@ -58,8 +64,13 @@ _RUNTIME: Final = (
 _READABLE: Final = (
     "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/localtime",
     "/etc/fonts", "/etc/magic", "/etc/mime.types", "/etc/alternatives",
-    "/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat",
-    "/proc/filesystems", "/proc/sys/vm/overcommit_memory", "/sys/devices/system/cpu",
+    "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/filesystems",
+    "/proc/sys/vm/overcommit_memory", "/sys/devices/system/cpu",
+)  # fmt: skip
+#: what a process may read of itself: not `net`, which tells of everybody's sockets
+_ITSELF: Final = (
+    "auxv", "cgroup", "cmdline", "comm", "fd", "io", "limits", "maps",
+    "oom_score_adj", "smaps", "smaps_rollup", "stat", "statm", "status",
 )  # fmt: skip
 _DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/full", "/dev/urandom", "/dev/random")
 
@@ -136,6 +147,38 @@ def limit_memory(max_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (max_bytes, hard))
 
 
+class _CapabilityHeader(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class _Capabilities(ctypes.Structure):
+    _fields_ = (
+        ("effective", ctypes.c_uint32),
+        ("permitted", ctypes.c_uint32),
+        ("inheritable", ctypes.c_uint32),
+    )
+
+
+def drop_privileges() -> None:
+    """Give up what root may do beyond others, but for the reading of files.
+
+    Which files those are, Landlock says. No program started later has more.
+    """
+    if sys.platform != "linux":
+        return
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    header = _CapabilityHeader(_CAPABILITY_VERSION, 0)
+    both = (_Capabilities * 2)()
+    _check(_libc().capget(ctypes.byref(header), both))
+    for half, kept in zip(both, (_KEPT_CAPABILITIES, 0), strict=True):
+        half.permitted &= kept
+        half.effective &= kept
+        half.inheritable = 0
+    # a service manager may forbid the call; then there is little to give up
+    with contextlib.suppress(PermissionError):
+        _check(_libc().capset(ctypes.byref(header), both))
+
+
 def landlock_abi() -> int:
     """Return the kernel's Landlock ABI; 0 when it has none."""
     if sys.platform != "linux":
@@ -179,7 +222,7 @@ def describe(abi: int, *, filtered: bool) -> str:
         )
     network = ", no TCP" if abi >= _HAS_NETWORK else ", TCP not forbidden"
     if filtered:
-        network = ", no network"
+        network = ", no network, no sockets of other programs"
     links = "linked" if abi >= LINKS_ARE_SAFE else "copied"
     return (
         f"Landlock ABI {abi}: workers read the runtime and one file, write one "
@@ -192,6 +235,7 @@ def _rules(*, source: Path, out: Path, code: Iterable[Path]) -> list[tuple[str, 
     rules = [(path, _RUN) for path in (*_RUNTIME, *roots)]
     rules += [(str(path), _RUN) for path in code]
     rules += [(path, _READ) for path in _READABLE]
+    rules += [(f"/proc/self/{name}", _READ) for name in _ITSELF]
     rules += [(path, _USE) for path in _DEVICES]
     rules += [(str(source), _READ), (str(out), _OWN)]
     # a prefix of "/" would open everything: better a worker that cannot start

@@ -3,19 +3,23 @@
 Theory of operation
 -------------------
 A short program in the kernel's classic BPF looks at the number of each system call that
-this process and its children make. All others go through. Nothing can take the filter
-off again.
+this process and its children make, and at some calls' arguments. All others go through.
+Nothing can take the filter off again.
 
-- Refused, with EPERM: sockets of every family but AF_UNIX, which closes what Landlock
-  leaves open (UDP, raw sockets, netlink); calls with which one process looks into
-  another, changes its limits, its priority or its cores, or talks to it without a
-  socket; calls with which a hole in the kernel is reached for; outliving the server.
+- Refused, with EPERM: sockets, also those of the same machine, except pairs that are
+  connected from the start; calls with which one process looks into another, changes its
+  limits, its priority or its cores, has signals sent to it, or talks to it by other
+  means; calls that watch what others do with files, or hold them up; those for which
+  one must be root; those with which a hole in the kernel is reached for; outliving the
+  server.
+- Unknown, with ENOSYS: `clone3`, whose flags lie in memory, where a filter cannot look.
+  A C library then uses `clone`, which may make processes and threads, not namespaces.
 - Without effect, though they say that they worked: changes of modes, owners and times.
   Landlock knows no such calls: they would reach any file of the same user by its path,
   a token among them. A refusal would break every program that copies a file's mode.
 
-Sources: Linux Documentation/userspace-api/seccomp_filter.rst, bpf(4), and the tables of
-system calls in arch/*/ of Linux.
+Sources: Linux Documentation/userspace-api/seccomp_filter.rst, bpf(4), seccomp(2), and
+the tables of system calls in arch/*/ of Linux.
 """
 
 import ctypes
@@ -24,18 +28,157 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-_PR_SET_PDEATHSIG: Final = 1
 _PR_GET_SECCOMP: Final = 21
-_PR_SET_SECCOMP: Final = 22
 _PR_SET_NO_NEW_PRIVS: Final = 38
-_MODE_FILTER: Final = 2
-_ALLOW: Final = 0x7FFF0000
-_REFUSE: Final = 0x00050000 | errno.EPERM
-_PRETEND: Final = 0x00050000
+_SET_MODE_FILTER: Final = 1
+#: over all threads: what a module has started while it was loaded is hostile ground too
+_ALL_THREADS: Final = 1
+
+#: what a kernel calls an architecture
+_AUDIT: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+#: calls of the x32 ABI have this bit, and other numbers
+_X32: Final = 0x40000000
+
+#: the numbers of calls on x86_64 and on aarch64; None: there is no such call
+_CALLS: Final[Mapping[str, tuple[int | None, int | None]]] = {
+    "acct": (163, 89),
+    "add_key": (248, 217),
+    "adjtimex": (159, 171),
+    "bind": (49, 200),
+    "bpf": (321, 280),
+    "chmod": (90, None),
+    "chown": (92, None),
+    "chroot": (161, 51),
+    "clock_adjtime": (305, 266),
+    "clock_settime": (227, 112),
+    "clone": (56, 220),
+    "clone3": (435, 435),
+    "connect": (42, 203),
+    "delete_module": (176, 106),
+    "fanotify_init": (300, 262),
+    "fanotify_mark": (301, 263),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "fchown": (93, 55),
+    "fchownat": (260, 54),
+    "fcntl": (72, 25),
+    "file_setattr": (469, 469),
+    "finit_module": (313, 273),
+    "fremovexattr": (199, 16),
+    "fsconfig": (431, 431),
+    "fsetxattr": (190, 7),
+    "fsmount": (432, 432),
+    "fsopen": (430, 430),
+    "fspick": (433, 433),
+    "futimesat": (261, None),
+    "init_module": (175, 105),
+    "inotify_add_watch": (254, 27),
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "io_uring_setup": (425, 425),
+    "ioctl": (16, 29),
+    "ioperm": (173, None),
+    "iopl": (172, None),
+    "ioprio_set": (251, 30),
+    "kcmp": (312, 272),
+    "kexec_file_load": (320, 294),
+    "kexec_load": (246, 104),
+    "keyctl": (250, 219),
+    "lchown": (94, None),
+    "lremovexattr": (198, 15),
+    "lsetxattr": (189, 6),
+    "migrate_pages": (256, 238),
+    "mount": (165, 40),
+    "mount_setattr": (442, 442),
+    "move_mount": (429, 429),
+    "move_pages": (279, 239),
+    "mq_open": (240, 180),
+    "msgget": (68, 186),
+    "name_to_handle_at": (303, 264),
+    "open_by_handle_at": (304, 265),
+    "open_tree": (428, 428),
+    "open_tree_attr": (467, 467),
+    "perf_event_open": (298, 241),
+    "pidfd_getfd": (438, 438),
+    "pivot_root": (155, 41),
+    "prctl": (157, 167),
+    "prlimit64": (302, 261),
+    "process_madvise": (440, 440),
+    "process_mrelease": (448, 448),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "ptrace": (101, 117),
+    "quotactl": (179, 60),
+    "quotactl_fd": (443, 443),
+    "reboot": (169, 142),
+    "removexattr": (197, 14),
+    "removexattrat": (466, 466),
+    "request_key": (249, 218),
+    "sched_setaffinity": (203, 122),
+    "sched_setattr": (314, 274),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "seccomp": (317, 277),
+    "semget": (64, 190),
+    "setdomainname": (171, 162),
+    "sethostname": (170, 161),
+    "setns": (308, 268),
+    "setpriority": (141, 140),
+    "settimeofday": (164, 170),
+    "setxattr": (188, 5),
+    "setxattrat": (463, 463),
+    "shmget": (29, 194),
+    "socket": (41, 198),
+    "socketpair": (53, 199),
+    "swapoff": (168, 225),
+    "swapon": (167, 224),
+    "syslog": (103, 116),
+    "umount2": (166, 39),
+    "unshare": (272, 97),
+    "userfaultfd": (323, 282),
+    "utime": (132, None),
+    "utimensat": (280, 88),
+    "utimes": (235, None),
+}
+
+#: calls that nobody in a worker may make, whatever their arguments
+REFUSED: Final = (
+    # to speak with somebody
+    *("socket", "connect", "bind"),
+    *("shmget", "semget", "msgget", "mq_open", "add_key", "request_key", "keyctl"),
+    # to look into other processes, or at what they do
+    *("ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "kcmp"),
+    *("perf_event_open", "process_madvise", "process_mrelease", "syslog"),
+    *("inotify_init", "inotify_init1", "inotify_add_watch"),
+    *("fanotify_init", "fanotify_mark", "name_to_handle_at", "open_by_handle_at"),
+    # to be somewhere else
+    *("unshare", "setns", "chroot", "pivot_root", "mount", "umount2", "open_tree"),
+    *("open_tree_attr", "move_mount", "mount_setattr"),
+    *("fsopen", "fsconfig", "fsmount", "fspick"),
+    # to change the machine
+    *("init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load"),
+    *("reboot", "swapon", "swapoff", "acct", "quotactl", "quotactl_fd"),
+    *("sethostname", "setdomainname", "settimeofday", "clock_settime"),
+    *("adjtimex", "clock_adjtime", "ioprio_set", "iopl", "ioperm"),
+    # where holes in the kernel have been found again and again
+    *("bpf", "userfaultfd", "io_uring_setup", "io_uring_enter", "io_uring_register"),
+    # to mark files
+    *("setxattr", "lsetxattr", "fsetxattr", "setxattrat", "file_setattr"),
+    *("removexattr", "lremovexattr", "fremovexattr", "removexattrat"),
+)
+_UNKNOWN_CALLS: Final = ("clone3",)
+_PRETENDED_CALLS: Final = (
+    *("chmod", "fchmod", "fchmodat", "fchmodat2"),
+    *("chown", "lchown", "fchown", "fchownat"),
+    *("utime", "utimes", "futimesat", "utimensat"),
+)
 
 # where struct seccomp_data has what
 _NUMBER: Final = 0
@@ -43,68 +186,78 @@ _ARCHITECTURE: Final = 4
 _FIRST: Final = 16  # the lower half of the first argument
 _SECOND: Final = 24
 
-_LOAD: Final = 0x20  # BPF_LD | BPF_W | BPF_ABS
-_IF_EQUAL: Final = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
-_IF_NOT_LESS: Final = 0x35  # BPF_JMP | BPF_JGE | BPF_K
-_RETURN: Final = 0x06  # BPF_RET | BPF_K
+# where to go on: at the next line, or with the end of this name
+_NEXT: Final = "next"
+_ALLOW: Final = "allow"
+_REFUSE: Final = "refuse"
+_UNKNOWN: Final = "unknown"
+_PRETEND: Final = "pretend"
+
+#: the ends, with what the kernel does there
+_ENDS: Final = {
+    _ALLOW: 0x7FFF0000,
+    _REFUSE: 0x00050000 | errno.EPERM,
+    _UNKNOWN: 0x00050000 | errno.ENOSYS,
+    _PRETEND: 0x00050000,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """A look at an argument: where to go if it is one of *values*, and if not."""
+
+    argument: int
+    values: tuple[int, ...]
+    hit: str
+    miss: str
+    mask: int = 0xFFFFFFFF
+
 
 _AF_UNIX: Final = 1
-#: calls of the x32 ABI have this bit, and other numbers
-_X32: Final = 0x40000000
+#: the others can send to any address, connected or not
+_CONNECTED_KINDS: Final = (1, 5)  # SOCK_STREAM, SOCK_SEQPACKET
+_KIND_MASK: Final = 0xF
+_PRIO_PROCESS: Final = 0
+_PR_SET_PDEATHSIG: Final = 1
+#: CLONE_NEWNS, _NEWCGROUP, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID and _NEWNET
+_NAMESPACES: Final = 0x7E020000
+# F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY: signals for others, and files
+# that whoever opens them has to wait for, or that tell of it
+_HARMFUL_FCNTLS: Final = (8, 10, 15, 1024, 1026)
+# FIOSETOWN, SIOCSPGRP, TIOCSTI, TIOCLINUX; FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR and
+# FS_IOC_ENABLE_VERITY, which need no right to write: an original could be locked
+_HARMFUL_IOCTLS: Final = (
+    *(0x8901, 0x8902, 0x5412, 0x541C),
+    *(0x40086602, 0x401C5820, 0x40806685),
+)
 
+_ITSELF: Final = (_Look(_FIRST, (0,), _ALLOW, _REFUSE),)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Machine:
-    """An architecture: how the kernel calls it, and the numbers of its calls."""
-
-    audit: int
-    socket: int
-    prctl: int
-    setpriority: int
-    #: those whose first argument is a process: 0 is the caller itself
-    of_process: tuple[int, ...]
-    refused: tuple[int, ...]
-    pretended: tuple[int, ...]
-
-
-# of_process: prlimit64, sched_setaffinity, _setscheduler, _setparam, _setattr
-# refused: ptrace, process_vm_readv and _writev, kexec_load, bpf, keyctl, add_key,
-# request_key, userfaultfd, io_uring_setup, _enter and _register, mount, umount2,
-# pivot_root, unshare, setns, perf_event_open, pidfd_getfd, init_module, finit_module;
-# ioprio_set, shmget, semget, msgget, mq_open, settimeofday, clock_settime, adjtimex,
-# clock_adjtime, setxattr, lsetxattr, fsetxattr, removexattr, lremovexattr,
-# fremovexattr, setxattrat, removexattrat
-# pretended: fchmod, fchmodat, fchmodat2, fchown, fchownat, utimensat; on x86_64 chmod,
-# chown, lchown, utime, utimes and futimesat, too
-_MACHINES: Final[Mapping[str, _Machine]] = {
-    "x86_64": _Machine(
-        audit=0xC000003E,
-        socket=41,
-        prctl=157,
-        setpriority=141,
-        of_process=(302, 203, 144, 142, 314),
-        refused=(
-            *(101, 310, 311, 246, 321, 250, 248, 249, 323, 425, 426, 427),
-            *(165, 166, 155, 272, 308, 298, 438, 175, 313),
-            *(251, 29, 64, 68, 240, 164, 227, 159, 305),
-            *(188, 189, 190, 197, 198, 199, 463, 466),
-        ),
-        pretended=(91, 268, 452, 93, 260, 280, 90, 92, 94, 132, 235, 261),
+#: calls that depend on their arguments; the last look never goes on
+_LOOKS: Final[Mapping[str, tuple[_Look, ...]]] = {
+    "socketpair": (
+        _Look(_FIRST, (_AF_UNIX,), _NEXT, _REFUSE),
+        _Look(_SECOND, _CONNECTED_KINDS, _ALLOW, _REFUSE, mask=_KIND_MASK),
     ),
-    "aarch64": _Machine(
-        audit=0xC00000B7,
-        socket=198,
-        prctl=167,
-        setpriority=140,
-        of_process=(261, 122, 119, 118, 274),
-        refused=(
-            *(117, 270, 271, 104, 280, 219, 217, 218, 282, 425, 426, 427),
-            *(40, 39, 41, 97, 268, 241, 438, 105, 273),
-            *(30, 194, 190, 186, 180, 170, 112, 171, 266),
-            *(5, 6, 7, 14, 15, 16, 463, 466),
-        ),
-        pretended=(52, 53, 452, 55, 54, 88),
+    # their first argument is a process: 0 is the caller itself
+    "prlimit64": _ITSELF,
+    "sched_setaffinity": _ITSELF,
+    "sched_setscheduler": _ITSELF,
+    "sched_setparam": _ITSELF,
+    "sched_setattr": _ITSELF,
+    "migrate_pages": _ITSELF,
+    "move_pages": _ITSELF,
+    "setpriority": (
+        _Look(_FIRST, (_PRIO_PROCESS,), _NEXT, _REFUSE),
+        _Look(_SECOND, (0,), _ALLOW, _REFUSE),
     ),
+    "prctl": (
+        _Look(_FIRST, (_PR_SET_PDEATHSIG,), _NEXT, _ALLOW),
+        _Look(_SECOND, (signal.SIGKILL,), _ALLOW, _REFUSE),
+    ),
+    "clone": (_Look(_FIRST, (0,), _ALLOW, _REFUSE, mask=_NAMESPACES),),
+    "fcntl": (_Look(_SECOND, _HARMFUL_FCNTLS, _REFUSE, _ALLOW),),
+    "ioctl": (_Look(_SECOND, _HARMFUL_IOCTLS, _REFUSE, _ALLOW),),
 }
 
 
@@ -126,7 +279,7 @@ class _Program(ctypes.Structure):
 
 def can_filter() -> bool:
     """Tell whether this kernel takes such a filter, for this machine's programs."""
-    if sys.platform != "linux" or platform.machine() not in _MACHINES:
+    if sys.platform != "linux" or platform.machine() not in _AUDIT:
         return False
     return int(ctypes.CDLL(None).prctl(_PR_GET_SECCOMP, 0, 0, 0, 0)) >= 0
 
@@ -135,81 +288,109 @@ def forbid() -> bool:
     """Put the filter over this process, for ever; tell whether that was possible."""
     if not can_filter():
         return False
-    lines = _lines(_MACHINES[platform.machine()])
-    program = _Program(len(lines), (_Instruction * len(lines))(*lines))
+    machine = platform.machine()
+    lines = program(machine)
+    filled = _Program(
+        len(lines), (_Instruction * len(lines))(*(_Instruction(*one) for one in lines))
+    )
     libc = ctypes.CDLL(None, use_errno=True)
     # without it only a privileged process may have a filter
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         return False
-    done = libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(program), 0, 0)
+    number = numbers(machine)["seccomp"]
+    done = libc.syscall(number, _SET_MODE_FILTER, _ALL_THREADS, ctypes.byref(filled))
     if done == 0:
         return True
-    if ctypes.get_errno() in (errno.EINVAL, errno.EACCES):
+    if done > 0:
+        raise OSError(errno.EPERM, "a thread has a filter of its own")
+    if ctypes.get_errno() in (errno.EINVAL, errno.EACCES, errno.EPERM, errno.ENOSYS):
         return False  # a kernel without filters, or a container that forbids them
-    number = ctypes.get_errno()
-    raise OSError(number, os.strerror(number))
+    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-# where a jump leads: to the next line, or to one of the last three
-_NEXT: Final = 0
-_ALLOWED: Final = 1
-_REFUSED: Final = 2
-_PRETENDED: Final = 3
+#: an instruction, where it leads if it holds and if not, and its value
+_Line = tuple[int, str | int, str | int, int]
 
-#: an argument, the value that leads on, and where every other leads
-_Condition = tuple[int, int, int]
+_LOAD: Final = 0x20  # BPF_LD | BPF_W | BPF_ABS
+_AND: Final = 0x54  # BPF_ALU | BPF_AND | BPF_K
+_JUMP: Final = 0x05  # BPF_JMP | BPF_JA
+_IF_EQUAL: Final = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
+_IF_NOT_LESS: Final = 0x35  # BPF_JMP | BPF_JGE | BPF_K
+_RETURN: Final = 0x06  # BPF_RET | BPF_K
 
 
-def _lines(machine: _Machine) -> list[_Instruction]:
-    """Return the program; jumps go forward only."""
-    lines = [
+def program(machine: str) -> list[tuple[int, int, int, int]]:
+    """Return the filter for *machine*: code, jumps if true and if false, and value.
+
+    Jumps go forward only, 255 lines at most: each part has its own ends.
+    """
+    known = numbers(machine)
+    opening: list[_Line] = [
         (_LOAD, _NEXT, _NEXT, _ARCHITECTURE),
         # the calls of another architecture have other numbers: none of them
-        (_IF_EQUAL, _NEXT, _REFUSED, machine.audit),
+        (_IF_EQUAL, _NEXT, _REFUSE, _AUDIT[machine]),
         (_LOAD, _NEXT, _NEXT, _NUMBER),
-        (_IF_NOT_LESS, _REFUSED, _NEXT, _X32),
-        *((_IF_EQUAL, _REFUSED, _NEXT, number) for number in machine.refused),
-        *((_IF_EQUAL, _PRETENDED, _NEXT, number) for number in machine.pretended),
+        (_IF_NOT_LESS, _REFUSE, _NEXT, _X32),
     ]
-    itself: _Condition = (_FIRST, 0, _REFUSED)
-    for number, conditions in (
-        (machine.socket, [(_FIRST, _AF_UNIX, _REFUSED)]),
-        *((number, [itself]) for number in machine.of_process),
-        (machine.setpriority, [itself, (_SECOND, 0, _REFUSED)]),
-        (
-            machine.prctl,
-            [
-                (_FIRST, _PR_SET_PDEATHSIG, _ALLOWED),
-                (_SECOND, signal.SIGKILL, _REFUSED),
-            ],
-        ),
-    ):
-        lines += _block(number, conditions)
-    ends = {_ALLOWED: len(lines), _REFUSED: len(lines) + 1, _PRETENDED: len(lines) + 2}
+    plain: list[_Line] = [
+        (_IF_EQUAL, end, _NEXT, known[name])
+        for names, end in (
+            (REFUSED, _REFUSE),
+            (_UNKNOWN_CALLS, _UNKNOWN),
+            (_PRETENDED_CALLS, _PRETEND),
+        )
+        for name in names
+        if name in known
+    ]
+    closer = [
+        line for name, looks in _LOOKS.items() for line in _block(known[name], looks)
+    ]
+    return [
+        *_finished(opening + plain),
+        *_finished(closer),
+        (_RETURN, 0, 0, _ENDS[_ALLOW]),
+    ]
 
-    def distance(at: int, target: int) -> int:
-        # a negative one is so many lines to leave out
-        return -target if target <= 0 else ends[target] - at - 1
+
+def numbers(machine: str) -> dict[str, int]:
+    """Return the numbers that *machine* has for the calls that this filter knows."""
+    column = list(_AUDIT).index(machine)
+    found = {name: row[column] for name, row in _CALLS.items()}
+    return {name: number for name, number in found.items() if number is not None}
+
+
+def _block(number: int, looks: Iterable[_Look]) -> list[_Line]:
+    """Return the lines that decide about call *number*."""
+    inner: list[_Line] = []
+    for look in looks:
+        inner.append((_LOAD, _NEXT, _NEXT, look.argument))
+        inner.append((_AND, _NEXT, _NEXT, look.mask))
+        *others, last = look.values
+        for left, value in zip(range(len(others), 0, -1), others, strict=True):
+            inner.append((_IF_EQUAL, _past(left, look.hit), _NEXT, value))
+        inner.append((_IF_EQUAL, look.hit, look.miss, last))
+    return [(_IF_EQUAL, _NEXT, len(inner), number), *inner]
+
+
+def _past(lines: int, where: str) -> str | int:
+    """Return where a jump leads that may have *lines* to leave out."""
+    return lines if where == _NEXT else where
+
+
+def _finished(lines: list[_Line]) -> list[tuple[int, int, int, int]]:
+    """Put ends after *lines* and have the jumps lead there; what is left goes on."""
+    ends = {name: at for at, name in enumerate(_ENDS, start=len(lines) + 1)}
+
+    def distance(at: int, target: str | int) -> int:
+        if isinstance(target, int):
+            return target
+        return 0 if target == _NEXT else ends[target] - at - 1
 
     return [
         *(
-            _Instruction(code, distance(at, yes), distance(at, no), value)
+            (code, distance(at, yes), distance(at, no), value)
             for at, (code, yes, no, value) in enumerate(lines)
         ),
-        _Instruction(_RETURN, 0, 0, _ALLOW),
-        _Instruction(_RETURN, 0, 0, _REFUSE),
-        _Instruction(_RETURN, 0, 0, _PRETEND),
+        (_JUMP, 0, 0, len(_ENDS)),
+        *((_RETURN, 0, 0, value) for value in _ENDS.values()),
     ]
-
-
-def _block(
-    number: int, conditions: list[_Condition]
-) -> list[tuple[int, int, int, int]]:
-    """Return the lines that allow call *number* if all its *conditions* hold."""
-    inner = []
-    for argument, value, otherwise in conditions:
-        inner.append((_LOAD, _NEXT, _NEXT, argument))
-        inner.append((_IF_EQUAL, _NEXT, otherwise, value))
-    code, _, otherwise, value = inner.pop()
-    inner.append((code, _ALLOWED, otherwise, value))
-    return [(_IF_EQUAL, _NEXT, -len(inner), number), *inner]

@@ -166,6 +166,7 @@ def _greeting(desk: _Desk) -> dict[str, object]:
     try:
         _load(desk)
         abi = sandbox.confine(source=desk.source, out=desk.out, code=_code_folders())
+        sandbox.drop_privileges()
         filtered = syscalls.forbid()
         desk.is_confined = True
         return {

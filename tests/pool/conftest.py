@@ -9,7 +9,7 @@ import pytest
 
 from asyncflow.pool import Made, Order, Outcome, Pool
 
-MODULES = ("tests.pool.hostile",)
+MODULES = ("tests.pool.hostile", "tests.pool.probes")
 BUDGET = 400 << 20
 
 

@@ -4,14 +4,11 @@ import contextlib
 import ctypes
 import json
 import os
-import resource
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable  # noqa: TC003 -- needed by a local annotation
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +56,7 @@ def surroundings(_work: Work) -> Result:
             "main": getattr(sys.modules["__main__"], "__file__", None),
             "score": int(Path("/proc/self/oom_score_adj").read_text()),
             "limits": Path("/proc/self/limits").read_text(),
+            "status": Path("/proc/self/status").read_text(),
         }
     )
 
@@ -289,107 +287,6 @@ def litters(work: Work) -> Result:
     (work.out / "locked" / "file").write_text("x")
     (work.out / "locked").chmod(0)
     (work.out / "never open").mkdir(mode=0)
-    return Result()
-
-
-@processor("peeks", accepts=ANY)
-def peeks(work: Work) -> Result:
-    """Try what the sandbox forbids; tell what worked."""
-    other = Path(str(work.options["secret"]))
-    done = []
-    tries: dict[str, Callable[[], object]] = {
-        "read a secret": other.read_text,
-        "write outside": lambda: other.with_name("new").write_text("x"),
-        "write the source": lambda: work.source.write_text("x"),
-        "cut the source": lambda: os.truncate(work.source, 0),
-        "link the source": lambda: (work.out / "x").hardlink_to(work.source),
-        "connect": lambda: socket.create_connection(
-            ("127.0.0.1", int(str(work.options["port"]))), timeout=2
-        ).close(),
-        "bind": lambda: socket.create_server(("127.0.0.1", 0)).close(),
-        "signal the server": lambda: os.kill(int(str(work.options["server"])), 0),
-        "read the server": lambda: Path(
-            f"/proc/{work.options['server']}/environ"
-        ).read_bytes(),
-    }
-    for what, attempt in tries.items():
-        with contextlib.suppress(OSError):
-            attempt()
-            done.append(what)
-    return Result(facts={"done": done})
-
-
-@processor("calls", accepts=ANY)
-def calls(work: Work) -> Result:
-    """Make system calls that a filter may refuse; say what went through."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    server = int(str(work.options["server"]))
-
-    def call(name: str, *words: int) -> None:
-        if getattr(libc, name)(*words) < 0:
-            raise OSError(ctypes.get_errno(), name)
-
-    def pair() -> None:
-        one, other = socket.socketpair()
-        one.close()
-        other.close()
-
-    tries: dict[str, Callable[[], object]] = {
-        "speak on a socketpair": pair,
-        "run a program": lambda: subprocess.run(["/bin/true"], check=True),
-        "speak UDP": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close(),
-        "speak UDP over IPv6": lambda: socket.socket(
-            socket.AF_INET6, socket.SOCK_DGRAM
-        ).close(),
-        "open a raw socket": lambda: socket.socket(
-            socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP
-        ).close(),
-        "ask the kernel by netlink": lambda: socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW
-        ).close(),
-        "trace the server": lambda: call(
-            "ptrace", 0x4206, int(str(work.options["server"])), 0, 0
-        ),
-        "leave the namespace": lambda: call("unshare", 0x10000000),
-        "load a program into the kernel": lambda: call("syscall", 321, 5, 0, 0),
-        "ask for the server's limits": lambda: resource.prlimit(
-            server, resource.RLIMIT_NOFILE
-        ),
-        "set its own limits": lambda: resource.prlimit(0, resource.RLIMIT_CORE, (0, 0)),
-        "slow the server down": lambda: os.setpriority(os.PRIO_PROCESS, server, 19),
-        "slow the user down": lambda: os.setpriority(os.PRIO_USER, 0, 19),
-        "slow itself down": lambda: os.setpriority(os.PRIO_PROCESS, 0, 19),
-        "choose the server's cores": lambda: os.sched_setaffinity(
-            server, os.sched_getaffinity(0)
-        ),
-        "share memory with anybody": lambda: call("shmget", 0, 4096, 0o1600),
-        "outlive the server": lambda: call("prctl", 1, 0, 0, 0, 0),
-        "mark a file": lambda: os.setxattr(work.out, "user.mark", b"x"),
-    }
-    done, refused = [], []
-    for what, attempt in tries.items():
-        try:
-            attempt()
-            done.append(what)
-        except OSError:
-            refused.append(what)
-    return Result(facts={"done": done, "refused": refused})
-
-
-@processor("pretends", accepts=ANY)
-def pretends(work: Work) -> Result:
-    """Change modes, owners and times by every way there is; hear of no error."""
-    other = Path(str(work.options["secret"]))
-    made = listed(work, "it").path
-    shutil.copymode(made, other)
-    for path in (other, other.parent, work.source):
-        path.chmod(0o777)
-        os.chown(path, 12345, 12345)
-        os.utime(path, (1, 1))
-    fd = os.open(work.source, os.O_RDONLY)
-    os.fchmod(fd, 0o777)
-    os.fchown(fd, 12345, 12345)
-    os.close(fd)
     return Result()
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +14,13 @@ from asyncflow import sandbox, syscalls
 from asyncflow.jobs import Verdict
 from asyncflow.pool import Made
 from tests.pool.conftest import Crew
+from tests.pool.probes import ALLOWED
 
 needs_landlock = pytest.mark.skipif(
     sandbox.landlock_abi() < 4, reason="this kernel's Landlock is older than ABI 4"
 )
 
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
 needs_filter = pytest.mark.skipif(
     not syscalls.can_filter(), reason="no seccomp for this machine"
@@ -367,30 +370,32 @@ async def test_a_worker_has_no_network_and_looks_into_no_other_process(
 ) -> None:
     outcome = await crew.run("calls", server=os.getpid())
 
-    assert outcome.facts == {
-        "done": [
-            "speak on a socketpair",
-            "run a program",
-            "set its own limits",
-            "slow itself down",
-        ],
-        "refused": [
-            "speak UDP",
-            "speak UDP over IPv6",
-            "open a raw socket",
-            "ask the kernel by netlink",
-            "trace the server",
-            "leave the namespace",
-            "load a program into the kernel",
-            "ask for the server's limits",
-            "slow the server down",
-            "slow the user down",
-            "choose the server's cores",
-            "share memory with anybody",
-            "outlive the server",
-            "mark a file",
-        ],
-    }
+    done, refused = outcome.facts["done"], outcome.facts["refused"]
+    assert isinstance(done, list)
+    assert isinstance(refused, list)
+    assert set(done) == set(ALLOWED)
+    assert len(refused) == 23
+
+
+@needs_filter
+async def test_every_call_that_is_refused_is_refused(crew: Crew) -> None:
+    said = dict((await crew.run("refusals")).facts)
+
+    assert said.pop("clone3") == "ENOSYS"
+    assert {"socket", "inotify_add_watch", "sethostname", "chroot"} < said.keys()
+    assert set(said.values()) == {"EPERM"}, said
+
+
+@needs_linux
+async def test_a_worker_has_no_power_of_root_but_to_read_files(crew: Crew) -> None:
+    status = str((await crew.run("surroundings")).facts["status"])
+
+    for kind in ("CapPrm", "CapEff", "CapInh", "CapAmb"):
+        found = re.search(rf"{kind}:\s+([0-9a-f]+)", status)
+        assert found is not None
+        # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+        assert int(found[1], 16) & ~0b110 == 0, kind
+    assert re.search(r"NoNewPrivs:\s+1", status)
 
 
 @needs_filter
