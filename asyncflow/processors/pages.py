@@ -58,15 +58,22 @@ class PdfPage:
     unit: Final = "pt"
 
     def __init__(self, page: Any, number: int) -> None:
-        self._page = page
+        #: PDFium's page
+        self.raw = page
         self.number = number
         self.width, self.height = (float(side) for side in page.get_size())
 
     @property
+    def bounds(self) -> Box:
+        """The page in the points its content is in."""
+        x0, y0, x1, y1 = self.raw.get_bbox()
+        return x0, y0, x1, y1
+
+    @property
     def to_user_space(self) -> Matrix:
         """The map from points as the page is shown to those its content is in."""
-        x0, y0, x1, y1 = self._page.get_bbox()
-        match self._page.get_rotation():
+        x0, y0, x1, y1 = self.bounds
+        match self.raw.get_rotation():
             case 90:
                 return Matrix(0, 1, 1, 0, x0, y0)
             case 180:
@@ -78,7 +85,7 @@ class PdfPage:
 
     def layer(self) -> Layer:
         """Return the page's own text, as it is in the file."""
-        textpage = self._page.get_textpage()
+        textpage = self.raw.get_textpage()
         try:
             text = str(textpage.get_text_range(errors="replace"))
             return Layer(text=text, words=list(self._words(textpage)))
@@ -109,15 +116,20 @@ class PdfPage:
         """Tell whether there is a picture on the page, which may show text."""
         import pypdfium2.raw as pdfium  # noqa: PLC0415 -- few workers need it
 
-        found = self._page.get_objects(filter=[pdfium.FPDF_PAGEOBJ_IMAGE], max_depth=5)
+        found = self.raw.get_objects(filter=[pdfium.FPDF_PAGEOBJ_IMAGE], max_depth=5)
         return next(iter(found), None) is not None
 
-    def picture(self) -> tuple[Any, Matrix, int]:
+    def shows_something(self) -> bool:
+        """Tell whether anything at all is drawn; costs no more than a glance."""
+        scale = paper.LOOK_SIDE / max(self.width, self.height)
+        picture, _to_page, _dpi = self.picture(scale)
+        return paper.ink(picture) > 0
+
+    def picture(self, scale: float = RENDER_DPI / _POINTS) -> tuple[Any, Matrix, int]:
         """Render the page; return it in grey, the map to points, and its dpi."""
-        scale = RENDER_DPI / _POINTS
         scale = min(scale, math.sqrt(MAX_PIXELS / (self.width * self.height)))
         scale = min(scale, _MAX_SIDE / max(self.width, self.height))
-        bitmap = self._page.render(scale=scale, grayscale=True)
+        bitmap = self.raw.render(scale=scale, grayscale=True)
         try:
             stride, height = bitmap.stride, bitmap.height
             picture = _vips().Image.new_from_memory(
@@ -131,7 +143,7 @@ class PdfPage:
     def preview(self, side: int) -> bytes:
         """Return the page as a JPEG that fits into a square of *side* pixels."""
         scale = side / max(self.width, self.height)
-        bitmap = self._page.render(scale=scale, rev_byteorder=True)
+        bitmap = self.raw.render(scale=scale, rev_byteorder=True)
         try:
             shown = bitmap.to_pil().convert("RGB")
         finally:

@@ -15,10 +15,11 @@ All pictures here are libvips images with one 8-bit band.
 """
 
 import math
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final
 
-from asyncflow.processors.matrix import Matrix
+from asyncflow.processors.matrix import Box, Matrix
 
 #: the side to which a picture is reduced for finding lines
 LOOK_SIDE: Final = 1200
@@ -35,6 +36,9 @@ _IS_TEXT: Final = 4.0
 _WORTH_A_LOOK: Final = 2.0
 #: a page with less ink than this share of its area is empty
 _MIN_INK: Final = 0.002
+#: grey levels by which a sheet differs from place to place, and how much of it is bare
+_PAPER_VARIES: Final = 24
+_MOST_IS_PAPER: Final = 0.75
 _WHITE: Final = 255
 
 
@@ -52,6 +56,47 @@ def looks_like_text(picture: Any) -> bool:
     if ink.avg() / _WHITE < _MIN_INK:
         return False
     return any(_slant(lies)[1] >= _IS_TEXT for lies in (ink, ink.rot90()))
+
+
+def ink(picture: Any) -> float:
+    """Return how much of the grey *picture* is ink: the share of its edges, 0 to 1."""
+    return float(_edges(_small(picture)).avg()) / _WHITE
+
+
+def is_sheet(picture: Any) -> bool:
+    """Tell whether the grey *picture* is of paper with anything on it, not of things.
+
+    Paper has one colour, more or less.
+    """
+    small = _small(picture)
+    back = _most_common(small)
+    same = ((small - back).abs() <= _PAPER_VARIES).avg() / _WHITE
+    return same >= _MOST_IS_PAPER and ink(small) > 0
+
+
+def blank(picture: Any, boxes: Sequence[Box]) -> Any:
+    """Return the grey *picture* with *boxes* in the colour that is most common."""
+    import PIL.ImageDraw  # noqa: PLC0415 -- few workers need it
+
+    canvas = _pillow(picture)
+    draw = PIL.ImageDraw.Draw(canvas)
+    back = _most_common(picture)
+    for box in boxes:
+        draw.rectangle(box, fill=back)
+    return _from_pillow(canvas)
+
+
+def only(picture: Any, boxes: Sequence[Box]) -> Any:
+    """Return the grey *picture* white but for *boxes*."""
+    import PIL.Image  # noqa: PLC0415 -- few workers need it
+
+    whole = _pillow(picture)
+    canvas = PIL.Image.new("L", whole.size, _WHITE)
+    for x0, y0, x1, y1 in boxes:
+        place = (max(0, round(x0)), max(0, round(y0)), round(x1), round(y1))
+        if place[0] < place[2] and place[1] < place[3]:
+            canvas.paste(whole.crop(place), place)
+    return _from_pillow(canvas)
 
 
 def skew_of(picture: Any) -> float:
@@ -92,6 +137,24 @@ def _small(picture: Any) -> Any:
     if side <= LOOK_SIDE:
         return picture
     return picture.resize(LOOK_SIDE / side).copy_memory()
+
+
+def _pillow(picture: Any) -> Any:
+    import PIL.Image  # noqa: PLC0415 -- few workers need it
+
+    size = (picture.width, picture.height)
+    return PIL.Image.frombytes("L", size, bytes(picture.write_to_memory()))
+
+
+def _from_pillow(picture: Any) -> Any:
+    pixels = picture.tobytes()
+    return _vips().Image.new_from_memory(pixels, *picture.size, 1, "uchar")
+
+
+def _most_common(picture: Any) -> int:
+    """Return the grey level of most pixels: the colour of the paper."""
+    _count, level, _zero = picture.hist_find().maxpos()
+    return int(level)
 
 
 def _edges(picture: Any) -> Any:
@@ -140,6 +203,10 @@ def _jumps(strips: Any, angle: float, *, groups: int) -> float:
 
 @cache
 def _nearest() -> Any:
+    return _vips().Interpolate.new("nearest")
+
+
+def _vips() -> Any:
     import pyvips  # noqa: PLC0415 -- never before a worker has forked
 
-    return pyvips.Interpolate.new("nearest")
+    return pyvips

@@ -1,16 +1,17 @@
 """Finds the text of PDFs and of pictures of documents.
 
-A page of a PDF that carries its text is not read again; one that has only a picture is
-turned upright, levelled and read (OCR). Pictures are read when they look like text: a
-landscape costs a glance. One bad page does not spoil the others: it is listed in
-`failedPages`, and the step fails only if no page can be read.
+A page of a PDF that carries its text is not read again, but for what its text does not
+cover: a scan with a stamp is still a scan. One without text is turned upright, levelled
+and read (OCR). Pictures are read when they look like text: a landscape costs a glance.
+One bad page does not spoil the others: it is listed in `failedPages`, and the step
+fails only if no page can be read.
 
 Makes `text` (a form feed between pages), `textJson` (each word's place and confidence),
 `searchablePdf` where something was read by OCR, and `preview` of a PDF's first page. A
 picture without any look of text is skipped.
 
-Facts: pages, words, layerPages, ocrPages, failedPages [{page, reason}], languages, and
-once something was read by OCR engine and confidence.
+Facts: pages, words, layerPages, ocrPages (a page with both counts twice), failedPages
+[{page, reason}], languages, and once something was read by OCR engine and confidence.
 
 Options
 -------
@@ -24,13 +25,14 @@ import importlib.util
 import os
 import threading
 from collections.abc import Iterator
-from typing import Annotated, Final, Literal
+from dataclasses import replace
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from asyncflow.errors import BadFile, Skip
 from asyncflow.jobs import REASONS
-from asyncflow.processors import matrix, ocr, pages, raster, reading
+from asyncflow.processors import matrix, ocr, pages, raster, reading, uncovered
 from asyncflow.processors.base import Derivative, Options, Result, Work, processor
 from asyncflow.processors.searchable import Searchable
 from asyncflow.processors.transcript import Transcript
@@ -156,59 +158,97 @@ class _Run:
                 self._document.page(number) as page,
             ):
                 self._page(page)
-        except BadFile as error:
-            self._fail(number, error.reason, error)
-        except ocr.PageTimeout as error:
-            self._fail(number, "timeout", error)
-        except Skip as error:
-            self._lacking = error
-            self._fail(number, "missing_tool", error)
+        except (BadFile, ocr.PageTimeout, Skip) as error:
+            self._transcript.add_failed(number, self._note(number, error))
 
-    def _fail(self, number: int, reason: str, error: Exception) -> None:
+    def _note(self, number: int, error: BadFile | ocr.PageTimeout | Skip) -> str:
+        """Remember what is wrong with page *number*; return the reason."""
+        match error:
+            case BadFile():
+                reason = error.reason
+            case ocr.PageTimeout():
+                reason = "timeout"
+            case _:
+                reason = "missing_tool"
+                self._lacking = error
         self._failed.append({"page": number + 1, "reason": reason})
-        self._transcript.add_failed(number, reason)
         self._last_error = error
+        return reason
 
     def _page(self, page: pages.Page) -> None:
-        if isinstance(page, pages.PdfPage):
-            layer = page.layer()
-            if layer.words or not page.has_picture():
-                source = "layer" if layer.words else "none"
-                self._sources.append(source)
-                self._transcript.add(
-                    page, source=source, text=layer.text, words=layer.words
-                )
-                return
-        self._read(page)
+        if not isinstance(page, pages.PdfPage):
+            self._read(page)
+            return
+        layer = page.layer()
+        if not layer.words:
+            if page.has_picture() or page.shows_something():
+                self._read(page)
+            else:
+                self._write(page, "none")
+            return
+        beside = uncovered.Uncovered(page, layer)
+        if not beside.looks_like_text():
+            self._write(page, "layer", text=layer.text, words=layer.words)
+            return
+        try:
+            self._read_beside(page, layer, beside)
+        except (ocr.PageTimeout, Skip) as error:
+            # half of a page is better than none, as long as it is said
+            reason = self._note(page.number, error)
+            self._write(page, "layer", text=layer.text, words=layer.words, error=reason)
 
     def _read(self, page: pages.Page) -> None:
         """Read a page by OCR."""
-        engine = self._reader()
-        picture, to_page, dpi = page.picture()
-        found = reading.read(
-            picture, dpi=dpi, engine=engine, within_s=self._options.page_s
-        )
-        to_page = found.back.then(to_page)
+        found, to_page = self._found(page)
         # before the transcript, which keeps no page that fails later
         if self._options.searchable_pdf:
             self._make_searchable(page, found, to_page)
-        self._transcript.add(
+        self._write(
             page,
-            source="ocr",
+            "ocr",
             text=found.text,
-            words=[
-                pages.Word(
-                    text=seen.text,
-                    box=to_page.box(seen.box),
-                    confidence=seen.confidence,
-                )
-                for seen in found.words
-            ],
+            words=_placed(found, to_page),
             rotation=found.turn,
             skew=found.skew,
         )
-        self._sources.append("ocr")
         self._confidences += [seen.confidence for seen in found.words]
+
+    def _read_beside(
+        self, page: pages.PdfPage, layer: pages.Layer, beside: uncovered.Uncovered
+    ) -> None:
+        """Read by OCR what *layer* does not cover."""
+        found, to_page = self._found(beside)
+        found = beside.new(found, to_page)
+        if not found.words:
+            self._write(page, "layer", text=layer.text, words=layer.words)
+            return
+        if self._options.searchable_pdf:
+            self._make_searchable(page, replace(found, turn=0), to_page)
+        words = _placed(found, to_page)
+        self._write(
+            page,
+            "mixed",
+            text=uncovered.joined(layer, found, words),
+            words=[*layer.words, *words],
+            rotation=found.turn,
+            skew=found.skew,
+        )
+        self._confidences += [seen.confidence for seen in found.words]
+
+    def _found(
+        self, shown: pages.Page | uncovered.Uncovered
+    ) -> tuple[reading.Reading, matrix.Matrix]:
+        """Read what is shown; return it and the map from its words to the page."""
+        engine = self._reader()
+        picture, to_page, dpi = shown.picture()
+        found = reading.read(
+            picture, dpi=dpi, engine=engine, within_s=self._options.page_s
+        )
+        return found, found.back.then(to_page)
+
+    def _write(self, page: pages.Page, source: str, **more: Any) -> None:
+        self._transcript.add(page, source=source, **more)
+        self._sources.append(source)
 
     def _reader(self) -> ocr.Engine:
         if self._lacking is not None:
@@ -254,7 +294,7 @@ class _Run:
         """Raise what is wrong with every page, or what is missing for any text."""
         if self._lacking is not None and not self._transcript.words:
             raise self._lacking
-        if len(self._failed) == self._document.pages and self._last_error is not None:
+        if not self._sources and self._last_error is not None:
             raise self._last_error
 
     def _made(self) -> Iterator[Derivative]:
@@ -273,8 +313,8 @@ class _Run:
         facts: dict[str, object] = {
             "pages": self._document.pages,
             "words": self._transcript.words,
-            "layerPages": self._sources.count("layer"),
-            "ocrPages": self._sources.count("ocr"),
+            "layerPages": sum(one in {"layer", "mixed"} for one in self._sources),
+            "ocrPages": sum(one in {"ocr", "mixed"} for one in self._sources),
             "failedPages": self._failed,
             "languages": list(self._languages),
         }
@@ -286,6 +326,16 @@ class _Run:
             mean = sum(self._confidences) / len(self._confidences)
             facts["confidence"] = round(mean, 1)
         return facts
+
+
+def _placed(found: reading.Reading, to_page: matrix.Matrix) -> list[pages.Word]:
+    """Return the words of *found* where they are on the page."""
+    return [
+        pages.Word(
+            text=seen.text, box=to_page.box(seen.box), confidence=seen.confidence
+        )
+        for seen in found.words
+    ]
 
 
 @contextlib.contextmanager

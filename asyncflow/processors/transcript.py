@@ -7,11 +7,12 @@ Rules
 - No control characters and no terminal commands get through, whoever hid them.
 
 The JSON is `{"languages": […], "pages": […]}`. A page has `number` (from 1), `width`,
-`height` and `unit` ("pt" or "px"), `source` ("layer", "ocr", "none"), `rotation` (how
-many degrees clockwise make it upright), `skew` (by how many degrees lines sink to the
-right after that), and `words`, each with `text`, `box` [x0, y0, x1, y1] from the top
-left of the page as it is shown, and `confidence` (0 to 100; null for a text layer). A
-page that could not be read has `error` instead of all but its number.
+`height` and `unit` ("pt" or "px"), `source` ("layer", "ocr", "mixed" for both, "none"),
+`rotation` (how many degrees clockwise make upright what was read), `skew` (by how many
+degrees lines sink to the right after that), and `words`, each with `text`, `box` [x0,
+y0, x1, y1] from the top left of the page as it is shown, and `confidence` (0 to 100 of
+what was read by OCR; null for the words of the layer). A page that could not be read
+has `error` instead of all but its number; one whose layer alone could be had has both.
 """
 
 import json
@@ -59,8 +60,9 @@ class Transcript:
         words: Iterable[Word] = (),
         rotation: int = 0,
         skew: float = 0.0,
+        error: str | None = None,
     ) -> None:
-        """Write one page."""
+        """Write one page; *error* is why only a part of it could be read."""
         listed = [entry for word in words if (entry := _entry(word, page))]
         self.words += len(listed)
         self._write(
@@ -74,6 +76,7 @@ class Transcript:
                 "rotation": rotation,
                 "skew": skew,
                 "words": listed,
+                **({} if error is None else {"error": error}),
             },
         )
 

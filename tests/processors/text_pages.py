@@ -1,6 +1,7 @@
 """Pages of known words, as pictures and as PDFs, and how well they were read."""
 
 import difflib
+import io
 import random
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -124,6 +125,40 @@ def with_lost_page(path: Path) -> Path:
         )
         body = stream % said
         parts[content] = b"<< /Length %d >> stream\n%s\nendstream" % (len(body), body)
+    path.write_bytes(_file(parts))
+    return path
+
+
+def page_pdf(
+    content: str,
+    path: Path,
+    *,
+    picture: PIL.Image.Image | None = None,
+    rotate: int = 0,
+) -> Path:
+    """Write a PDF of one page of 595 x 421 points, with *content* drawn on it.
+
+    *picture* is `/I`, `/F` is a font; `/N` draws *picture* and "nested words".
+    """
+    nested = b"q 595 0 0 421 0 0 cm /I Do Q BT /F 12 Tf 30 20 Td (nested words) Tj ET"
+    resources = b"<< /Font << /F 6 0 R >> /XObject << /I 5 0 R /N 7 0 R >> >>"
+    drawn, body = content.encode(), io.BytesIO()
+    (picture or PIL.Image.new("L", (8, 8), 255)).convert("L").save(body, "JPEG")
+    width, height = picture.size if picture else (8, 8)
+    parts = {
+        1: b"<< /Type /Catalog /Pages 2 0 R >>",
+        2: b"<< /Type /Pages /Count 1 /Kids [3 0 R] >>",
+        3: b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 421] /Rotate %d"
+        b" /Contents 4 0 R /Resources %s >>" % (rotate, resources),
+        4: b"<< /Length %d >> stream\n%s\nendstream" % (len(drawn), drawn),
+        5: b"<< /Type /XObject /Subtype /Image /Width %d /Height %d"
+        b" /ColorSpace /DeviceGray /BitsPerComponent 8 /Filter /DCTDecode"
+        b" /Length %d >> stream\n%s\nendstream"
+        % (width, height, len(body.getvalue()), body.getvalue()),
+        6: b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+        7: b"<< /Type /XObject /Subtype /Form /BBox [0 0 595 421] /Resources %s"
+        b" /Length %d >> stream\n%s\nendstream" % (resources, len(nested), nested),
+    }
     path.write_bytes(_file(parts))
     return path
 

@@ -1,0 +1,218 @@
+"""What a page shows beside its text layer: stamped scans, outlined letters, layers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+import pypdfium2
+import pytest
+
+from asyncflow.processors.text import text
+from asyncflow.testing.processor import Ran, run_processor
+from tests.processors import text_pages
+from tests.processors.text_pages import landscape, match, page_pdf, sheet
+
+#: the picture covers the page, as that of a scanner does
+SCAN = "q 595 0 0 421 0 0 cm /I Do Q"
+STAMP = "BT /F 9 Tf 30 10 Td (Page 1 of 1) Tj ET"
+STAMPED = ["Page", "1", "of", "1"]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a worker: Tesseract's threads get in each other's way."""
+    monkeypatch.setenv("OMP_THREAD_LIMIT", "1")
+
+
+def read(path: Path, **options: object) -> Ran:
+    return run_processor(text, path, media_type="application/pdf", options=options)
+
+
+def words_of(ran: Ran) -> list[str]:
+    return ran.files["text"].read_text().split()
+
+
+def page_of(ran: Ran) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(ran.files["textJson"].read_text())["pages"][0]
+    return found
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(f"{SCAN} {STAMP}", id="a page number"),
+        pytest.param(f"{STAMP} {SCAN} {STAMP}", id="one below the scan as well"),
+        pytest.param(
+            f"{SCAN} {STAMP} 0.9 g BT /F 90 Tf 0.8 0.6 -0.6 0.8 90 20 Td (COPY) Tj ET",
+            id="a watermark across the scan",
+        ),
+        pytest.param(f"/N Do {STAMP}", id="within forms"),
+        pytest.param(
+            f"q 595 0 0 211 0 0 cm /I Do Q {STAMP} q 1 0 0 1 0 210 cm 0 0 99 20 re f Q",
+            id="on half of the page",
+        ),
+    ],
+)
+def test_a_stamped_scan_is_still_read(tmp_path: Path, content: str) -> None:
+    words = text_pages.some_words(60)
+    ran = read(page_pdf(content, tmp_path / "scan.pdf", picture=sheet(words)))
+    page = page_of(ran)
+    assert page["source"] == "mixed"
+    assert (ran.facts["layerPages"], ran.facts["ocrPages"]) == (1, 1)
+    guessed = [one["text"] for one in page["words"] if one["confidence"] is not None]
+    own = [one["text"] for one in page["words"] if one["confidence"] is None]
+    assert match(words, guessed) >= 0.95
+    assert own[-4:] == STAMPED or own[:4] == STAMPED
+    assert "engine" in ran.facts
+
+
+def test_what_begins_higher_comes_first_and_all_can_be_searched(tmp_path: Path) -> None:
+    words = text_pages.some_words(60)
+    path = page_pdf(f"{SCAN} {STAMP}", tmp_path / "scan.pdf", picture=sheet(words))
+    ran = read(path)
+    assert match([*words, *STAMPED], words_of(ran)) >= 0.98
+    found = text_pages.words_in_pdf(ran.files["searchablePdf"])
+    assert match([*STAMPED, *words], found) >= 0.98
+    again = read(ran.files["searchablePdf"])
+    assert page_of(again)["source"] == "layer"
+    assert again.facts["ocrPages"] == 0
+
+
+@pytest.mark.parametrize("turn", [90, 180, 270])
+def test_a_stamped_scan_that_is_shown_turned_has_its_words_in_place(
+    tmp_path: Path, turn: int
+) -> None:
+    words = text_pages.some_words(60)
+    path = tmp_path / "scan.pdf"
+    page_pdf(f"{SCAN} {STAMP}", path, picture=sheet(words), rotate=turn)
+    ran = read(path)
+    assert match(words, [w for w in words_of(ran) if w not in STAMPED]) >= 0.95
+    with_text = pypdfium2.PdfDocument(ran.files["searchablePdf"])
+    # the stamp says how the page is meant to be shown
+    assert with_text[0].get_rotation() == turn
+    with_text.close()
+    assert read(ran.files["searchablePdf"]).facts["ocrPages"] == 0
+
+
+def test_a_stamped_scan_of_a_single_word_is_read(tmp_path: Path) -> None:
+    scan = sheet(["invoice"])
+    ran = read(page_pdf(f"{SCAN} {STAMP}", tmp_path / "scan.pdf", picture=scan))
+    assert words_of(ran) == ["invoice", *STAMPED]
+
+
+def test_letters_drawn_as_outlines_are_read(tmp_path: Path) -> None:
+    ran = read(page_pdf(outlined("nothing but shapes"), tmp_path / "shapes.pdf"))
+    assert words_of(ran) == ["nothing", "but", "shapes"]
+    assert page_of(ran)["source"] == "ocr"
+
+
+def test_letters_drawn_as_outlines_are_read_beside_a_page_number(
+    tmp_path: Path,
+) -> None:
+    words = text_pages.some_words(24)
+    lines = [" ".join(words[at : at + 6]) for at in range(0, 24, 6)]
+    drawn = " ".join(outlined(line, down=50 * at) for at, line in enumerate(lines))
+    ran = read(page_pdf(f"{drawn} {STAMP}", tmp_path / "shapes.pdf"))
+    assert match([*words, *STAMPED], words_of(ran)) >= 0.95
+
+
+def outlined(said: str, *, down: int = 0) -> str:
+    """Return the drawing of a line of text as shapes: a polygon for each run of ink."""
+    font = PIL.ImageFont.load_default(size=24)
+    page = PIL.Image.new("1", (560, 40))
+    draw = PIL.ImageDraw.Draw(page)
+    shapes, left = [], 0.0
+    for letter in said:
+        draw.rectangle((0, 0, *page.size), fill=0)
+        draw.text((left, 4), letter, font=font, fill=1)
+        left += font.getlength(letter)
+        dots = [
+            f"{x + 20} {380 - y - down} 1 1 re"
+            for y in range(page.height)
+            for x in range(page.width)
+            if page.getpixel((x, y))
+        ]
+        shapes.append(f"{' '.join(dots)} f")
+    return " ".join(shapes)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param("BT /F 12 Tf 3 Tr {text} ET", id="written invisibly"),
+        pytest.param("BT /F 12 Tf {text} ET q 595 0 0 421 0 0 cm /I Do Q", id="below"),
+    ],
+)
+def test_a_scan_with_a_layer_from_elsewhere_is_not_read_again(
+    tmp_path: Path, content: str
+) -> None:
+    words = text_pages.some_words(60)
+    scan = page_pdf(SCAN, tmp_path / "scan.pdf", picture=sheet(words))
+    placed = [
+        f"1 0 0 1 {one['box'][0]} {421 - one['box'][3]} Tm ({one['text']}) Tj"
+        for one in page_of(read(scan))["words"]
+    ]
+    layer = content.format(text=" ".join(placed))
+    path = page_pdf(f"{SCAN} {layer}", tmp_path / "layer.pdf", picture=sheet(words))
+    ran = read(path)
+    assert page_of(ran)["source"] == "layer"
+    assert "engine" not in ran.facts
+    assert match(words, words_of(ran)) >= 0.98
+
+
+def test_a_layer_in_the_wrong_places_is_not_doubled(tmp_path: Path) -> None:
+    words = text_pages.some_words(60)
+    said = " ".join(words)
+    layer = f"BT /F 2 Tf 3 Tr 10 10 Td ({said}) Tj ET"
+    path = page_pdf(f"{SCAN} {layer}", tmp_path / "scan.pdf", picture=sheet(words))
+    ran = read(path)
+    assert words_of(ran) == words
+    assert page_of(ran)["source"] == "layer"
+
+
+def test_what_is_blacked_out_stays_so(tmp_path: Path) -> None:
+    words = text_pages.some_words(60)
+    bar = "0 g 0 0 595 421 re f 1 g BT /F 9 Tf 30 10 Td (removed) Tj ET"
+    path = page_pdf(f"{SCAN} {bar}", tmp_path / "scan.pdf", picture=sheet(words))
+    assert words_of(read(path)) == ["removed"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(f"q 90 0 0 60 30 300 cm /I Do Q {STAMP}", id="a small one"),
+        pytest.param(f"q 300 0 0 200 30 90 cm /I Do Q {STAMP}", id="a large one"),
+        pytest.param(f"{SCAN} {STAMP}", id="one behind the text"),
+    ],
+)
+def test_an_illustration_is_not_read(tmp_path: Path, content: str) -> None:
+    view = landscape((800, 533))
+    ran = read(page_pdf(content, tmp_path / "photo.pdf", picture=view))
+    assert words_of(ran) == STAMPED
+    assert "engine" not in ran.facts
+
+
+def test_a_small_picture_is_not_read_even_if_it_shows_text(tmp_path: Path) -> None:
+    words = text_pages.some_words(400)
+    lines = [" ".join(words[at : at + 12]) for at in range(0, len(words), 12)]
+    typed = " ".join(f"({line}) ' " for line in lines)
+    content = f"BT /F 8 Tf 10 TL 30 400 Td {typed} ET q 90 0 0 60 450 20 cm /I Do Q"
+    logo = sheet(text_pages.some_words(60))
+    ran = read(page_pdf(content, tmp_path / "logo.pdf", picture=logo))
+    assert words_of(ran) == words
+    assert "engine" not in ran.facts
+
+
+def test_without_an_engine_the_layer_is_kept_and_the_rest_is_named(
+    tmp_path: Path,
+) -> None:
+    scan = sheet(text_pages.some_words(60))
+    path = page_pdf(f"{SCAN} {STAMP}", tmp_path / "scan.pdf", picture=scan)
+    ran = read(path, languages=["none_such"])
+    assert words_of(ran) == STAMPED
+    assert ran.facts["failedPages"] == [{"page": 1, "reason": "missing_tool"}]
+    page = page_of(ran)
+    assert (page["source"], page["error"]) == ("layer", "missing_tool")
