@@ -66,6 +66,25 @@ def test_the_page_says_when_it_forgets_the_oldest(
     assert kept == REMEMBERED
 
 
+@pytest.mark.parametrize("spoilt", ["garbage", "{}", "null", '{"name": 7}'])
+def test_one_spoilt_entry_harms_no_other(
+    visitor: Visitor, tmp_path: Path, spoilt: str
+) -> None:
+    visitor.open()
+    visitor.give(photo(tmp_path / "kept.jpg", size=(64, 64)))
+    visitor.wait("kept.jpg", "COMPLETED")
+    visitor.page.evaluate(
+        "(text) => localStorage.setItem(`${Object.keys(localStorage)[0]}zz`, text)",
+        spoilt,
+    )
+    visitor.page.reload()
+    visitor.wait("kept.jpg", "COMPLETED")
+    expect(visitor.page.locator("li.card")).to_have_count(1)
+    visitor.give(photo(tmp_path / "next.jpg", size=(64, 64), seed=8))
+    visitor.wait("next.jpg", "COMPLETED")
+    assert visitor.page.evaluate("Object.keys(localStorage).length") == 2
+
+
 def test_files_of_one_name_are_told_apart_by_their_folders(
     visitor: Visitor, tmp_path: Path
 ) -> None:

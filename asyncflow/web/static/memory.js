@@ -3,15 +3,17 @@
 // Rules
 // - Each file has an entry of its own in localStorage: with thousands of files a change
 //   writes no more than with one, and two tabs do not undo each other's.
+// - Each element on a page has a list of its own, which the entries name.
 // - `key` names the entry and says when the file was chosen: keys sort by age.
 // - A file that waits for its turn has no id yet: it is known by name, folder, size, date.
 
 const MAX_KEPT = 5000;
 
 export class Memory {
-  constructor(base) {
+  // `list` tells the lists apart that this browser keeps for the server at `base`.
+  constructor(base, list) {
     // no address has a space in it
-    this.prefix = `asyncflow ${base} `;
+    this.prefix = `asyncflow ${base} ${list} `;
     this.made = 0;
   }
 
@@ -39,9 +41,18 @@ export class Memory {
     }
   }
 
-  // What is kept under a key; another tab may have dropped it.
+  // What is kept under a key; null when another tab has dropped it. Scripts of the page
+  // around us write here as well: what is no file of ours is dropped.
   read(key) {
-    return JSON.parse(localStorage.getItem(key));
+    let known = null;
+    try {
+      known = JSON.parse(localStorage.getItem(key));
+    } catch {
+      // no JSON
+    }
+    if (isFile(known)) return { ...known, key };
+    this.drop({ key });
+    return null;
   }
 
   // Tells whether there was room.
@@ -90,3 +101,9 @@ export class Memory {
     });
   }
 }
+
+const isFile = (known) =>
+  known !== null &&
+  [known.name, known.path].every((one) => typeof one === "string") &&
+  [known.size, known.changed].every(Number.isFinite) &&
+  (known.id === null || typeof known.id === "string");

@@ -251,6 +251,11 @@ export class Upload {
     this.stop("paused");
   }
 
+  // Rests until it is run again.
+  rest() {
+    if (this.state === "uploading") this.stop("waiting");
+  }
+
   resume() {
     this.state = "waiting";
     this.failures = 0;

@@ -4,6 +4,8 @@
 // card with its upload, its steps and its results. `endpoint` is where the server is
 // (default: beside this script), `token` is only needed where the server demands one
 // and no cookie is set; with `whole-page` files may be dropped anywhere on the page.
+// Taken out of the page it does nothing, put back it goes on. Of several elements each
+// has a list of its own, which a reload finds by the element's `id`, else by its turn.
 // Fires `asyncflow-completed` with the job as `detail` when a job completes meanwhile.
 
 import { Announcer } from "./announcer.js";
@@ -27,6 +29,11 @@ const forgets = (most) =>
   `This browser remembers the latest ${most} files. After a reload this list ends there; older files stay on the server.`;
 // states that somebody who does not see the page wants to hear of
 const TOLD = new Set(["uploaded", "paused", "refused", "gone", ...FINAL]);
+
+// Which element shows which list: two that send the same files would disturb each other.
+const shown = new Map();
+// Drops and pastes that one of the elements on the page has taken.
+const taken = new WeakSet();
 
 const TEMPLATE = `
 <link rel="stylesheet" crossorigin="anonymous">
@@ -65,26 +72,41 @@ export class Uploader extends HTMLElement {
   #summary;
 
   connectedCallback() {
-    if (!this.shadowRoot) this.#build();
+    // only moved
+    if (this.#ends) return;
+    // anew, too, when another element has taken over the list meanwhile
+    if (shown.get(this.#memory?.prefix) !== this) this.#build();
     this.#ends = new AbortController();
     this.#listen(this.#ends.signal);
-    this.#watcher.begin();
+    this.#watcher.open();
+    this.#waiting = [];
+    for (const card of this.#all) if (card.upload?.state === "waiting") this.#enqueue(card);
   }
 
   disconnectedCallback() {
+    queueMicrotask(() => {
+      if (!this.isConnected) this.#rest();
+    });
+  }
+
+  #rest() {
+    if (!this.#ends) return;
     this.#ends.abort();
+    this.#ends = null;
     this.#watcher.close();
+    for (const card of this.#all) card.upload?.rest();
   }
 
   #build() {
-    const root = this.attachShadow({ mode: "open" });
+    const root = this.shadowRoot ?? this.attachShadow({ mode: "open" });
+    for (const card of this.#all ?? []) this.#sight.forget(card);
     root.innerHTML = TEMPLATE;
     root.querySelector("link").href = new URL("uploader.css", import.meta.url).href;
     this.#server = new Server(
       this.getAttribute("endpoint") || new URL("..", import.meta.url).href,
       this.getAttribute("token"),
     );
-    this.#memory = new Memory(this.#server.base);
+    this.#memory = this.#ownMemory();
     this.#all = new Set();
     this.#cards = new Map();
     this.#waiting = [];
@@ -107,13 +129,25 @@ export class Uploader extends HTMLElement {
     this.#restored = this.#restore();
   }
 
+  #ownMemory() {
+    for (let turn = 1; ; turn += 1) {
+      const memory = new Memory(this.#server.base, `${this.id}.${turn}`);
+      const other = shown.get(memory.prefix);
+      if (other && other !== this && other.isConnected) continue;
+      shown.set(memory.prefix, this);
+      return memory;
+    }
+  }
+
   #listen(signal) {
     const zone = this.shadowRoot.querySelector(".drop");
     const place = this.hasAttribute("whole-page") ? document : zone;
     // words and links that are dragged about are none of our business
     const drags = (name, heard) => {
       const files = (event) => {
-        if (event.dataTransfer?.types.includes("Files")) heard(event);
+        if (!event.dataTransfer?.types.includes("Files") || taken.has(event)) return;
+        taken.add(event);
+        heard(event);
       };
       place.addEventListener(name, files, { signal });
     };
@@ -144,8 +178,12 @@ export class Uploader extends HTMLElement {
 
   // A paste into a field of the page around us is none of our business.
   #paste(event) {
-    const into = event.composedPath()[0];
+    const path = event.composedPath();
+    const [into] = path;
     if (into.isContentEditable || into.matches?.("input, textarea")) return;
+    const inside = path.find((one) => one instanceof Uploader) ?? this;
+    if (inside !== this || taken.has(event)) return;
+    taken.add(event);
     this.#add(alone(event.clipboardData?.files));
   }
 
@@ -284,7 +322,7 @@ export class Uploader extends HTMLElement {
   }
 
   #next() {
-    while (this.#running.size < AT_ONCE && this.#waiting.length > 0) {
+    while (this.#ends && this.#running.size < AT_ONCE && this.#waiting.length > 0) {
       const card = this.#waiting.shift();
       if (card.upload.state !== "waiting") continue;
       const run = card.upload.run();

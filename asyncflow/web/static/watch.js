@@ -32,6 +32,7 @@ export class Watcher {
     this.server = server;
     this.tell = tell;
     this.jobs = new Set();
+    this.isOpen = false;
     this.way = "socket";
     this.socket = null;
     // the jobs that the open socket was asked for
@@ -54,12 +55,22 @@ export class Watcher {
     this.streams.get(job)?.abort();
     this.streams.delete(job);
     if (this.subscribed.delete(job)) this.wish({ unsubscribe: [job] });
-    if (this.jobs.size === 0) this.close();
+    if (this.jobs.size === 0) this.hangUp();
     else this.begin();
   }
 
-  // Lets go of the network; `begin` takes everything up again.
+  // Nothing is asked before, nor after `close`.
+  open() {
+    this.isOpen = true;
+    this.begin();
+  }
+
   close() {
+    this.isOpen = false;
+    this.hangUp();
+  }
+
+  hangUp() {
     const { socket } = this;
     this.socket = null;
     this.subscribed.clear();
@@ -69,7 +80,7 @@ export class Watcher {
   }
 
   begin() {
-    if (this.jobs.size === 0 || this.pausing) return;
+    if (!this.isOpen || this.jobs.size === 0 || this.pausing) return;
     if (this.way === "socket") {
       this.bySocket();
       return;
@@ -85,7 +96,7 @@ export class Watcher {
 
   hear(message) {
     const job = message.jobId;
-    if (!this.jobs.has(job)) return;
+    if (!this.isOpen || !this.jobs.has(job)) return;
     this.tell(job, message);
     const over = message.type === "snapshot" && FINAL.has(message.job.status);
     if (over || LAST.has(message.type) || message.type === "error") this.forget(job);
@@ -183,10 +194,10 @@ export class Watcher {
     if (this.polling) return;
     this.polling = true;
     for (;;) {
-      const asked = [...this.jobs].filter((job) => !this.isFollowed(job));
+      const asked = [...this.jobs].filter((job) => this.isUnheard(job));
       if (asked.length === 0) break;
       for (const job of asked) {
-        if (!this.jobs.has(job) || this.isFollowed(job)) continue;
+        if (!this.isUnheard(job)) continue;
         await this.poll(job);
         await pause(Math.max(POLL_MS / asked.length, 100));
       }
@@ -194,8 +205,9 @@ export class Watcher {
     this.polling = false;
   }
 
-  isFollowed(job) {
-    return this.streams.has(job) || this.subscribed.has(job);
+  isUnheard(job) {
+    const isFollowed = this.streams.has(job) || this.subscribed.has(job);
+    return this.isOpen && this.jobs.has(job) && !isFollowed;
   }
 
   // Tells whether the server answered.
@@ -213,7 +225,7 @@ export class Watcher {
   }
 
   async again() {
-    if (this.pausing || this.jobs.size === 0) return;
+    if (!this.isOpen || this.pausing || this.jobs.size === 0) return;
     this.pausing = true;
     const [job] = this.jobs;
     if (await this.poll(job)) {
