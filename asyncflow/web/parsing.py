@@ -26,8 +26,11 @@ from asyncflow.nesting import MOST_LEVELS, is_too_deep
 T = TypeVar("T")
 
 _NUMBER = re.compile(r"[0-9]{1,15}")
+_FRACTIONAL = re.compile(rb"\s*-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?\s*")
 _KEY = re.compile(r"[\x21-\x2b\x2d-\x7e]+")
 MAX_METADATA = 8192
+#: up to here each whole number is one that a float can be
+MOST_EXACT = 2.0**53
 #: a whole number of fewer digits is read everywhere
 MOST_DIGITS = 4000
 
@@ -71,7 +74,7 @@ def json_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     try:
         # the decoder does not look into what it leaves as it is
         body.decode()
-        found = decoder.decode(body)
+        found = _decoded(decoder, body)
         is_deep = is_too_deep(body, outside=1)
         if len(body) > MOST_DIGITS and not is_deep:
             # a function reads it so, and not a number that is longer
@@ -83,6 +86,49 @@ def json_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     if is_deep:
         raise _refused(f"it has more than {MOST_LEVELS} levels")
     return found
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError:
+        # 1.0 and 1e2 are integers to JSON Schema, by which our resources are described
+        plain = _with_plain_integers(decoder, body)
+        if plain is None:
+            raise
+        return decoder.decode(plain)
+
+
+def _with_plain_integers(decoder: msgspec.json.Decoder[T], body: bytes) -> bytes | None:
+    """Return *body* with integers written as such; None: they are, as far as known.
+
+    Only where the object itself has an integer: what lies deeper stays as it is.
+    """
+    members = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    about = msgspec.inspect.type_info(decoder.type)
+    if not isinstance(about, msgspec.inspect.StructType):
+        return None
+    wanted = [one.encode_name for one in about.fields if _is_integer(one.type)]
+    found = {
+        name: number
+        for name in wanted
+        if name in members and (number := _whole(bytes(members[name]))) is not None
+    }
+    return msgspec.json.encode({**members, **found}) if found else None
+
+
+def _is_integer(kind: msgspec.inspect.Type) -> bool:
+    if isinstance(kind, msgspec.inspect.UnionType):
+        return any(isinstance(one, msgspec.inspect.IntType) for one in kind.types)
+    return isinstance(kind, msgspec.inspect.IntType)
+
+
+def _whole(text: bytes) -> int | None:
+    """Return a number that has a fraction or an exponent and is whole all the same."""
+    if not _FRACTIONAL.fullmatch(text):
+        return None
+    number = float(text)
+    return int(number) if abs(number) < MOST_EXACT and number.is_integer() else None
 
 
 def _refused(why: str) -> InvalidParameter:

@@ -46,7 +46,6 @@ EXCEPT: dict[str, dict[str, str]] = {
         "/events": "an Idempotency-Key in the head is that in the body",
         "/admin/tenants/{name}/pause": "a name has characters that can be read",
         "/admin/tenants/{name}/resume": "a name has characters that can be read",
-        "/admin/consumers/{name}/replay": "1.0 is an integer to JSON Schema alone",
     },
     "negative_data_rejection": {
         "/jobs": "parameters that nobody knows are passed over",

@@ -271,6 +271,10 @@ def test_who_comes_with_one_task_does_not_wait_for_the_many_of_another(
         ({"name": ""}, "invalid_parameter"),
         ({"name": "add", "priority": 101}, "invalid_parameter"),
         ({"name": "add", "priority": "high"}, "invalid_parameter"),
+        ({"name": "add", "priority": "1.0"}, "invalid_parameter"),
+        ({"name": "add", "priority": 1.5}, "invalid_parameter"),
+        ({"name": "add", "priority": 101.0}, "invalid_parameter"),
+        ({"name": "add", "priority": 1e300}, "invalid_parameter"),
         ({"name": "add", "runAt": "tomorrow"}, "invalid_parameter"),
         ({"name": "add", "runAt": "2026-01-01T00:00:00"}, "invalid_parameter"),
         ({"name": "add", "runAt": "2999-01-01T00:00:00Z"}, "invalid_parameter"),
@@ -376,6 +380,20 @@ def test_what_is_not_json_is_refused(server: ServerProcess, body: bytes) -> None
         assert code_of(answer) == "invalid_parameter"
         assert answer.json["detail"].startswith("The body is not accepted: ")
         assert "body is missing" not in answer.json["detail"]
+
+
+@pytest.mark.parametrize("number", ["1.0", "-1e1", "10.0e-1", "-0.0"])
+def test_an_integer_may_be_written_as_json_schema_has_it(
+    server: ServerProcess, number: str
+) -> None:
+    said = f'{{"name": "echo", "payload": {{"n": 1.0}}, "priority": {number} }}'
+    answer = server.request("POST", "/tasks", said.encode())
+    assert answer.status == 202
+    # what is not ours to read stays as it was written
+    result = ended(server, answer.json["taskId"])["result"]
+    assert json.dumps(result) == '{"n": 1.0}'
+    event = f'{{"type": "nobody.hears", "priority": {number}}}'
+    assert server.request("POST", "/events", event.encode()).status == 202
 
 
 def test_a_number_that_no_function_could_read_is_refused(

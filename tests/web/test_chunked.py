@@ -425,3 +425,10 @@ def test_chunks_of_any_size_may_be_repeated(server: ServerProcess, job: str) -> 
         send(server, n, piece, total=4, jobId=job)
     assert send(server, 2, pieces[2], total=4, jobId=job).status == 202
     assert original(server, job) == b"".join(pieces)
+
+
+def test_a_chunk_may_count_as_json_schema_does(server: ServerProcess) -> None:
+    said = {"chunkIndex": 0.0, "totalChunks": 1.0, "chunk": encoded(b"hello")}
+    answer = send_json(server, **said)
+    assert (answer.status, answer.json["missing"]) == (202, [])
+    assert original(server, answer.json["jobId"]) == b"hello"
