@@ -5,7 +5,7 @@ does not raise and clear an alert every few seconds.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -122,10 +122,13 @@ class Alert:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Past:
-    """An alert that is over, and until when it was raised."""
+    """An alert that is over, and until when it was raised.
+
+    None: the server ended first, and nobody knows what came of it.
+    """
 
     alert: Alert
-    until: int
+    until: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +136,15 @@ class Turn:
     """An alert was raised, or it was cleared."""
 
     alert: Alert
+    is_raised: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noted:
+    """What is known of a turn before this start: when which alert was raised or not."""
+
+    name: str
+    at: int
     is_raised: bool
 
 
@@ -154,6 +166,20 @@ class Alerts:
     def states(self) -> Mapping[str, bool]:
         """Tell of every rule whether it is raised."""
         return {rule.name: rule.name in self._raised for rule in RULES}
+
+    def recall(self, turns: Iterable[Noted]) -> None:
+        """Begin with what was raised and cleared before this start, oldest first."""
+        says = {rule.name: rule.says for rule in RULES}
+        known: dict[str, Alert] = {}
+        for turn in turns:
+            before = known.pop(turn.name, None)
+            if before is not None:
+                until = None if turn.is_raised else turn.at
+                self._past.append(Past(alert=before, until=until))
+            if turn.is_raised and turn.name in says:
+                name = turn.name
+                known[name] = Alert(name=name, says=says[name], since=turn.at)
+        self._past.extend(Past(alert=alert, until=None) for alert in known.values())
 
     def judge(self, at: Reading, now: int) -> tuple[Turn, ...]:
         """Take a new reading; return what it raised and what it cleared."""

@@ -12,8 +12,9 @@ from typing import Final, Protocol
 import structlog
 
 from asyncflow import __version__
-from asyncflow.alerts import Alerts, Reading
+from asyncflow.alerts import Alerts, Noted, Reading
 from asyncflow.db.base import Change, Claimed, Database, Ended
+from asyncflow.db.oversight import ALERTS_KEPT
 from asyncflow.db.writer import Batch
 from asyncflow.engine import Engine
 from asyncflow.errors import AsyncflowError, DatabaseUnavailable, DiskFull
@@ -22,9 +23,12 @@ from asyncflow.jobs import UPLOADED, JobKind, JobState, StepState, Verdict
 from asyncflow.metrics import Metrics
 from asyncflow.pool import Pool
 from asyncflow.store.base import Space
+from asyncflow.views import moment
 
 log = structlog.get_logger(__name__)
 
+RAISED: Final = "alert.raised"
+CLEARED: Final = "alert.cleared"
 LAG_EVERY_S: Final = 0.5
 #: the worst lag of so many measurements is what counts: ten seconds
 LAGS_KEPT: Final = 20
@@ -104,7 +108,14 @@ class Gauges:
         pool.on_busy = lambda seconds: metrics.worker_busy.inc(by=seconds)
 
     async def recall(self) -> None:
-        """Begin the history with what happened in the hour before the start."""
+        """Begin with what happened before the start: the last hour, and alerts."""
+        notes = await self._db.audits(before=None, limit=ALERTS_KEPT, of_alerts=True)
+        self.alerts.recall(
+            Noted(
+                name=one.target, at=moment(one.at) or 0, is_raised=one.action == RAISED
+            )
+            for one in reversed(notes)
+        )
         since = self._engine.clock.now() - MINUTES * MINUTE_S * 1000
         for minute, kind, count in await self._db.lately(since):
             name = "uploaded" if kind == UPLOADED else kind.removeprefix("job.")
@@ -234,11 +245,13 @@ class Gauges:
         """Raise and clear alerts, in the log and for consumers that listen."""
         for turn in self.alerts.judge(await self._reading(), self._engine.clock.now()):
             alert = turn.alert
-            kind = "alert.raised" if turn.is_raised else "alert.cleared"
+            kind = RAISED if turn.is_raised else CLEARED
             tell = log.warning if turn.is_raised else log.info
             tell(kind, alert=alert.name, says=alert.says)
+            now = self._engine.clock.now()
             try:
                 said = {"alert": alert.name, "says": alert.says}
+                await self._db.note("server", kind, alert.name, {}, now)
                 await self._engine.announce(kind, said)
             except (DatabaseUnavailable, DiskFull) as error:
                 log.warning("alert.not_announced", alert=alert.name, why=error.detail)

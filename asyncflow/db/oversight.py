@@ -13,6 +13,8 @@ from asyncflow.views import AuditView, DeadView, RunningView
 
 #: how many lines of the audit are kept
 AUDIT_KEPT = 10_000
+#: and how many times an alert was raised or cleared
+ALERTS_KEPT = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,11 +115,16 @@ class Oversight(Protocol):
         detail: Mapping[str, object],
         now: int,
     ) -> None:
-        """Keep what somebody has done by hand; only the newest are kept."""
+        """Keep what somebody has done by hand; only the newest are kept.
+
+        What the server notes as `alert.raised` or `alert.cleared` stands apart.
+        """
         ...
 
-    async def audits(self, *, before: int | None, limit: int) -> Sequence[AuditView]:
-        """Return a page of what was done by hand, newest first."""
+    async def audits(
+        self, *, before: int | None, limit: int, of_alerts: bool = False
+    ) -> Sequence[AuditView]:
+        """Return a page of what was done by hand, or of alerts, newest first."""
         ...
 
     # ----- what has had its time

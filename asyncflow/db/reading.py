@@ -235,9 +235,12 @@ class Reading:
             for row in await self._rows("caused_by", args)
         ]
 
-    async def audits(self, *, before: int | None, limit: int) -> Sequence[AuditView]:
-        """Return a page of what was done by hand, newest first."""
+    async def audits(
+        self, *, before: int | None, limit: int, of_alerts: bool = False
+    ) -> Sequence[AuditView]:
+        """Return a page of what was done by hand, or of alerts, newest first."""
         args = {"before": before or sys.maxsize, "limit": limit}
+        args["of_alerts"] = of_alerts
         return [rows.audit(row) for row in await self._rows("audits", args)]
 
     async def finished_jobs(self, before: int, limit: int) -> Sequence[str]:

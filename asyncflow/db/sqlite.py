@@ -24,7 +24,7 @@ from asyncflow.db.base import (
     Published,
     Submission,
 )
-from asyncflow.db.oversight import AUDIT_KEPT, Cause
+from asyncflow.db.oversight import ALERTS_KEPT, AUDIT_KEPT, Cause
 from asyncflow.db.queries import load, migrations
 from asyncflow.db.reading import Reading
 from asyncflow.db.schema import connect, migrate
@@ -298,10 +298,12 @@ class SqliteDatabase(Reading):
         """Keep what somebody has done by hand; only the newest are kept."""
         row = {"actor": actor, "action": action, "target": target, "now": now}
         text = msgspec.json.encode(detail).decode()
+        of_alerts = action.startswith("alert.")
 
         def put(db: sqlite3.Connection) -> None:
             db.execute(SQL["insert_audit"], {**row, "detail": text})
-            db.execute(SQL["forget_audits"], {"keep": AUDIT_KEPT})
+            keep = {"keep": ALERTS_KEPT if of_alerts else AUDIT_KEPT}
+            db.execute(SQL["forget_audits"], {**keep, "of_alerts": of_alerts})
 
         await self._writer.write(put)
 

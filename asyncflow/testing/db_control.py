@@ -9,7 +9,7 @@ import pytest
 
 from asyncflow import uploads
 from asyncflow.db.base import Demand, Once
-from asyncflow.db.oversight import Paused
+from asyncflow.db.oversight import ALERTS_KEPT, Paused
 from asyncflow.errors import (
     KeyReused,
     StepNotFound,
@@ -410,6 +410,19 @@ class ControlObligations:
         )
         await world.db.pause("consumer", "image", on=False, now=world.now)
         assert (await world.db.pauses()).consumers == frozenset()
+
+    async def test_alerts_are_noted_apart_from_what_people_do(
+        self, world: World
+    ) -> None:
+        await world.db.note("ann", "pause", "image", {}, world.now)
+        for n in range(ALERTS_KEPT + 1):
+            await world.db.note("server", "alert.raised", f"a{n}", {}, world.now)
+
+        (by_ann,) = await world.db.audits(before=None, limit=10)
+        alerts = await world.db.audits(before=None, limit=999, of_alerts=True)
+        assert by_ann.actor == "ann"
+        assert len(alerts) == ALERTS_KEPT
+        assert (alerts[0].target, alerts[-1].target) == (f"a{ALERTS_KEPT}", "a1")
 
     async def test_the_audit_is_read_backwards(self, world: World) -> None:
         await world.db.note("ann", "pause", "image", {"why": "été"}, world.now)

@@ -85,6 +85,8 @@ class Overview(View, frozen=True, kw_only=True):
     #: no step begins until an operator says so
     draining: bool
     sockets: int
+    #: async functions that go on although they were told to stop
+    strays: int
     consumers: tuple[ConsumerView, ...]
     workers: tuple[WorkerView, ...]
     minutes: tuple[MinuteView, ...]
@@ -180,6 +182,7 @@ async def _overview(runtime: Runtime, checks: tuple[CheckView, ...]) -> Overview
         free_bytes=await runtime.free_bytes(),
         draining=runtime.engine.is_drained,
         sockets=len(runtime.sockets),
+        strays=len(runtime.strays()),
         consumers=consumers,
         workers=tuple(_worker(one) for one in runtime.pool.workers()),
         minutes=tuple(_minute(one) for one in runtime.gauges.history.minutes()),

@@ -147,15 +147,16 @@ class AlertView(View, frozen=True, kw_only=True):
 
 
 class PastAlert(View, frozen=True, kw_only=True):
-    """An alert that is over."""
+    """An alert that is over. No `until`: the server ended first."""
 
     alert: str
+    says: str
     since: str | None
     until: str | None
 
 
 class AlertList(View, frozen=True, kw_only=True):
-    """What is raised now, and the latest that are over since the start."""
+    """What is raised now, and the latest that are over, before a restart too."""
 
     alerts: tuple[AlertView, ...]
     past: tuple[PastAlert, ...]
@@ -388,6 +389,7 @@ async def alerts(request: web.Request) -> web.Response:
     past = tuple(
         PastAlert(
             alert=one.alert.name,
+            says=one.alert.says,
             since=timestamp(one.alert.since),
             until=timestamp(one.until),
         )

@@ -1,16 +1,26 @@
 """The admin page, as an operator uses it."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.browser.conftest import Visit
-from tests.browser.visitor import SCHEMES, Visitor, damaged, photo, visiting
+from tests.browser.visitor import (
+    PATIENCE_MS,
+    SCHEMES,
+    Visitor,
+    damaged,
+    photo,
+    visiting,
+)
 from tests.server_process import ServerProcess, serving
 
 pytestmark = pytest.mark.needs("chromium")
+
+HOSTILE = Path(__file__).parent.parent / "tasks" / "hostile_work.py"
 
 
 @pytest.fixture(scope="module")
@@ -324,3 +334,45 @@ def test_a_job_is_deleted_and_the_audit_says_by_whom(
     page.get_by_text("Done by hand").click()
     told = page.locator("#audit li").first
     expect(told).to_contain_text(f"local deleted job {job}")
+
+
+def test_functions_that_do_not_stop_and_earlier_alerts_are_seen(
+    browser: Browser, tmp_path: Path
+) -> None:
+    shutil.copy(HOSTILE, tmp_path)
+    settings = {"processors": "hostile_work", "workers": "1", "backlog_limit": "2"}
+    settings["grace"] = "1"
+    with serving(tmp_path / "data", **settings) as server:
+        with visiting(browser, server.url) as operator:
+            page = operator.page
+            page.goto(f"{server.url}/admin?token={server.token}")
+            expect(page.locator("#now")).to_contain_text("Steps waiting")
+            expect(page.locator("#now")).not_to_contain_text("Do not stop")
+            said = b'{"name": "stay"}'
+            job = server.request("POST", "/tasks", said).json["taskId"]
+            tile = page.locator("#now div", has_text="Do not stop")
+            expect(tile).to_contain_text("their step is over", timeout=PATIENCE_MS)
+            expect(page.locator("#strays li")).to_contain_text(f"job {job}")
+            # two tasks of later are four fifths of what may wait, and more
+            bearer = f"Bearer {server.token}"
+            path = "/admin/consumers/sample-task/pause"
+            server.request("POST", path, Authorization=bearer)
+            for _ in range(2):
+                server.request("POST", "/tasks", b'{"name": "sample-task"}')
+            expect(page.locator("#trouble")).to_contain_text(
+                "Waiting steps have reached"
+            )
+            page.get_by_text("Earlier alerts").click()
+            expect(page.locator("#past-box")).to_contain_text("There were none.")
+            for scheme in SCHEMES:
+                page.emulate_media(color_scheme=scheme)
+                assert operator.violations() == []
+        server.stop()
+        server.start()
+        with visiting(browser, server.url) as operator:
+            page = operator.page
+            page.goto(f"{server.url}/admin?token={server.token}")
+            page.get_by_text("Earlier alerts").click()
+            expect(page.locator("#past li").first).to_contain_text(
+                "until the server ended: Waiting steps have reached"
+            )

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from asyncflow.alerts import MOST_PAST, RULES, Alerts, Reading
+from asyncflow.alerts import MOST_PAST, RULES, Alerts, Noted, Reading
 
 CALM = Reading(
     backlog=0,
@@ -55,6 +55,23 @@ def test_an_alert_is_raised_once_and_cleared_once(name: str) -> None:
     assert alerts.current() == ()
     (past,) = alerts.past()
     assert (past.alert.name, past.alert.since, past.until) == (name, 2, 5)
+
+
+def test_alerts_of_before_a_start_are_recalled() -> None:
+    turns = [("disk", 1, True), ("disk", 2, False), ("no rule", 3, True)]
+    turns += [("wal", 4, True), ("wal", 5, True), ("wal", 6, False), ("disk", 7, True)]
+    alerts = Alerts()
+    alerts.recall(Noted(name=n, at=at, is_raised=on) for n, at, on in turns)
+
+    past = [(one.alert.name, one.alert.since, one.until) for one in alerts.past()]
+    # what was not cleared ended with its server
+    assert past == [
+        ("disk", 7, None),
+        ("wal", 5, 6),
+        ("wal", 4, None),
+        ("disk", 1, 2),
+    ]
+    assert alerts.current() == ()
 
 
 def test_only_the_latest_alerts_that_are_over_are_kept() -> None:

@@ -69,7 +69,17 @@ def test_an_alert_is_shown_counted_logged_and_told(tmp_path: Path) -> None:
         until(lambda: told(server, "alert.cleared"))
         (over,) = alert_list(server)["past"]
         assert (over["alert"], over["since"] < over["until"]) == ("backlog", True)
+        assert over["says"].startswith("waiting steps")
         assert metric(server, 'asyncflow_alert{alert="backlog"}') == 0.0
+
+        # a restart knows of it, and it is nothing that anybody has done by hand
+        server.stop()
+        server.start()
+        (again,) = alert_list(server)["past"]
+        assert (again["alert"], again["says"]) == (over["alert"], over["says"])
+        bearer = f"Bearer {server.token}"
+        noted = server.request("GET", "/admin/audit", Authorization=bearer).json
+        assert {one["actor"] for one in noted["entries"]} == {"local"}
 
 
 def operate(server: ServerProcess, path: str) -> None:

@@ -277,8 +277,12 @@ INSERT INTO audit(at, actor, action, target, detail)
 VALUES(:now, :actor, :action, :target, :detail);
 
 -- name: audits
-SELECT * FROM audit WHERE id < :before ORDER BY id DESC LIMIT :limit;
+-- What people did, or what the server itself has noted of its alerts.
+SELECT * FROM audit WHERE id < :before AND (action LIKE 'alert.%') = :of_alerts
+ORDER BY id DESC LIMIT :limit;
 
 -- name: forget_audits
--- The newest are kept.
-DELETE FROM audit WHERE id <= (SELECT max(id) FROM audit) - :keep;
+-- The newest are kept: many alerts do not push out what people did.
+DELETE FROM audit WHERE (action LIKE 'alert.%') = :of_alerts
+  AND id <= (SELECT id FROM audit WHERE (action LIKE 'alert.%') = :of_alerts
+    ORDER BY id DESC LIMIT 1 OFFSET :keep);

@@ -1,6 +1,6 @@
 // What goes on now: steps that run, uploads that arrive, tenants, and what was done.
 
-import { count, duration, size, stepName } from "./words.js";
+import { count, duration, sentence, size, stepName } from "./words.js";
 
 const ACTIONS = {
   pause: "paused",
@@ -27,6 +27,12 @@ const make = (tag, text = "", name = "") => {
   if (name) element.className = name;
   element.textContent = text;
   return element;
+};
+
+const moment = (text) => {
+  const time = make("time", new Date(text).toLocaleString());
+  time.dateTime = text;
+  return time;
 };
 
 const button = (text, label, act) => {
@@ -89,6 +95,7 @@ export class Activity {
       control.setAttribute("aria-label", `${control.textContent} ${tenantName(one.name)}`);
       item.dataset.paused = one.paused;
     });
+    at("past-box").addEventListener("toggle", () => this.do(() => this.past()));
     at("drain").addEventListener("click", () => this.do(() => this.drain()));
     at("audit-box").addEventListener("toggle", () => this.do(() => this.audit()));
   }
@@ -107,7 +114,20 @@ export class Activity {
     this.uploads.show(uploads.uploads.filter((one) => !one.isPart), "jobId");
     this.at("tenants-section").hidden = tenants.tenants.length < 2 && !tenants.tenants.some((one) => one.paused);
     this.tenants.show(tenants.tenants, "name");
-    await this.audit();
+    this.strays(steps.strays);
+    await Promise.all([this.audit(), this.past()]);
+  }
+
+  strays(strays) {
+    this.at("strays-box").hidden = strays.length === 0;
+    this.at("strays").replaceChildren(
+      ...strays.map((one) => {
+        const item = make("li");
+        const since = duration((Date.now() - Date.parse(one.toldToStopAt)) / 1000);
+        item.append(make("span", stepName(one.step), "name"), make("span", `for ${since} · job ${one.jobId}`, "state"));
+        return item;
+      }),
+    );
   }
 
   step(one) {
@@ -154,15 +174,27 @@ export class Activity {
     );
   }
 
+  async past() {
+    if (!this.at("past-box").open) return;
+    const { past } = await this.server.get("admin/alerts");
+    this.at("past").replaceChildren(
+      ...past.map((one) => {
+        const item = make("li");
+        const until = one.until ? [" to ", moment(one.until)] : [" until the server ended"];
+        item.append(moment(one.since), ...until, `: ${sentence(one.says)}`);
+        return item;
+      }),
+    );
+    this.at("no-past").hidden = past.length > 0;
+  }
+
   async audit() {
     if (!this.at("audit-box").open) return;
     const { entries } = await this.server.get("admin/audit?limit=50");
     this.at("audit").replaceChildren(
       ...entries.map((one) => {
         const item = make("li");
-        const time = make("time", new Date(one.at).toLocaleString());
-        time.dateTime = one.at;
-        item.append(time, ` ${one.actor} ${ACTIONS[one.action] ?? one.action} ${one.target}`);
+        item.append(moment(one.at), ` ${one.actor} ${ACTIONS[one.action] ?? one.action} ${one.target}`);
         return item;
       }),
     );

@@ -11,6 +11,9 @@ const EVERY_MS = 2000;
 const DRAINED =
   "Draining: uploads are taken, but no step begins until somebody lets them begin again (see “Running steps”), or the server starts anew.";
 
+const STRAYS =
+  "Async functions that go on although their step is over, named under “Running steps”. Each keeps what it holds until the server starts anew.";
+
 const server = new Server(new URL("..", import.meta.url).href, null);
 const at = (id) => document.getElementById(id);
 const say = (text) => {
@@ -34,9 +37,10 @@ const row = (...cells) => {
   return element;
 };
 
-const tile = (name, value) => {
+const tile = (name, value, note = "") => {
   const box = document.createElement("div");
   box.append(cell("dt", name), cell("dd", value));
+  if (note) box.append(cell("dd", note, "note"));
   return box;
 };
 
@@ -74,6 +78,7 @@ const show = (now) => {
     tile("Loop lag", `${Math.round(now.loopLagS * 1000)} ms`),
     tile("Free on the disk", now.freeBytes === null ? "–" : size(now.freeBytes)),
     tile("Watching", count(now.sockets, "socket", "sockets")),
+    ...(now.strays > 0 ? [tile("Do not stop", now.strays, STRAYS)] : []),
   );
   activity.showDrained(now.draining);
   at("workers").replaceChildren(...now.workers.map(worker));
