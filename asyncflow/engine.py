@@ -5,7 +5,6 @@ and passes each committed change on: to watchers, to doorbells, to whoever must 
 """
 
 import asyncio
-import os
 import random
 import sys
 import time
@@ -20,6 +19,7 @@ import structlog
 
 from asyncflow import events, jobs, uploads
 from asyncflow.broker.base import Doorbell
+from asyncflow.chance import Entropy
 from asyncflow.db.base import (
     Change,
     Claimed,
@@ -83,7 +83,7 @@ class Clock:
     wall_s: Callable[[], float] = time.time
     mono_s: Callable[[], float] = time.monotonic
     spread: Callable[[], float] = random.random
-    entropy: Callable[[int], bytes] = field(default=os.urandom)
+    entropy: Callable[[int], bytes] = field(default_factory=Entropy)
 
     def now(self) -> int:
         """Return milliseconds since 1970 (UTC)."""

@@ -370,6 +370,6 @@ def reachable(
         if not found:
             break
         taken += found
-        left = [entry for entry in left if entry not in found]
+        left = [entry for entry in left if entry.on not in happening]
         happening = {f"{e.consumer}.{how}" for e in found for how in STEP_ENDINGS}
     return tuple(sorted(taken, key=lambda e: (not e.gate, e.priority, e.consumer)))

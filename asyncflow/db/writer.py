@@ -12,7 +12,8 @@ it goes with the next one that is not, or after `PATIENCE_S`.
 
 Rules
 -----
-- A queued item is never cancelled; the caller may stop waiting, the item still runs.
+- A queued item is never cancelled; the caller may stop waiting, the item still runs:
+  what is cancelled with the caller is the future alone, and nobody hears its result.
 - What follows a commit (`after`) belongs to the item: it runs on the loop in commit
   order, before anybody who waits is told.
 - If an error has rolled the whole transaction back (a full disk does), earlier items
@@ -144,7 +145,7 @@ class GroupWriter:
             self._begin()
         elif self._timer is None:
             self._timer = future.get_loop().call_later(PATIENCE_S, self._begin)
-        return await asyncio.shield(future)
+        return await future
 
     def _begin(self) -> None:
         self._hurry = True

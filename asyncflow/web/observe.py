@@ -9,6 +9,7 @@ Rules
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from http import HTTPStatus
@@ -78,19 +79,25 @@ def _note(
     method = request.method if request.method in hdrs.METH_ALL else OTHER
     metrics.http_requests.inc(route, method, f"{status // 100}xx")
     metrics.http_duration.observe(duration_s, route, method)
-    fields = {
-        "route": route,
-        "method": method,
-        "status": status,
-        "duration_s": round(duration_s, 4),
-        "client": address_of(request),
-        **({"job": job} if job else {}),
-    }
+    level = _level(status, job)
+    if log.is_enabled_for(level):
+        log.log(
+            level,
+            "http.request",
+            route=route,
+            method=method,
+            status=status,
+            duration_s=round(duration_s, 4),
+            client=address_of(request),
+            **({"job": job} if job else {}),
+        )
+
+
+def _level(status: int, job: str | None) -> int:
     if status in REFUSALS:
-        log.warning("http.request", **fields)
-    elif status >= HTTPStatus.INTERNAL_SERVER_ERROR and status != NOT_IMPLEMENTED:
-        log.error("http.request", **fields)
-    elif status >= HTTPStatus.BAD_REQUEST or (job and status in BEGINNINGS):
-        log.info("http.request", **fields)
-    else:
-        log.debug("http.request", **fields)
+        return logging.WARNING
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR and status != NOT_IMPLEMENTED:
+        return logging.ERROR
+    if status >= HTTPStatus.BAD_REQUEST or (job and status in BEGINNINGS):
+        return logging.INFO
+    return logging.DEBUG

@@ -9,7 +9,6 @@ Rules
 """
 
 import re
-import secrets
 from collections.abc import Callable
 from typing import Final
 
@@ -17,6 +16,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from asyncflow.chance import Entropy
 from asyncflow.web.proxies import came_by_proxy
 
 REQUEST_ID: Final = "X-Request-Id"
@@ -25,13 +25,15 @@ request_id_key: Final = web.RequestKey("request_id", str)
 _SANE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-def named(new_id: Callable[[], str] = lambda: secrets.token_hex(8)) -> Middleware:
+def named(new_id: Callable[[], str] | None = None) -> Middleware:
     """Return the middleware that names requests; outermost, but for the proxies'."""
+    entropy = Entropy()
+    fresh = new_id or (lambda: entropy(8).hex())
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         asked = request.headers.get(REQUEST_ID, "") if came_by_proxy(request) else ""
-        request_id = asked if _SANE.fullmatch(asked) else new_id()
+        request_id = asked if _SANE.fullmatch(asked) else fresh()
         request[request_id_key] = request_id
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             return await handler(request)
