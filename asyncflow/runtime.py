@@ -366,6 +366,7 @@ class Runtime:
             Chore(name="usage", every_s=USAGE_EVERY_S, do=self.admission.refresh),
             Chore(name="alerts", every_s=ALERTS_EVERY_S, do=self.gauges.judge),
             Chore(name="idle", every_s=IDLE_EVERY_S, do=self.db.forget_idle),
+            Chore(name="room", every_s=IDLE_EVERY_S, do=self.db.keep_room),
             Chore(name="retention", every_s=RETAIN_EVERY_S, do=retention.remove_old),
             Chore(name="sweep", every_s=settings.sweep_every, do=retention.sweep),
         )

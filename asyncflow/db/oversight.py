@@ -169,6 +169,10 @@ class Oversight(Protocol):
         """Return what the latest successful steps took, oldest first."""
         ...
 
+    async def keep_room(self) -> None:
+        """See that there is room for writes that make room, on a full disk too."""
+        ...
+
     async def forget_idle(self) -> None:
         """Drop counters that stand at nothing, and lanes that are not ahead."""
         ...

@@ -7,14 +7,16 @@ taken before this is opened.
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import structlog
 
 from asyncflow.db import control, intake, work
+from asyncflow.db.ballast import Ballast
 from asyncflow.db.base import (
     Change,
     Claimed,
@@ -29,10 +31,17 @@ from asyncflow.db.queries import load, migrations
 from asyncflow.db.reading import Reading
 from asyncflow.db.schema import connect, migrate
 from asyncflow.db.writer import Batch, GroupWriter, Operation, translate
-from asyncflow.errors import StartError
+from asyncflow.errors import (
+    DatabaseUnavailable,
+    DiskFull,
+    OutcomeUnknown,
+    StartError,
+)
 from asyncflow.jobs import JobState, Limits, PlanEntry, StepState, Subscription
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 SQL = load("uploads.sql", "steps.sql", "jobs.sql")
 
@@ -51,6 +60,7 @@ class SqliteDatabase(Reading):
         super().__init__()
         self.path = path
         self._on_change = on_change
+        self._ballast = Ballast(path.with_name(f"{path.name}-ballast"))
         self._writer = GroupWriter(
             partial(connect, path), on_batch=on_batch, on_doubt=on_doubt
         )
@@ -96,6 +106,15 @@ class SqliteDatabase(Reading):
     async def _change(self, operation: Operation[Change | None]) -> Change | None:
         return await self._writer.write(operation, after=self._tell)
 
+    async def _make_room(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Do what will make room, also on a disk that is full to the last byte."""
+        try:
+            return await write()
+        except (DiskFull, OutcomeUnknown):
+            if not await asyncio.to_thread(self._ballast.drop):
+                raise
+            return await write()
+
     async def _write(self, name: str, args: Mapping[str, object]) -> None:
         await self._writer.write(lambda db: db.execute(SQL[name], args))
 
@@ -118,8 +137,10 @@ class SqliteDatabase(Reading):
         self, upload_id: str, *, state: JobState, code: str, detail: str, now: int
     ) -> bool:
         """End an unfinished upload; tell whether it was open."""
-        ended = await self._change(
-            lambda db: intake.end(db, upload_id, state, code, detail, now)
+        ended = await self._make_room(
+            lambda: self._change(
+                lambda db: intake.end(db, upload_id, state, code, detail, now)
+            )
         )
         return ended is not None
 
@@ -252,7 +273,9 @@ class SqliteDatabase(Reading):
 
     async def delete(self, job_id: str) -> None:
         """Forget the job; its bytes go to the trash."""
-        await self._change(lambda db: control.delete(db, job_id))
+        await self._make_room(
+            lambda: self._change(lambda db: control.delete(db, job_id))
+        )
 
     # ----- without a file
 
@@ -311,14 +334,23 @@ class SqliteDatabase(Reading):
 
     async def drop_originals(self, before: int, limit: int) -> int:
         """Give up the originals of jobs that ended before *before*."""
-        changes = await self._writer.write(
-            lambda db: control.drop_originals(db, before, limit),
-            after=self._tell,
-            bulk=True,
+        changes = await self._make_room(
+            lambda: self._writer.write(
+                lambda db: control.drop_originals(db, before, limit),
+                after=self._tell,
+                bulk=True,
+            )
         )
         return len(changes)
 
     # ----- numbers
+
+    async def keep_room(self) -> None:
+        """See that there is room for writes that make room."""
+        try:
+            await asyncio.to_thread(self._ballast.fill)
+        except OSError as error:
+            raise DatabaseUnavailable(f"its folder: {error.strerror}") from error
 
     async def forget_idle(self) -> None:
         """Drop counters that stand at nothing, and lanes that are not ahead."""

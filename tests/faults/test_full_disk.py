@@ -187,6 +187,30 @@ def test_a_full_disk_under_the_database_heals_without_a_restart(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_who_deletes_makes_room_on_a_disk_that_others_have_filled(
+    make: Make, evidence: Evidence, small_disk: Path
+) -> None:
+    server = make(data_dir=small_disk)
+    jobs = [server.upload(f"{n}.txt", DATA) for n in range(2)]
+    for job in jobs:
+        assert server.finished(job)["status"] == "COMPLETED"
+    ballast = small_disk / "asyncflow.db-ballast"
+    watch.until(ballast.exists)
+    fill(small_disk)
+    # until nothing fits into what the database has taken for itself
+    watch.until(lambda: server.request("PUT", "/upload/a.txt", b"").status >= 500)
+
+    for job in jobs:
+        assert server.request("DELETE", f"/jobs/{job}").status == 204
+
+    watch.until(lambda: is_ready(server))
+    assert not ballast.exists()
+    assert {server.request("GET", f"/status/{job}").status for job in jobs} == {404}
+    assert server.stop() == 0
+    evidence.check()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
 def test_a_start_on_a_read_only_disk_is_refused_in_one_line_and_harms_nothing(
     make: Make, evidence: Evidence, small_disk: Path
 ) -> None:
