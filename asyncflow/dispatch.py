@@ -259,7 +259,10 @@ class Dispatcher:
         held, clock = (claimed.step_id, claimed.token), self._engine.clock
         # for every line of this attempt, whoever writes it
         structlog.contextvars.bind_contextvars(
-            job=claimed.job_id, step=claimed.consumer, attempt=claimed.attempt
+            job=claimed.job_id,
+            step=claimed.consumer,
+            attempt=claimed.attempt,
+            **({"request_id": claimed.request} if claimed.request else {}),
         )
         try:
             begun = partial(self._begun, held)

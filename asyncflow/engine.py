@@ -54,7 +54,7 @@ from asyncflow.jobs import (
     Subscription,
     Verdict,
 )
-from asyncflow.logs import hidden
+from asyncflow.logs import hidden, request_of_now
 from asyncflow.pipelines import Pipelines
 from asyncflow.progress import Hub
 
@@ -219,7 +219,12 @@ class Engine:
                 f"there is no pipeline called {name[:80]!r}; there are {names}"
             )
         return await self._db.create_upload(
-            replace(new, pipeline=name, priority=chosen.priority)
+            replace(
+                new,
+                pipeline=name,
+                priority=chosen.priority,
+                request=request_of_now(),
+            )
         )
 
     async def accept(self, upload_id: str, size: int) -> None:
@@ -434,7 +439,7 @@ class Engine:
     async def _submit(self, new: Submission) -> str:
         self._submitting += 1
         try:
-            return await self._db.submit(new)
+            return await self._db.submit(replace(new, request=request_of_now()))
         finally:
             self._submitting -= 1
 

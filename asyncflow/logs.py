@@ -123,6 +123,11 @@ class _Adopted(logging.Handler):
         )
 
 
+def request_of_now() -> str:
+    """Return the name that the request which is answered now has in the log, or ""."""
+    return str(structlog.contextvars.get_contextvars().get("request_id", ""))
+
+
 def conceal(secrets: Iterable[str]) -> None:
     """Never let *secrets* be written, nor stored with a failure."""
     for one in secrets:

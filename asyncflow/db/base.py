@@ -71,6 +71,8 @@ class NewUpload:
     #: smaller is sooner, before all turns
     priority: int = 0
     pipeline: str = ""
+    #: the request's name in the log
+    request: str = ""
 
     def as_stored(self) -> "UploadRow":
         """Return what the database holds of the upload as soon as it is created."""
@@ -116,6 +118,8 @@ class Submission:
     priority: int = 0
     run_at: int | None = None
     once: Once | None = None
+    #: the request's name in the log
+    request: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,8 +188,8 @@ class Claimed:
     """A step that is ours until its lease ends, with all that running it needs.
 
     *key* is where the file's bytes are, None for a job without a file; *payload* is the
-    JSON of a task or an event. *attempt* counts how often the
-    step was begun. A *detached* step is a replay.
+    JSON of a task or an event. *request* is the name of the request that began the job.
+    *attempt* counts how often the step was begun. A *detached* step is a replay.
     """
 
     step_id: int
@@ -207,6 +211,7 @@ class Claimed:
     metadata: Mapping[str, str]
     facts: Mapping[str, Mapping[str, object]]
     options: Mapping[str, object]
+    request: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

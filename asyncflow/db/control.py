@@ -55,6 +55,7 @@ def submit(db: sqlite3.Connection, new: Submission) -> tuple[str, Change | None]
         "lane": new.lane,
         "turn": take_turn(db, new.lane),
         "priority": new.priority,
+        "request": new.request,
     }
     job = int(db.execute(SQL["submit_job"], row).fetchone()["id"])
     intake.remember_creation(db, new.owner, new.once, job)

@@ -80,6 +80,7 @@ def _insert(db: sqlite3.Connection, new: NewUpload) -> int:
             "lane": lane_of(new.tenant, new.owner, new.client),
             "priority": new.priority,
             "pipeline": new.pipeline,
+            "request": new.request,
         },
     ).fetchone()[0]
     db.execute(

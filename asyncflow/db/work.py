@@ -137,6 +137,7 @@ def _claim_one(
         metadata=msgspec.json.decode(job["metadata"]),
         facts=msgspec.json.decode(job["facts"]),
         options=msgspec.json.decode(row["options"]),
+        request=job["request"],
     )
     if claimed.detached:
         return claimed, None, row["turn"]

@@ -59,7 +59,8 @@ def test_a_task_can_be_followed_from_its_request_to_its_step(
     task = proxied.request("POST", "/tasks", body, X_Request_Id="edge-8").json["taskId"]
     (line,) = until(lambda: lines(proxied, event="http.request", job=task))
     assert (line["request_id"], line["status"]) == ("edge-8", 202)
-    assert until(lambda: lines(proxied, event="step.ended", job=task))
+    (line,) = until(lambda: lines(proxied, event="step.ended", job=task))
+    assert line["request_id"] == "edge-8"
 
 
 @pytest.mark.parametrize("name", ["x" * 65, "a b", "<script>", "a\tb", ""])
@@ -81,14 +82,15 @@ def test_a_stranger_cannot_name_its_requests(tmp_path: Path) -> None:
         assert "somebody-elses" not in server.log()
 
 
-def test_every_line_of_an_attempt_names_job_step_and_attempt_and_no_request(
+def test_every_line_of_an_attempt_names_job_step_attempt_and_the_first_request(
     proxied: ServerProcess,
 ) -> None:
-    job = proxied.upload("a.txt", b"text")
+    answer = proxied.request("PUT", "/upload/a.txt", b"text", X_Request_Id="edge-9")
+    job = answer.json["jobId"]
     proxied.finished(job)
     found = until(lambda: lines(proxied, event="step.ended", job=job))
     assert {(one["step"], one["attempt"]) for one in found} >= {("identify", 1)}
-    assert not [one for one in found if "request_id" in one]
+    assert {one["request_id"] for one in found} == {"edge-9"}
 
 
 def test_secrets_and_file_names_are_never_written(tmp_path: Path) -> None:

@@ -62,9 +62,9 @@ ORDER BY id DESC LIMIT :limit;
 -- name: submit_job
 -- A task or an application event: nothing has to arrive first.
 INSERT INTO job(pid, kind, owner, tenant, state, open, file_name, declared_type, metadata,
-  plan, payload, created, accepted, lane, turn, priority)
+  plan, payload, created, accepted, lane, turn, priority, request)
 VALUES(:id, :kind, :owner, :tenant, 'PENDING', :open, :name, '', '{}', :plan, :payload,
-  :now, :now, :lane, :turn, :priority)
+  :now, :now, :lane, :turn, :priority, :request)
 RETURNING id;
 
 -- name: job_exists

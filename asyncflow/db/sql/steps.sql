@@ -57,12 +57,12 @@ RETURNING job_id, token, tenant, gate, detached, options, turn,
 UPDATE job SET state = 'PROCESSING', started = coalesce(started, :now),
   version = version + 1 WHERE id = :job
 RETURNING pid, kind, version, state, size, file_name, declared_type, media_type, metadata,
-  facts, payload, pipeline;
+  facts, payload, pipeline, request;
 
 -- name: job_of_replay
 -- A replay changes nothing about its job.
 SELECT pid, kind, version, state, size, file_name, declared_type, media_type, metadata,
-  facts, payload, pipeline FROM job WHERE id = :job;
+  facts, payload, pipeline, request FROM job WHERE id = :job;
 
 -- name: upload_key
 SELECT key FROM upload WHERE job_id = :job;

@@ -1,9 +1,9 @@
 -- name: insert_job
 -- A job is born with its upload.
 INSERT INTO job(pid, is_part, owner, tenant, state, file_name, declared_type, size,
-  metadata, created, lane, priority, pipeline)
+  metadata, created, lane, priority, pipeline, request)
 VALUES(:id, :is_part, :owner, :tenant, 'UPLOADING', :file_name, :declared_type, :length,
-  :metadata, :now, :lane, :priority, :pipeline)
+  :metadata, :now, :lane, :priority, :pipeline, :request)
 RETURNING id;
 
 -- name: insert_upload
