@@ -183,6 +183,7 @@ class Chunks:
             dialect=said.dialect,
             is_part=said.is_part,
             parts=said.parts,
+            places=said.places,
             concat=said.concat,
             digest="" if said.digest is None else str(said.digest),
             chosen=said.id is not None,
@@ -239,11 +240,13 @@ class Chunks:
         return row
 
     def _is_late(self, row: UploadRow) -> bool:
-        # A request that fills it keeps it alive; a whole one is only not accepted yet.
-        if row.expires is None:
+        if row.expires is None or self._is_busy(row.id):
             return False
-        busy = row.id in self._turns or self.endings.awaits(row.id)
-        return not busy and row.expires <= self._engine.clock.now()
+        return row.expires <= self._engine.clock.now()
+
+    def _is_busy(self, upload_id: str) -> bool:
+        # A request that fills it keeps it alive; a whole one is only not accepted yet.
+        return upload_id in self._turns or self.endings.awaits(upload_id)
 
     async def _offset(self, row: UploadRow) -> int:
         try:
@@ -293,6 +296,7 @@ class Chunks:
         waited = await self._turns.take_over(upload_id)
         # No await lies between the end of the last turn and this one.
         turn = self._turns.begin(upload_id, body)
+        turn.expires = row.expires
         try:
             if waited:
                 row = await self._open(upload_id)
@@ -310,12 +314,19 @@ class Chunks:
             else:
                 at = await self._write_unchecked(row, turn, offset, claims, ends)
             row = await self._settle_digest(row, claims.whole())
-            return await self._finish(row, at, ends)
+            return await self._finish(row, turn, at, ends)
+        except BlobNotFound:
+            await self._open(upload_id)  # unless it was ended meanwhile
+            raise
         finally:
+            await self._end_turn(upload_id, turn, offset)
+
+    async def _end_turn(self, upload_id: str, turn: Turn, offset: int) -> None:
+        try:
             if turn.offset > offset:
                 # who was cut off in the middle shall have the time to come back
-                with suppress(AsyncflowError):
-                    await even_if_cancelled(self._extend(row))
+                await even_if_cancelled(self._extend(upload_id, turn))
+        finally:
             self._admission.rest(upload_id, max(offset, turn.offset))
             self._turns.end(upload_id, turn)
             self._engine.hub.upload_idle(upload_id)
@@ -437,14 +448,15 @@ class Chunks:
             )
         return at
 
-    async def _finish(self, row: UploadRow, at: int, ends: Ends) -> Upload:
+    async def _finish(self, row: UploadRow, turn: Turn, at: int, ends: Ends) -> Upload:
         """Turn an upload whose bytes are all there into a job; tell how it is."""
         if ends is Ends.WITH_BODY and row.length not in {None, at}:
             raise LengthMismatch(f"{at} bytes came, but the length is {row.length}")
         if ends is Ends.WITH_BODY or (ends is Ends.AT_LENGTH and at == row.length):
             row = await self.endings.complete(row, at)
-        elif await self._extend(row):
-            row = await self._open(row.id)
+        else:
+            await self._extend(row.id, turn)
+            row = replace(row, expires=turn.expires or row.expires)
         return Upload.of(row, at)
 
     async def _move(
@@ -477,6 +489,7 @@ class Chunks:
     async def _moved(self, row: UploadRow, turn: Turn) -> None:
         """Tell how far an upload is; stop one of unknown length that takes too much."""
         self._engine.hub.uploading(row.id, turn.offset)
+        await self._extend(row.id, turn)
         if row.length is None:
             await self._admission.go_on(row.id, turn.offset)
 
@@ -506,13 +519,24 @@ class Chunks:
             await self.endings.refuse(row.id, refused)
             raise
 
-    async def _extend(self, row: UploadRow) -> bool:
-        """Give an upload that moves more time, once half of it is gone."""
+    async def _extend(self, upload_id: str, turn: Turn) -> None:
+        """Give an upload that moves more time; its turn ends well without it, too."""
+        try:
+            turn.expires = await self.keep_alive(upload_id, turn.expires)
+        except AsyncflowError as error:
+            log.warning("upload.not_extended", upload=upload_id, error=error.detail)
+            turn.expires = None
+
+    async def keep_alive(self, upload_id: str, expires: int | None) -> int | None:
+        """Give an upload more time once half of it is gone; return when it is over.
+
+        What waits for a part, and that one's other parts, live as long.
+        """
         now = self._engine.clock.now()
-        if row.expires is None or row.expires - now > self._expiry_ms // 2:
-            return False
-        await self._db.extend_upload(row.id, now + self._expiry_ms)
-        return True
+        if expires is None or expires - now > self._expiry_ms // 2:
+            return expires
+        await self._db.extend_upload(upload_id, now + self._expiry_ms)
+        return now + self._expiry_ms
 
     # ----- complete and end
 
@@ -553,8 +577,10 @@ class Chunks:
 
     async def expire(self, limit: int = 100) -> int:
         """End uploads that nobody finished in time; return how many."""
-        ids = await self._db.expired_uploads(self._engine.clock.now(), limit)
-        idle = [upload_id for upload_id in ids if upload_id not in self._turns]
+        # behind those that cannot be ended now, which come first each time
+        look = limit + len(self._turns) + self.endings.waiting
+        ids = await self._db.expired_uploads(self._engine.clock.now(), look)
+        idle = [one for one in ids if not self._is_busy(one)][:limit]
         for upload_id in idle:
             await self.endings.expire(upload_id)
         return len(idle)

@@ -8,7 +8,8 @@ Rules
 """
 
 import asyncio
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 from asyncflow import uploads
@@ -32,7 +33,7 @@ from asyncflow.jobs import JobState
 from asyncflow.offsets import Offsets
 from asyncflow.store.base import Store
 from asyncflow.store.digests import digest_of
-from asyncflow.turns import OnPart, nobody_waits
+from asyncflow.turns import OnEnd, nobody_waits
 from asyncflow.uploads import UploadState
 
 
@@ -53,16 +54,21 @@ class Endings:
         self._store = store
         self._admission = admission
         self._offsets = offsets
-        #: called when a part is complete, before its client is told
-        self.on_part: OnPart = nobody_waits
+        #: called when a part is complete that others may wait for
+        self.on_part: Callable[[str], None] = lambda _part: None
         #: called when an unfinished upload has ended, which may be a part
-        self.on_end: OnPart = nobody_waits
-        #: whole uploads whose transaction failed: id -> size
-        self._unaccepted: dict[str, int] = {}
+        self.on_end: OnEnd = nobody_waits
+        #: whole uploads whose transaction failed, with their sizes
+        self._unaccepted: dict[str, tuple[UploadRow, int]] = {}
 
     def awaits(self, upload_id: str) -> bool:
         """Tell whether the upload is whole and only its transaction failed."""
         return upload_id in self._unaccepted
+
+    @property
+    def waiting(self) -> int:
+        """How many of those there are."""
+        return len(self._unaccepted)
 
     def judge(self, row: UploadRow, first: bytes) -> None:
         """Return if a file that begins with *first* may be what *row* declares.
@@ -90,53 +96,60 @@ class Endings:
                 refused = DigestMismatch()
                 await self.end(row.id, JobState.REJECTED, refused.code, refused.detail)
                 raise refused
-        await self._accept(row.id, size)
+        await self._accept(row, size)
+        return replace(
+            row,
+            state=UploadState.COMPLETE,
+            length=size,
+            checked_from=None,
+            expires=row.expires if row.is_part else None,
+        )
+
+    async def _accept(self, row: UploadRow, size: int) -> None:
+        """Make a whole upload complete, and do all that follows from it."""
+        try:
+            await self._engine.accept(row.id, size)
+        except (DatabaseUnavailable, DiskFull):
+            self._unaccepted[row.id] = (row, size)
+            raise
+        self._unaccepted.pop(row.id, None)
         if row.length is None:
             self._admission.counted(row.id, row.tenant, size)
         self._offsets.forget(row.key)
-        complete = replace(
-            row, state=UploadState.COMPLETE, length=size, checked_from=None
-        )
-        if row.is_part:
-            await self.on_part(row.id)
-            return complete
-        return replace(complete, expires=None)
-
-    async def _accept(self, upload_id: str, size: int) -> None:
-        try:
-            await self._engine.accept(upload_id, size)
-        except (DatabaseUnavailable, DiskFull):
-            self._unaccepted[upload_id] = size
-            raise
-        self._unaccepted.pop(upload_id, None)
-        self._admission.forget(upload_id)
+        if row.is_part and row.concat:
+            self.on_part(row.id)
 
     async def finish_pending(self) -> None:
         """Try again to accept whole uploads whose transaction failed."""
-        for upload_id, size in list(self._unaccepted.items()):
+        for row, size in list(self._unaccepted.values()):
             try:
-                await self._accept(upload_id, size)
+                await self._accept(row, size)
             except (UploadGone, UploadNotFound):
-                self._unaccepted.pop(upload_id, None)
+                self._unaccepted.pop(row.id, None)
 
-    async def check_size(self, upload_id: str, size: int) -> None:
-        """Return if a joined upload may have *size* bytes.
+    @asynccontextmanager
+    async def joined(
+        self, row: UploadRow, size: int, *, more: int
+    ) -> AsyncIterator[None]:
+        """Accept an upload of *size* bytes that the store puts together meanwhile.
+
+        *more*: what the database does not count of them yet.
 
         Raises:
-            UploadTooLarge: it has been refused and ended.
+            DiskFull, QuotaExceeded: it has no room now.
+            UploadTooLarge, TypeMismatch, TypeNotAllowed, DigestMismatch: it has been
+                refused and ended.
         """
         max_bytes = self._admission.rules.max_bytes
         if size > max_bytes:
-            refused = UploadTooLarge(length=size, max_bytes=max_bytes)
-            await self.refuse(upload_id, refused)
-            raise refused
+            too_large = UploadTooLarge(length=size, max_bytes=max_bytes)
+            await self.refuse(row.id, too_large)
+            raise too_large
+        async with self._admission.joined(row.tenant, more=more, room=size):
+            yield
+            await self._complete_joined(row, size)
 
-    async def complete_joined(self, row: UploadRow, size: int) -> None:
-        """Accept an upload whose bytes the store has put together.
-
-        Raises:
-            TypeMismatch, TypeNotAllowed, DigestMismatch: it has been refused and ended.
-        """
+    async def _complete_joined(self, row: UploadRow, size: int) -> None:
         end = uploads.SIGNATURE_BYTES
         first = b"".join([part async for part in self._store.read(row.key, 0, end)])
         try:

@@ -6,6 +6,8 @@ Rules
 - When every place holds a complete part, and not before, the store puts their bytes
   together and the upload becomes a job. Whoever notices first sees to it: the request
   that brings the last part, a look at the upload, a restart.
+- Joins are the server's own work, a few at a time: no client waits for one longer than
+  `PATIENCE_S`, and whoever brings a part that has a name waits for none.
 - A join that a crash cut off begins again from nothing: the parts are still there.
 - What waits for a part that ends, ends with it.
 - Parts are removed once their upload is a job: at once if nobody knows their names,
@@ -16,12 +18,13 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Final
 
 import structlog
 
 from asyncflow import uploads
 from asyncflow.chunks import Chunks
-from asyncflow.db.base import Database, Place, UploadRow
+from asyncflow.db.base import Change, Database, Place, UploadRow
 from asyncflow.engine import Engine
 from asyncflow.errors import (
     AsyncflowError,
@@ -29,6 +32,7 @@ from asyncflow.errors import (
     ChunkConflict,
     ClientError,
     PartNotUsable,
+    ServerBusy,
     UploadGone,
 )
 from asyncflow.store.base import CanConcat, Store
@@ -37,8 +41,43 @@ from asyncflow.turns import Announced, Upload
 
 log = structlog.get_logger(__name__)
 
-KEEP_MS = 3_600_000
+KEEP_MS: Final = 3_600_000
+#: so many joins are made at once
+JOINS: Final = 2
+#: how long the client that brought the last part may wait to hear of the job
+PATIENCE_S: Final = 5.0
+#: parts that one transaction removes
+PORTION: Final = 200
+#: uploads whose places are remembered, each at most 10 kB
+REMEMBERED: Final = 1000
 COMPLETE = uploads.UploadState.COMPLETE
+
+
+class Received:
+    """Which places of an upload have come."""
+
+    def __init__(self, total: int) -> None:
+        self._there = bytearray(total)
+        self.count = 0
+
+    @property
+    def is_all(self) -> bool:
+        """Tell whether none is missing."""
+        return self.count == len(self._there)
+
+    def add(self, n: int) -> None:
+        """Note that a place has come, perhaps again."""
+        self.count += not self._there[n]
+        self._there[n] = 1
+
+    def missing(self, most: int) -> tuple[int, ...]:
+        """Return the first places that have not come, at *most* so many."""
+        found: list[int] = []
+        n = self._there.find(0)
+        while n >= 0 and len(found) < most:
+            found.append(n)
+            n = self._there.find(0, n + 1)
+        return tuple(found)
 
 
 class Joiner:
@@ -51,12 +90,20 @@ class Joiner:
         self._engine = engine
         self._store = store
         self._chunks = chunks
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._at_once = asyncio.Semaphore(JOINS)
+        #: joins that run or wait for their turn, by upload
+        self._joins: dict[str, asyncio.Task[None]] = {}
+        #: looks for what waits for a part
+        self._looks: set[asyncio.Task[None]] = set()
+        #: what only the disk, the quota or the database stood in the way of
+        self._left: set[str] = set()
+        self._received: dict[str, Received] = {}
+        self._stops = False
 
     async def create(self, said: Announced, parts: Sequence[str]) -> Upload:
         """Create an upload of the bytes of *parts*, in this order.
 
-        It is complete on return if they are.
+        It is complete on return if they are, and are soon put together.
 
         Raises:
             PartNotUsable: one of them is not there, or is no part of this owner's.
@@ -65,12 +112,8 @@ class Joiner:
         lengths = [(await self._part(said, part)).length for part in parts]
         known = [length for length in lengths if length is not None]
         total = sum(known) if len(known) == len(lengths) else None
-        said = replace(said, parts=len(parts), length=total)
-        upload = await self._chunks.create(said)
-        if not upload.is_known:
-            for n, part in enumerate(parts):
-                await self._db.take_place(upload.id, n, part)
-        return await self.settle(upload.id)
+        said = replace(said, places=tuple(parts), parts=len(parts), length=total)
+        return await self.settle((await self._chunks.create(said)).id)
 
     async def _part(self, said: Announced, part: str) -> UploadRow:
         try:
@@ -82,77 +125,139 @@ class Joiner:
             raise PartNotUsable(f"{part} is not a partial upload")
         return row
 
-    async def place(self, final: str, n: int, part: str) -> None:
+    # ----- places
+
+    async def place(
+        self, final: Upload, total: int, n: int, part: str
+    ) -> Received | None:
         """Give a complete part its place, or end it if its bytes are there already.
+
+        Return which of *total* places have come by then; None: the upload has become
+        complete meanwhile, and the part has no place in it.
 
         Raises:
             ChunkConflict: another one is there, with other bytes.
         """
-        there = await self._db.take_place(final, n, part)
-        if there == part:
-            return
-        if await self._hash(there) != await self._hash(part):
-            raise ChunkConflict(f"chunk {n} has come before, with other bytes")
-        await self._chunks.terminate(part)
+        there = await self._db.take_place(final.id, n, part)
+        if there != part:
+            try:
+                is_same = await self._hash(there) == await self._hash(part)
+            except BlobNotFound:
+                if (await self._chunks.find(final.id)).is_complete:
+                    return None
+                raise
+            if not is_same:
+                raise ChunkConflict(f"chunk {n} has come before, with other bytes")
+            await self._chunks.terminate(part)
+        await self._chunks.keep_alive(final.id, final.expires)
+        received = await self._received_of(final.id, total)
+        # who looked the places up may have done so before this one was taken
+        received.add(n)
+        return received
 
     async def _hash(self, part: str) -> uploads.Checksum:
         return await digest_of(self._store, uploads.raw_key(part), "sha256")
 
-    async def received(self, final: str) -> Sequence[int]:
-        """Return which places hold a complete part."""
-        return [p.n for p in await self._db.places(final) if p.state == COMPLETE]
+    async def _received_of(self, final: str, total: int) -> Received:
+        if (known := self._received.get(final)) is not None:
+            return known
+        found = Received(total)
+        for place in await self._db.places(final):
+            if place.state == COMPLETE:
+                found.add(place.n)
+        if len(self._received) >= REMEMBERED:
+            del self._received[next(iter(self._received))]
+        return self._received.setdefault(final, found)
+
+    def changed(self, change: Change) -> None:
+        """Forget the places of an upload that is over."""
+        if change.terminal is not None or change.gone:
+            self._received.pop(change.job_id, None)
+
+    # ----- joins
 
     async def settle(self, final: str) -> Upload:
         """Complete a joined upload if all its parts are; return it as it is then.
 
+        It may take longer than a client should wait: then it is not complete yet.
+
         Raises:
             UploadGone: a part has ended before, and the upload with it.
             TypeMismatch, TypeNotAllowed, DigestMismatch: it has been refused and ended.
+            DiskFull, QuotaExceeded: it has no room now; the parts are kept.
         """
         upload = await self._chunks.find(final)
         if upload.is_complete:
             return upload
         row = await self._db.find_upload(final)
-        places = await self._db.places(final)
-        if any(place.state is None for place in places):
-            await self._give_up(final)
-            raise UploadGone
-        if len(places) == row.parts and all(p.state == COMPLETE for p in places):
-            await self._join_once(row, places)
-            upload = await self._chunks.find(final)
-        return upload
+        if not await self._places_if_whole(row):
+            return upload
+        self._begin(final)
+        join = self._joins[final]
+        await asyncio.wait([join], timeout=PATIENCE_S)
+        if not join.done():
+            return upload
+        join.result()
+        return await self._chunks.find(final)
 
-    async def _join_once(self, row: UploadRow, places: Sequence[Place]) -> None:
-        """Join, or wait for whoever does; it goes on when its client has gone."""
-        task = self._running.get(row.id)
-        if task is None:
-            task = asyncio.create_task(self._join(row, places), name="join")
-            self._running[row.id] = task
-            task.add_done_callback(lambda done: self._joined(row.id, done))
-        await asyncio.shield(task)
+    async def _places_if_whole(self, row: UploadRow) -> Sequence[Place]:
+        """Return the parts of an upload; none of them until all are complete.
+
+        Raises:
+            UploadGone: one has ended.
+        """
+        places = await self._db.places(row.id)
+        if any(place.state is None for place in places):
+            await self._give_up(row.id)
+            raise UploadGone
+        is_whole = len(places) == row.parts and all(p.state == COMPLETE for p in places)
+        return places if is_whole else ()
+
+    def _begin(self, final: str) -> None:
+        """See to it that a task joins an upload: one at most."""
+        if final not in self._joins:
+            join = asyncio.create_task(self._in_turn(final), name="join")
+            self._joins[final] = join
+            join.add_done_callback(lambda done: self._joined(final, done))
+
+    async def _in_turn(self, final: str) -> None:
+        async with self._at_once:
+            # a restart finds what the stop left
+            if self._stops:
+                return
+            # only now: an earlier join may have ended since somebody asked for this
+            row = await self._db.find_upload(final)
+            is_open = row.state == uploads.UploadState.RECEIVING
+            if not is_open or self._chunks.endings.awaits(final):
+                return
+            if places := await self._places_if_whole(row):
+                await self._join(row, places)
 
     def _joined(self, final: str, done: asyncio.Task[None]) -> None:
-        del self._running[final]
-        # whoever waited may have gone: a look at the upload tries again
-        if not done.cancelled() and (error := done.exception()) is not None:
-            code = error.code if isinstance(error, AsyncflowError) else repr(error)
-            log.warning("join.failed", upload=final, error=code)
+        del self._joins[final]
+        if done.cancelled() or (error := done.exception()) is None:
+            return
+        code = error.code if isinstance(error, AsyncflowError) else repr(error)
+        log.warning("join.failed", upload=final, error=code)
+        if isinstance(error, ServerBusy):
+            self._left.add(final)
 
     async def _join(self, row: UploadRow, places: Sequence[Place]) -> None:
         total = sum(place.length or 0 for place in places)
-        await self._chunks.endings.check_size(row.id, total)
+        # parts without a name make way for the upload that they become
+        more = 0 if not row.concat or row.length is not None else total
         try:
-            await self._concat(row.key, [place.key for place in places])
+            async with self._chunks.endings.joined(row, total, more=more):
+                await self._concat(row.key, [place.key for place in places])
         except BlobNotFound:
+            await self._chunks.find(row.id)  # unless it was ended meanwhile
             raise PartNotUsable("a part was removed while it was joined") from None
-        await self._chunks.endings.complete_joined(row, total)
-        later = self._engine.clock.now() + KEEP_MS
-        for place in places:
-            if row.concat:
-                await self._db.extend_upload(place.part, later)
-            else:
-                with suppress(ClientError):
-                    await self._chunks.terminate(place.part)
+        if row.concat:
+            later = self._engine.clock.now() + KEEP_MS
+            await self._db.keep_parts(row.id, later)
+        else:
+            while await self._db.drop_parts(row.id, PORTION):
+                pass
 
     async def _concat(self, key: str, parts: Sequence[str]) -> None:
         if isinstance(self._store, CanConcat):
@@ -167,15 +272,27 @@ class Joiner:
         finally:
             await writer.close()
 
-    async def part_done(self, part: str) -> None:
-        """Complete what waited for this part alone.
+    # ----- parts
+
+    def part_done(self, part: str) -> None:
+        """Complete what waited for this part alone, behind its client's back.
 
         What goes wrong with the joined upload is its own matter: the part is safe, and
         a look at the joined upload tries again.
         """
-        for final in await self._db.finals_of(part):
-            with suppress(AsyncflowError):  # `_joined` has logged it
-                await self.settle(final)
+        look = asyncio.create_task(self._look_for_finals(part), name="join-look")
+        self._looks.add(look)
+        look.add_done_callback(self._looks.discard)
+
+    async def _look_for_finals(self, part: str) -> None:
+        with suppress(AsyncflowError):  # nothing can be read now
+            for final in await self._db.finals_of(part):
+                await self._begin_if_whole(final)
+
+    async def _begin_if_whole(self, final: str) -> None:
+        with suppress(AsyncflowError):  # it has ended
+            if await self._places_if_whole(await self._db.find_upload(final)):
+                self._begin(final)
 
     async def part_gone(self, part: str) -> None:
         """End what waits for this part: it could never become whole."""
@@ -186,14 +303,25 @@ class Joiner:
         detail = "a part was ended before the upload was whole"
         await self._chunks.endings.give_up(final, "part_gone", detail)
 
-    async def recover(self, row: UploadRow) -> bool:
-        """Complete an upload that was only to be joined when the server died.
+    # ----- start and stop
 
-        Tell whether it is a job now.
+    async def recover(self, row: UploadRow) -> bool:
+        """Begin to join an upload that was only to be joined when the server died.
+
+        Tell whether it is a job now: never yet.
         """
-        return row.parts is not None and (await self.settle(row.id)).is_complete
+        if row.parts is not None and await self._places_if_whole(row):
+            self._begin(row.id)
+        return False
+
+    async def again(self) -> None:
+        """Try again what only the disk, the quota or the database did not let be."""
+        left, self._left = self._left, set()
+        for final in left:
+            await self._begin_if_whole(final)
 
     async def stop(self) -> None:
-        """Let running joins end."""
-        if self._running:
-            await asyncio.wait(list(self._running.values()))
+        """Let running joins end; the next start makes those that have not begun."""
+        self._stops = True
+        while running := [*self._looks, *self._joins.values()]:
+            await asyncio.wait(running)

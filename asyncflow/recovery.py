@@ -40,7 +40,7 @@ class Recovery:
 
     async def run(self) -> int:
         """Look at every unfinished upload; return how many are jobs now."""
-        # parts first: the last one completes what is joined from them
+        # parts first: what is joined from them waits for the last one
         plain = await self._each(self._chunks.recover)
         return plain + await self._each(self._joiner.recover)
 
@@ -75,3 +75,4 @@ class Recovery:
                 continue  # deleted meanwhile
             if row.state == UploadState.RECEIVING:
                 await self._one(row, recover)
+        await self._joiner.again()

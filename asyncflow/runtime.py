@@ -332,6 +332,7 @@ class Runtime:
         self.engine.listeners += [
             self.dispatchers.changed,
             self.chunks.changed,
+            self.joiner.changed,
             self.janitor.changed,
             self.gauges.changed,
         ]

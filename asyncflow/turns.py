@@ -34,8 +34,8 @@ IETF: Final = "ietf"
 
 #: returns a checksum that was said; asked when the body has ended. None: none was
 Check = Callable[[], uploads.Checksum | None]
-#: hears of a part that is complete
-OnPart = Callable[[str], Awaitable[None]]
+#: hears of an upload that has ended
+OnEnd = Callable[[str], Awaitable[None]]
 
 
 class Body(Protocol):
@@ -124,7 +124,8 @@ class Announced:
     """What a client says about a file before it sends it.
 
     *id*: its own choice of an id; *is_part*: it only holds bytes for another upload;
-    *parts*: it is joined from so many of those; *digest*: what the whole must have.
+    *parts*: it is joined from so many of those, *places*: by name, where they are known
+    at once; *digest*: what the whole must have.
     """
 
     owner: str
@@ -140,6 +141,7 @@ class Announced:
     id: str | None = None
     is_part: bool = False
     parts: int | None = None
+    places: tuple[str, ...] = ()
     concat: str = ""
     digest: uploads.Checksum | None = None
     once: Once | None = None
@@ -194,6 +196,8 @@ class Turn:
 
     def __init__(self, body: Body) -> None:
         self.body = body
+        #: when the time of its upload is over; None: it is not looked at
+        self.expires: int | None = None
         self.over = asyncio.Event()
         self.offset = 0
         #: it ends the upload itself: nobody has to stop it
@@ -232,6 +236,9 @@ class Turns:
         turn.over.set()
         if self._of.get(upload_id) is turn:
             del self._of[upload_id]
+
+    def __len__(self) -> int:
+        return len(self._of)
 
     async def take_over(self, upload_id: str) -> bool:
         """Stop the request that fills the upload and wait for its last write.
@@ -286,15 +293,25 @@ class Head:
         self.data += data[: uploads.SIGNATURE_BYTES - len(self.data)]
 
 
-async def nobody_waits(_part: str) -> None:
-    """Do nothing: no upload waits for this part."""
+async def nobody_waits(_upload: str) -> None:
+    """Do nothing: nothing waits for this upload."""
 
 
 async def even_if_cancelled(work: Coroutine[None, None, T]) -> T:
-    """Finish *work* before a cancellation goes on: nobody may overtake a write."""
+    """Finish *work* before a cancellation goes on: nobody may overtake a write.
+
+    However often it is asked for: who stops waiting at the second one lets bytes land
+    behind the back of whoever comes next.
+    """
     task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as asked:
+            cancelled = asked
+    if cancelled is None:
+        return task.result()
+    with suppress(Exception):  # retrieved: the cancellation is what is told
+        task.result()
+    raise cancelled

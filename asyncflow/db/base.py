@@ -44,7 +44,8 @@ class NewUpload:
     """An upload about to be created; its job gets the same id.
 
     *is_part*: it only holds bytes for another upload and has no job that anybody sees.
-    *parts*: it is joined from so many of those. *chosen*: its client chose the id.
+    *parts*: it is joined from so many of those, *places*: the parts that have their
+    place from the beginning. *chosen*: its client chose the id.
     """
 
     id: str
@@ -64,6 +65,7 @@ class NewUpload:
     dialect: str = ""
     is_part: bool = False
     parts: int | None = None
+    places: tuple[str, ...] = ()
     concat: str = ""
     digest: str = ""
     chosen: bool = False
@@ -382,7 +384,21 @@ class Database(Oversight, Protocol):
         ...
 
     async def extend_upload(self, upload_id: str, expires: int) -> None:
-        """Move the end of an unfinished upload's, or of a part's, time."""
+        """Move the end of an unfinished upload's, or of a part's, time.
+
+        What waits for a part, and that one's other parts, get no less.
+        """
+        ...
+
+    async def keep_parts(self, final_id: str, expires: int) -> None:
+        """Set the end of a complete upload's parts, unless others wait for them."""
+        ...
+
+    async def drop_parts(self, final_id: str, limit: int) -> int:
+        """Forget some parts of a complete upload; return how many.
+
+        Their bytes go to the trash.
+        """
         ...
 
     async def set_length(self, upload_id: str, length: int) -> bool:

@@ -31,6 +31,8 @@ def create(db: sqlite3.Connection, new: NewUpload) -> tuple[str, Change | None]:
     if held["n"] >= new.client_limit:
         raise TooManyUploads(new.client_limit)
     job = _insert(db, new)
+    for n, part in enumerate(new.places):
+        db.execute(SQL["insert_place"], {"final": job, "n": n, "part": part})
     remember_creation(db, new.owner, new.once, job)
     if new.is_part:
         return new.id, None
@@ -147,14 +149,38 @@ def end(
     row = _find(db, pid)
     track = flow.Tracker(db, row["id"], pid)
     if row["is_part"]:
-        track.throw_away(row["key"], is_prefix=False)
-        db.execute(flow.SQL["delete_job"], {"job": row["id"]})
-        return Change(job_id=pid, version=2, state=state, trash=True, gone=True)
+        return _forget_part(track, row["key"], state)
     if db.execute(SQL["end_upload"], {"job": row["id"]}).rowcount == 0:
         return None
     track.throw_away(row["key"], is_prefix=False)
     flow.close(track, 1, state, {"code": code, "detail": detail, "step": None}, now)
     return track.change()
+
+
+def _forget_part(track: flow.Tracker, key: str, state: JobState) -> Change:
+    track.throw_away(key, is_prefix=False)
+    track.db.execute(flow.SQL["delete_job"], {"job": track.job})
+    return Change(job_id=track.pid, version=2, state=state, trash=True, gone=True)
+
+
+def drop_parts(db: sqlite3.Connection, pid: str, limit: int) -> list[Change]:
+    """Forget at most *limit* parts of a complete upload."""
+    found = db.execute(SQL["parts_of"], {"pid": pid, "limit": limit}).fetchall()
+    return [
+        _forget_part(
+            flow.Tracker(db, row["id"], row["pid"]), row["key"], JobState.COMPLETED
+        )
+        for row in found
+    ]
+
+
+def extend(db: sqlite3.Connection, pid: str, expires: int) -> None:
+    """Move the end of an upload's time, and of what lives and dies with it."""
+    row, args = _find(db, pid), {"pid": pid, "expires": expires}
+    db.execute(SQL["extend_upload"], args)
+    if row["is_part"] or row["parts"] is not None:
+        db.execute(SQL["extend_finals"], args)
+        db.execute(SQL["extend_parts"], args)
 
 
 def set_length(db: sqlite3.Connection, pid: str, length: int) -> bool:

@@ -146,7 +146,18 @@ class SqliteDatabase(Reading):
 
     async def extend_upload(self, upload_id: str, expires: int) -> None:
         """Move the end of an unfinished upload's, or of a part's, time."""
-        await self._write("extend_upload", {"pid": upload_id, "expires": expires})
+        await self._writer.write(lambda db: intake.extend(db, upload_id, expires))
+
+    async def keep_parts(self, final_id: str, expires: int) -> None:
+        """Set the end of a complete upload's parts, unless others wait for them."""
+        await self._write("keep_parts", {"pid": final_id, "expires": expires})
+
+    async def drop_parts(self, final_id: str, limit: int) -> int:
+        """Forget some parts of a complete upload; return how many."""
+        dropped = await self._writer.write(
+            lambda db: intake.drop_parts(db, final_id, limit), after=self._tell
+        )
+        return len(dropped)
 
     async def set_length(self, upload_id: str, length: int) -> bool:
         """Store a length not known before; False: it is known, and another."""

@@ -137,6 +137,51 @@ class UploadObligations:
         await world.accept(done, GATE)
         assert await world.db.finals_of(part) == [waiting]
 
+    async def test_an_upload_is_created_with_its_places(self, world: World) -> None:
+        parts = [await world.upload(is_part=True) for _ in range(2)]
+        places = (parts[0], parts[1], parts[0])
+        final = await world.upload(parts=3, places=places)
+        found = await world.db.places(final)
+        assert [(p.n, p.part) for p in found] == list(enumerate(places))
+
+    async def test_an_upload_its_parts_and_what_waits_for_them_live_as_long(
+        self, world: World
+    ) -> None:
+        parts = [await world.upload(is_part=True) for _ in range(2)]
+        final = await world.upload(parts=2, places=tuple(parts))
+        await world.accept(parts[0], GATE)
+        alone = await world.upload(is_part=True)
+        after = world.now + HOUR_MS
+        for moved in (*parts, final):
+            await world.db.extend_upload(moved, after + 1)
+            assert await world.db.expired_uploads(after, 9) == [alone]
+            after += HOUR_MS
+
+    async def test_parts_that_have_served_end_when_nobody_waits_for_them(
+        self, world: World
+    ) -> None:
+        served, wanted = [await world.upload(is_part=True) for _ in range(2)]
+        final = await world.upload(parts=2, places=(served, wanted))
+        await world.upload(parts=1, places=(wanted,), expires=world.now + 9 * HOUR_MS)
+        await world.db.extend_upload(wanted, world.now + 9 * HOUR_MS)
+        await world.accept(final, GATE)
+        await world.db.keep_parts(final, world.now + HOUR_MS)
+        assert await world.db.expired_uploads(world.now + HOUR_MS, 9) == [served]
+
+    async def test_the_parts_of_a_complete_upload_are_forgotten_some_at_a_time(
+        self, world: World
+    ) -> None:
+        parts = [await world.upload(is_part=True) for _ in range(5)]
+        final = await world.upload(parts=5, places=tuple(parts))
+        for one in (*parts, final):
+            await world.accept(one, GATE)
+        assert [await world.db.drop_parts(final, 3) for _ in range(3)] == [3, 2, 0]
+        assert {one.key for one in await world.db.trash(9)} == {
+            f"raw/{part}" for part in parts
+        }
+        assert await world.db.usage() == {"local": 10}
+        assert all(change.trash for change in world.changes if change.gone)
+
     # ----- repeated and counted
 
     async def test_a_creation_with_a_known_key_creates_nothing(

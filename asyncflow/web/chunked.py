@@ -14,7 +14,7 @@ Rules
 import base64
 import binascii
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, Final
 
@@ -251,25 +251,24 @@ async def _place(
     runtime = request.app[runtime_key]
     try:
         whole = await _whole(request, principal, fields)
-        if whole.is_complete:
+        where = (fields.total, fields.index, part.id)
+        there = None if whole.is_complete else await runtime.joiner.place(whole, *where)
+        if there is None:
+            whole = await runtime.chunks.find(whole.id)
             await _compare(runtime, whole, fields, part)
             await runtime.chunks.terminate(part.id)
-            return _answer(runtime, whole.id, fields.total, range(fields.total))
-        await runtime.joiner.place(whole.id, fields.index, part.id)
+            return _answer(runtime, whole.id, fields.total, ())
     except BaseException as error:
         await runtime.chunks.endings.abandon(part.id, error)
         raise
     # only now: what belongs to no place says nothing about the file
     await _note(runtime, whole.id, fields)
-    whole = await runtime.joiner.settle(whole.id)
+    if there.is_all:
+        whole = await runtime.joiner.settle(whole.id)
     if whole.is_complete:
         await _check_digest(runtime, whole.id, fields.digest)
-    received = (
-        range(fields.total)
-        if whole.is_complete
-        else await runtime.joiner.received(whole.id)
-    )
-    return _answer(runtime, whole.id, fields.total, received)
+    missing = there.missing(MAX_LISTED)
+    return _answer(runtime, whole.id, there.count, missing)
 
 
 async def _whole(request: web.Request, principal: Principal, fields: _Fields) -> Upload:
@@ -392,14 +391,12 @@ async def _compare(
 
 
 def _answer(
-    runtime: Runtime, job: str, total: int, received: Collection[int]
+    runtime: Runtime, job: str, received: int, missing: tuple[int, ...]
 ) -> web.Response:
-    there = set(received)
-    missing = tuple(n for n in range(total) if n not in there)
     answer = ChunkAnswer(
         job_id=job,
-        received=len(there),
-        missing=missing[:MAX_LISTED],
+        received=received,
+        missing=missing,
         status_url=f"{runtime.public_path}/status/{job}",
     )
     return web.Response(

@@ -1,6 +1,8 @@
 """Whole uploads that the database could not take: they become jobs when it can."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from asyncflow.db.sqlite import SqliteDatabase
 from asyncflow.engine import Clock, Engine
 from asyncflow.errors import DatabaseUnavailable, JobNotFound
 from asyncflow.jobs import JobState, Limits
+from asyncflow.joining import Joiner
 from asyncflow.progress import Hub
 from asyncflow.store.local import LocalStore
 from asyncflow.turns import Announced
@@ -41,13 +44,33 @@ class Body:
         raise error
 
 
+class Time:
+    """Time that passes when it is told to."""
+
+    now_s = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+SAID = Announced(
+    owner="local",
+    tenant="local",
+    file_name="a.txt",
+    declared_type="text/plain",
+    length=5,
+)
+
+
 class Place:
     """An engine room without a pool."""
 
     def __init__(self, folder: Path) -> None:
+        self.time = Time()
+        store = LocalStore(folder / "store")
         self.engine = Faltering(
             doorbell=LocalDoorbell(),
-            clock=Clock(),
+            clock=Clock(wall_s=self.time),
             limits=Limits(),
             worker="test",
             lease_s=30.0,
@@ -60,20 +83,17 @@ class Place:
         self.chunks = Chunks(
             db=self.db,
             engine=self.engine,
-            store=LocalStore(folder / "store"),
+            store=store,
             admission=Admission(rules, space=None, backlog=lambda: 0),
             expiry_s=60.0,
         )
-
-    async def whole(self) -> str:
-        """Return an upload that is whole and that the database did not take."""
-        said = Announced(
-            owner="local",
-            tenant="local",
-            file_name="a.txt",
-            declared_type="text/plain",
-            length=5,
+        self.joiner = Joiner(
+            db=self.db, engine=self.engine, store=store, chunks=self.chunks
         )
+        self.chunks.endings.on_part = self.joiner.part_done
+
+    async def whole(self, said: Announced = SAID) -> str:
+        """Return an upload that is whole and that the database did not take."""
         upload = await self.chunks.create(said)
         with pytest.raises(DatabaseUnavailable):
             await self.chunks.append(upload.id, 0, Body(b"hello"), length=5)
@@ -87,6 +107,7 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
     await made.engine.start([])
     made.engine.down = True
     yield made
+    await made.joiner.stop()
     await made.engine.hub.close()
     await made.db.close()
 
@@ -114,3 +135,28 @@ async def test_one_that_was_deleted_meanwhile_holds_up_nobody(place: Place) -> N
     with pytest.raises(JobNotFound):
         await place.db.job(deleted)
     assert (await place.db.job(kept)).uploaded_bytes == 5
+
+
+async def test_a_part_that_is_accepted_later_is_joined_then(place: Place) -> None:
+    said = replace(SAID, dialect="tus", concat="partial", is_part=True, length=None)
+    part = await place.chunks.create(said)
+    whole = await place.joiner.create(replace(said, is_part=False), [part.id])
+    with pytest.raises(DatabaseUnavailable):
+        await place.chunks.append(part.id, 0, Body(b"hello"), length=5, total=5)
+    place.engine.down = False
+
+    await place.chunks.endings.finish_pending()
+    async with asyncio.timeout(20):
+        while not (await place.chunks.find(whole.id)).is_complete:
+            pass
+
+    assert (await place.db.job(whole.id)).uploaded_bytes == 5
+
+
+async def test_whole_uploads_do_not_expire_and_hold_up_no_others(place: Place) -> None:
+    whole = await place.whole()
+    idle = (await place.chunks.create(SAID)).id
+    place.time.now_s += 100
+    assert await place.chunks.expire(limit=1) == 1
+    assert (await place.db.job(idle)).status is JobState.CANCELLED
+    assert (await place.db.job(whole)).status is JobState.UPLOADING

@@ -1,7 +1,11 @@
 """Uploads joined from parts, on a store that can only do what every store must."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -9,15 +13,16 @@ import pytest
 from asyncflow.admission import Admission, Rules
 from asyncflow.broker.memory import LocalDoorbell
 from asyncflow.chunks import Chunks
+from asyncflow.db.base import Place as Seat
 from asyncflow.db.sqlite import SqliteDatabase
 from asyncflow.engine import Clock, Engine
-from asyncflow.errors import PartNotUsable
+from asyncflow.errors import PartNotUsable, QuotaExceeded
 from asyncflow.jobs import Limits
-from asyncflow.joining import Joiner
+from asyncflow.joining import JOINS, Joiner, Received
 from asyncflow.progress import Hub
 from asyncflow.store.base import CanConcat, Store, Writer
 from asyncflow.store.memory import MemoryStore
-from asyncflow.turns import Announced
+from asyncflow.turns import Announced, Ends, Upload
 from asyncflow.uploads import raw_key
 
 SAID = Announced(
@@ -82,49 +87,127 @@ class Body:
         raise error
 
 
+class Gated(MemoryStore):
+    """A store that joins when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_join = asyncio.Event()
+        self.busy = asyncio.Event()
+        self.joined: list[str] = []
+
+    async def concat(self, key: str, parts: Sequence[str]) -> int:
+        self.joined.append(key)
+        if len(self.joined) == JOINS:
+            self.busy.set()
+        await self.may_join.wait()
+        return await super().concat(key, parts)
+
+
+class Watched(SqliteDatabase):
+    """A database that counts how often all places of an upload are read."""
+
+    looks = 0
+
+    async def places(self, final_id: str) -> Sequence[Seat]:
+        self.looks += 1
+        return await super().places(final_id)
+
+
+class Time:
+    """Time that passes when it is told to."""
+
+    now_s = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+EXPIRY_S = 60.0
+
+
 class Place:
     """An engine room without a pool."""
 
-    def __init__(self, folder: Path) -> None:
-        self.store: Store = Plain()
+    def __init__(self, folder: Path, store: Store, *, quota_bytes: int = 5000) -> None:
+        self.store = store
+        self.time = Time()
         self.engine = Engine(
             doorbell=LocalDoorbell(),
-            clock=Clock(),
+            clock=Clock(wall_s=self.time),
             limits=Limits(),
             worker="test",
             lease_s=30.0,
         )
-        self.db = SqliteDatabase(folder / "some.db", on_change=self.engine.changed)
+        self.db = Watched(folder / "some.db", on_change=self.engine.changed)
         self.engine.attach(self.db, Hub(self.db.job))
         rules = Rules(
-            max_bytes=1000, allowed_types=(), backlog_limit=10, fill_level=100
+            max_bytes=1000,
+            allowed_types=(),
+            backlog_limit=10,
+            fill_level=100,
+            quota_bytes=quota_bytes,
         )
         self.chunks = Chunks(
             db=self.db,
             engine=self.engine,
             store=self.store,
             admission=Admission(rules, space=None, backlog=lambda: 0),
-            expiry_s=60.0,
+            expiry_s=EXPIRY_S,
         )
+        self.new_joiner()
+
+    def new_joiner(self) -> None:
+        """Begin with a joiner that knows nothing, as a restart does."""
         self.joiner = Joiner(
             db=self.db, engine=self.engine, store=self.store, chunks=self.chunks
         )
+        self.chunks.endings.on_part = self.joiner.part_done
+        self.chunks.endings.on_end = self.joiner.part_gone
+
+    async def begin(self, *, length: int | None = 5) -> str:
+        """Return a part that has no bytes."""
+        said = replace(SAID, is_part=True, concat="partial", length=length)
+        return (await self.chunks.create(said)).id
 
     async def part(self, data: bytes) -> str:
         """Return a complete part of five bytes."""
-        part = await self.chunks.create(replace(SAID, is_part=True, concat="partial"))
-        await self.chunks.append(part.id, 0, Body(data), length=5)
-        return part.id
+        part = await self.begin()
+        await self.chunks.append(part, 0, Body(data), length=5)
+        return part
+
+    async def join(self, *parts: str) -> Upload:
+        """Create what is joined from *parts*."""
+        return await self.joiner.create(replace(SAID, concat="final"), parts)
+
+    async def is_complete(self, upload: str) -> bool:
+        return (await self.chunks.find(upload)).is_complete
 
 
-@pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[Place]:
-    made = Place(tmp_path)
+@asynccontextmanager
+async def place_on(
+    folder: Path, store: Store, *, quota_bytes: int = 5000
+) -> AsyncIterator[Place]:
+    made = Place(folder, store, quota_bytes=quota_bytes)
     await made.db.start()
     yield made
     await made.joiner.stop()
     await made.engine.hub.close()
     await made.db.close()
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncIterator[Place]:
+    async with place_on(tmp_path, Plain()) as made:
+        yield made
+
+
+@pytest.fixture
+async def gated(tmp_path: Path) -> AsyncIterator[tuple[Place, Gated]]:
+    store = Gated()
+    async with place_on(tmp_path, store) as made:
+        yield made, store
+        store.may_join.set()
 
 
 async def test_bytes_are_joined_by_reading_and_writing_them(place: Place) -> None:
@@ -144,3 +227,128 @@ async def test_nobody_joins_the_parts_of_others(
     said = replace(SAID, concat="final", owner=owner, tenant=tenant)
     with pytest.raises(PartNotUsable):
         await place.joiner.create(said, [part])
+
+
+async def test_who_brings_the_last_part_does_not_wait_for_the_join(
+    gated: tuple[Place, Gated],
+) -> None:
+    place, store = gated
+    parts = [await place.begin() for _ in range(2)]
+    waiting = [(await place.join(*parts)).id for _ in range(JOINS + 2)]
+    for part in parts:
+        await place.chunks.append(part, 0, Body(b"hello"), length=5)
+        assert await place.is_complete(part)
+    assert not any([await place.is_complete(one) for one in waiting])
+
+    store.may_join.set()
+    await asyncio.gather(*(place.joiner.settle(one) for one in waiting))
+
+    assert all([await place.is_complete(one) for one in waiting])
+    # nothing is joined twice
+    assert sorted(store.joined) == sorted(map(raw_key, waiting))
+
+
+async def test_a_stop_waits_for_joins_that_run_and_a_start_makes_the_others(
+    gated: tuple[Place, Gated],
+) -> None:
+    place, store = gated
+    part = await place.begin()
+    waiting = [(await place.join(part)).id for _ in range(JOINS + 2)]
+    await place.chunks.append(part, 0, Body(b"hello"), length=5)
+    await store.busy.wait()
+    stopping = asyncio.create_task(place.joiner.stop())
+    await asyncio.sleep(0)
+    store.may_join.set()
+    await stopping
+    complete = [one for one in waiting if await place.is_complete(one)]
+    assert len(complete) == JOINS
+
+    place.new_joiner()
+    for row in await place.db.unfinished_uploads(0, 100):
+        await place.joiner.recover(row)
+    await asyncio.gather(*(place.joiner.settle(one) for one in waiting))
+
+    assert all([await place.is_complete(one) for one in waiting])
+
+
+async def test_what_is_joined_of_parts_without_lengths_must_fit_the_quota(
+    tmp_path: Path,
+) -> None:
+    async with place_on(tmp_path, MemoryStore(), quota_bytes=300) as place:
+        part = await place.begin(length=None)
+        large = await place.join(*[part] * 20)
+        small = await place.join(*[part] * 2)
+        await place.chunks.append(part, 0, Body(bytes(50)), length=50, total=50)
+
+        with pytest.raises(QuotaExceeded):
+            await place.joiner.settle(large.id)
+
+        assert (await place.joiner.settle(small.id)).length == 100
+        assert not await place.is_complete(large.id)
+
+
+async def test_what_keeps_a_part_alive_keeps_what_waits_for_it_and_its_neighbours(
+    place: Place,
+) -> None:
+    done, slow = await place.part(b"hello"), await place.begin(length=100)
+    whole = await place.join(done, slow)
+    for at in range(0, 100, 10):
+        place.time.now_s += EXPIRY_S * 0.8
+        await place.chunks.append(slow, at, Body(bytes(10)), length=10)
+        assert await place.chunks.expire() == 0
+    whole = await place.joiner.settle(whole.id)
+    assert (whole.is_complete, whole.length) == (True, 105)
+
+
+async def test_a_file_in_chunks_lives_as_long_as_chunks_come(place: Place) -> None:
+    said = replace(SAID, id=str(uuid.uuid4()), parts=10, length=None, dialect="")
+    whole = await place.chunks.create(said)
+    for n in range(10):
+        whole = await place.chunks.find(whole.id)
+        part = await place.chunks.create(
+            replace(said, id=None, parts=None, is_part=True)
+        )
+        await place.chunks.append(
+            part.id, 0, Body(b"12345"), length=5, ends=Ends.WITH_BODY
+        )
+        there = await place.joiner.place(whole, 10, n, part.id)
+        assert there is not None
+        assert (there.count, there.missing(1)) == (n + 1, (n + 1,) if n < 9 else ())
+        place.time.now_s += EXPIRY_S * 0.6
+        assert await place.chunks.expire() == 0
+    # the places were read once, not with each chunk
+    assert place.db.looks == 1
+
+    assert (await place.joiner.settle(whole.id)).length == 50
+
+    # and its parts have gone
+    assert [one.state for one in await place.db.places(whole.id)] == [None] * 10
+
+
+async def test_an_upload_that_moves_has_more_time_before_its_request_ends(
+    place: Place,
+) -> None:
+    ends: list[int] = []
+    upload = await place.chunks.create(replace(SAID, length=20))
+
+    class Slow(Body):
+        async def read(self) -> bytes:
+            ends.append((await place.db.find_upload(upload.id)).expires or 0)
+            place.time.now_s += EXPIRY_S
+            return b"hello" if len(ends) < 4 else b""
+
+    await place.chunks.append(upload.id, 0, Slow(b""), length=15)
+
+    moved = [late - early for early, late in pairwise(ends)]
+    assert moved == [EXPIRY_S * 1000] * 3
+
+
+def test_what_is_missing_is_told_in_order_and_not_without_end() -> None:
+    received = Received(5)
+    for n in (3, 0, 3):
+        received.add(n)
+    assert (received.count, received.missing(9)) == (2, (1, 2, 4))
+    assert received.missing(2) == (1, 2)
+    for n in range(5):
+        received.add(n)
+    assert (received.is_all, received.missing(9)) == (True, ())

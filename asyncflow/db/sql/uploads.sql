@@ -85,6 +85,35 @@ JOIN upload u ON u.job_id = f.id WHERE p.part = :pid AND u.state = 'receiving';
 UPDATE upload SET expires = :expires
 WHERE expires IS NOT NULL AND job_id = (SELECT id FROM job WHERE pid = :pid);
 
+-- name: extend_finals
+-- What waits for a part.
+UPDATE upload SET expires = :expires
+WHERE state = 'receiving' AND expires < :expires
+  AND job_id IN (SELECT final FROM place WHERE part = :pid);
+
+-- name: extend_parts
+-- All parts of what waits for a part, or of the upload itself.
+UPDATE upload SET expires = :expires
+WHERE expires < :expires AND job_id IN (
+  SELECT j.id FROM upload f JOIN place p ON p.final = f.job_id
+  JOIN job j ON j.pid = p.part
+  WHERE f.state = 'receiving' AND f.job_id IN (
+    SELECT final FROM place WHERE part = :pid
+    UNION SELECT id FROM job WHERE pid = :pid));
+
+-- name: keep_parts
+UPDATE upload SET expires = :expires
+WHERE expires IS NOT NULL AND job_id IN (
+  SELECT j.id FROM job f JOIN place p ON p.final = f.id JOIN job j ON j.pid = p.part
+  WHERE f.pid = :pid AND NOT EXISTS (
+    SELECT 1 FROM place o JOIN upload w ON w.job_id = o.final
+    WHERE o.part = p.part AND w.state = 'receiving'));
+
+-- name: parts_of
+SELECT DISTINCT j.id, j.pid, u.key FROM job f JOIN place p ON p.final = f.id
+JOIN job j ON j.pid = p.part JOIN upload u ON u.job_id = j.id
+WHERE f.pid = :pid LIMIT :limit;
+
 -- name: end_upload
 UPDATE upload SET state = 'ended', expires = NULL
 WHERE job_id = :job AND state = 'receiving';
