@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, ViewportSize, expect
 
 from tests.browser.conftest import Visit
 from tests.browser.visitor import (
@@ -21,6 +21,7 @@ from tests.server_process import ServerProcess, serving
 pytestmark = pytest.mark.needs("chromium")
 
 HOSTILE = Path(__file__).parent.parent / "tasks" / "hostile_work.py"
+WIDE: ViewportSize = {"width": 1200, "height": 900}
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +184,39 @@ def test_jobs_are_found_by_state_name_and_id(operator: Visitor, failed: str) -> 
     expect(names).to_have_text(["torn.jpg"])
     page.get_by_label("Part of a file name, or a job id").fill("nobody")
     expect(page.get_by_text("No such job.")).to_be_visible()
+
+
+def test_a_late_page_of_jobs_is_not_mixed_into_another_question(
+    browser: Browser, tmp_path: Path
+) -> None:
+    with (
+        serving(tmp_path / "data", workers="1") as server,
+        visiting(browser, server.url, viewport=WIDE) as visitor,
+    ):
+        for number in range(141):
+            server.upload(f"{number}.txt", b"hello")
+        page = visitor.page
+        page.goto(f"{server.url}/admin?token={server.token}")
+        rows = page.locator("#jobs > li")
+        more = page.locator("#more")
+        for shown in (20, 40, 60, 80, 100):
+            expect(rows).to_have_count(shown)
+            more.click()
+        expect(rows).to_have_count(120)
+        held: list[Route] = []
+        page.route("**/jobs?*after=*", lambda route: held.append(route))  # noqa: PLW0108 -- Playwright cannot mark a built-in method
+        more.click()
+        more.click()
+        visitor.until(lambda: len(held) == 2)
+        search = page.get_by_label("Part of a file name, or a job id")
+        search.fill("140.txt")
+        expect(rows).to_have_count(1)
+        for route in held:
+            with page.expect_response("**/jobs?*after=*"):
+                route.continue_()
+        with page.expect_response("**/jobs?*search=*"):
+            pass
+        expect(rows).to_have_count(1)
 
 
 def test_what_is_open_stays_open_and_focus_stays_where_it_is(

@@ -60,7 +60,7 @@ def made(visitor: Visitor) -> list[str]:
 
 
 def as_operator(server: ServerProcess, path: str) -> None:
-    bearer = f"Bearer {server.token}"
+    bearer = f"Bearer {server.settings.get('token') or server.token}"
     assert server.request("POST", path, Authorization=bearer).status == 200
 
 

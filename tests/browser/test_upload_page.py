@@ -242,6 +242,54 @@ def test_a_damaged_file_says_why_and_can_be_tried_again(
     expect(visitor.page.locator("p.live")).to_contain_text("torn.jpg: failed. ")
 
 
+def test_each_retry_tells_how_it_ends_also_when_it_ends_at_once(
+    visitor: Visitor, tmp_path: Path
+) -> None:
+    visitor.open()
+    visitor.give(damaged(tmp_path / "torn.jpg"))
+    card = visitor.wait("torn.jpg", "FAILED")
+    status = card.locator(".status")
+    expect(status).not_to_contain_text("try")
+    live = visitor.page.locator("p.live")
+    expect(live).to_contain_text("failed.")
+    for run in (2, 3):
+        visitor.page.evaluate(HEAR)
+        card.get_by_role("button", name="Retry: torn.jpg").click()
+        expect(status).to_have_text(re.compile(rf"Failed · .* · try {run}$"))
+        visitor.until(lambda: "failed." in str(visitor.page.evaluate("said.join()")))
+        assert "torn.jpg: trying again." in visitor.page.evaluate("said.join()")
+
+
+HEAR = """() => {
+  const root = document.querySelector("asyncflow-uploader").shadowRoot;
+  const live = root.querySelector(".live");
+  window.said = [];
+  new MutationObserver(() => said.push(live.textContent))
+    .observe(live, { childList: true });
+}"""
+
+
+def test_a_text_says_when_it_marks_not_all_places(
+    visitor: Visitor, tmp_path: Path
+) -> None:
+    visitor.page.route(
+        "**/files/text", lambda route: route.fulfill(body=2001 * "sea " + "land")
+    )
+    visitor.open()
+    visitor.give(letter(tmp_path / "song.pdf", "Sea"))
+    card = visitor.wait("song.pdf", "COMPLETED", 40_000)
+    find = card.get_by_role("searchbox")
+    told = card.get_by_role("status")
+    for wanted, places in (
+        ("sea", "2000 or more places"),
+        ("land", "1 place"),
+        ("ship", "0 places"),
+        ("", ""),
+    ):
+        find.fill(wanted)
+        expect(told).to_have_text(places)
+
+
 def test_everything_can_be_done_with_the_keyboard(
     visitor: Visitor, tmp_path: Path
 ) -> None:

@@ -66,8 +66,11 @@ export class JobList {
 
   // What is further back than what is asked for every time is asked for once.
   async older() {
+    const { tail } = this;
     const page = await this.server.get(`jobs?${this.asked({ limit: PAGE, after: this.next })}`);
-    this.tail.push(...page.jobs);
+    // another question was asked meanwhile, or the same one twice
+    if (this.tail !== tail) return;
+    this.tail = [...tail, ...page.jobs];
     this.next = page.next;
     await this.refresh();
   }

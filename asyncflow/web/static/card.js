@@ -296,6 +296,13 @@ export class Card {
     if (this.job) this.showJob();
   }
 
+  // A new run has begun. Its end is news, also when it is the end of the last one.
+  tryAgain() {
+    this.become("PENDING", "trying again");
+    this.status.textContent = `Trying again · ${size(this.bytes)}`;
+    this.complain("");
+  }
+
   put(step) {
     const at = this.job.steps.findIndex((one) => one.name === step.name);
     if (at < 0) this.job.steps.push(step);
@@ -319,6 +326,8 @@ export class Card {
     const left = over ? null : job.estimatedTimeRemaining;
     const soon = left ? ` · about ${duration(left)} left` : "";
     this.status.textContent = `${state} · ${size(job.fileSize ?? this.bytes)}${soon}`;
+    const isAgain = over && job.run > 1 && job.status !== "COMPLETED";
+    if (isAgain) this.status.textContent += ` · try ${job.run}`;
     this.complain(job.error ? reason(job.error.detail) : "", job.error?.code);
     this.showSteps();
     if (over) this.linkResults();

@@ -1,7 +1,5 @@
 // The text of a file: shown, searched and copied as text, never as markup.
 
-import { count } from "./words.js";
-
 const SHOWN = 200_000;
 const MAX_MARKS = 2000;
 
@@ -39,8 +37,8 @@ const tools = (area, text, title) => {
   find.setAttribute("aria-label", `Find in the text of ${title}`);
   const told = make("output", "quiet");
   find.addEventListener("input", () => {
-    const marks = mark(area, text, find.value);
-    told.textContent = find.value ? count(marks, "place", "places") : "";
+    const places = mark(area, text, find.value);
+    told.textContent = find.value ? places : "";
   });
   const copy = make("button", "", "Copy text");
   copy.type = "button";
@@ -63,7 +61,7 @@ const copied = async (area, text) => {
   }
 };
 
-// Mark each place of `wanted`, return how many there are.
+// Mark the places of `wanted`, say how many there are.
 const mark = (area, text, wanted) => {
   const low = text.toLowerCase();
   // a few letters change their length with their case: then case counts
@@ -80,5 +78,6 @@ const mark = (area, text, wanted) => {
   }
   area.replaceChildren(...parts, text.slice(at));
   area.querySelector("mark")?.scrollIntoView({ block: "nearest" });
-  return parts.length / 2;
+  const more = found >= 0 ? " or more" : "";
+  return `${parts.length / 2}${more} ${parts.length === 2 ? "place" : "places"}`;
 };

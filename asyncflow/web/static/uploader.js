@@ -46,6 +46,7 @@ const TEMPLATE = `
   <p class="limits"></p>
 </div>
 <p class="offline" hidden>You are offline. Uploads go on when the network is back.</p>
+<p class="barred" hidden></p>
 <div class="summary" hidden><p></p><button type="button">Remove finished from list</button></div>
 <p class="forgotten problem" hidden></p>
 <ul class="cards" aria-label="Files"></ul>
@@ -114,7 +115,8 @@ export class Uploader extends HTMLElement {
     this.#adding = 0;
     this.#counting = null;
     this.#sight = new Sight();
-    this.#watcher = new Watcher(this.#server, (job, message) => this.#hear(job, message));
+    const hear = (job, message) => this.#hear(job, message);
+    this.#watcher = new Watcher(this.#server, hear, (why) => this.#showBarred(why));
     this.#list = root.querySelector(".cards");
     this.#announcer = new Announcer(root.querySelector(".live"), () => this.#sum());
     this.#summary = root.querySelector(".summary");
@@ -192,6 +194,15 @@ export class Uploader extends HTMLElement {
     if (offline.hidden === navigator.onLine) return;
     offline.hidden = navigator.onLine;
     this.#announcer.say(navigator.onLine ? "You are online again." : offline.textContent);
+  }
+
+  #showBarred(why) {
+    const barred = this.shadowRoot.querySelector(".barred");
+    const text = why ? `${why} Reload the page to go on; what was sent is kept.` : "";
+    if (barred.textContent === text) return;
+    barred.textContent = text;
+    barred.hidden = !why;
+    if (why) this.#announcer.say(text);
   }
 
   async #showLimits(place) {
@@ -345,7 +356,8 @@ export class Uploader extends HTMLElement {
     const before = card.state;
     card.showUpload(upload, error);
     if (upload.state === "sent") this.#watcher.watch(upload.id);
-    if (upload.state === "refused") this.#memory.drop(card.known);
+    // who lacks the token may still go on with it
+    if (upload.state === "refused" && error?.status !== 401) this.#memory.drop(card.known);
     this.#changed(card, before);
   }
 
@@ -440,6 +452,8 @@ export class Uploader extends HTMLElement {
       return;
     }
     await this.#server.send("POST", `jobs/${card.known.id}/retry`);
+    card.tryAgain();
+    this.#announcer.say(`${card.label}: ${card.stateText}.`);
     this.#watcher.watch(card.known.id);
   }
 

@@ -11,6 +11,7 @@
 
 import { FINAL } from "./states.js";
 
+const BARRED = new Set([401, 403]);
 const LAST = new Set([
   "job.completed",
   "job.failed",
@@ -27,10 +28,12 @@ const FIRST_WORD_MS = 5000;
 const MAX_PAUSE_MS = 10_000;
 
 export class Watcher {
-  // `tell(jobId, message)` hears every message in the order in which they come.
-  constructor(server, tell) {
+  // `tell(jobId, message)` hears every message in the order in which they come,
+  // `bar(reason)` why the server answers this page no more; null: it does again.
+  constructor(server, tell, bar) {
     this.server = server;
     this.tell = tell;
+    this.bar = bar;
     this.jobs = new Set();
     this.isOpen = false;
     this.way = "socket";
@@ -97,6 +100,7 @@ export class Watcher {
   hear(message) {
     const job = message.jobId;
     if (!this.isOpen || !this.jobs.has(job)) return;
+    this.bar(null);
     this.tell(job, message);
     const over = message.type === "snapshot" && FINAL.has(message.job.status);
     if (over || LAST.has(message.type) || message.type === "error") this.forget(job);
@@ -210,17 +214,17 @@ export class Watcher {
     return this.isOpen && this.jobs.has(job) && !isFollowed;
   }
 
-  // Tells whether the server answered.
+  // Tells whether the server answered as it does when all is well.
   async poll(job) {
     try {
-      const answer = await fetch(this.server.url(`status/${job}`), {
-        headers: this.server.headers({}),
-      });
-      if (answer.ok) this.hear({ type: "snapshot", jobId: job, job: await answer.json() });
-      else if (answer.status === 404) this.hear({ type: "job.deleted", jobId: job });
-      return answer.status < 500;
-    } catch {
-      return false;
+      const told = await this.server.get(`status/${job}`);
+      this.hear({ type: "snapshot", jobId: job, job: told });
+      return true;
+    } catch (error) {
+      const isBarred = BARRED.has(error.status);
+      if (isBarred) this.bar(error.message);
+      if (error.code === "job_not_found") this.hear({ type: "job.deleted", jobId: job });
+      return error.status < 500 && !isBarred;
     }
   }
 
