@@ -19,8 +19,8 @@ WHERE job_id = :job AND consumer = :consumer AND detached = 0;
 -- name: cause_again
 -- A later run's event causes a step that an earlier run has had.
 UPDATE step SET state = 'ready', event_seq = :seq, run = :run, gate = :gate,
-  required = :required, max_attempts = :max_attempts, options = :options, run_at = :now, attempts = 0, lost = 0, interrupted = 0,
-  error = NULL, started = NULL, finished = NULL
+  required = :required, max_attempts = :max_attempts, options = :options, run_at = :now,
+  attempts = 0, lost = 0, interrupted = 0, error = NULL, started = NULL, finished = NULL
 WHERE id = :step;
 
 -- name: insert_event
