@@ -149,9 +149,6 @@ class GroupWriter:
 
     def _begin(self) -> None:
         self._hurry = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         if self._running is None:
             # a batch is of many requests: its log lines are not one request's
             self._running = asyncio.create_task(
@@ -177,6 +174,10 @@ class GroupWriter:
         if self._bulk:
             batch.append(self._bulk.popleft())
         self._hurry = bool(self._queue or self._bulk)
+        if self._timer is not None:
+            # nobody is left for whom it could ring
+            self._timer.cancel()
+            self._timer = None
         return batch
 
     def _tell(
