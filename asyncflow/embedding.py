@@ -12,11 +12,13 @@ Rules
 """
 
 import os
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import structlog
 from aiohttp import web
+from aiohttp.web_urldispatcher import PrefixedSubAppResource as _Mounted
 
 from asyncflow import logs
 from asyncflow.config import Settings, load
@@ -26,6 +28,8 @@ from asyncflow.server import access, build_app
 from asyncflow.web.auth import Authenticate, TokenAuth
 
 DEFAULT_PREFIX = "/uploads"
+#: what needs no escaping (RFC 3986, unreserved): so there is one way to write it
+_PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 
 
 def create_app(
@@ -64,17 +68,27 @@ def setup(
     is a coroutine function, or a plain one that returns at once.
 
     Raises:
-        ValueError: the prefix is no path such as `/uploads`.
+        ValueError: the prefix is no path such as `/uploads`, or is taken already.
         TypeError: what should be a function is none.
         BadSettings: the settings that were read cannot be used.
         StartError: the server cannot start like this.
     """
-    if not prefix.startswith("/") or prefix.endswith("/"):
-        accepted = "a path such as /uploads, with a slash before it and none after it"
-        raise ValueError(f"prefix is {prefix!r}; accepted: {accepted}")
+    _check_prefix(app, prefix)
     ours = _build(settings, prefix, authenticate, on_completed, on_event)
     app.add_subapp(prefix, ours)
     return ours
+
+
+def _check_prefix(app: web.Application, prefix: str) -> None:
+    if not _PREFIX.fullmatch(prefix) or {".", ".."} & set(prefix.split("/")):
+        accepted = (
+            "a path such as /uploads, with a slash before it and none after it, "
+            "of letters, digits and -._~"
+        )
+        raise ValueError(f"prefix is {prefix!r}; accepted: {accepted}")
+    mounted = (one for one in app.router.resources() if isinstance(one, _Mounted))
+    if any(one.canonical == prefix for one in mounted):
+        raise ValueError(f"prefix is {prefix!r}, which the application has already")
 
 
 def _build(
@@ -142,9 +156,13 @@ def _tie(app: web.Application, runtime: Runtime, hooks: Hooks) -> None:
         runtime.engine.listeners.append(hooks.changed)
         await runtime.start()
         hooks.start()
-        yield
-        await hooks.stop(grace_s)
-        await runtime.close()
+        # a host that fails after this never cleans up: then the loop ends the
+        # generator, and what did not end with it would keep the process
+        try:
+            yield
+        finally:
+            await hooks.stop(grace_s)
+            await runtime.close()
 
     async def drain(_app: web.Application) -> None:
         # before the runner waits for open requests: sockets would keep it waiting

@@ -31,6 +31,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -46,6 +47,8 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
+#: the results of a batch, and why it is lost if it is
+_Work = asyncio.Future[tuple[list[Any], str | None]]
 
 MAX_BATCH = 256
 #: how long a patient item waits for others
@@ -108,7 +111,8 @@ class GroupWriter:
         self._connection: sqlite3.Connection | None = None
         self._queue: deque[_Item] = deque()
         self._bulk: deque[_Item] = deque()
-        self._running: asyncio.Task[None] | None = None
+        #: done as soon as no batch is with the thread
+        self._running: asyncio.Future[None] | None = None
         #: somebody in a queue is not patient, or not any more
         self._hurry = False
         self._timer: asyncio.TimerHandle | None = None
@@ -150,23 +154,31 @@ class GroupWriter:
     def _begin(self) -> None:
         self._hurry = True
         if self._running is None:
+            # No task: when a loop ends, it cancels all tasks, and the rows that they
+            # write at their end would wait for one that is gone.
+            loop = asyncio.get_running_loop()
+            self._running = loop.create_future()
             # a batch is of many requests: its log lines are not one request's
-            self._running = asyncio.create_task(
-                self._drain(), name="db-writer", context=contextvars.Context()
-            )
+            loop.call_soon(self._next, context=contextvars.Context())
 
-    async def _drain(self) -> None:
-        loop = asyncio.get_running_loop()
+    def _next(self) -> None:
+        """Hand the next batch to the thread."""
+        batch = self._take()
+        work = asyncio.get_running_loop().run_in_executor(
+            self._thread, self._commit, [item.operation for item in batch]
+        )
+        work.add_done_callback(partial(self._done, batch, time.perf_counter()))
+
+    def _done(self, batch: Sequence[_Item], began: float, work: _Work) -> None:
+        """Tell how a batch went; then the next, as long as somebody is in a hurry."""
         try:
-            while self._hurry:
-                batch = self._take()
-                began = time.perf_counter()
-                results, trouble = await loop.run_in_executor(
-                    self._thread, self._commit, [item.operation for item in batch]
-                )
-                self._tell(batch, results, trouble, time.perf_counter() - began)
+            self._tell(batch, *work.result(), time.perf_counter() - began)
         finally:
-            self._running = None
+            if self._hurry:
+                self._next()
+            elif self._running is not None:
+                self._running.set_result(None)
+                self._running = None
 
     def _take(self) -> list[_Item]:
         count = min(len(self._queue), MAX_BATCH)
@@ -275,7 +287,7 @@ class GroupWriter:
         if self._queue:
             self._begin()
         while self._running is not None:
-            await asyncio.wait([self._running])
+            await asyncio.shield(self._running)
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._thread, self._close)
         self._thread.shutdown()

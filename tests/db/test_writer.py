@@ -225,6 +225,25 @@ async def test_a_write_happens_even_if_nobody_waits_for_it_any_more(
     assert (room.notes(), after) == (["left"], ["left"])
 
 
+async def test_a_loop_that_cancels_all_its_tasks_does_not_stop_the_writer(
+    room: Room,
+) -> None:
+    async def end() -> None:
+        try:
+            await room.writer.write(note("first"))
+        except asyncio.CancelledError:
+            await room.writer.write(note("second"))
+
+    task = asyncio.create_task(end())
+    await started(task)
+    for one in asyncio.all_tasks() - {asyncio.current_task()}:
+        one.cancel()
+    await task
+    await room.writer.close()
+
+    assert room.notes() == ["first", "second"]
+
+
 async def test_what_follows_commits_runs_in_their_order_before_any_answer(
     room: Room,
 ) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import os
 import re
+from pathlib import Path
 from urllib.parse import urljoin
 
 import pytest
@@ -15,7 +16,7 @@ from asyncflow.errors import DataDirInUse
 from asyncflow.processes import children
 from asyncflow.web.auth import TokenAuth
 from tests.embedding.asking import TUS, ended, put
-from tests.embedding.conftest import Mount
+from tests.embedding.conftest import Mount, hello
 
 
 async def test_the_hosts_own_routes_are_as_they_were(mount: Mount) -> None:
@@ -155,7 +156,38 @@ async def test_nothing_is_left_when_the_host_stops(
     assert set(children(os.getpid())) <= born
 
 
-@pytest.mark.parametrize("prefix", ["", "/", "uploads", "/uploads/", "/a/b/"])
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        *("", "/", "uploads", "/uploads/", "/a/b/", "//", "/a//b"),
+        *("/a b", "/ü", "/{x}", "/x?y", "/x#y", "/a%2fb", "/a\nb", "/a\n"),
+        *("/a/../b", "/.", "/..", "/a\\x", '/<b>"'),
+    ],
+)
 def test_a_prefix_is_a_path(settings: asyncflow.Settings, prefix: str) -> None:
     with pytest.raises(ValueError, match="slash before it and none after it"):
         asyncflow.setup(web.Application(), prefix=prefix, settings=settings)
+
+
+@pytest.mark.parametrize("prefix", ["/a-b", "/v1.0/up_loads", "/~me", "/...", "/A"])
+async def test_a_path_of_plain_characters_is_a_prefix(
+    settings: asyncflow.Settings, prefix: str
+) -> None:
+    app = web.Application()
+    asyncflow.setup(app, prefix=prefix, settings=settings)
+    async with TestClient(TestServer(app)) as host:
+        put_at = await host.put(f"{prefix}/upload/a.txt", data=b"text")
+        told = await put_at.json()
+        assert told["statusUrl"].startswith(f"{prefix}/status/")
+        assert (await host.get(told["statusUrl"])).status == 200
+
+
+def test_a_prefix_is_taken_once(settings: asyncflow.Settings, tmp_path: Path) -> None:
+    app = web.Application()
+    app.router.add_get("/a", hello)
+    asyncflow.setup(app, prefix="/a", settings=settings)
+    other = settings.model_copy(update={"data_dir": tmp_path / "other"})
+    with pytest.raises(ValueError, match="has already"):
+        asyncflow.setup(app, prefix="/a", settings=other)
+    assert not (tmp_path / "other").exists()
+    asyncflow.setup(app, prefix="/ab", settings=other)
