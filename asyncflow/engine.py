@@ -41,7 +41,7 @@ from asyncflow.errors import (
     UnknownPipeline,
     UnknownTask,
 )
-from asyncflow.estimates import Estimates, Spent
+from asyncflow.estimates import Estimates, Spent, pages_of
 from asyncflow.jobs import (
     NOBODY,
     SUBMITTED,
@@ -318,6 +318,7 @@ class Engine:
                         consumer=claimed.consumer,
                         seconds=seconds,
                         size=claimed.size or 0,
+                        pages=pages_of(claimed.facts),
                     )
                 )
         return state

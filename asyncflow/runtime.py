@@ -32,7 +32,7 @@ from asyncflow.errors import (
     DiskFull,
     StartError,
 )
-from asyncflow.estimates import left_s
+from asyncflow.estimates import left_s, pages_of
 from asyncflow.gauges import Check, Gauges
 from asyncflow.janitor import Chore, Janitor
 from asyncflow.jobs import (
@@ -489,10 +489,11 @@ class Runtime:
 
     def _left_s(self, view: JobView, left: Sequence[StepView]) -> float | None:
         """Return how long the steps *left* should still take; None: nobody knows."""
-        size, now = view.file_size or 0, self.engine.clock.now()
+        size, pages = view.file_size or 0, pages_of(view.facts)
+        now = self.engine.clock.now()
         total = 0.0
         for step in left:
-            mean = self.engine.estimates.mean_s(step.name, size)
+            mean = self.engine.estimates.mean_s(step.name, size, pages)
             if mean is None:
                 return None
             is_running = step.status is StepState.RUNNING

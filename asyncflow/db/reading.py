@@ -296,7 +296,12 @@ class Reading:
     async def latest_done(self, limit: int) -> Sequence[Spent]:
         """Return what the latest successful steps took, oldest first."""
         return [
-            Spent(consumer=row["consumer"], seconds=row["ms"] / 1000, size=row["size"])
+            Spent(
+                consumer=row["consumer"],
+                seconds=row["ms"] / 1000,
+                size=row["size"],
+                pages=row["pages"],
+            )
             for row in reversed(await self._rows("latest_done", {"limit": limit}))
         ]
 

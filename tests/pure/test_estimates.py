@@ -2,7 +2,7 @@
 
 import pytest
 
-from asyncflow.estimates import Estimates, Spent, left_s
+from asyncflow.estimates import Estimates, Spent, left_s, pages_of
 
 MIB = 1 << 20
 
@@ -68,3 +68,73 @@ def test_a_running_step_is_believed_more_than_what_others_took() -> None:
 def test_time_without_news_is_time_of_the_next_piece() -> None:
     assert left_s(2.0, percent=50, ran_s=10.0, still_s=1.0) == pytest.approx(8.0)
     assert left_s(2.0, percent=50, ran_s=60.0, still_s=55.0) == 0.0
+
+
+#: what the text step took for documents of words: seconds, bytes, pages
+TYPED = [
+    (0.325, 5_143, 1),
+    (0.293, 8_310, 2),
+    (0.384, 11_492, 3),
+    (0.644, 17_789, 5),
+    (0.617, 27_272, 8),
+    (1.240, 39_870, 12),
+]
+#: and for scans
+SCANNED = [
+    (3.880, 117_757, 1),
+    (9.670, 238_170, 2),
+    (16.361, 357_821, 3),
+    (21.912, 481_188, 4),
+]
+
+
+def read(*runs: tuple[float, int, int]) -> Estimates:
+    found = Estimates()
+    for seconds, size, pages in runs:
+        found.add(Spent(consumer="text", seconds=seconds, size=size, pages=pages))
+    return found
+
+
+@pytest.mark.parametrize("history", [TYPED, [*TYPED, *SCANNED], [*SCANNED, *TYPED]])
+def test_a_long_document_takes_as_long_as_its_pages(
+    history: list[tuple[float, int, int]],
+) -> None:
+    found = read(*history)
+
+    long = found.mean_s("text", 955_121, 300)
+    assert long is not None
+    assert 48.3 / 3 < long < 48.3 * 3
+
+
+def test_by_its_bytes_alone_a_long_document_would_pass_for_a_short_one() -> None:
+    by_bytes = read(*TYPED).mean_s("text", 955_121)
+    assert by_bytes is not None
+    assert by_bytes < 48.3 / 3
+
+
+def test_pages_of_words_do_not_pass_for_scans() -> None:
+    found = read(*TYPED, *SCANNED)
+
+    words, scans = (
+        found.mean_s("text", 400_000, 100),
+        found.mean_s("text", 12_000_000, 100),
+    )
+    assert words is not None
+    assert scans is not None
+    assert 5 < words < 45
+    assert 150 < scans < 1350
+
+
+def test_who_does_not_care_about_pages_is_forecast_by_bytes() -> None:
+    # a picture of the first page
+    found = read(*((0.5, 40_000 * pages, pages) for pages in (1, 2, 40, 3, 8) * 4))
+
+    first = found.mean_s("text", 4_000_000, 300)
+    assert first is not None
+    assert first < 5
+
+
+def test_pages_are_those_that_the_check_has_counted() -> None:
+    assert pages_of({"identify": {"pages": 7}}) == 7
+    for facts in ({}, {"identify": {}}, {"identify": {"pages": 0}}, {"identify": 1}):
+        assert pages_of(facts) is None

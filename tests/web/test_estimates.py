@@ -1,10 +1,12 @@
 """How much longer a job takes, as clients are told it."""
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.server_process import ServerProcess
 from tests.web.live import healthy_server, until
@@ -24,14 +26,29 @@ def reader(work: Work) -> Result:
         work.progress(50)
         time.sleep(60)
     return Result()
+
+
+@processor("turner", accepts=("application/pdf",), outputs=())
+def turner(work: Work) -> Result:
+    """Turn pages, each in its time, and say nothing."""
+    time.sleep(0.2 * work.facts["identify"]["pages"])
+    return Result()
 '''
+
+PIPELINES = """
+[pipelines.default.types."application/pdf"]
+consumers = ["turner"]
+"""
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
     """Yield a server that has seen a quick file."""
     (tmp_path / "slow_reader.py").write_text(PROCESSOR)
-    with healthy_server(tmp_path, processors="slow_reader", workers="1") as found:
+    (tmp_path / "pipelines.toml").write_text(PIPELINES)
+    settings = {"processors": "slow_reader", "workers": "1"}
+    settings["pipelines"] = str(tmp_path / "pipelines.toml")
+    with healthy_server(tmp_path, **settings) as found:
         found.finished(found.upload("a.txt", b"fast"))
         yield found
 
@@ -75,3 +92,35 @@ def test_a_server_that_begins_nothing_promises_nothing(server: ServerProcess) ->
     server.finished(job)
 
     assert told(server)[0] is not None
+
+
+def document(pages: int) -> bytes:
+    """Return a PDF of so many pages that has few bytes."""
+    page, data = Image.new("1", (40, 40)), io.BytesIO()
+    page.save(data, "PDF", save_all=True, append_images=[page] * (pages - 1))
+    return data.getvalue()
+
+
+def test_a_long_document_is_forecast_by_its_pages_also_after_a_restart(
+    server: ServerProcess,
+) -> None:
+    for _ in range(2):
+        server.finished(server.upload("short.pdf", document(2)))
+
+    def first_estimate() -> float:
+        job = server.upload("long.pdf", document(300))
+
+        def turning() -> Any:
+            found = server.status(job)
+            steps = {one["name"]: one["status"] for one in found["steps"]}
+            return found if steps.get("turner") == "running" else None
+
+        found = until(turning)["estimatedTimeRemaining"]
+        server.request("POST", f"/jobs/{job}/cancel")
+        return float(found)
+
+    # a minute is what it takes; by its bytes it would be a few seconds
+    assert 20 < first_estimate() < 180
+    server.stop()
+    server.start()
+    assert 20 < first_estimate() < 180

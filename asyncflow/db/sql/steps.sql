@@ -259,7 +259,10 @@ SELECT definition FROM consumer ORDER BY name;
 
 -- name: latest_done
 -- Reads the newest steps and no others.
-SELECT s.consumer, s.finished - s.started AS ms, coalesce(j.size, 0) AS size
+SELECT s.consumer, s.finished - s.started AS ms, coalesce(j.size, 0) AS size,
+  -- who counts the pages does not know them before
+  CASE s.consumer WHEN 'identify' THEN NULL
+    ELSE json_extract(j.facts, '$.identify.pages') END AS pages
 FROM (SELECT * FROM step ORDER BY id DESC LIMIT :limit) s JOIN job j ON j.id = s.job_id
 WHERE s.state = 'done' AND s.started IS NOT NULL;
 
