@@ -136,5 +136,6 @@ def test_who_does_not_care_about_pages_is_forecast_by_bytes() -> None:
 
 def test_pages_are_those_that_the_check_has_counted() -> None:
     assert pages_of({"identify": {"pages": 7}}) == 7
-    for facts in ({}, {"identify": {}}, {"identify": {"pages": 0}}, {"identify": 1}):
-        assert pages_of(facts) is None
+    for found in ({}, {"pages": 0}, {"pages": "7"}, 1):
+        assert pages_of({"identify": found}) is None
+    assert pages_of({}) is None
