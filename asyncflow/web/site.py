@@ -10,6 +10,7 @@ from aiohttp import web
 from aiohttp.streams import StreamReader
 
 from asyncflow.errors import StartError
+from asyncflow.web.handshakes import Entrance, bind
 from asyncflow.web.limits import ConnectionLimits, GuardedHandler, Seats
 
 
@@ -17,7 +18,10 @@ class Site:
     """A listening server; made by `start_site`."""
 
     def __init__(
-        self, runner: web.AppRunner, listener: asyncio.Server, seats: Seats
+        self,
+        runner: web.AppRunner,
+        listener: asyncio.Server | Entrance,
+        seats: Seats,
     ) -> None:
         self._runner = runner
         self._listener = listener
@@ -43,6 +47,8 @@ class Site:
     async def close(self) -> None:
         """Stop listening, let running requests end within the grace period, close."""
         self._listener.close()
+        if isinstance(self._listener, Entrance):
+            await self._listener.drop()
         await self._runner.cleanup()
 
 
@@ -70,16 +76,23 @@ async def start_site(
     make = _factory(runner, limits=limits, seats=seats, handler=handler)
     try:
         check_aiohttp(make())
-        loop = asyncio.get_running_loop()
-        options: dict[str, Any] = (
-            {"sock": sock} if sock is not None else {"host": host, "port": port}
-        )
+        listener: asyncio.Server | Entrance
         if ssl_context is not None:
-            # until the handshake is over nobody sees the connection, not even `Seats`
-            options["ssl_handshake_timeout"] = limits.head_timeout_s
-        listener = await loop.create_server(
-            make, ssl=ssl_context, backlog=backlog, **options
-        )
+            if sock is not None:
+                sock.listen(backlog)
+            listener = Entrance(
+                await bind(host, port, backlog) if sock is None else [sock],
+                make,
+                seats=seats,
+                context=ssl_context,
+                handshake_s=limits.head_timeout_s,
+            )
+        else:
+            where: dict[str, Any] = (
+                {"sock": sock} if sock is not None else {"host": host, "port": port}
+            )
+            loop = asyncio.get_running_loop()
+            listener = await loop.create_server(make, backlog=backlog, **where)
     except BaseException:
         await runner.cleanup()
         raise

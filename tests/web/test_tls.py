@@ -1,8 +1,10 @@
 import hashlib
 import http.client
 import json
+import socket
 import ssl
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import trustme
 from asyncflow.config import load
 from asyncflow.errors import BadSettings, StartError
 from asyncflow.server import run
+from asyncflow.web.limits import MAX_REFUSED
 from tests.server_process import ServerProcess, serving
 
 SIZE = 5_000_001
@@ -25,25 +28,33 @@ def authority() -> trustme.CA:
 def server(
     tmp_path_factory: pytest.TempPathFactory, authority: trustme.CA
 ) -> Iterator[ServerProcess]:
-    folder = tmp_path_factory.mktemp("tls")
+    settings = certified(tmp_path_factory.mktemp("tls"), authority)
+    with serving(tmp_path_factory.mktemp("tls") / "data", **settings) as found:
+        yield found
+
+
+def certified(folder: Path, authority: trustme.CA) -> dict[str, str]:
+    """Return the settings of a server that speaks https."""
     issued = authority.issue_cert("localhost", "127.0.0.1")
     cert, key = folder / "cert.pem", folder / "key.pem"
     for blob in issued.cert_chain_pems:
         blob.write_to_path(cert, append=True)
     issued.private_key_pem.write_to_path(key)
-    settings = {"tls_cert": str(cert), "tls_key": str(key)}
-    with serving(folder / "data", **settings) as found:
-        yield found
+    return {"tls_cert": str(cert), "tls_key": str(key)}
+
+
+def dial(server: ServerProcess, authority: trustme.CA) -> http.client.HTTPSConnection:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    port = int(server.url.rpartition(":")[2])
+    return http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=30)
 
 
 @pytest.fixture
 def https(
     server: ServerProcess, authority: trustme.CA
 ) -> Iterator[http.client.HTTPSConnection]:
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    port = int(server.url.rpartition(":")[2])
-    line = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=30)
+    line = dial(server, authority)
     yield line
     line.close()
 
@@ -82,6 +93,49 @@ def test_plain_http_is_not_spoken(server: ServerProcess) -> None:
     with pytest.raises((http.client.BadStatusLine, ConnectionError)):
         line.getresponse()
     line.close()
+
+
+def sockets_of(server: ServerProcess) -> int:
+    names = (str(fd.readlink()) for fd in Path(f"/proc/{server.pid}/fd").iterdir())
+    return sum(name.startswith("socket:") for name in names)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_who_never_says_hello_keeps_nobody_out(
+    tmp_path: Path, authority: trustme.CA, loop: str
+) -> None:
+    limits = {"max_connections": "10", "header_timeout": "60s", "loop": loop}
+    settings = {**certified(tmp_path, authority), **limits}
+    with serving(tmp_path / "data", **settings) as server, ExitStack() as stack:
+        first = dial(server, authority)
+        stack.callback(first.close)
+        first.request("GET", "/livez")
+        assert first.getresponse().read()
+        before = sockets_of(server)
+        port = int(server.url.rpartition(":")[2])
+        idle = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), 30))
+            for _ in range(200)
+        ]
+        # the oldest ones have given way
+        assert [one.recv(1) for one in idle[:100]] == [b""] * 100
+
+        assert sockets_of(server) <= before + 10 + MAX_REFUSED
+        for line in (first, dial(server, authority)):
+            stack.callback(line.close)
+            line.request("GET", "/livez")
+            answer = line.getresponse()
+            assert (answer.status, bool(answer.read())) == (200, True)
+
+
+def test_one_too_many_is_told_so(tmp_path: Path, authority: trustme.CA) -> None:
+    settings = {**certified(tmp_path, authority), "max_connections": "2"}
+    with serving(tmp_path / "data", **settings) as server, ExitStack() as stack:
+        for status in (200, 200, 503):
+            line = dial(server, authority)
+            stack.callback(line.close)
+            line.request("GET", "/livez")
+            assert line.getresponse().status == status
 
 
 def test_a_certificate_without_its_key_is_refused(tmp_path: Path) -> None:
