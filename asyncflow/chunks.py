@@ -19,8 +19,9 @@ Theory of operation
 -------------------
 `append` opens a writer at the offset, moves buffers from the body to it, syncs, closes,
 and only then answers. A crash at any point leaves a blob that is as long as what was
-written; the next HEAD syncs it and tells that length. How uploads end is decided in
-`asyncflow.endings`, how far they are in `asyncflow.offsets`.
+written; the next HEAD syncs it and tells that length. How bytes get into
+blobs is decided in `asyncflow.filling`, how uploads end in `asyncflow.endings`, how
+far they are in `asyncflow.offsets`.
 """
 
 from collections.abc import Sequence
@@ -47,15 +48,13 @@ from asyncflow.errors import (
     PastUploadLength,
     ShuttingDown,
     TruncatedBody,
-    TypeMismatch,
-    TypeNotAllowed,
     UploadComplete,
     UploadGone,
-    UploadTooLarge,
 )
+from asyncflow.filling import Filling
 from asyncflow.jobs import JobState
 from asyncflow.offsets import Offsets
-from asyncflow.store.base import Store, Writer
+from asyncflow.store.base import Store
 from asyncflow.store.digests import digest_of
 from asyncflow.turns import (
     IETF,
@@ -64,7 +63,6 @@ from asyncflow.turns import (
     Body,
     Claims,
     Ends,
-    Head,
     Turn,
     Turns,
     Upload,
@@ -72,6 +70,9 @@ from asyncflow.turns import (
 )
 
 log = structlog.get_logger(__name__)
+
+#: new uploads whose rows need not be read back for their first request
+REMEMBERED = 256
 
 
 class Chunks:
@@ -93,12 +94,21 @@ class Chunks:
         self._expiry_ms = int(expiry_s * 1000)
         self._turns = Turns()
         self._offsets = Offsets(store)
+        #: uploads that nobody has asked for, or changed, since they were created here
+        self._fresh: dict[str, UploadRow] = {}
         self.endings = Endings(
             db=db,
             engine=engine,
             store=store,
             admission=admission,
             offsets=self._offsets,
+        )
+        self._filling = Filling(
+            store=store,
+            admission=admission,
+            offsets=self._offsets,
+            endings=self.endings,
+            on_move=self._moved,
         )
 
     # ----- create
@@ -120,7 +130,7 @@ class Chunks:
         ) as held:
             new = self._row_of(said)
             # The row comes first: a blob without one would never be found again.
-            made = await self._engine.create_upload(new)
+            made = await self._create_row(new)
             if made != new.id:
                 return replace(await self.find(made), is_known=True)
             row = await self._create_blob(new)
@@ -142,6 +152,20 @@ class Chunks:
             return None
         made = await self._db.created_before(said.owner, said.once)
         return None if made is None else replace(await self.find(made), is_known=True)
+
+    async def _create_row(self, new: NewUpload) -> str:
+        """Store a new upload, and remember it for its first request; return its id."""
+        if not (new.chosen or new.is_part or new.parts is not None):
+            self._fresh[new.id] = new.as_stored()
+            if len(self._fresh) > REMEMBERED:
+                del self._fresh[next(iter(self._fresh))]
+        made = ""
+        try:
+            made = await self._engine.create_upload(new)
+        finally:
+            if made != new.id:
+                self._fresh.pop(new.id, None)
+        return made
 
     async def _create_blob(self, new: NewUpload) -> UploadRow | None:
         """Create the blob of a new row; return the row, None: the blob is there."""
@@ -231,7 +255,8 @@ class Chunks:
 
     async def _open(self, upload_id: str) -> UploadRow:
         """Return an upload that is there; one whose time is over ends now."""
-        row = await self._db.find_upload(upload_id)
+        fresh = self._fresh.pop(upload_id, None)
+        row = fresh or await self._db.find_upload(upload_id)
         if row.state == uploads.UploadState.ENDED:
             raise UploadGone
         if self._is_late(row):
@@ -309,10 +334,8 @@ class Chunks:
             row = await self._settle_length(row, offset, total)
             if row.length is None:
                 await self._admission.grow(row.id, row.tenant, offset, more=length)
-            if claims.is_certain:
-                at = await self._write_checked(row, turn, offset, claims, ends)
-            else:
-                at = await self._write_unchecked(row, turn, offset, claims, ends)
+            write = self._write_checked if claims.is_certain else self._write_unchecked
+            at = await write(row, turn, offset, length=length, claims=claims, ends=ends)
             row = await self._settle_digest(row, claims.whole())
             return await self._finish(row, turn, at, ends)
         except BlobNotFound:
@@ -385,13 +408,20 @@ class Chunks:
         return replace(row, digest=str(digests[0]))
 
     async def _write_unchecked(
-        self, row: UploadRow, turn: Turn, offset: int, claims: Claims, ends: Ends
+        self,
+        row: UploadRow,
+        turn: Turn,
+        offset: int,
+        *,
+        length: int | None,
+        claims: Claims,
+        ends: Ends,
     ) -> int:
         """Write a body that may yet tell its checksum, when it has ended."""
         if row.checked_from is not None:
             # what lies behind was never seen to be right
             await self._cut_off(row, offset)
-        at = await self._write(row, turn, offset, ends)
+        at = await self._filling.write(row, turn, offset, length=length, ends=ends)
         try:
             await self._compare(row.key, claims.part(), offset, at)
             claims.agree_with(row.digest)
@@ -401,13 +431,20 @@ class Chunks:
         return at
 
     async def _write_checked(
-        self, row: UploadRow, turn: Turn, offset: int, claims: Claims, ends: Ends
+        self,
+        row: UploadRow,
+        turn: Turn,
+        offset: int,
+        *,
+        length: int | None,
+        claims: Claims,
+        ends: Ends,
     ) -> int:
         """Write a body whose bytes count only if their checksum is right."""
         if row.checked_from != offset:
             await self._db.set_checked_from(row.id, offset)
         try:
-            at = await self._write(row, turn, offset, ends)
+            at = await self._filling.write(row, turn, offset, length=length, ends=ends)
             await self._compare(row.key, claims.part(), offset, at)
             claims.agree_with(row.digest)
         except BaseException:
@@ -436,18 +473,6 @@ class Chunks:
         await self._db.set_checked_from(row.id, None)
         return offset
 
-    async def _write(self, row: UploadRow, turn: Turn, offset: int, ends: Ends) -> int:
-        """Write the body at *offset* durably; return the offset behind it."""
-        writer = await self._store.append(row.key, offset)
-        turn.offset = offset
-        try:
-            await self._move(row, turn, writer, ends)
-        finally:
-            at = await even_if_cancelled(
-                self._offsets.make_durable(row.key, writer, offset)
-            )
-        return at
-
     async def _finish(self, row: UploadRow, turn: Turn, at: int, ends: Ends) -> Upload:
         """Turn an upload whose bytes are all there into a job; tell how it is."""
         if ends is Ends.WITH_BODY and row.length not in {None, at}:
@@ -459,65 +484,12 @@ class Chunks:
             row = replace(row, expires=turn.expires or row.expires)
         return Upload.of(row, at)
 
-    async def _move(
-        self, row: UploadRow, turn: Turn, writer: Writer, ends: Ends
-    ) -> None:
-        """Move the body into the blob, watching its type and its length."""
-        limit = self._limit(row)
-        head = Head(await self._first_bytes(row, writer.offset))
-        while data := await turn.body.read():
-            if head.wants_more:
-                head.add(data)
-                if not head.wants_more:
-                    await self._check_head(row, turn, head)
-            room = limit - writer.offset
-            kept = data if len(data) <= room else memoryview(data)[:room]
-            if row.length is None:
-                self._admission.take(row.id, writer.offset + len(kept))
-            await writer.write(kept)
-            turn.offset = writer.offset
-            await self._moved(row, turn)
-            if len(data) > room:
-                self._refuse_surplus(row)
-            if not head.wants_more:
-                async for _at in turn.bursts(writer, limit):
-                    await self._moved(row, turn)
-        is_whole = ends is Ends.WITH_BODY or writer.offset == row.length
-        if head.wants_more and head.data and is_whole:
-            await self._check_head(row, turn, head)
-
     async def _moved(self, row: UploadRow, turn: Turn) -> None:
         """Tell how far an upload is; stop one of unknown length that takes too much."""
         self._engine.hub.uploading(row.id, turn.offset)
         await self._extend(row.id, turn)
         if row.length is None:
             await self._admission.go_on(row.id, turn.offset)
-
-    def _limit(self, row: UploadRow) -> int:
-        return self._admission.rules.max_bytes if row.length is None else row.length
-
-    def _refuse_surplus(self, row: UploadRow) -> None:
-        if row.length is None:
-            raise UploadTooLarge(length=None, max_bytes=self._admission.rules.max_bytes)
-        raise PastUploadLength(f"the upload's length is {row.length} bytes")
-
-    async def _first_bytes(self, row: UploadRow, offset: int) -> bytes | None:
-        """Return what is there of the signature; None: there is nothing to check."""
-        if row.is_part or offset >= uploads.SIGNATURE_BYTES:
-            return None
-        if offset == 0:
-            # nothing is there: opening the blob would cost four turns of a thread
-            return b""
-        return b"".join([part async for part in self._store.read(row.key, 0, offset)])
-
-    async def _check_head(self, row: UploadRow, turn: Turn, head: Head) -> None:
-        """Refuse a file whose first bytes are plainly not of the declared kind."""
-        try:
-            self.endings.judge(row, bytes(head.data))
-        except (TypeMismatch, TypeNotAllowed) as refused:
-            turn.refuses = True
-            await self.endings.refuse(row.id, refused)
-            raise
 
     async def _extend(self, upload_id: str, turn: Turn) -> None:
         """Give an upload that moves more time; its turn ends well without it, too."""
@@ -591,6 +563,8 @@ class Chunks:
 
     def changed(self, change: Change) -> None:
         """Stop filling an upload whose job was closed by somebody else."""
+        if change.version > 1:  # the first is its creation
+            self._fresh.pop(change.job_id, None)
         if change.terminal is not None or change.gone:
             self._admission.forget(change.job_id)
         turn = self._turns.get(change.job_id)

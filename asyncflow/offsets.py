@@ -12,11 +12,12 @@ Rules
 """
 
 import asyncio
+from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Final
 
 from asyncflow.errors import StoreError, StoreUnavailable
-from asyncflow.store.base import Store, Writer
+from asyncflow.store.base import CanAppendWhole, Store, Writer
 
 #: blobs whose durable length is remembered
 REMEMBERED: Final = 10_000
@@ -73,8 +74,31 @@ class Offsets:
         Raises:
             StoreUnavailable: bytes were lost; the blob ends at *start* again.
         """
+        await self._surely(writer.finish(), key, start)
+        self.note(key, writer.offset)
+        return writer.offset
+
+    async def append(
+        self, store: CanAppendWhole, key: str, start: int, data: bytes
+    ) -> int:
+        """Append *data* durably at *start*; return the offset behind it.
+
+        Raises:
+            StoreUnavailable: bytes were lost; the blob ends at *start* again.
+            DiskFull: `of` tells how many got in.
+        """
+        # how far it comes is only known if all of it gets in
+        self._durable.pop(key, None)
+        await self._surely(store.append_whole(key, start, data), key, start)
+        self.note(key, start + len(data))
+        return start + len(data)
+
+    async def _surely(
+        self, syncing: Coroutine[None, None, None], key: str, start: int
+    ) -> None:
+        """Let a blob end at *start* again if *syncing* it loses bytes."""
         try:
-            await writer.finish()
+            await syncing
             if key in self._doubtful:
                 raise StoreUnavailable
         except StoreError:
@@ -82,8 +106,6 @@ class Offsets:
             with suppress(StoreError):  # the next look at the blob tries it again
                 await self._cut_back(key)
             raise
-        self.note(key, writer.offset)
-        return writer.offset
 
     async def _cut_back(self, key: str) -> None:
         # one at a time: a late cut would take bytes that came after it was asked for

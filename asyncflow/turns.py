@@ -15,7 +15,8 @@ from collections.abc import (
 )
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeVar, runtime_checkable
+from functools import lru_cache
+from typing import Final, Protocol, TypeVar, cast, runtime_checkable
 
 from asyncflow import uploads
 from asyncflow.db.base import Once, UploadRow
@@ -191,6 +192,12 @@ class Upload:
         )
 
 
+@lru_cache(maxsize=64)
+def _can(kind: type, capability: type) -> bool:
+    """Tell whether objects of *kind* have a capability: to ask each of them is slow."""
+    return issubclass(kind, capability)
+
+
 class Turn:
     """One request that is filling an upload."""
 
@@ -205,10 +212,11 @@ class Turn:
 
     async def bursts(self, writer: Writer, limit: int) -> AsyncIterator[int]:
         """Let the kernel move what it can of the body; yield the offset every time."""
-        if not (isinstance(self.body, CanBurst) and isinstance(writer, TakesBursts)):
+        if not (_can(type(self.body), CanBurst) and _can(type(writer), TakesBursts)):
             return
-        while burst := await self.body.burst(limit - writer.offset):
-            await writer.take(burst)
+        body, taker = cast("CanBurst", self.body), cast("TakesBursts", writer)
+        while burst := await body.burst(limit - writer.offset):
+            await taker.take(burst)
             self.offset = writer.offset
             yield self.offset
 

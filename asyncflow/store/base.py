@@ -141,6 +141,19 @@ class Store(Protocol):
 
 
 @runtime_checkable
+class CanAppendWhole(Protocol):
+    """A store for which a small append is one thing instead of three."""
+
+    async def append_whole(self, key: str, offset: int, data: bytes) -> None:
+        """Append all of *data* at *offset*, cutting off anything behind it.
+
+        Durable on return. Raises as `append`, `Writer.write` and `Writer.sync` do; when
+        there was no room, what got in is durable.
+        """
+        ...
+
+
+@runtime_checkable
 class HasLocalPath(Protocol):
     """A store whose blobs are ordinary local files."""
 

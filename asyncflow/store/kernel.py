@@ -47,25 +47,61 @@ _fallocate = _from_libc("fallocate64", _int, _int, _off, _off) or _from_libc(
 _sync_file_range = _from_libc("sync_file_range", _int, _off, _off, ctypes.c_uint)
 
 
+#: of struct open_how, for the call openat2
+_SAFELY = 0x04 | 0x08  # RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH
+_OPENAT2 = 437  # on every processor
+_syscall = _from_libc(
+    "syscall", ctypes.c_long, _int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t
+)
+#: how kernels, and guards around a container, answer a call that they do not know;
+#: the last one: something was renamed just then, so go step by step
+_UNKNOWN_CALL = frozenset({errno.ENOSYS, errno.EPERM, errno.E2BIG, errno.EAGAIN})
+
+
+def open_below(folder: int, path: str, flags: int) -> int | None:
+    """Open what lies at *path* below *folder*, following no link on the way.
+
+    One call instead of one for each step. None: this system cannot do that.
+
+    Raises:
+        OSError: as `os.open` does.
+    """
+    if _syscall is None:
+        return None
+    how = struct.pack("=QQQ", flags, 0, _SAFELY)
+    fd = _syscall(_OPENAT2, folder, os.fsencode(path), how, len(how))
+    if fd >= 0:
+        return fd
+    code = ctypes.get_errno()
+    if code in _UNKNOWN_CALL:
+        return None
+    raise OSError(code, os.strerror(code), path)
+
+
 def is_no_room(error: OSError) -> bool:
     """Tell whether *error* says that the medium, or our share of it, is full."""
     return error.errno in _NO_ROOM
 
 
-def reserve(fd: int, start: int, end: int) -> None:
+def reserve(fd: int, start: int, end: int) -> bool:
     """Set aside the bytes from *start* to *end* without changing the file's length.
 
     `os.posix_fallocate` would make the file longer, and its length is our offset.
+    Return whether they are set aside; not every file system can.
 
     Raises:
         OSError: there is no room.
     """
-    if _fallocate is None or end <= start:
-        return
-    if _fallocate(fd, _KEEP_SIZE, start, end - start) != 0:
-        code = ctypes.get_errno()
-        if code in _NO_ROOM:
-            raise OSError(code, os.strerror(code))
+    if end <= start:
+        return True
+    if _fallocate is None:
+        return False
+    if _fallocate(fd, _KEEP_SIZE, start, end - start) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in _NO_ROOM:
+        raise OSError(code, os.strerror(code))
+    return False
 
 
 def start_writeback(fd: int, start: int, length: int) -> None:

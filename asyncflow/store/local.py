@@ -26,10 +26,9 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import aiofiles
 
@@ -43,8 +42,7 @@ from asyncflow.errors import (
 from asyncflow.store import kernel
 from asyncflow.store.base import Burst, Space
 from asyncflow.store.keys import segments
-
-T = TypeVar("T")
+from asyncflow.store.threads import Threads
 
 WRITEBACK_BYTES = 1 << 20
 READ_BYTES = 256 << 10
@@ -68,10 +66,12 @@ class LocalStore:
     def __init__(self, root: Path, *, threads: int = 16, fsync: bool = True) -> None:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._root = root.resolve()
+        self._root_fd = os.open(self._root, _FOLDER)
         self._fsync = fsync
-        self._writers = ThreadPoolExecutor(threads, "store-write", _be_nice)
-        self._readers = ThreadPoolExecutor(threads, "store-read")
-        self._bursts = ThreadPoolExecutor(BURST_THREADS, "store-burst", _be_nice)
+        self._writers = Threads(threads, "store-write", _be_nice)
+        self._readers = Threads(threads, "store-look")
+        self._bursts = Threads(BURST_THREADS, "store-burst", _be_nice)
+        self._files = ThreadPoolExecutor(threads, "store-read")
         self._durable: set[tuple[str, ...]] = set()
         self._durable_lock = threading.Lock()
 
@@ -81,37 +81,41 @@ class LocalStore:
 
     async def space(self) -> Space:
         """Return the medium's size and what is free for us."""
-        return await _on(self._readers, self._space)
+        return await self._readers.do(self._space)
 
     async def create(self, key: str, *, length: int | None) -> None:
         """Create an empty file and reserve *length* bytes (None: unknown)."""
-        await _on(self._writers, self._create, key, length)
+        await self._writers.do(self._create, key, length)
 
     async def reserve(self, key: str, length: int) -> None:
         """Reserve what a file of *length* bytes needs beyond those it has."""
-        await _on(self._writers, self._reserve, key, length)
+        await self._writers.do(self._reserve, key, length)
 
     async def append(self, key: str, offset: int) -> "LocalWriter":
         """Return a writer at *offset*, cutting off anything behind it."""
-        fd = await _on(self._writers, self._open_at, key, offset, undo=os.close)
+        fd = await self._writers.do(self._open_at, key, offset, undo=os.close)
         return LocalWriter(
             fd, offset, self._writers, bursts=self._bursts, fsync=self._fsync
         )
 
+    async def append_whole(self, key: str, offset: int, data: bytes) -> None:
+        """Append *data* at *offset* and sync it, on one turn of a thread."""
+        await self._writers.do(self._append_whole, key, offset, data)
+
     async def size(self, key: str) -> int:
         """Return the file's length in bytes."""
-        return await _on(self._readers, self._size, key)
+        return await self._readers.do(self._size, key)
 
     async def sync(self, key: str) -> None:
         """Return once the file's bytes and its name are on stable storage."""
-        await _on(self._writers, self._sync, key)
+        await self._writers.do(self._sync, key)
 
     async def read(
         self, key: str, start: int = 0, end: int | None = None
     ) -> AsyncIterator[bytes]:
         """Yield the bytes from *start* up to *end*."""
-        fd = await _on(self._readers, self._open_to_read, key, undo=os.close)
-        async with aiofiles.open(fd, "rb", buffering=0, executor=self._readers) as file:
+        fd = await self._readers.do(self._open_to_read, key, undo=os.close)
+        async with aiofiles.open(fd, "rb", buffering=0, executor=self._files) as file:
             await file.seek(start)
             left = None if end is None else end - start
             while left is None or left > 0:
@@ -126,31 +130,35 @@ class LocalStore:
 
     async def put(self, key: str, source_fd: int) -> int:
         """Store the whole file behind *source_fd*; return its length in bytes."""
-        return await _on(self._writers, self._put, key, source_fd)
+        return await self._writers.do(self._put, key, source_fd)
 
     async def concat(self, key: str, parts: Sequence[str]) -> int:
         """Make the blob *key* hold the bytes of *parts*; return its length."""
-        return await _on(self._writers, self._concat, key, tuple(parts))
+        return await self._writers.do(self._concat, key, tuple(parts))
 
     async def delete(self, key: str) -> None:
         """Forget the blob."""
-        await _on(self._writers, self._delete, key)
+        await self._writers.do(self._delete, key)
 
     async def delete_prefix(self, prefix: str) -> None:
         """Forget every blob whose key starts with the whole segments *prefix*."""
-        await _on(self._writers, self._delete_prefix, prefix)
+        await self._writers.do(self._delete_prefix, prefix)
 
     async def keys(self, *, older_than_s: float) -> AsyncIterator[str]:
         """Yield the key of each blob that was last changed so long ago, or longer."""
         before = time.time() - older_than_s
-        for folder in await _on(self._readers, self._shards):
-            for key in await _on(self._readers, self._keys_in, folder, before):
+        for folder in await self._readers.do(self._shards):
+            for key in await self._readers.do(self._keys_in, folder, before):
                 yield key
 
     async def close(self) -> None:
         """Let go of the threads, after what they still do."""
         for threads in (self._writers, self._readers, self._bursts):
-            await asyncio.to_thread(threads.shutdown)
+            await asyncio.to_thread(threads.close)
+        await asyncio.to_thread(self._files.shutdown)
+        root, self._root_fd = self._root_fd, -1
+        if root >= 0:
+            os.close(root)
 
     # ----- what runs on the threads
 
@@ -233,9 +241,12 @@ class LocalStore:
                 os.close(fd)
 
     def _open(self, key: str, access: int) -> int:
-        with self._folder(key) as (folder, name):
-            # a pipe planted under the name must not hold the thread
-            fd = os.open(name, access | os.O_NONBLOCK | _SAFE, dir_fd=folder)
+        # a pipe planted under the name must not hold the thread
+        flags = access | os.O_NONBLOCK | _SAFE
+        fd = kernel.open_below(self._root_fd, "/".join(_places(key)), flags)
+        if fd is None:
+            with self._folder(key) as (folder, name):
+                fd = os.open(name, flags, dir_fd=folder)
         if stat.S_ISREG(os.fstat(fd).st_mode):
             return fd
         os.close(fd)
@@ -254,6 +265,14 @@ class LocalStore:
                 os.close(fd)
                 raise
             return fd
+
+    def _append_whole(self, key: str, offset: int, data: bytes) -> None:
+        fd = self._open_at(key, offset)
+        try:
+            with _explained(key):
+                kernel.write_all(fd, data, offset)
+        finally:
+            _sync_and_close(fd, fsync=self._fsync)
 
     def _size(self, key: str) -> int:
         with _explained(key), self._folder(key) as (folder, name):
@@ -289,6 +308,18 @@ class LocalStore:
     def _folder(self, key: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
         """Open the folder of *key* step by step; give it and the name in it."""
         *folders, name = _places(key)
+        fd = None
+        if folders and (not make or self._is_durable(tuple(folders))):
+            fd = kernel.open_below(self._root_fd, "/".join(folders), _FOLDER)
+        if fd is None:
+            fd = self._walk(folders, make=make)
+        try:
+            yield fd, name
+        finally:
+            os.close(fd)
+
+    def _walk(self, folders: Sequence[str], *, make: bool) -> int:
+        """Open a folder, from the root on one after the other."""
         fd = os.open(self._root, _FOLDER)
         try:
             for depth, step in enumerate(folders, 1):
@@ -297,14 +328,18 @@ class LocalStore:
                 inner = os.open(step, _FOLDER, dir_fd=fd)
                 os.close(fd)
                 fd = inner
-            yield fd, name
-        finally:
+        except BaseException:
             os.close(fd)
+            raise
+        return fd
+
+    def _is_durable(self, place: tuple[str, ...]) -> bool:
+        with self._durable_lock:
+            return place in self._durable
 
     def _make(self, parent: int, name: str, place: tuple[str, ...]) -> None:
-        with self._durable_lock:
-            if place in self._durable:
-                return
+        if self._is_durable(place):
+            return
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=parent)
         self._sync_folder(parent)
@@ -325,9 +360,9 @@ class LocalWriter:
         self,
         fd: int,
         offset: int,
-        threads: ThreadPoolExecutor,
+        threads: Threads,
         *,
-        bursts: ThreadPoolExecutor,
+        bursts: Threads,
         fsync: bool,
     ) -> None:
         self._fd: int | None = fd
@@ -345,23 +380,23 @@ class LocalWriter:
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append all of *data*."""
-        await _on(self._threads, self._write, self._usable(), memoryview(data))
+        await self._threads.do(self._write, self._usable(), memoryview(data))
 
     async def take(self, burst: Burst) -> None:
         """Let *burst* move its bytes into the file."""
-        await _on(self._bursts, self._take, self._usable(), burst)
+        await self._bursts.do(self._take, self._usable(), burst)
 
     async def sync(self) -> None:
         """Return once every byte up to `offset` is on stable storage."""
         fd = self._usable()
         if self._fsync:
-            await _on(self._threads, self._sync, fd)
+            await self._threads.do(self._sync, fd)
 
     async def close(self) -> None:
         """Close the file."""
         fd, self._fd = self._fd, None
         if fd is not None:
-            await _on(self._threads, os.close, fd)
+            await self._threads.do(os.close, fd)
 
     async def finish(self) -> None:
         """Sync and close on one turn of a thread."""
@@ -371,7 +406,7 @@ class LocalWriter:
             await self.close()
             raise
         self._fd = None
-        await _on(self._threads, self._finish, fd)
+        await self._threads.do(self._finish, fd)
 
     def _usable(self) -> int:
         if self._fd is None:
@@ -404,10 +439,10 @@ class LocalWriter:
 
     def _finish(self, fd: int) -> None:
         try:
-            if self._fsync:
-                self._sync(fd)
-        finally:
-            os.close(fd)
+            _sync_and_close(fd, fsync=self._fsync)
+        except StoreUnavailable:
+            self._broken = True
+            raise
 
     def _sync(self, fd: int) -> None:
         with _lossless("the blob"):
@@ -418,6 +453,15 @@ class LocalWriter:
                 raise
 
 
+def _sync_and_close(fd: int, *, fsync: bool) -> None:
+    try:
+        if fsync:
+            with _lossless("the blob"):
+                kernel.sync_data(fd)
+    finally:
+        os.close(fd)
+
+
 def _places(key: str) -> tuple[str, ...]:
     first, *rest = segments(key)
     if not rest:
@@ -426,7 +470,13 @@ def _places(key: str) -> tuple[str, ...]:
     return (first, rest[0][-2:].replace(".", "_"), *rest)
 
 
+#: where so little is set aside the file system itself says soon enough that it is full
+_LITTLE_BYTES = 1 << 20
+
+
 def _set_aside(fd: int, start: int, end: int) -> None:
+    if end - start <= _LITTLE_BYTES and kernel.reserve(fd, start, end):
+        return
     room = os.fstatvfs(fd)
     # not every file system can reserve, but each says what it has
     if end - start > room.f_bavail * room.f_frsize:
@@ -493,24 +543,3 @@ def _be_nice() -> None:
     # only Linux gives each thread a niceness of its own
     if sys.platform.startswith("linux"):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
-
-
-async def _on(
-    threads: ThreadPoolExecutor,
-    work: Callable[..., T],
-    *args: object,
-    undo: Callable[[T], None] | None = None,
-) -> T:
-    """Run *work* on *threads*; when cancelled, wait for its end, then *undo* it."""
-    future = asyncio.get_running_loop().run_in_executor(threads, work, *args)
-    cancelled: asyncio.CancelledError | None = None
-    while not future.done():
-        try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError as asked:
-            cancelled = asked
-    if cancelled is None:
-        return future.result()
-    if future.exception() is None and undo is not None:
-        undo(future.result())
-    raise cancelled

@@ -213,6 +213,8 @@ class BodyReader:
             await send_interim(request, 100, "Continue", {})
 
     async def _gather(self) -> bytes:
+        if self._content.at_eof() and self._content.exception() is None:
+            return b""
         first = self._content.read_nowait() or await self._wait()
         if len(first) >= self._piece_bytes or self._content.is_eof():
             return first

@@ -35,7 +35,10 @@ def named(new_id: Callable[[], str] | None = None) -> Middleware:
         asked = request.headers.get(REQUEST_ID, "") if came_by_proxy(request) else ""
         request_id = asked if _SANE.fullmatch(asked) else fresh()
         request[request_id_key] = request_id
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        tokens = structlog.contextvars.bind_contextvars(request_id=request_id)
+        try:
             return await handler(request)
+        finally:
+            structlog.contextvars.reset_contextvars(**tokens)
 
     return middleware

@@ -113,6 +113,8 @@ class KeepsTrailers(Protocol):
 
 def trailers(request: web.Request) -> CIMultiDictProxy[str]:
     """Return the fields that came behind the body of *request*, which has been read."""
+    if request.content_length is not None:
+        return _NO_FIELDS  # only a chunked body has trailers
     connection = request.protocol
     if not isinstance(connection, KeepsTrailers):
         return _NO_FIELDS

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from asyncflow.errors import BlobNotFound, DiskFull, StoreError
+from asyncflow.store import kernel
 from asyncflow.store.local import NICE, LocalStore
 from asyncflow.testing.store_suite import RAW, SMALL, extend, fill, read_all
 
@@ -269,6 +270,44 @@ async def test_a_cancelled_write_has_ended_when_the_caller_knows(
     await newcomer.write(b"next")
     await newcomer.close()
     assert await read_all(store, RAW, size) == b"next"
+
+
+async def test_a_small_append_is_one_turn_of_one_thread(store: LocalStore) -> None:
+    await fill(store, RAW, b"begun and lost")
+    before = open_descriptors()
+    await store.append_whole(RAW, 5, b" and ended")
+    assert await read_all(store, RAW) == b"begun and ended"
+    with pytest.raises(ValueError, match="offset"):
+        await store.append_whole(RAW, 99, b"beyond")
+    with pytest.raises(BlobNotFound):
+        await store.append_whole("raw/0189c5f0a1ff", 0, b"nowhere")
+    assert open_descriptors() == before
+
+
+async def test_a_small_append_without_room_keeps_what_got_in(
+    store: LocalStore, small_files: int
+) -> None:
+    await fill(store, RAW, bytes(small_files - 6))
+    with pytest.raises(DiskFull):
+        await store.append_whole(RAW, small_files - 6, b"as much as fits")
+    assert await read_all(store, RAW, small_files - 6) == b"as muc"
+
+
+@linux
+async def test_links_are_not_followed_where_folders_are_opened_one_by_one(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # what a kernel without openat2 does cannot be had otherwise
+    monkeypatch.setattr(kernel, "open_below", lambda *_: None)
+    await fill(store, RAW, b"bytes")
+    assert await read_all(store, RAW) == b"bytes"
+    folder = store.path(RAW).parent
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError):
+        await read_all(store, RAW)
+    with pytest.raises(StoreError):
+        await store.append(RAW, 0)
 
 
 async def test_a_cancelled_opening_leaves_no_descriptor(store: LocalStore) -> None:
