@@ -22,7 +22,7 @@ from asyncflow.web import fields
 from asyncflow.web.auth import ADMIN, Principal
 from asyncflow.web.bodies import BodyReader
 from asyncflow.web.keys import fast_key, runtime_key
-from asyncflow.web.proxies import address_of
+from asyncflow.web.proxies import peer_of
 from asyncflow.web.trailers import trailers
 
 JOB_ID: Final = "Asyncflow-Job-Id"
@@ -37,7 +37,7 @@ def client_of(request: web.Request, principal: Principal) -> str:
     """Return who is counted for an upload: its owner, or an address without a name."""
     if ADMIN in principal.scopes:
         return f"owner {principal.owner}"
-    return f"peer {address_of(request)}"
+    return f"peer {peer_of(request)}"
 
 
 def once_of(request: web.Request, *facts: object) -> Once | None:

@@ -9,6 +9,8 @@ Rules
 - `X-Forwarded-*` and `Forwarded` (RFC 7239) count alike; where both are there and
   differ on who the client is, neither is believed: one of them is the client's own.
 - What cannot be read counts as not said.
+- A forwarded host stands beside Host, never in its place: a page behind a name of its
+  own can send both from the proxy's machine, and must be refused for either.
 """
 
 import ipaddress
@@ -20,6 +22,7 @@ from typing import Final
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
@@ -66,6 +69,21 @@ def address_of(request: web.BaseRequest) -> str | None:
     return request.remote
 
 
+def peer_of(request: web.BaseRequest) -> str | None:
+    """Return what is one client's for certain: an address, or the /64 around it.
+
+    Every IPv6 host has a /64 at least, and can choose any address in it.
+    """
+    address = address_of(request)
+    try:
+        found = _plain(ipaddress.ip_address(address or ""))
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((found, 64), strict=False))
+    return str(found)
+
+
 def came_by_proxy(request: web.BaseRequest) -> bool:
     """Tell whether a trusted proxy handed the request on."""
     return request.get(origin_key) is not None
@@ -80,11 +98,12 @@ def is_secure(request: web.BaseRequest) -> bool:
 
 
 def hosts_of(request: web.BaseRequest) -> list[str]:
-    """Return the values of Host that the client sent."""
+    """Return the hosts that the request names, what the client asked for first."""
+    named = list(request.headers.getall(hdrs.HOST, []))
     origin: Origin | None = request.get(origin_key)
     if origin is not None and origin.host is not None:
-        return [origin.host]
-    return list(request.headers.getall(hdrs.HOST, []))
+        named.insert(0, origin.host)
+    return named
 
 
 def _is_trusted(address: str, trusted: tuple[Network, ...]) -> bool:
@@ -92,8 +111,12 @@ def _is_trusted(address: str, trusted: tuple[Network, ...]) -> bool:
         found = ipaddress.ip_address(address)
     except ValueError:
         return False
-    mapped = getattr(found, "ipv4_mapped", None) or found
-    return any(mapped in network for network in trusted)
+    return any(_plain(found) in network for network in trusted)
+
+
+def _plain(address: Address) -> Address:
+    """Return the IPv4 address that an IPv6 one stands for, or the address itself."""
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _origin(request: web.Request, trusted: tuple[Network, ...]) -> Origin:
@@ -131,7 +154,7 @@ def _address(text: str) -> str | None:
     with_port = _WITH_PORT.fullmatch(text)
     bare = (with_port[1] or with_port[2]) if with_port else text
     try:
-        return str(ipaddress.ip_address(bare))
+        return str(_plain(ipaddress.ip_address(bare)))
     except ValueError:
         return None
 

@@ -39,7 +39,7 @@ async def test_a_trusted_proxy_tells_who_the_client_is(
         "X-Forwarded-Proto: https",
         "X-Forwarded-Host: files.example.org",
     )
-    assert found == "203.0.113.9 True files.example.org"
+    assert found == "203.0.113.9 True files.example.org localhost"
 
 
 async def test_nobody_else_is_believed(serve: Serve, dial: Dial) -> None:
@@ -50,7 +50,8 @@ async def test_nobody_else_is_believed(serve: Serve, dial: Dial) -> None:
 
 async def test_forwarded_of_rfc_7239_is_understood(serve: Serve, dial: Dial) -> None:
     said = 'Forwarded: for="[2001:db8::7]:4711";proto=https;host=files.example.org'
-    assert await seen(serve, dial, said) == "2001:db8::7 True files.example.org"
+    found = await seen(serve, dial, said)
+    assert found == "2001:db8::7 True files.example.org localhost"
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,7 @@ async def test_forwarded_of_rfc_7239_is_understood(serve: Serve, dial: Dial) -> 
         ("6.6.6.6, 203.0.113.9", "203.0.113.9"),
         ("203.0.113.9:4711", "203.0.113.9"),
         ("2001:db8::7", "2001:db8::7"),
+        ("::ffff:203.0.113.9", "203.0.113.9"),
         ("unknown", "127.0.0.1"),
         ("", "127.0.0.1"),
         ("<script>", "127.0.0.1"),
@@ -123,7 +125,30 @@ def test_a_cookie_is_secure_when_the_proxy_speaks_https(server: ServerProcess) -
     assert "secure" in answer.headers["set-cookie"].lower()
 
 
-def test_the_host_that_the_client_asked_for_is_checked(server: ServerProcess) -> None:
+@pytest.mark.parametrize(
+    ("host", "forwarded"),
+    [
+        ("localhost", "evil.example"),
+        ("evil.example", "localhost"),
+        ("evil.example", "evil.example"),
+    ],
+)
+def test_the_host_and_the_one_before_the_proxy_must_both_be_ours(
+    server: ServerProcess, host: str, forwarded: str
+) -> None:
     with Line(server) as line:
-        foreign = line.ask("GET", "/livez", ("X-Forwarded-Host", "evil.example"))
-    assert foreign.status == 421
+        for name in ("X-Forwarded-Host", "Forwarded"):
+            said = f"host={forwarded}" if name == "Forwarded" else forwarded
+            assert line.ask("GET", "/livez", (name, said), host=host).status == 421
+        ours = ("X-Forwarded-Host", "localhost")
+        assert line.ask("GET", "/livez", ours, host="localhost").status == 200
+
+
+def test_addresses_of_one_host_are_one_client(server: ServerProcess) -> None:
+    for first, second, other in (
+        ("198.51.100.7", "::ffff:198.51.100.7", "198.51.100.8"),
+        ("2001:db8:0:1::7", "2001:db8:0:1:8888:9:0:1", "2001:db8:0:2::7"),
+    ):
+        assert create_as(server, first) == 201
+        assert create_as(server, second) == 429
+        assert create_as(server, other) == 201
