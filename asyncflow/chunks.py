@@ -59,6 +59,7 @@ from asyncflow.store.digests import digest_of
 from asyncflow.turns import (
     IETF,
     NO_CLAIMS,
+    TUS,
     Announced,
     Body,
     Claims,
@@ -128,7 +129,13 @@ class Chunks:
         async with self._admission.admitted(
             length=said.length, declared_type=said.declared_type, tenant=said.tenant
         ) as held:
-            new = self._row_of(said)
+            clock = self._engine.clock
+            new = said.row(
+                said.id or clock.new_id(),
+                now=clock.now(),
+                expiry_ms=self._expiry_ms,
+                client_limit=self._admission.rules.open_uploads,
+            )
             # The row comes first: a blob without one would never be found again.
             made = await self._create_row(new)
             if made != new.id:
@@ -186,33 +193,6 @@ class Chunks:
             # ended long ago, or by who knows the id as well: keep no bytes
             await self._store.delete(new.key)
             raise
-
-    def _row_of(self, said: Announced) -> NewUpload:
-        clock = self._engine.clock
-        now, upload_id = clock.now(), said.id or clock.new_id()
-        return NewUpload(
-            id=upload_id,
-            key=uploads.raw_key(upload_id),
-            owner=said.owner,
-            tenant=said.tenant,
-            file_name=said.file_name,
-            declared_type=said.declared_type,
-            length=said.length,
-            metadata=said.metadata,
-            raw_metadata=said.raw_metadata,
-            expires=now + self._expiry_ms,
-            now=now,
-            client=said.client,
-            client_limit=self._admission.rules.open_uploads,
-            dialect=said.dialect,
-            is_part=said.is_part,
-            parts=said.parts,
-            places=said.places,
-            concat=said.concat,
-            digest="" if said.digest is None else str(said.digest),
-            chosen=said.id is not None,
-            once=said.once,
-        )
 
     # ----- look
 
@@ -477,7 +457,9 @@ class Chunks:
         """Turn an upload whose bytes are all there into a job; tell how it is."""
         if ends is Ends.WITH_BODY and row.length not in {None, at}:
             raise LengthMismatch(f"{at} bytes came, but the length is {row.length}")
-        if ends is Ends.WITH_BODY or (ends is Ends.AT_LENGTH and at == row.length):
+        if ends is Ends.WITH_BODY or (
+            at == row.length and (ends is Ends.AT_LENGTH or row.dialect == TUS)
+        ):
             row = await self.endings.complete(row, at)
         else:
             await self._extend(row.id, turn)

@@ -279,7 +279,7 @@ SPECS: Mapping[str, Spec] = {
     "storage_bytes": Spec(
         name="asyncflow_storage_bytes",
         kind="gauge",
-        help="Bytes of the blobs in the store.",
+        help="Bytes of complete originals and of derivatives in the store.",
     ),
     "storage_free_bytes": Spec(
         name="asyncflow_storage_free_bytes",

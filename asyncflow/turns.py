@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import Final, Protocol, TypeVar, cast, runtime_checkable
 
 from asyncflow import uploads
-from asyncflow.db.base import Once, UploadRow
+from asyncflow.db.base import NewUpload, Once, UploadRow
 from asyncflow.errors import DigestConflict, ShuttingDown, UploadBusy, UploadPreempted
 from asyncflow.jobs import JobState
 from asyncflow.store.base import Burst, TakesBursts, Writer
@@ -146,6 +146,34 @@ class Announced:
     concat: str = ""
     digest: uploads.Checksum | None = None
     once: Once | None = None
+
+    def row(
+        self, upload_id: str, *, now: int, expiry_ms: int, client_limit: int
+    ) -> NewUpload:
+        """Return what is to be stored of it."""
+        return NewUpload(
+            id=upload_id,
+            key=uploads.raw_key(upload_id),
+            owner=self.owner,
+            tenant=self.tenant,
+            file_name=self.file_name,
+            declared_type=self.declared_type,
+            length=self.length,
+            metadata=self.metadata,
+            raw_metadata=self.raw_metadata,
+            expires=now + expiry_ms,
+            now=now,
+            client=self.client,
+            client_limit=client_limit,
+            dialect=self.dialect,
+            is_part=self.is_part,
+            parts=self.parts,
+            places=self.places,
+            concat=self.concat,
+            digest="" if self.digest is None else str(self.digest),
+            chosen=self.id is not None,
+            once=self.once,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

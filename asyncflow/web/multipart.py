@@ -100,6 +100,8 @@ def add_routes(app: web.Application) -> None:
     """Add the one-request uploads to *app*."""
     app.router.add_post("/upload", post, expect_handler=continue_later)
     app.router.add_put("/upload/{name}", put, expect_handler=continue_later)
+    for path in ("/upload", "/upload/{name}"):
+        app.router.add_route(hdrs.METH_OPTIONS, path, resumable.discover)
 
 
 async def put(request: web.Request) -> web.Response:

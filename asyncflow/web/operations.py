@@ -265,7 +265,21 @@ RESUMABLE: Final = (
     ),
 )
 
+
+def _limits(path: str, *parameters: Parameter) -> Operation:
+    limit = Answer(status=200, says="what is taken", headers=("Upload-Limit",))
+    return Operation(
+        route=f"OPTIONS {path}",
+        tag="uploads in one request",
+        summary="Tell clients of the IETF draft what the server takes",
+        parameters=parameters,
+        answers=(limit, Answer(status=204, says="what a page may ask")),
+    )
+
+
 WHOLE: Final = (
+    _limits("/upload"),
+    _limits("/upload/{name}", _NAME),
     Operation(
         route="POST /upload",
         tag="uploads in one request",

@@ -5,7 +5,8 @@ Rules
 - The drafts that clients speak differ; each names its interop version. We speak 3 to
   10, and what will be without a number. Version 3 says Upload-Incomplete, the opposite
   of Upload-Complete; up to 5 an append has no media type of its own.
-- Only a request with `Upload-Complete: ?1` completes an upload: never its length alone.
+- Only a request with `Upload-Complete: ?1` completes an upload of the draft: never its
+  length alone. One that began in tus is complete at its length, whoever brings it.
 - 104 goes only to a client whose interop version is one of ours, and before its body
   is read: from then on it knows where to go on.
 - The resources are those of tus: an upload begun in one may be finished in the other.
@@ -82,8 +83,12 @@ def speaks(request: web.Request) -> bool:
 
 
 def begins_here(request: web.Request) -> bool:
-    """Tell whether a request to another resource begins an upload of the draft."""
-    return COMPLETE in request.headers or INCOMPLETE in request.headers
+    """Tell whether a request to another resource begins an upload of the draft.
+
+    A malformed field counts as none, as the draft demands.
+    """
+    names = (COMPLETE, INCOMPLETE)
+    return any(fields.boolean(request.headers, name) is not None for name in names)
 
 
 def version_of(request: web.Request) -> int | None:
@@ -213,6 +218,12 @@ def _limits(request: web.Request, upload: Upload) -> str:
         left = upload.expires - runtime.engine.clock.now()
         values["max-age"] = max(0, left // 1000)
     return fields.limits(values)
+
+
+async def discover(request: web.Request) -> web.Response:
+    """Say what this server takes (OPTIONS)."""
+    headers = {**discovery(request), hdrs.CACHE_CONTROL: "no-store"}
+    return web.Response(headers=headers)
 
 
 async def append(request: web.Request) -> web.Response:

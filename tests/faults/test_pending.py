@@ -1,6 +1,7 @@
 """Whole uploads that the database could not take: they become jobs when it can."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,13 @@ from asyncflow.broker.memory import LocalDoorbell
 from asyncflow.chunks import Chunks
 from asyncflow.db.sqlite import SqliteDatabase
 from asyncflow.engine import Clock, Engine
-from asyncflow.errors import DatabaseUnavailable, JobNotFound
+from asyncflow.errors import DatabaseUnavailable, JobNotFound, UploadGone
 from asyncflow.jobs import JobState, Limits
 from asyncflow.joining import Joiner
 from asyncflow.progress import Hub
 from asyncflow.store.local import LocalStore
-from asyncflow.turns import Announced
+from asyncflow.turns import Announced, Claims
+from asyncflow.uploads import Checksum, raw_key
 
 
 class Faltering(Engine):
@@ -67,7 +69,7 @@ class Place:
 
     def __init__(self, folder: Path) -> None:
         self.time = Time()
-        store = LocalStore(folder / "store")
+        self.store = store = LocalStore(folder / "store")
         self.engine = Faltering(
             doorbell=LocalDoorbell(),
             clock=Clock(wall_s=self.time),
@@ -160,3 +162,24 @@ async def test_whole_uploads_do_not_expire_and_hold_up_no_others(place: Place) -
     assert await place.chunks.expire(limit=1) == 1
     assert (await place.db.job(idle)).status is JobState.CANCELLED
     assert (await place.db.job(whole)).status is JobState.UPLOADING
+
+
+@pytest.mark.parametrize("is_certain", [True, False])
+async def test_who_fills_an_upload_that_is_ended_meanwhile_hears_so(
+    place: Place, *, is_certain: bool
+) -> None:
+    place.engine.down = False
+    upload = (await place.chunks.create(SAID)).id
+
+    class Interrupted(Body):
+        async def read(self) -> bytes:
+            await place.chunks.endings.give_up(upload, "terminated", "by somebody")
+            await place.store.delete(raw_key(upload))
+            return await super().read()
+
+    right = Checksum(algorithm="sha256", value=hashlib.sha256(b"hello").digest())
+    claims = Claims(part=lambda: right, is_certain=is_certain)
+    with pytest.raises(UploadGone):
+        await place.chunks.append(
+            upload, 0, Interrupted(b"hello"), length=5, claims=claims
+        )

@@ -389,6 +389,23 @@ def test_what_the_server_takes_can_be_asked(server: ServerProcess) -> None:
     assert answer.headers["tus-version"] == "1.0.0"
 
 
+@pytest.mark.parametrize("target", ["/upload", "/upload/a.txt"])
+def test_so_can_what_whole_files_may_be(server: ServerProcess, target: str) -> None:
+    with Line(server) as line:
+        answer = line.ask("OPTIONS", target)
+    assert answer.status == 200
+    assert answer.headers["upload-limit"] == "min-size=0, max-size=100000"
+    assert "tus-version" not in answer.headers
+
+
+def test_a_malformed_field_begins_no_upload(server: ServerProcess) -> None:
+    with Line(server) as line:
+        words = ("Upload-Complete", "yes")
+        answer = line.ask("PUT", "/upload/words.txt", words, body=DATA)
+    assert answer.status == 202
+    assert original(server, answer.json["jobId"]) == DATA
+
+
 def test_an_empty_file_may_be_sent(server: ServerProcess) -> None:
     upload = id_of(create(server, None))
     answer = append(server, upload, 0, b"", complete=True)
@@ -470,6 +487,14 @@ def test_begun_in_tus_and_finished_in_the_draft(server: ServerProcess) -> None:
     assert found.status == 204
     assert found.headers["upload-length"] == str(len(DATA))
     assert append(server, upload, HALF, DATA[HALF:], complete=True).status == 200
+    assert original(server, upload) == DATA
+
+
+def test_begun_in_tus_it_is_complete_at_its_length(server: ServerProcess) -> None:
+    upload = create_tus(server, len(DATA))
+    last = append(server, upload, 0, DATA)
+    assert (last.status, last.headers["upload-complete"]) == (200, "?1")
+    assert look(server, upload).headers["upload-complete"] == "?1"
     assert original(server, upload) == DATA
 
 
