@@ -128,6 +128,24 @@ EXTENSIONS: Mapping[str, str] = {
 }
 
 
+#: the categories of characters that do something instead of showing something
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+#: these two hold emoji together and shape words of Persian and of India
+_JOINERS = "\u200c\u200d"
+_JOINED = rf"[^\x00-\x7f\s{_JOINERS}]"
+_ASTRAY = re.compile(rf"(?<!{_JOINED})[{_JOINERS}]+|[{_JOINERS}]+(?!{_JOINED})")
+
+
+def visible(text: str) -> str:
+    """Return *text* without what nobody sees and what turns its direction around.
+
+    A joiner stays where it joins: between two characters beyond ASCII, of which no
+    file's extension is made.
+    """
+    shown = (c for c in text if c in _JOINERS or unicodedata.category(c) not in _UNSEEN)
+    return _ASTRAY.sub("", "".join(shown))
+
+
 def clean_name(name: str | None) -> str:
     """Return *name* as it may be shown: one line, no path, at most 255 characters.
 
@@ -135,10 +153,9 @@ def clean_name(name: str | None) -> str:
     becomes `file`, also before an extension. The extension survives the cut.
     """
     last = re.split(r"[/\\]", unicodedata.normalize("NFC", name or ""))[-1]
-    shown = "".join(
-        c for c in last if unicodedata.category(c) not in {"Cc", "Cf", "Cs", "Zl", "Zp"}
-    ).strip()
-    rest = shown.strip(" .")
+    # what was apart before may belong together now
+    shown = unicodedata.normalize("NFC", visible(last)).strip()
+    rest = re.sub(r"^[\s.]+|[\s.]+$", "", shown)
     is_extension = shown.startswith(".") and "." not in rest
     if is_extension and mimetypes.guess_type(f"file.{rest}")[0]:
         rest = f"file.{rest}"
@@ -146,7 +163,7 @@ def clean_name(name: str | None) -> str:
     if len(shown) > MAX_NAME:
         stem, dot, end = shown.rpartition(".")
         keep = dot + end if dot and len(end) <= 16 else ""  # noqa: PLR2004 -- no real extension is longer
-        shown = (stem if keep else shown)[: MAX_NAME - len(keep)] + keep
+        shown = visible((stem if keep else shown)[: MAX_NAME - len(keep)]) + keep
     return shown or "file"
 
 

@@ -11,7 +11,7 @@ import unicodedata
 # Cc controls, Cf formatting (bidi overrides among them), Cs surrogates,
 # Zl and Zp line and paragraph ends
 _ACTIVE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-_ZERO_WIDTH_JOINER = "\u200d"  # holds emoji together; harmless
+_JOINERS = "\u200c\u200d"  # hold emoji together and shape words; harmless
 
 _KIB = 1024
 _MINUTE = 60
@@ -32,7 +32,7 @@ def name_of(text: str) -> str:
 
 
 def _visible(char: str, *, keep_lines: bool) -> str:
-    if char == _ZERO_WIDTH_JOINER or (keep_lines and char == "\n"):
+    if char in _JOINERS or (keep_lines and char == "\n"):
         return char
     if unicodedata.category(char) not in _ACTIVE:
         return char

@@ -11,16 +11,12 @@ import re
 from typing import Final
 from urllib.parse import quote
 
+from asyncflow.uploads import visible
+
 #: what common file systems take
 MAX_BYTES: Final = 255
 NAMELESS: Final = "file"
 
-# controls, invisible characters and overrides of the direction of writing, by which
-# "gpj.exe" can be made to look like "exe.jpg"; and halves of surrogate pairs
-_UNSEEN = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-    "\ud800-\udfff\ufff9-\ufffb]"
-)
 _SEPARATORS = re.compile(r"[/\\:]")
 _NOT_PLAIN = re.compile(r"[^A-Za-z0-9 !#$&'()+,.;=@^_`{}~\[\]-]")
 
@@ -30,7 +26,7 @@ _ATTR_CHARS: Final = "!#$&+-.^_`|~"
 
 def clean_name(name: str) -> str:
     """Return *name* as one harmless path segment of at most 255 bytes of UTF-8."""
-    shown = _SEPARATORS.sub("_", _UNSEEN.sub("", name)).strip()
+    shown = _SEPARATORS.sub("_", visible(name)).strip()
     if not shown.strip("."):
         return NAMELESS
     return _shortened(shown)

@@ -342,6 +342,12 @@ def test_a_long_name_keeps_its_ending() -> None:
     assert name.endswith("ü.jpeg")
 
 
+def test_emoji_that_are_joined_stay_together() -> None:
+    family = "\U0001f468\u200d\U0001f469\u200d\U0001f467.jpg"
+    said = content_disposition(family).partition("UTF-8''")[2]
+    assert unquote(said) == family
+
+
 def test_a_long_ending_is_no_ending() -> None:
     assert len(clean_name("a." + "b" * 300).encode()) == 255
 

@@ -112,8 +112,16 @@ export const reason = (detail) =>
     .replace(/(\d) x (?=\d)/g, "$1 × ");
 
 // A file's name as it may be shown: without characters that nobody sees or that turn
-// the text around, so that "gpj.exe" cannot pass for "exe.jpg". The server does the same.
-export const fileTitle = (name) => name.replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, "").trim() || "file";
+// the text around, so that "gpj.exe" cannot pass for "exe.jpg". What joins two
+// characters beyond ASCII, as in emoji, stays. The server does the same.
+export const fileTitle = (name) =>
+  name
+    .replace(/(?![\u200c\u200d])[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, "")
+    .replace(/[\u200c\u200d]+/g, (run, at, all) => {
+      const joins = [all[at - 1], all[at + 1]].every((one) => /[^\0-\x7f\s]/.test(one ?? ""));
+      return run.length === 1 && joins ? run : "";
+    })
+    .trim() || "file";
 
 const KINDS = {
   "image/*": "pictures",
