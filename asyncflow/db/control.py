@@ -13,6 +13,7 @@ from asyncflow.db.flow import (
     count_steps,
     end_if_over,
     give_up_files,
+    insert_event,
     insert_step,
     take_turn,
     to_json,
@@ -57,11 +58,11 @@ def submit(db: sqlite3.Connection, new: Submission) -> tuple[str, Change | None]
         "priority": new.priority,
         "request": new.request,
     }
-    job = int(db.execute(SQL["submit_job"], row).fetchone()["id"])
+    job = db.execute(SQL["submit_job"], row).lastrowid or 0
     intake.remember_creation(db, new.owner, new.once, job)
     track = Tracker(db, job, new.id)
     event = {"job": job, "run": 1, "type": kind, "data": "{}", "now": new.now}
-    seq = db.execute(SQL["insert_event"], event).fetchone()["seq"]
+    seq = insert_event(db, event)
     run_at = new.run_at or 0
     early = run_at > new.now
     for entry in first:
@@ -210,7 +211,7 @@ def replay(
         track = Tracker(db, cause.job, cause.job_id)
         event = {"job": cause.job, "run": row["run"], "type": "job.replayed"}
         data = {"data": to_json({"consumer": entry.consumer}), "now": now}
-        seq = db.execute(SQL["insert_event"], {**event, **data}).fetchone()["seq"]
+        seq = insert_event(db, {**event, **data})
         # behind what is waiting already: a replay is nobody's turn
         args["turn"] = take_turn(db, f"replay/{entry.consumer}")
         step = insert_step(track, seq, entry, row["run"], run_at=now, detached=True)

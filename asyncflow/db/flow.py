@@ -49,8 +49,8 @@ class Tracker:
         self.terminal: str | None = None
         #: what people see of the steps that have changed; None: not read yet
         self._steps: dict[int, StepView | None] = {}
-        #: the job's row once its run is over
-        self.closed: sqlite3.Row | None = None
+        #: the job's run is over, which is a version of its own
+        self.is_closed = False
         self.ring: set[str] = set()
         self.due: list[tuple[str, float]] = []
         self.stop: list[tuple[int, int]] = []
@@ -69,9 +69,10 @@ class Tracker:
 
     def change(self) -> Change:
         """Bump the job's version and return what changed."""
-        row = self.closed
-        if row is None:
-            row = self.db.execute(SQL["touch_job"], {"job": self.job}).fetchone()
+        args = {"job": self.job}
+        if not self.is_closed:
+            self.db.execute(SQL["touch_job"], args)
+        row = self.db.execute(SQL["job_version"], args).fetchone()
         seen = [view or self._view(step) for step, view in self._steps.items()]
         return Change(
             job_id=self.pid,
@@ -102,14 +103,18 @@ def write_event(
 ) -> tuple[int, int]:
     """Write an event and the steps it causes; return how many, and how many gates."""
     row = {"job": track.job, "run": run, "type": kind, "now": now}
-    cursor = track.db.execute(SQL["insert_event"], {**row, "data": to_json(data or {})})
-    seq = cursor.fetchone()[0]
+    seq = insert_event(track.db, {**row, "data": to_json(data or {})})
     caused = [
         entry
         for entry in plan
         if entry.on == kind and _open_step(track, seq, entry, run, now)
     ]
     return len(caused), sum(entry.gate for entry in caused)
+
+
+def insert_event(db: sqlite3.Connection, row: Mapping[str, object]) -> int:
+    """Write an event; return its place in the log."""
+    return db.execute(SQL["insert_event"], row).lastrowid or 0
 
 
 def _open_step(track: Tracker, seq: int, entry: PlanEntry, run: int, now: int) -> bool:
@@ -249,7 +254,8 @@ def write_end(
     now: int,
 ) -> None:
     """Write the job's final state and the run's terminal event."""
-    track.closed = track.db.execute(
+    track.is_closed = True
+    track.db.execute(
         SQL["close_job"],
         {
             "job": track.job,
@@ -257,6 +263,6 @@ def write_end(
             "now": now,
             "error": None if error is None else to_json(error),
         },
-    ).fetchone()
+    )
     track.terminal = TERMINAL_EVENTS[state]
     write_event(track, run, track.terminal, (), now=now, data=error)

@@ -67,7 +67,7 @@ def remember_creation(
 
 
 def _insert(db: sqlite3.Connection, new: NewUpload) -> int:
-    job = db.execute(
+    added = db.execute(
         SQL["insert_job"],
         {
             "id": new.id,
@@ -84,7 +84,8 @@ def _insert(db: sqlite3.Connection, new: NewUpload) -> int:
             "pipeline": new.pipeline,
             "request": new.request,
         },
-    ).fetchone()[0]
+    )
+    job = added.lastrowid or 0
     db.execute(
         SQL["insert_upload"],
         {

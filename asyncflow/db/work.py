@@ -9,7 +9,7 @@ import sqlite3
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -37,9 +37,6 @@ from asyncflow.jobs import (
     StepState,
     Verdict,
 )
-
-#: where the columns of a `step_view` begin in a claimed step's row
-VIEW_AFTER: Final = 7
 
 
 def claim(db: sqlite3.Connection, demand: Demand) -> tuple[list[Claimed], list[Change]]:
@@ -103,50 +100,50 @@ def _claim_one(
     db: sqlite3.Connection, step: int, demand: Demand
 ) -> tuple[Claimed, Change | None, int]:
     """Claim one step; return it, what that changed about its job, and its turn."""
+    row = db.execute(SQL["step_to_claim"], {"step": step}).fetchone()
+    token, kind = row["token"] + 1, JobKind(row["kind"])
     args = {
         "step": step,
+        "token": token,
         "lease_until": demand.lease_until,
         "worker": demand.worker,
         "now": demand.now,
     }
-    row = db.execute(SQL["claim_step"], args).fetchone()
-    name = "job_of_replay" if row["detached"] else "claim_job"
-    about = {"job": row["job_id"], "now": demand.now}
-    job = db.execute(SQL[name], about).fetchone()
-    kind = JobKind(job["kind"])
-    key = None
-    if kind is JobKind.FILE:
-        key = db.execute(SQL["upload_key"], about).fetchone()["key"]
+    db.execute(SQL["claim_step"], args)
     claimed = Claimed(
         step_id=step,
-        token=row["token"],
-        job_id=job["pid"],
+        token=token,
+        job_id=row["pid"],
         consumer=row["consumer"],
         tenant=row["tenant"],
         kind=kind,
-        attempt=row["token"],
+        attempt=token,
         gate=bool(row["gate"]),
         detached=bool(row["detached"]),
-        pipeline=job["pipeline"],
-        payload=job["payload"],
-        key=key,
-        size=job["size"],
-        file_name=job["file_name"],
-        declared_type=job["declared_type"],
-        media_type=job["media_type"],
-        metadata=msgspec.json.decode(job["metadata"]),
-        facts=msgspec.json.decode(job["facts"]),
+        pipeline=row["pipeline"],
+        payload=row["payload"],
+        key=row["key"],
+        size=row["size"],
+        file_name=row["file_name"],
+        declared_type=row["declared_type"],
+        media_type=row["media_type"],
+        metadata=msgspec.json.decode(row["metadata"]),
+        facts=msgspec.json.decode(row["facts"]),
         options=msgspec.json.decode(row["options"]),
-        request=job["request"],
+        request=row["request"],
     )
     if claimed.detached:
+        # a replay changes nothing about its job
         return claimed, None, row["turn"]
+    db.execute(SQL["claim_job"], {"job": row["job_id"], "now": demand.now})
+    state, failures, began = StepState.RUNNING, row["failures"], demand.now
+    seen = (claimed.consumer, state, failures, row["required"], row["error"], began)
     change = Change(
-        job_id=job["pid"],
-        version=job["version"],
+        job_id=claimed.job_id,
+        version=row["version"] + 1,
         kind=kind,
-        state=JobState(job["state"]),
-        steps=(step_view(*row[VIEW_AFTER:]),),
+        state=JobState.PROCESSING,
+        steps=(step_view(*seen, None, row["run_at"]),),
     )
     return claimed, change, row["turn"]
 
@@ -275,21 +272,25 @@ def _end_attempt(
     error = None
     if ended.verdict is not Verdict.DONE and ended.code:
         error = to_json({"code": ended.code, "detail": ended.detail})
-    shown = track.db.execute(
+    failed, finished = following.failures, now if over else None
+    run_at = now + round(following.delay_s * 1000)
+    track.db.execute(
         SQL["step_ended"],
         {
             "step": row["id"],
             "state": state,
-            "attempts": following.failures.attempts,
-            "lost": following.failures.lost,
-            "interrupted": following.failures.interrupted,
-            "run_at": now + round(following.delay_s * 1000),
-            "finished": now if over else None,
+            "attempts": failed.attempts,
+            "lost": failed.lost,
+            "interrupted": failed.interrupted,
+            "run_at": run_at,
+            "finished": finished,
             "error": error,
         },
-    ).fetchone()
+    )
     if not row["detached"]:
-        track.touch(row["id"], step_view(*shown))
+        failures, began = failed.attempts + failed.lost, row["started"]
+        seen = (row["consumer"], state, failures, row["required"], error, began)
+        track.touch(row["id"], step_view(*seen, finished, run_at))
     if state is StepState.RETRYING:
         track.due.append((row["consumer"], following.delay_s))
     if state is StepState.READY:
@@ -432,9 +433,9 @@ def skip_homeless(db: sqlite3.Connection, now: int) -> list[Change]:
     A file's step is skipped. A task has nothing else: it fails, and can be retried.
     """
     changes = []
-    for step, consumer, kind in db.execute(SQL["homeless_steps"]).fetchall():
-        args = {"step": step, "lease_until": 0, "worker": None, "now": now}
-        token = db.execute(SQL["claim_step"], args).fetchone()["token"]
+    for step, token, consumer, kind in db.execute(SQL["homeless_steps"]).fetchall():
+        args = {"step": step, "token": token, "worker": None, "now": now}
+        db.execute(SQL["claim_step"], {**args, "lease_until": 0})
         is_file = kind == JobKind.FILE
         ended = Ended(
             verdict=Verdict.SKIPPED if is_file else Verdict.BAD_FILE,

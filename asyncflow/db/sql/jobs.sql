@@ -10,7 +10,10 @@ WHERE id = :job;
 UPDATE job SET open = open + :open, gates = gates + :gates WHERE id = :job;
 
 -- name: touch_job
-UPDATE job SET version = version + 1 WHERE id = :job RETURNING version, kind, state;
+UPDATE job SET version = version + 1 WHERE id = :job;
+
+-- name: job_version
+SELECT version, kind, state FROM job WHERE id = :job;
 
 -- name: job_facts
 UPDATE job SET facts = :facts, media_type = coalesce(:media_type, media_type),
@@ -22,7 +25,7 @@ UPDATE job SET accepted = :now WHERE id = :job AND accepted IS NULL;
 
 -- name: close_job
 UPDATE job SET state = :state, open = 0, gates = 0, finished = :now, error = :error,
-  version = version + 1 WHERE id = :job RETURNING version, kind, state;
+  version = version + 1 WHERE id = :job;
 
 -- name: reopen_job
 UPDATE job SET state = 'PROCESSING', run = run + 1, finished = NULL, error = NULL,
@@ -64,8 +67,7 @@ ORDER BY id DESC LIMIT :limit;
 INSERT INTO job(pid, kind, owner, tenant, state, open, file_name, declared_type, metadata,
   plan, payload, created, accepted, lane, turn, priority, request)
 VALUES(:id, :kind, :owner, :tenant, 'PENDING', :open, :name, '', '{}', :plan, :payload,
-  :now, :now, :lane, :turn, :priority, :request)
-RETURNING id;
+  :now, :now, :lane, :turn, :priority, :request);
 
 -- name: job_exists
 SELECT 1 FROM job WHERE pid = :pid AND is_part = 0;

@@ -24,8 +24,7 @@ UPDATE step SET state = 'ready', event_seq = :seq, run = :run, gate = :gate,
 WHERE id = :step;
 
 -- name: insert_event
-INSERT INTO event(job_id, run, type, data, at) VALUES(:job, :run, :type, :data, :now)
-RETURNING seq;
+INSERT INTO event(job_id, run, type, data, at) VALUES(:job, :run, :type, :data, :now);
 
 -- name: due_steps
 -- Steps whose time has come become ready.
@@ -44,28 +43,23 @@ SELECT priority, turn, id FROM step
 WHERE consumer = :consumer AND tenant = :tenant AND state = 'ready'
 ORDER BY priority, turn, id LIMIT :limit;
 
+-- name: step_to_claim
+-- A ready step, with all that working on it needs.
+SELECT s.job_id, s.token, s.consumer, s.tenant, s.gate, s.detached, s.options, s.turn,
+  s.attempts + s.lost AS failures, s.required, s.error, s.run_at, j.pid, j.kind,
+  j.version, j.size, j.file_name, j.declared_type, j.media_type, j.metadata,
+  j.facts, j.payload, j.pipeline, j.request, u.key
+FROM step s JOIN job j ON j.id = s.job_id LEFT JOIN upload u ON u.job_id = j.id
+WHERE s.id = :step;
+
 -- name: claim_step
 -- The token grows with each claim: it fences out whoever held the step before.
-UPDATE step SET state = 'running', token = token + 1, lease_until = :lease_until,
-  worker = :worker, started = :now, finished = NULL
-WHERE id = :step
-RETURNING job_id, token, tenant, gate, detached, options, turn,
-  consumer, state, attempts + lost AS failures, required, error, started, finished,
-  run_at;
+UPDATE step SET state = 'running', token = :token, lease_until = :lease_until,
+  worker = :worker, started = :now, finished = NULL WHERE id = :step;
 
 -- name: claim_job
 UPDATE job SET state = 'PROCESSING', started = coalesce(started, :now),
-  version = version + 1 WHERE id = :job
-RETURNING pid, kind, version, state, size, file_name, declared_type, media_type, metadata,
-  facts, payload, pipeline, request;
-
--- name: job_of_replay
--- A replay changes nothing about its job.
-SELECT pid, kind, version, state, size, file_name, declared_type, media_type, metadata,
-  facts, payload, pipeline, request FROM job WHERE id = :job;
-
--- name: upload_key
-SELECT key FROM upload WHERE job_id = :job;
+  version = version + 1 WHERE id = :job;
 
 -- name: next_turn
 -- A lane's next job comes after its last one, and never before what was claimed already.
@@ -94,10 +88,12 @@ SELECT id, token FROM step WHERE state = 'running';
 
 -- name: homeless_steps
 -- Steps that wait for a consumer which nobody has any more.
-SELECT s.id, s.consumer, j.kind FROM step s JOIN job j ON j.id = s.job_id
+SELECT s.id, s.token + 1, s.consumer, j.kind
+FROM step s JOIN job j ON j.id = s.job_id
 WHERE s.state = 'ready' AND s.consumer NOT IN (SELECT name FROM consumer)
 UNION ALL
-SELECT s.id, s.consumer, j.kind FROM step s JOIN job j ON j.id = s.job_id
+SELECT s.id, s.token + 1, s.consumer, j.kind
+FROM step s JOIN job j ON j.id = s.job_id
 WHERE s.state IN('waiting','retrying') AND s.consumer NOT IN (SELECT name FROM consumer);
 
 -- name: owned_step
@@ -111,9 +107,7 @@ WHERE s.id = :step AND s.token = :token AND s.state = 'running';
 -- name: step_ended
 UPDATE step SET state = :state, attempts = :attempts, lost = :lost,
   interrupted = :interrupted, lease_until = NULL, run_at = :run_at, finished = :finished,
-  error = :error WHERE id = :step
-RETURNING consumer, state, attempts + lost AS failures, required, error, started,
-  finished, run_at;
+  error = :error WHERE id = :step;
 
 -- name: insert_attempt
 INSERT INTO attempt(step_id, run, verdict, code, detail, worker, started, finished)

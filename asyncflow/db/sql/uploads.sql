@@ -3,8 +3,7 @@
 INSERT INTO job(pid, is_part, owner, tenant, state, file_name, declared_type, size,
   metadata, created, lane, priority, pipeline, request)
 VALUES(:id, :is_part, :owner, :tenant, 'UPLOADING', :file_name, :declared_type, :length,
-  :metadata, :now, :lane, :priority, :pipeline, :request)
-RETURNING id;
+  :metadata, :now, :lane, :priority, :pipeline, :request);
 
 -- name: insert_upload
 INSERT INTO upload(job_id, key, length, metadata, state, expires, client, dialect, parts,
