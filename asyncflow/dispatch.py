@@ -77,6 +77,8 @@ class Dispatcher:
         self._capacity = room
         self._work = work
         self._running: dict[Held, asyncio.Task[None]] = {}
+        #: those whose end is being stored: the database tells whether they were ours
+        self._settling: set[Held] = set()
         #: when the work on those began that do not wait for a place any more
         self._began: dict[Held, float] = {}
         self._wake = asyncio.Event()
@@ -124,16 +126,20 @@ class Dispatcher:
     def lose(self, lost: Sequence[Held]) -> None:
         """Stop the attempts whose steps are somebody else's now."""
         for held in lost:
-            if held in self._running:
+            if self._stop_working(held):
                 log.warning("step.lost", step=held[0], token=held[1])
-                self._running[held].cancel()
 
     def changed(self, change: Change) -> None:
         """Stop the attempts that a committed change took out of our hands."""
         for held in change.stop:
-            task = self._running.get(held)
-            if task is not None:
-                task.cancel()
+            self._stop_working(held)
+
+    def _stop_working(self, held: Held) -> bool:
+        """Stop an attempt; tell whether there was one that has not ended by itself."""
+        task = self._running.get(held)
+        if task is None or held in self._settling:
+            return False
+        return task.cancel()
 
     # ----- claim
 
@@ -246,6 +252,7 @@ class Dispatcher:
 
     def _ended(self, held: Held, pace: Pace) -> None:
         self._running.pop(held, None)
+        self._settling.discard(held)
         self._began.pop(held, None)
         pace.ended()
         if self._engine.tenant_limit < sys.maxsize:
@@ -281,6 +288,7 @@ class Dispatcher:
         now = clock.mono_s()
         seconds = now - self._began.get(held, now)
         self._latest.append((now, seconds))
+        self._settling.add(held)
         try:
             state = await self._settle(claimed, ended, seconds)
         except Exception as error:  # what cannot be stored must not hold the step

@@ -1,0 +1,93 @@
+"""The loop that works on steps, on a real database."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from asyncflow.broker.memory import LocalDoorbell
+from asyncflow.db.base import Claimed, Ended
+from asyncflow.db.sqlite import SqliteDatabase
+from asyncflow.dispatch import Begun, Dispatcher
+from asyncflow.engine import Clock, Engine
+from asyncflow.jobs import SUBMITTED, Limits, PlanEntry, Subscription, Verdict
+from asyncflow.pace import Restraint
+from asyncflow.progress import Hub
+
+REPORT = Subscription(entry=PlanEntry(consumer="report", on=SUBMITTED))
+
+
+class Place:
+    """An engine and one dispatcher, whose only step takes as long as it is told."""
+
+    def __init__(self, folder: Path) -> None:
+        self.engine = Engine(
+            doorbell=LocalDoorbell(),
+            clock=Clock(),
+            limits=Limits(),
+            worker="test",
+            lease_s=30.0,
+        )
+        self.db = SqliteDatabase(folder / "some.db", on_change=self.engine.changed)
+        self.engine.attach(self.db, Hub(self.db.job))
+        self.engine.on_attempt = self.hear
+        self.dispatcher = Dispatcher(
+            engine=self.engine,
+            name="test",
+            consumers={"report": Restraint()},
+            room=lambda: 4,
+            work=self.work,
+        )
+        self.begun, self.go_on, self.over = (asyncio.Event() for _ in range(3))
+        self.ended: list[Verdict] = []
+
+    async def work(self, _claimed: Claimed, begun: Begun) -> Ended:
+        begun()
+        self.begun.set()
+        await self.go_on.wait()
+        return Ended(verdict=Verdict.DONE)
+
+    def hear(self, _claimed: Claimed, ended: Ended, _seconds: float) -> None:
+        self.ended.append(ended.verdict)
+        self.over.set()
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncIterator[Place]:
+    place = Place(tmp_path)
+    await place.db.start()
+    await place.engine.start([REPORT])
+    await place.dispatcher.start()
+    yield place
+    await place.dispatcher.stop(0.0)
+    await place.engine.hub.close()
+    await place.db.close()
+
+
+async def test_a_step_that_ends_while_its_lease_is_renewed_is_not_taken_for_lost(
+    place: Place,
+) -> None:
+    await place.engine.submit_task("report", "null")
+    await place.begun.wait()
+    # keeps the database busy, so that the end and the beat go into one transaction
+    other = asyncio.create_task(
+        place.engine.submit_task("report", "null", run_at=2**42)
+    )
+    await asyncio.sleep(0)
+    held = place.dispatcher.held
+    place.go_on.set()
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+    with structlog.testing.capture_logs() as said:
+        lost = await place.engine.beat(held)
+        assert lost == list(held)
+        place.dispatcher.lose(lost)
+    assert "step.lost" not in [line["event"] for line in said]
+
+    async with asyncio.timeout(10):
+        await place.over.wait()
+    assert place.ended == [Verdict.DONE]
+    await other
