@@ -7,6 +7,7 @@ Rules
   `expect_handler=continue_later`.
 - A body brings `min_rate` bytes a second over `window_s` seconds of our waiting for it,
   or ends as SlowBody; time in which nobody reads does not count.
+- Time in which the server itself stood still counts against nobody.
 - What arrived before a body broke off is handed out first, then the reason is raised.
 - A large body may be taken from aiohttp: then `burst` tells how to move it. The one who
   made the reader closes it.
@@ -16,16 +17,18 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
-from aiohttp import hdrs, web
-from aiohttp.http import HttpVersion11
+from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.web_protocol import RequestPayloadError
 
 from asyncflow.errors import BodyTooLarge, MalformedRequest, SlowBody, TruncatedBody
+from asyncflow.web.expecting import waits
 from asyncflow.web.fastpath import FastPath
 from asyncflow.web.taken import Portion, Taken
 
 KIB: Final = 1024
+#: a timer that is later than this tells of a server that stood still
+STOOD_STILL_S: Final = 1.0
 
 
 async def continue_later(request: web.Request) -> None:
@@ -207,10 +210,8 @@ class BodyReader:
 
     async def _start(self) -> None:
         self._started = True
-        request = self._request
-        expected = request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
-        if expected and request.version >= HttpVersion11 and not self._content.at_eof():
-            await send_interim(request, 100, "Continue", {})
+        if waits(self._request) and not self._content.at_eof():
+            await send_interim(self._request, 100, "Continue", {})
 
     async def _gather(self) -> bytes:
         if self._content.at_eof() and self._content.exception() is None:
@@ -232,12 +233,19 @@ class BodyReader:
 
     async def _wait(self) -> bytes:
         loop = asyncio.get_running_loop()
-        began = loop.time()
+        began, left = loop.time(), self._window_s - self._waited_s
         try:
-            async with asyncio.timeout(self._window_s - self._waited_s):
+            async with asyncio.timeout(left):
                 data = await self._content.readany()
         except TimeoutError:
+            data = self._content.read_nowait()
+            if loop.time() - began > left + STOOD_STILL_S:
+                # it is we who did not look: the window begins anew
+                self._waited_s = 0.0
+                return data or await self._wait()
             self._broken = SlowBody()
+            if data:
+                return data
             raise self._broken from None
         self._waited_s += loop.time() - began
         return data

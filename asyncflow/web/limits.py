@@ -48,6 +48,7 @@ from asyncflow.errors import (
     UnsupportedHttpVersion,
 )
 from asyncflow.web.errors import PROBLEM, SERVER, document, headers_of, status_of
+from asyncflow.web.expecting import waits
 from asyncflow.web.trailers import ChunkedBody
 
 KIB: Final = 1024
@@ -420,7 +421,7 @@ class GuardedHandler(RequestHandler):
 
     def _may_drain(self, request: web.BaseRequest) -> bool:
         length = request.content_length
-        if length is None or request.headers.get("Expect"):
+        if length is None or waits(request):
             return False
         if request.content.exception() is not None:
             return False

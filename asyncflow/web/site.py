@@ -10,6 +10,7 @@ from aiohttp import web
 from aiohttp.streams import StreamReader
 
 from asyncflow.errors import StartError
+from asyncflow.web.expecting import put_aside
 from asyncflow.web.handshakes import Entrance, bind
 from asyncflow.web.limits import ConnectionLimits, GuardedHandler, Seats
 
@@ -109,6 +110,7 @@ def _factory(
     server = runner.server
     if server is None:
         raise RuntimeError("the runner is not set up")
+    server.request_factory = put_aside(server.request_factory)
     loop = asyncio.get_running_loop()
     return lambda: handler(
         server,

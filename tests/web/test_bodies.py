@@ -1,6 +1,7 @@
 import asyncio
 import hashlib
 import os
+import time
 from collections.abc import Callable
 
 import pytest
@@ -259,3 +260,22 @@ async def test_a_body_above_the_limit_of_its_resource_is_answered_413(
     await wire.send(post(coding) + data)
     answer = await wire.answer()
     assert (answer.status, answer.code) == (413, "body_too_large")
+
+
+def stand_still() -> None:
+    """Do nothing, as a server does whose machine was suspended."""
+    time.sleep(1.5)
+
+
+async def test_a_body_is_not_slow_because_the_server_stood_still(
+    serve: Serve, dial: Dial
+) -> None:
+    taker = Taker(lambda request: BodyReader(request, window_s=0.3))
+    wire = await dial(await serve(taker.app()))
+    await wire.send(post("Content-Length: 8") + b"half")
+    await taker.first.wait()
+    await asyncio.sleep(0)
+    await wire.send(b"left")
+    stand_still()
+    answer = await wire.answer()
+    assert (answer.status, bytes(taker.kept)) == (200, b"halfleft")

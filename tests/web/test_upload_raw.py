@@ -280,6 +280,24 @@ def test_a_refusal_comes_instead_of_100_continue(
     assert jobs(server) == before
 
 
+@pytest.mark.parametrize(
+    ("method", "target", "status"),
+    [
+        ("POST", "/nothing", 404),
+        ("PUT", "/files/01a215b9-3a5b-7003-a387-5f183952c827", 405),
+        ("PATCH", "/upload", 405),
+    ],
+)
+def test_nothing_asks_for_a_body_that_no_route_takes(
+    server: ServerProcess, method: str, target: str, status: int
+) -> None:
+    with Line(server) as line:
+        line.head(method, target, EXPECT, length=1000)
+        answer = line.answer()
+    assert answer.status == status
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
 @pytest.mark.needs("curl")
 def test_curl_puts_a_file(server: ServerProcess, tmp_path: Path) -> None:
     (tmp_path / "a photo.txt").write_bytes(b"x" * 100_000)
