@@ -387,6 +387,8 @@ def test_functions_that_do_not_stop_and_earlier_alerts_are_seen(
             tile = page.locator("#now div", has_text="Do not stop")
             expect(tile).to_contain_text("their step is over", timeout=PATIENCE_MS)
             expect(page.locator("#strays li")).to_contain_text(f"job {job}")
+            # what has no bytes can be tried again, too
+            expect(page.get_by_role("button", name="Retry: stay")).to_be_visible()
             # two tasks of later are four fifths of what may wait, and more
             bearer = f"Bearer {server.token}"
             path = "/admin/consumers/sample-task/pause"

@@ -188,7 +188,8 @@ class Row {
     const bytes = job.fileSize === null ? "" : ` · ${size(job.fileSize)}`;
     this.facts.textContent = `${jobState(job.status)}${bytes} · ${clock(job.createdAt)}`;
     // an upload that never became whole has nothing to run again
-    this.retry.hidden = !AGAIN.has(job.status) || job.uploadedBytes === null;
+    const isPart = job.kind === "file" && job.uploadedBytes === null;
+    this.retry.hidden = !AGAIN.has(job.status) || isPart;
     this.cancel.hidden = FINAL.has(job.status);
     this.retry.setAttribute("aria-label", `Retry: ${job.fileName}`);
     this.cancel.setAttribute("aria-label", `Cancel: ${job.fileName}`);
