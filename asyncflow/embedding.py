@@ -18,7 +18,6 @@ from pathlib import Path
 
 import structlog
 from aiohttp import web
-from aiohttp.web_urldispatcher import PrefixedSubAppResource as _Mounted
 
 from asyncflow import logs
 from asyncflow.config import Settings, load
@@ -86,8 +85,10 @@ def _check_prefix(app: web.Application, prefix: str) -> None:
             "of letters, digits and -._~"
         )
         raise ValueError(f"prefix is {prefix!r}; accepted: {accepted}")
-    mounted = (one for one in app.router.resources() if isinstance(one, _Mounted))
-    if any(one.canonical == prefix for one in mounted):
+    if any(
+        isinstance(one, web.PrefixedSubAppResource) and one.canonical == prefix
+        for one in app.router.resources()
+    ):
         raise ValueError(f"prefix is {prefix!r}, which the application has already")
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import click
 import msgspec
@@ -17,6 +17,8 @@ from asyncflow.cli.connection import (
 from asyncflow.cli.output import Output, output_options
 from asyncflow.cli.terminal import clean, name_of
 from asyncflow.client import Client, RequestFailed, ServerUnreachable
+from asyncflow.client.downloading import longest_name
+from asyncflow.naming import fitted, parted
 
 
 class Fetched(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -80,7 +82,8 @@ async def _fetch_all(
         # says at once that nobody is there, instead of after all the patience
         await client.reach()
         await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
-        fetching = _Fetching(client=client, folder=folder, output=output)
+        most = await asyncio.to_thread(longest_name, folder)
+        fetching = _Fetching(client=client, folder=folder, output=output, most=most)
         for job_id in job_ids:
             await fetching.job(job_id, names)
     return 1 if fetching.failed else 0
@@ -93,6 +96,8 @@ class _Fetching:
     client: Client
     folder: Path
     output: Output
+    #: the bytes of a name that the folder takes
+    most: int
     failed: int = 0
     _taken: set[str] = field(default_factory=set)
 
@@ -130,12 +135,13 @@ class _Fetching:
 
     def _free(self, name: str) -> str:
         """Return *name*, or one like it if another file of this command has it."""
-        path, number = PurePosixPath(name), 1
-        while name in self._taken:
+        (stem, suffix), number = parted(name), 1
+        free = fitted(stem, suffix, most=self.most)
+        while free in self._taken:
             number += 1
-            name = f"{path.stem}-{number}{path.suffix}"
-        self._taken.add(name)
-        return name
+            free = fitted(stem, f"-{number}{suffix}", most=self.most)
+        self._taken.add(free)
+        return free
 
     def _complain(self, what: str, why: str) -> None:
         self.failed += 1

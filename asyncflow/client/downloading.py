@@ -1,6 +1,7 @@
 """Downloads one file of a job: continues where it broke, appears only when whole."""
 
 import asyncio
+import hashlib
 import os
 import re
 from contextlib import suppress
@@ -11,7 +12,10 @@ import aiohttp
 
 from asyncflow.client.failures import ServerRefused, UnexpectedAnswer
 from asyncflow.client.session import Session
+from asyncflow.naming import MAX_BYTES, fitted, size_of
 
+_PART, _TAG = ".part", ".part.etag"
+_HASH_DIGITS = 16
 _PARTIAL = 206
 _RANGE_PAST_END = 416
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,15})-[0-9]{1,15}/[0-9]{1,15}", re.ASCII)
@@ -22,7 +26,8 @@ class Download:
     """One file of a job on its way to a local path.
 
     While it is unfinished it lies beside its target as `.part`, with the version it is
-    a part of (its ETag) in `.part.etag`; a later download of the same continues it.
+    a part of (its ETag) in `.part.etag`; a later download of the same continues it. A
+    name too long for that is cut, and told from others by a hash.
     """
 
     session: Session
@@ -31,11 +36,11 @@ class Download:
 
     @property
     def _part(self) -> Path:
-        return self.target.with_name(f"{self.target.name}.part")
+        return _beside(self.target, _PART)
 
     @property
     def _tag(self) -> Path:
-        return self.target.with_name(f"{self.target.name}.part.etag")
+        return _beside(self.target, _TAG)
 
     async def run(self) -> Path:
         """Fetch the file and put it in place. Raise RequestFailed or OSError."""
@@ -115,6 +120,22 @@ class Download:
         self._part.replace(self.target)
         with suppress(OSError):
             self._tag.unlink(missing_ok=True)
+
+
+def longest_name(folder: Path) -> int:
+    """Return how many bytes a name in *folder* may have."""
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX")
+    except OSError:
+        return MAX_BYTES
+
+
+def _beside(target: Path, end: str) -> Path:
+    most, name = longest_name(target.parent), target.name
+    if size_of(f"{name}{_TAG}") > most:
+        told = hashlib.sha256(os.fsencode(name)).hexdigest()[:_HASH_DIGITS]
+        name = fitted(name, f"~{told}", most=most - len(_TAG))
+    return target.with_name(f"{name}{end}")
 
 
 def _start(answer: aiohttp.ClientResponse) -> int:

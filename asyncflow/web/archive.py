@@ -15,13 +15,13 @@ import zipfile
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from pathlib import PurePosixPath
 from typing import Final
 
 from aiohttp import hdrs, web
 
 from asyncflow.errors import FileNotAvailable, StoreError
 from asyncflow.jobs import JobKind
+from asyncflow.naming import fitted, parted
 from asyncflow.packing import is_text
 from asyncflow.store.base import Store
 from asyncflow.views import JobView
@@ -138,10 +138,10 @@ def distinct(names: Sequence[str]) -> list[str]:
     taken: set[str] = set()
     result = []
     for name in names:
-        path, number, free = PurePosixPath(name), 1, name
+        (stem, suffix), number, free = parted(name), 1, name
         while free.casefold() in taken:
             number += 1
-            free = f"{path.stem} ({number}){path.suffix}"
+            free = fitted(stem, f" ({number}){suffix}")
         taken.add(free.casefold())
         result.append(free)
     return result
@@ -165,7 +165,7 @@ def _entry(found: Download, name: str) -> zipfile.ZipInfo:
 
 
 def _headers(file_name: str) -> dict[str, str]:
-    name = f"{PurePosixPath(clean_name(file_name)).stem}.zip"
+    name = fitted(parted(clean_name(file_name))[0], ".zip")
     return {
         hdrs.CONTENT_TYPE: "application/zip",
         hdrs.CONTENT_DISPOSITION: content_disposition(name),

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from asyncflow import uploads
 from asyncflow.db.base import StoredFile
 from asyncflow.errors import FileNotAvailable, JobNotFound
+from asyncflow.naming import fitted, parted
 from asyncflow.runtime import Runtime
 from asyncflow.store.base import HasLocalPath
 from asyncflow.web.downloads import Download
@@ -53,5 +54,5 @@ def _shown_name(found: StoredFile) -> str:
     """Return `holiday-thumbnail.jpg` for the thumbnail of `holiday.heic`."""
     if found.is_original:
         return found.file_name
-    key = PurePosixPath(found.key)
-    return f"{PurePosixPath(found.file_name).stem}-{found.name}{key.suffix}"
+    stem, _suffix = parted(found.file_name)
+    return fitted(stem, f"-{found.name}{PurePosixPath(found.key).suffix}")

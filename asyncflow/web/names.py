@@ -11,10 +11,9 @@ import re
 from typing import Final
 from urllib.parse import quote
 
+from asyncflow.naming import fitted, parted
 from asyncflow.uploads import visible
 
-#: what common file systems take
-MAX_BYTES: Final = 255
 NAMELESS: Final = "file"
 
 _SEPARATORS = re.compile(r"[/\\:]")
@@ -29,7 +28,7 @@ def clean_name(name: str) -> str:
     shown = _SEPARATORS.sub("_", visible(name)).strip()
     if not shown.strip("."):
         return NAMELESS
-    return _shortened(shown)
+    return fitted(*parted(shown))
 
 
 def content_disposition(name: str, *, inline: bool = False) -> str:
@@ -41,13 +40,3 @@ def content_disposition(name: str, *, inline: bool = False) -> str:
     if plain == shown:
         return value
     return f"{value}; filename*=UTF-8''{quote(shown, safe=_ATTR_CHARS)}"
-
-
-def _shortened(name: str) -> str:
-    if len(name.encode()) <= MAX_BYTES:
-        return name
-    stem, dot, suffix = name.rpartition(".")
-    if not stem or len(suffix.encode()) > MAX_BYTES // 8:
-        stem, dot, suffix = name, "", ""
-    room = MAX_BYTES - len((dot + suffix).encode())
-    return stem.encode()[:room].decode(errors="ignore") + dot + suffix

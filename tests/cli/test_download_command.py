@@ -46,6 +46,16 @@ def test_files_of_the_same_name_of_several_jobs_stand_side_by_side(
     ]
 
 
+def test_files_of_the_longest_name_stand_side_by_side(done: SmallServer) -> None:
+    done.names["original"] = f'attachment; filename="{"p" * 251}.jpg"'
+    done.jobs["k"] = done.jobs["j"] | {"jobId": "k"}
+
+    assert main(["download", "j", "k", "--only", "original"]) == 0
+
+    found = sorted(path.name for path in Path().iterdir())
+    assert found == sorted([f"{'p' * 251}.jpg", f"{'p' * 249}-2.jpg"])
+
+
 def test_only_the_files_named_are_fetched_and_none_is_overwritten(
     done: SmallServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,6 +57,36 @@ async def test_a_later_process_continues_a_download(
     assert server.ranges[-1] is not None
 
 
+@pytest.mark.parametrize("name", ["p" * 251 + ".jpg", "é" * 127, "p" * 245])
+async def test_a_file_of_the_longest_name_arrives_and_continues(
+    server: SmallServer, data: bytes, client: Client, tmp_path: Path, name: str
+) -> None:
+    target = tmp_path / name
+    await broken_download(server, target)
+    twin = tmp_path / f"{name[:-1]}x"
+    twin.touch()
+    held = {one.name for one in tmp_path.iterdir()}
+
+    await client.download("j", "thumbnail", target)
+
+    assert len(held) == 3
+    assert target.read_bytes() == data
+    assert server.ranges[-1] is not None
+    assert sorted(tmp_path.iterdir()) == sorted([target, twin])
+
+
+async def test_parts_of_long_names_that_begin_alike_are_different_files(
+    server: SmallServer, data: bytes, client: Client, tmp_path: Path
+) -> None:
+    first, second = tmp_path / ("p" * 254 + "1"), tmp_path / ("p" * 254 + "2")
+    await broken_download(server, first)
+
+    await client.download("j", "thumbnail", second)
+
+    assert second.read_bytes() == data
+    assert server.ranges[-1] is None
+
+
 async def test_a_file_that_changed_is_fetched_from_its_beginning(
     server: SmallServer, data: bytes, client: Client, tmp_path: Path
 ) -> None:

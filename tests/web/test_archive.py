@@ -114,6 +114,29 @@ def test_a_blob_that_is_shorter_than_its_row_says_breaks_the_download(
             server.request("GET", f"/jobs/{job}/files.zip")
 
 
+def test_the_longest_names_still_say_what_they_are(
+    server: ServerProcess, photo: bytes
+) -> None:
+    name = "p" * 251 + ".jpg"
+    job = server.upload(name, photo)
+    urls = server.finished(job)["downloadUrls"]
+    told = server.request("HEAD", urls["thumbnail"]).headers["content-disposition"]
+    assert told.endswith('p-thumbnail.jpg"')
+    body = server.request("GET", f"/jobs/{job}/files.zip").body
+    with zipfile.ZipFile(BytesIO(body)) as archive:
+        held = archive.namelist()
+    assert len(held) == len(set(held)) == len(urls)
+    assert all(len(one) <= 255 for one in held)
+    assert {f"{one[-10:]}" for one in held} >= {"pppppp.jpg", "medium.jpg"}
+
+
+def test_long_names_that_are_alike_are_told_apart() -> None:
+    found = distinct(["é" * 125 + ".jpeg"] * 12)
+    assert len(set(found)) == 12
+    assert all(len(one.encode()) <= 255 for one in found)
+    assert found[11].endswith("é (12).jpeg")
+
+
 def test_names_that_are_alike_are_told_apart() -> None:
     assert distinct(["a.jpg", "A.JPG", "a.jpg", "b", "b", "a (2).jpg"]) == [
         "a.jpg",
