@@ -1,8 +1,10 @@
 """Cuts file names to what a file system takes, without losing how they end."""
 
+import os
+from pathlib import Path
 from typing import Final
 
-#: what common file systems take
+#: what common file systems take; some that encrypt take less
 MAX_BYTES: Final = 255
 #: no real suffix is longer: a full stop before more than that is one of a sentence
 _MAX_SUFFIX_BYTES: Final = 31
@@ -31,3 +33,11 @@ def size_of(name: str) -> int:
     """Return how many bytes *name* has at most as a file's name."""
     # Python hands bytes that are no UTF-8 on as halves of surrogate pairs
     return len(name.encode("utf-8", "surrogatepass"))
+
+
+def longest_in(folder: Path) -> int:
+    """Return how many bytes a name in *folder* may have."""
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX")
+    except OSError:
+        return MAX_BYTES

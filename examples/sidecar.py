@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 SERVER = os.environ.get("ASYNCFLOW_URL", "http://127.0.0.1:8080").rstrip("/")
 TOKEN = os.environ.get("ASYNCFLOW_TOKEN", "")
+GONE = 404
 OVER = {"COMPLETED", "FAILED", "REJECTED", "CANCELLED"}
 
 
@@ -44,7 +46,12 @@ def hand_over(path: Path) -> str:
 
 def outcome(job_id: str) -> dict[str, Any] | None:
     """Return a job that is over; None: ask again later."""
-    job: dict[str, Any] = ask(f"/status/{job_id}")
+    try:
+        job: dict[str, Any] = ask(f"/status/{job_id}")
+    except urllib.error.HTTPError as error:
+        if error.code != GONE:
+            raise
+        return {"status": "DELETED", "downloadUrls": {}}
     return job if job["status"] in OVER else None
 
 

@@ -17,8 +17,7 @@ from asyncflow.cli.connection import (
 from asyncflow.cli.output import Output, output_options
 from asyncflow.cli.terminal import clean, name_of
 from asyncflow.client import Client, RequestFailed, ServerUnreachable
-from asyncflow.client.downloading import longest_name
-from asyncflow.naming import fitted, parted
+from asyncflow.naming import fitted, longest_in, parted
 
 
 class Fetched(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -82,7 +81,7 @@ async def _fetch_all(
         # says at once that nobody is there, instead of after all the patience
         await client.reach()
         await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
-        most = await asyncio.to_thread(longest_name, folder)
+        most = await asyncio.to_thread(longest_in, folder)
         fetching = _Fetching(client=client, folder=folder, output=output, most=most)
         for job_id in job_ids:
             await fetching.job(job_id, names)

@@ -142,7 +142,9 @@ def _found(files: tuple[str, ...], *, recursive: bool) -> Iterator[Path]:
         elif path.is_file():
             yield path
         elif path.exists():
-            raise click.UsageError(f"{file} is no regular file")
+            raise click.UsageError(
+                f"{file} is no regular file: try asyncflow upload - < {file}"
+            )
         else:
             raise click.UsageError(f"{file} does not exist")
 

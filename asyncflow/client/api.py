@@ -7,7 +7,6 @@ from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.parse import quote
 from uuid import uuid4
 
 from asyncflow.client.downloading import Download
@@ -21,7 +20,7 @@ from asyncflow.client.messages import (
     Taken,
     Update,
 )
-from asyncflow.client.session import Patience, Session, decode
+from asyncflow.client.session import Patience, Session, decode, segment
 from asyncflow.client.sources import (
     BinaryFile,
     Memory,
@@ -115,6 +114,7 @@ class Client:
         | os.PathLike[str]
         | bytes
         | bytearray
+        | memoryview
         | BinaryFile
         | AsyncIterator[bytes],
         *,
@@ -127,14 +127,16 @@ class Client:
 
         A path is resumable: after a crash or Ctrl-C, the same call in a later process
         continues it (unless *resume* is false). What is left in a binary file, or in a
-        stream, is first kept in a temporary file. *name* defaults to the path's own.
+        stream, is first kept in a temporary file; so is a file of no known size, as
+        those of `/proc`. *name* defaults to the path's own.
 
         Raises:
-            OSError: the file cannot be read.
+            OSError: the file cannot be read, the path is none of a regular file, or a
+                file that does not block has nothing to read yet.
             TypeError: *source* is nothing of the kind, or a file of text.
             SourceChanged: the file changed meanwhile.
         """
-        if isinstance(source, bytes | bytearray):
+        if isinstance(source, bytes | bytearray | memoryview):
             kept = Memory(bytes(source))
             return await self._send(kept, name, media_type, on_progress)
         if not isinstance(source, str | os.PathLike):
@@ -151,7 +153,7 @@ class Client:
             name or path.name,
             media_type,
             on_progress,
-            remember_as=path if resume else None,
+            remember_as=None if opened.is_temporary or not resume else path,
         )
 
     async def _send(
@@ -181,7 +183,7 @@ class Client:
 
     async def status(self, job_id: str) -> Job:
         """Return the job as it is now."""
-        reference = f"status/{quote(job_id, safe='')}"
+        reference = f"status/{segment(job_id)}"
         return await self._session.fetch("GET", reference, Job)
 
     async def jobs(
@@ -214,7 +216,7 @@ class Client:
 
     async def retry(self, job_id: str) -> Job:
         """Run the dead steps of a job again and return the job."""
-        reference = f"jobs/{quote(job_id, safe='')}/retry"
+        reference = f"jobs/{segment(job_id)}/retry"
         # not repeated on a broken connection by itself: twice is two runs
         async with self._session.request("POST", reference):
             pass
@@ -222,7 +224,7 @@ class Client:
 
     async def cancel(self, job_id: str) -> Job:
         """Close a job and return it; what succeeded stays, what is over stays over."""
-        reference = f"jobs/{quote(job_id, safe='')}/cancel"
+        reference = f"jobs/{segment(job_id)}/cancel"
         async with self._session.request("POST", reference):
             pass
         return await self.status(job_id)
@@ -274,7 +276,7 @@ class Client:
     async def pause(self, consumer: str, *, on: bool = True) -> None:
         """Let a consumer begin no more steps, or let it go on; needs the token."""
         action = "pause" if on else "resume"
-        reference = f"admin/consumers/{quote(consumer, safe='')}/{action}"
+        reference = f"admin/consumers/{segment(consumer)}/{action}"
         await self._session.fetch("POST", reference, Consumers)
 
     async def pause_tenant(self, tenant: str, *, on: bool = True) -> None:
@@ -283,7 +285,7 @@ class Client:
         The tenant `-` is all that belongs to none.
         """
         action = "pause" if on else "resume"
-        reference = f"admin/tenants/{quote(tenant, safe='')}/{action}"
+        reference = f"admin/tenants/{segment(tenant)}/{action}"
         async with self._session.request("POST", reference):
             pass
 
@@ -292,7 +294,7 @@ class Client:
 
         *since* has a time zone. Needs the token.
         """
-        reference = f"admin/consumers/{quote(consumer, safe='')}/replay"
+        reference = f"admin/consumers/{segment(consumer)}/replay"
         made, after = 0, 0
         while True:
             said = {"since": since.isoformat(), "after": after}
@@ -305,7 +307,7 @@ class Client:
 
     async def delete(self, job_id: str) -> None:
         """Forget a job with all its bytes."""
-        reference = f"jobs/{quote(job_id, safe='')}"
+        reference = f"jobs/{segment(job_id)}"
         async with self._session.request("DELETE", reference):
             pass
 
@@ -334,4 +336,4 @@ class Client:
         ).run()
 
     def _file(self, job_id: str, name: str) -> str:
-        return f"jobs/{quote(job_id, safe='')}/files/{quote(name, safe='')}"
+        return f"jobs/{segment(job_id)}/files/{segment(name)}"

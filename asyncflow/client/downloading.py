@@ -12,7 +12,7 @@ import aiohttp
 
 from asyncflow.client.failures import ServerRefused, UnexpectedAnswer
 from asyncflow.client.session import Session
-from asyncflow.naming import MAX_BYTES, fitted, size_of
+from asyncflow.naming import fitted, longest_in, size_of
 
 _PART, _TAG = ".part", ".part.etag"
 _HASH_DIGITS = 16
@@ -122,16 +122,8 @@ class Download:
             self._tag.unlink(missing_ok=True)
 
 
-def longest_name(folder: Path) -> int:
-    """Return how many bytes a name in *folder* may have."""
-    try:
-        return os.pathconf(folder, "PC_NAME_MAX")
-    except OSError:
-        return MAX_BYTES
-
-
 def _beside(target: Path, end: str) -> Path:
-    most, name = longest_name(target.parent), target.name
+    most, name = longest_in(target.parent), target.name
     if size_of(f"{name}{_TAG}") > most:
         told = hashlib.sha256(os.fsencode(name)).hexdigest()[:_HASH_DIGITS]
         name = fitted(name, f"~{told}", most=most - len(_TAG))

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
@@ -26,11 +27,13 @@ T = TypeVar("T")
 # 60 s without a byte in either direction: longer than any disk needs for its last
 # write, shorter than TCP's own quarter of an hour
 SILENCE_S = 60.0
+IN_USE = "the client is in use: leave its block before it is entered again"
 _CONNECT_S = 10.0
 _MAX_RETRY_AFTER_S = 30.0
 _PASSING = frozenset({408, 409, 423, 429, 500, 502, 503, 504})
 _FAILED = 400
-_BARE_CODES = {404: "not_found", 410: "upload_gone", 401: "unauthorized"}
+_NOT_FOUND = 404
+_BARE_CODES = {_NOT_FOUND: "not_found", 410: "upload_gone", 401: "unauthorized"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +97,9 @@ class Session:
         self._http: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
-        """Start the connection pool."""
+        """Start the connection pool. Raise RuntimeError if there is one."""
+        if self._http is not None:
+            raise RuntimeError(IN_USE)
         self._http = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(
                 total=None, sock_connect=_CONNECT_S, sock_read=SILENCE_S
@@ -159,6 +164,20 @@ class Session:
                 return decode(await answer.read(), kind, str(answer.url))
 
         return await self.patience.insist(once)
+
+
+def segment(name: str) -> str:
+    """Return *name* as one segment of a path. Raise ServerRefused if it cannot be one.
+
+    What a server would never see as it was meant (nothing, `.`, `..`) names nothing.
+    """
+    if name in {"", ".", ".."}:
+        raise ServerRefused(
+            code=_BARE_CODES[_NOT_FOUND],
+            detail=f"{name!r} is the name of nothing",
+            status=_NOT_FOUND,
+        )
+    return quote(name, safe="")
 
 
 def decode(body: bytes | str, kind: type[T], url: str) -> T:

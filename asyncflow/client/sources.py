@@ -1,11 +1,13 @@
 """What can be uploaded: a file, bytes, or a stream that is first kept in a file."""
 
 import asyncio
+import errno
 import os
+import stat
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterable
 from dataclasses import dataclass
-from io import BufferedRandom, BufferedReader
+from io import BufferedRandom, BufferedReader, FileIO
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeGuard
 
@@ -69,9 +71,17 @@ class Memory:
 class OpenFile:
     """A file; noticed if somebody changes it while it is read."""
 
-    def __init__(self, handle: BufferedReader | BufferedRandom, name: str) -> None:
+    def __init__(
+        self,
+        handle: BufferedReader | BufferedRandom,
+        name: str,
+        *,
+        is_temporary: bool = False,
+    ) -> None:
         self._handle = handle
         self._name = name
+        #: whether nobody can open it again
+        self.is_temporary = is_temporary
         found = os.fstat(handle.fileno())
         self.size, self.mtime_ns = found.st_size, found.st_mtime_ns
 
@@ -94,9 +104,42 @@ class OpenFile:
 
 
 async def open_path(path: Path) -> OpenFile:
-    """Open the file at *path*. Raise OSError if that is impossible."""
-    handle = await asyncio.to_thread(path.open, "rb")
-    return OpenFile(handle, str(path))
+    """Open the regular file at *path*. Raise OSError if that is impossible.
+
+    One that has bytes and says that it has none is kept as a stream.
+    """
+    handle = await asyncio.to_thread(_opened, path)
+    opened = OpenFile(handle, str(path))
+    if opened.size:
+        return opened
+    try:
+        if not await asyncio.to_thread(handle.peek, 1):
+            return opened
+        kept = await keep_stream(pieces_of(handle))
+    except BaseException:
+        handle.close()
+        raise
+    handle.close()
+    return kept
+
+
+def _opened(path: Path) -> BufferedReader:
+    # a pipe that nobody writes to would hold up even a caller that has given up
+    place = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    error = _unfit(os.fstat(place).st_mode, path)
+    if error is not None:
+        os.close(place)
+        raise error
+    return BufferedReader(FileIO(place))
+
+
+def _unfit(mode: int, path: Path) -> OSError | None:
+    if stat.S_ISREG(mode):
+        return None
+    if stat.S_ISDIR(mode):
+        return IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    why = "no regular file: open it and upload what you have opened"
+    return OSError(errno.EINVAL, why, str(path))
 
 
 def is_file(source: Any) -> TypeGuard[BinaryFile]:
@@ -105,12 +148,24 @@ def is_file(source: Any) -> TypeGuard[BinaryFile]:
 
 
 async def pieces_of(file: BinaryFile) -> AsyncGenerator[bytes, None]:
-    """Yield what is left in *file*, read in a thread. Raise TypeError for text."""
-    while data := await asyncio.to_thread(file.read, PIECE_BYTES):
+    """Yield what is left in *file*, read in a thread.
+
+    Raise TypeError for what is no bytes, BlockingIOError if there is nothing yet.
+    """
+    while True:
+        data: object = await asyncio.to_thread(file.read, PIECE_BYTES)
+        if data is None:
+            # to go on would be to call a part the whole
+            why = "the file does not block and has nothing yet: let it block"
+            raise BlockingIOError(errno.EAGAIN, why)
         # a file opened without "b" gives text, whose bytes nobody can know
-        if not isinstance(data, bytes):
+        if isinstance(data, str):
             raise TypeError("the file gives text: open it in binary mode, 'rb'")
-        yield data
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise TypeError(f"the file gives {type(data).__name__}, no bytes")
+        if not data:
+            return
+        yield bytes(data)
 
 
 async def keep_stream(stream: AsyncIterable[bytes]) -> OpenFile:
@@ -127,4 +182,4 @@ async def keep_stream(stream: AsyncIterable[bytes]) -> OpenFile:
     except BaseException:
         kept.close()
         raise
-    return OpenFile(kept, "the stream")  # type: ignore[arg-type]  # a BufferedRandom
+    return OpenFile(kept, "the stream", is_temporary=True)  # type: ignore[arg-type]  # a BufferedRandom

@@ -4,7 +4,9 @@ Theory of operation
 -------------------
 The asynchronous client runs on an event loop in a thread of its own; a call hands its
 coroutine over and waits. So it works beside a loop that the caller's thread may have,
-and a Ctrl-C that ends the wait also ends what was waited for.
+and a Ctrl-C that ends the wait also ends what was waited for. A function that is told
+of progress is called by that loop: were it to wait for another call, both would wait
+for ever.
 """
 
 import asyncio
@@ -18,18 +20,19 @@ from typing import Any, Self, TypeVar
 
 from asyncflow.client.api import Client
 from asyncflow.client.messages import Consumer, Job, Update
-from asyncflow.client.session import Patience
+from asyncflow.client.session import IN_USE, Patience
 from asyncflow.client.sources import BinaryFile
 from asyncflow.client.uploading import CHUNK_BYTES, Progress
 
 T = TypeVar("T")
+_NOT_OPEN = "use the client inside `with`"
 
 
 class SyncClient:
     """A connection to the server at *url*; use it with `with`, in one thread or more.
 
     The arguments and errors are those of `Client`. Functions that are told of progress
-    are called in the client's own thread.
+    are called in the client's own thread, and cannot call the client.
     """
 
     def __init__(
@@ -52,6 +55,8 @@ class SyncClient:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
+        if self._loop is not None:
+            raise RuntimeError(IN_USE)
         self._loop = loop = asyncio.new_event_loop()
         # a daemon: a program that forgets to leave the block can still end
         self._thread = threading.Thread(
@@ -80,7 +85,12 @@ class SyncClient:
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         if self._loop is None:
             work.close()
-            raise RuntimeError("use the client inside `with`")
+            raise RuntimeError(_NOT_OPEN)
+        if threading.current_thread() is self._thread:
+            work.close()
+            raise RuntimeError(
+                "a function that is told of progress cannot call the client"
+            )
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
@@ -90,11 +100,15 @@ class SyncClient:
             raise
 
     def _each(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
+        loop = self._loop
         try:
             while (item := self._run(_next(items))) is not None:
                 yield item
+                if self._loop is not loop:
+                    raise RuntimeError(_NOT_OPEN)
         finally:
-            self._run(items.aclose())
+            if self._loop is loop is not None:  # else leaving the block has closed them
+                self._run(items.aclose())
 
     def is_ready(self) -> bool:
         """Tell whether the server that answers takes work now."""
@@ -110,7 +124,7 @@ class SyncClient:
 
     def upload(
         self,
-        source: str | os.PathLike[str] | bytes | bytearray | BinaryFile,
+        source: str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryFile,
         *,
         name: str | None = None,
         media_type: str | None = None,

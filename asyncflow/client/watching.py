@@ -11,14 +11,13 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from urllib.parse import quote
 
 import aiohttp
 import msgspec
 
 from asyncflow.client.failures import ServerUnreachable
 from asyncflow.client.messages import FINAL, Frame, Job, Step, Update, ending
-from asyncflow.client.session import Session, as_unreachable, decode
+from asyncflow.client.session import Session, as_unreachable, decode, segment
 
 _HEARTBEAT_S = 20.0
 # a human's idea of "live" at first, then gentle with the server
@@ -72,7 +71,7 @@ class Watch:
                 yield update
 
     async def _status(self) -> Job:
-        reference = f"status/{quote(self.job_id, safe='')}"
+        reference = f"status/{segment(self.job_id)}"
         return await self.session.fetch("GET", reference, Job)
 
     async def _listen(self) -> AsyncGenerator[Update, None]:

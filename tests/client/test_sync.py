@@ -1,13 +1,14 @@
 """The client without asyncio, against a real server."""
 
 import asyncio
+import gc
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from asyncflow import Progress, ServerRefused, ServerUnreachable, SyncClient
+from asyncflow import Job, Progress, ServerRefused, ServerUnreachable, SyncClient
 from asyncflow.client import Patience
 from tests.server_process import ServerProcess, serving
 
@@ -92,3 +93,54 @@ def test_errors_are_those_of_the_client() -> None:
         pytest.raises(ServerUnreachable),
     ):
         client.status(UNKNOWN)
+
+
+def test_a_callback_that_calls_the_client_is_told_that_it_cannot(
+    client: SyncClient,
+) -> None:
+    seen: list[Job] = []
+    job = client.upload(b"text", name="a.txt")
+    with pytest.raises(RuntimeError, match="cannot call the client"):
+        client.wait(job, on_update=lambda _update: seen.append(client.status(job)))
+    with pytest.raises(RuntimeError, match="cannot call the client"):
+        client.upload(b"text", on_progress=lambda _: seen.extend(client.jobs()))
+    assert client.wait(job).status == "COMPLETED"
+
+
+def test_entering_the_block_twice_is_an_error_and_harms_nobody(
+    client: SyncClient,
+) -> None:
+    before = threads()
+    with pytest.raises(RuntimeError, match="in use"), client:
+        raise AssertionError("it was entered")
+    assert client.is_ready()
+    assert threads() == before
+
+
+def test_the_block_can_be_entered_again_when_it_was_left(
+    server: ServerProcess,
+) -> None:
+    client = SyncClient(server.url)
+    for _ in range(2):
+        with client:
+            assert client.is_ready()
+
+
+def test_an_iterator_that_outlives_the_block_says_so_and_ends_in_silence(
+    server: ServerProcess,
+) -> None:
+    with SyncClient(server.url, server.token) as client:
+        for number in range(3):
+            client.upload(b"text", name=f"{number}.txt")
+        asked, left = client.jobs(), client.jobs()
+        assert next(asked).job_id == next(left).job_id
+    with pytest.raises(RuntimeError, match="inside `with`"):
+        next(asked)
+    with client, pytest.raises(RuntimeError, match="inside `with`"):
+        next(left)
+    # what an iterator raises when it is thrown away would be a warning, and those fail
+    with client:
+        thrown_away = client.jobs()
+        next(thrown_away)
+    del thrown_away
+    gc.collect()

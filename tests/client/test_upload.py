@@ -3,6 +3,7 @@ import os
 import stat
 import time
 from collections.abc import AsyncIterator, Callable
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -417,3 +418,94 @@ def test_pauses_double_up_to_the_longest_and_never_march() -> None:
     assert all(4 <= pause <= 5 for pause in pauses[1])
     assert len(set(pauses[1])) > 1
     assert {*pauses[2], *pauses[3]} == {10}
+
+
+async def test_a_pipe_that_blocks_nobody_is_not_cut_short(
+    server: SmallServer, client: Client
+) -> None:
+    reads, writes = os.pipe()
+    os.set_blocking(reads, False)
+    os.write(writes, b"the first half, ")
+    with (
+        FileIO(reads, "rb") as file,
+        FileIO(writes, "wb"),
+        pytest.raises(BlockingIOError, match="let it block"),
+    ):
+        await client.upload(file)
+    assert not server.uploads
+
+
+async def test_a_path_of_a_pipe_holds_nobody_up(client: Client, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/null")):
+        with pytest.raises(OSError, match="no regular file"):
+            await client.upload(path)
+    with pytest.raises(IsADirectoryError):
+        await client.upload(tmp_path)
+
+
+async def test_a_file_that_says_it_is_empty_and_is_not_arrives_whole(
+    server: SmallServer, client: Client
+) -> None:
+    path = Path("/proc/self/status")
+    assert path.stat().st_size == 0
+
+    job_id = await client.upload(path)
+
+    stored = server.uploads[job_id]
+    assert stored.name == "status"
+    assert bytes(stored.data).startswith(b"Name:")
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+async def test_bytes_of_any_kind_arrive(
+    server: SmallServer, client: Client, kind: type[bytearray | memoryview]
+) -> None:
+    class Odd:
+        def __init__(self) -> None:
+            self.left = [b"some ", b"bytes"]
+
+        def read(self, _count: int) -> object:
+            return kind(self.left.pop(0)) if self.left else kind(b"")
+
+    jobs = [
+        await client.upload(kind(b"some bytes")),
+        await client.upload(Odd()),  # type: ignore[arg-type]
+    ]
+    assert [bytes(server.uploads[job].data) for job in jobs] == [b"some bytes"] * 2
+
+
+async def test_a_file_that_gives_no_bytes_is_named(client: Client) -> None:
+    class Odd:
+        def read(self, _count: int) -> object:
+            return [1, 2]
+
+    with pytest.raises(TypeError, match="gives list, no bytes"):
+        await client.upload(Odd())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["", ".", ".."])
+async def test_a_name_that_would_lead_elsewhere_names_nothing(
+    server: SmallServer, client: Client, name: str
+) -> None:
+    job_id = await client.upload(b"x")
+    asked = [
+        client.status(name),
+        client.delete(name),
+        client.wait(name),
+        client.file_name(job_id, name),
+        client.pause(name),
+    ]
+    before = len(server.requests)
+    for work in asked:
+        with pytest.raises(ServerRefused, match="name of nothing") as caught:
+            await work
+        assert caught.value.is_absence
+    assert len(server.requests) == before
+
+
+async def test_a_client_is_entered_once_at_a_time(client: Client) -> None:
+    with pytest.raises(RuntimeError, match="in use"):
+        async with client:
+            raise AssertionError("it was entered")
+    await client.upload(b"x")

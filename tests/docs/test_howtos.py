@@ -6,7 +6,10 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -14,7 +17,7 @@ from PIL import Image
 from asyncflow.processors.base import REGISTRY, options_of
 from asyncflow.testing.processor import run_processor
 from tests.docs.pages import blocks, page
-from tests.server_process import ServerProcess
+from tests.server_process import ServerProcess, serving
 
 
 def install(package: Path) -> None:
@@ -142,3 +145,46 @@ def test_the_tasks_of_the_page_do_what_it_says(tmp_path: Path) -> None:
         assert billed == {"bill": {"result": "bill for order 7"}, "post": {}}
     finally:
         assert server.stop() == 0
+
+
+@dataclass
+class Row:
+    """A row of the model of the page, and the model."""
+
+    job_id: str
+    status: str = ""
+    files: dict[str, str] = field(default_factory=dict)
+    saved: bool = False
+
+    def save(self) -> None:
+        self.saved = True
+
+
+def test_the_recipe_for_django_goes_on_after_a_job_that_was_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _view, code, *_rest = blocks(page("howto/sidecar.md"), "py")
+    assert "class Command" in code
+    with serving(tmp_path / "data", workers="1") as server:
+        jobs = [server.upload(f"{number}.txt", b"text") for number in range(2)]
+        for job in jobs:
+            server.finished(job)
+        bearer = f"Bearer {server.token}"
+        server.request("DELETE", f"/jobs/{jobs[0]}", Authorization=bearer)
+        rows = [Row(job) for job in jobs]
+        settings = SimpleNamespace(
+            ASYNCFLOW_URL=server.url, ASYNCFLOW_TOKEN=server.token
+        )
+        model = SimpleNamespace(objects=SimpleNamespace(filter=lambda **_: rows))
+        for name, held in {
+            "django.conf": {"settings": settings},
+            "django.core.management.base": {"BaseCommand": object},
+            "photos.models": {"Upload": model},
+        }.items():
+            monkeypatch.setitem(sys.modules, name, SimpleNamespace(**held))
+        names: dict[str, Any] = {}
+        exec(compile(code, "ask_for_uploads.py", "exec"), names)  # noqa: S102 -- our own page
+        names["Command"]().handle()
+    assert [row.status for row in rows] == ["DELETED", "COMPLETED"]
+    assert [row.saved for row in rows] == [True, True]
+    assert "original" in rows[1].files

@@ -1,9 +1,11 @@
 """How file names are cut to what a file system takes."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, strategies as st
 
-from asyncflow.naming import MAX_BYTES, fitted, parted, size_of
+from asyncflow.naming import MAX_BYTES, fitted, longest_in, parted, size_of
 
 names = st.text(max_size=300) | st.integers(1, 300).map(lambda count: "é" * count)
 
@@ -42,3 +44,8 @@ def test_the_parts_of_a_name_make_it_up(name: str) -> None:
 
 def test_bytes_that_are_no_text_have_a_size_too() -> None:
     assert size_of(b"\xff.jpg".decode(errors="surrogateescape")) >= 5
+
+
+def test_a_folder_that_is_not_there_takes_what_others_take(tmp_path: Path) -> None:
+    assert longest_in(tmp_path / "nowhere") == MAX_BYTES
+    (tmp_path / ("n" * longest_in(tmp_path))).touch()
