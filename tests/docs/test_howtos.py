@@ -176,11 +176,12 @@ def test_the_recipe_for_django_goes_on_after_a_job_that_was_deleted(
             ASYNCFLOW_URL=server.url, ASYNCFLOW_TOKEN=server.token
         )
         model = SimpleNamespace(objects=SimpleNamespace(filter=lambda **_: rows))
-        for name, held in {
+        modules: dict[str, dict[str, object]] = {
             "django.conf": {"settings": settings},
             "django.core.management.base": {"BaseCommand": object},
             "photos.models": {"Upload": model},
-        }.items():
+        }
+        for name, held in modules.items():
             monkeypatch.setitem(sys.modules, name, SimpleNamespace(**held))
         names: dict[str, Any] = {}
         exec(compile(code, "ask_for_uploads.py", "exec"), names)  # noqa: S102 -- our own page
