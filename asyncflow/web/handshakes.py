@@ -65,18 +65,19 @@ class Entrance:
         self._handshake_s = handshake_s
         #: connections in their handshakes, the oldest first
         self._pending: dict[asyncio.Task[None], socket.socket] = {}
-        for sock in sockets:
-            sock.settimeout(0.0)
-        self._accepting = [
-            asyncio.create_task(self._accept(sock), name="accept") for sock in sockets
-        ]
+        self._accepting = [self._begin(sock) for sock in sockets]
+
+    def _begin(self, sock: socket.socket) -> asyncio.Task[None]:
+        sock.settimeout(0.0)
+        task = asyncio.create_task(self._accept(sock), name="accept")
+        # not before: the loop may still watch it
+        task.add_done_callback(lambda _done: sock.close())
+        return task
 
     def close(self) -> None:
         """Accept nothing more; handshakes go on."""
         for task in self._accepting:
             task.cancel()
-        for sock in self.sockets:
-            sock.close()
 
     async def drop(self) -> None:
         """End the handshakes too."""
