@@ -138,7 +138,7 @@ def retry_during_replay(bomb: Bomb) -> None:
 
 POINTS: Final[dict[str, Callable[[Bomb], None]]] = {
     "after create": after_commit_of(intake, "create"),
-    "mid-body": after(local.LocalWriter, "write"),
+    "mid-body": after(kernel, "write_all"),
     "before fdatasync": before(kernel, "sync_data"),
     "after fdatasync": after(kernel, "sync_data"),
     "before the commit": after(intake, "accept"),
