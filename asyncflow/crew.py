@@ -34,6 +34,9 @@ _MESSAGES: Final = 32
 _PAUSE_S: Final = 0.05
 #: an honest processor starts one program, perhaps with helpers
 _MOST_PROCESSES: Final = 256
+#: threads or open files that a run's libraries may keep, if they say that they do
+_MOST_KEPT: Final = 64
+_PATIENCE_S: Final = (0.001, 0.004, 0.02)
 
 #: derivatives that a worker may hand over faster than they are stored
 MAX_ANNOUNCED: Final = 256
@@ -117,6 +120,9 @@ class Hand:
         self.exitcode: int | None = None
         self.gone = False
         self.is_met = False
+        #: how the process was before its first run, and after what libraries may keep
+        self._first: processes.Condition | None = None
+        self._latest: processes.Condition | None = None
         #: the module that it loads now
         self.loading = ""
         #: what it can do; empty until it has greeted
@@ -196,6 +202,47 @@ class Hand:
             self._ear.send(order)
         except OSError:  # it died unnoticed, or does not listen
             attempt.end(End.DIED)
+
+    def meet(self) -> None:
+        """Take in how the worker is before its first run."""
+        self.is_met = True
+        self._first = self._latest = processes.condition(self.pid)
+
+    async def remains(self, *, resident: bool) -> str:
+        """Return what the latest run has left in the process; "" for nothing.
+
+        *resident*: its libraries may keep threads, open files and signal handlers.
+        """
+        left = self._left(resident=resident)
+        for pause_s in _PATIENCE_S:
+            # a thread that has been joined is there for a moment more
+            if left != "threads":
+                break
+            await asyncio.sleep(pause_s)
+            left = self._left(resident=resident)
+        return left
+
+    def _left(self, *, resident: bool) -> str:
+        first, latest = self._first, self._latest
+        now = processes.condition(self.pid)
+        if now is None or first is None or latest is None:
+            return "" if now is first else "no process"
+        if now.has_children:
+            return "processes"
+        if now.rest != first.rest:
+            return "another state"
+        if resident:
+            self._latest = now
+            most = first.threads + _MOST_KEPT, first.files + _MOST_KEPT
+        else:
+            most = latest.threads, latest.files
+        if now.threads > most[0]:
+            return "threads"
+        if now.files > most[1]:
+            return "open files"
+        if not resident and (now.files, now.signals) != (latest.files, latest.signals):
+            return "another state"
+        return ""
 
     def sample(self, orphans: list[int], *, max_bytes: int) -> None:
         """Measure the worker and what it started; end the run that has too much."""

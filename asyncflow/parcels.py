@@ -102,6 +102,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int | None = None
     concurrency: int | None = None
     rate: str | None = None
+    resident: bool = False
     module: str = ""
     #: the function: `module.function`
     where: str = ""

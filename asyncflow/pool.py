@@ -56,6 +56,16 @@ IDLE_S: Final = 60.0
 LOAD_S: Final = 60.0
 _START_TRIES: Final = 5
 _EXIT_S: Final = 1.0
+#: after these, a worker may go on
+_HARMLESS: Final = frozenset(
+    {
+        Verdict.DONE,
+        Verdict.BAD_FILE,
+        Verdict.SKIPPED,
+        Verdict.TRY_LATER,
+        Verdict.ERROR,
+    }
+)
 _START_PAUSE_S: Final = 0.2
 
 
@@ -414,7 +424,7 @@ class Pool:
         if greeting.error:
             log.debug("worker.unfit", module=greeting.module, trace=greeting.trace)
             raise unfit(greeting.module, greeting.error)
-        hand.is_met = True
+        hand.meet()
         self._link = greeting.abi >= sandbox.LINKS_ARE_SAFE
         self.sandbox = sandbox.describe(greeting.abi, filtered=greeting.filtered)
         self.processors = {card.name: card for card in greeting.processors}
@@ -471,7 +481,7 @@ class Pool:
             why = f"the file could not be given to a worker: {error.strerror}"
             return plain(Verdict.ERROR, "error", why)
         outcome = await self._bounded(run, message, order.wall_s or card.wall_s)
-        self._tidy(slot, hand, outcome)
+        await self._tidy(slot, hand, card, outcome)
         return outcome
 
     async def _bounded(self, run: Run, order: bytes, wall_s: float) -> Outcome:
@@ -485,27 +495,31 @@ class Pool:
             clock.cancel()
             self.on_busy(loop.time() - began)
 
-    def _tidy(self, slot: _Slot, hand: Hand, outcome: Outcome) -> None:
+    async def _tidy(
+        self, slot: _Slot, hand: Hand, card: parcels.Card, outcome: Outcome
+    ) -> None:
         """Make the slot fit for the next file: emptied, or with a new worker."""
         hand.attempt = None
         hand.jobs_done += 1
-        if self._closed and slot.hand is None:
-            return
-        if (
-            hand.gone
-            or outcome.verdict is Verdict.LOST
-            or hand.jobs_done >= _MAX_RUNS
-            or outcome.code == "bad_output"
-            or self._has_company(hand)
-            or not _cleared(hand.folder)
-        ):
+        if not await self._may_stay(hand, card, outcome) and slot.hand is hand:
             self._replace(slot)
 
-    def _has_company(self, hand: Hand) -> bool:
-        """Tell whether the worker left processes behind."""
-        if processes.children(hand.pid):
-            return True
-        return hand.pid in self._strays().values()
+    async def _may_stay(self, hand: Hand, card: parcels.Card, outcome: Outcome) -> bool:
+        """Tell whether the worker is fit for somebody else's file."""
+        return (
+            not hand.gone
+            and outcome.verdict in _HARMLESS
+            and hand.jobs_done < _MAX_RUNS
+            and hand.pid not in self._strays().values()
+            and await self._is_as_before(hand, card)
+            and _cleared(hand.folder)
+        )
+
+    async def _is_as_before(self, hand: Hand, card: parcels.Card) -> bool:
+        left = await hand.remains(resident=card.resident)
+        if left:
+            log.info("worker.replaced", processor=card.name, left=left)
+        return not left
 
     # ----- memory
 

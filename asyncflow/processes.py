@@ -10,7 +10,10 @@ Rules
 
 import contextlib
 import os
+import resource
 import signal
+import sys
+from dataclasses import dataclass
 from typing import Final
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
@@ -71,6 +74,69 @@ def children(pid: int) -> list[int]:
     for task in tasks:
         found += map(int, _read(f"/proc/{pid}/task/{task}/children").split())
     return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """What a process has, as far as the next user of it could suffer from it."""
+
+    threads: int
+    files: int
+    has_children: bool
+    #: the signals that it ignores and those that it handles
+    signals: tuple[int, int]
+    #: umask, users, blocked signals, powers, cores; folder, timers, priority, limits
+    rest: tuple[object, ...]
+
+
+#: of the address space, which every run limits anew, only how far that may go
+_LIMITS: Final = (
+    *(resource.RLIMIT_CPU, resource.RLIMIT_FSIZE, resource.RLIMIT_DATA),
+    *(resource.RLIMIT_STACK, resource.RLIMIT_CORE, resource.RLIMIT_NOFILE),
+)
+
+
+#: not 32 to 34, which C libraries use for themselves when a thread is started
+_SIGNALS: Final = ~(0b111 << 31)
+
+
+def condition(pid: int) -> Condition | None:
+    """Return how process *pid* is now; None where the kernel does not say."""
+    if sys.platform != "linux":
+        return None
+    try:
+        files = os.stat(f"/proc/{pid}/fd").st_size  # noqa: PTH116 -- once per run
+        # before Linux 6.2 it has no size
+        files = files or len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208
+        status = _read(f"/proc/{pid}/status")
+        threads = int(_between(status, b"\nThreads:", b"\n"))
+        own = _read(f"/proc/{pid}/task/{pid}/children")
+        return Condition(
+            threads=threads,
+            files=files,
+            has_children=bool(own or (threads > 1 and children(pid))),
+            signals=(
+                int(_between(status, b"\nSigIgn:", b"\n"), 16) & _SIGNALS,
+                int(_between(status, b"\nSigCgt:", b"\n"), 16) & _SIGNALS,
+            ),
+            rest=(
+                _between(status, b"\nUmask:", b"\n"),
+                _between(status, b"\nUid:", b"\nFDSize:"),
+                _between(status, b"\nSigPnd:", b"\nSigIgn:"),
+                _between(status, b"\nCapInh:", b"\nvoluntary_ctxt_switches:"),
+                _read(f"/proc/{pid}/timers"),
+                os.readlink(f"/proc/{pid}/cwd"),  # noqa: PTH115 -- once per run
+                os.getpriority(os.PRIO_PROCESS, pid),
+                resource.prlimit(pid, resource.RLIMIT_AS)[1],
+                *(resource.prlimit(pid, which) for which in _LIMITS),
+            ),
+        )
+    except (OSError, ValueError):
+        return None
+
+
+def _between(text: bytes, before: bytes, after: bytes) -> bytes:
+    return text.partition(before)[2].partition(after)[0]
 
 
 def tree(pid: int) -> list[int]:

@@ -36,6 +36,7 @@ from asyncflow.modules import CannotLoad, load
 from asyncflow.prints import print_into
 from asyncflow.processors import base
 from asyncflow.shapes import problems
+from asyncflow.surroundings import Surroundings
 
 BUILTIN: Final = (
     "asyncflow.processors.identify",
@@ -88,7 +89,6 @@ class _Desk:
         self.source = Path(setup.folder, "in")
         self.out = Path(setup.folder, "out")
         self.voice = setup.voice
-        self.memory_bytes = 0
         self.is_confined = False
 
     def say(self, message: Mapping[str, object]) -> None:
@@ -142,19 +142,30 @@ def begin(setup: Setup) -> None:
 def serve() -> int:
     """Report what this process can do, then do what it is told."""
     (desk,) = _desks
-    desk.report(NO_RUN, _greeting(desk))
+    greeting = _greeting(desk)
+    surroundings = Surroundings()
+    desk.report(NO_RUN, greeting)
     for order in desk.orders():
         if not desk.is_confined:
             break
-        _attend(desk, **order)
+        _attend(desk, surroundings, **order)
     return 0
 
 
 def _attend(
-    desk: _Desk, token: int, processor: str, about: Mapping[str, object]
+    desk: _Desk,
+    surroundings: Surroundings,
+    token: int,
+    processor: str,
+    about: Mapping[str, object],
 ) -> None:
-    """Run *processor* on what the slot and *about* hold, and report how that ended."""
+    """Run *processor* on what the slot and *about* hold, and report how that ended.
+
+    What the server hears last, it takes for the end: everything is as before then.
+    """
     report = _Run(desk, token).go(processor, about)
+    known = base.REGISTRY.get(processor)
+    surroundings.restore(may_keep_files=known is not None and known.resident)
     try:
         desk.report(token, report)
     except OSError as error:
@@ -225,9 +236,7 @@ class _Run:
         missing = processor.ready()
         if missing is not None:
             raise Skip(f"{missing} is not installed")
-        if processor.memory_bytes != self._desk.memory_bytes:
-            sandbox.limit_memory(processor.memory_bytes)
-            self._desk.memory_bytes = processor.memory_bytes
+        sandbox.limit_memory(processor.memory_bytes)
         if processor.takes == "payload":
             return base.result_of(processor.run(self._task(about)))
         found: base.Result = processor.run(self._file(processor, about))
@@ -307,6 +316,7 @@ def _card(known: base.Processor) -> dict[str, object]:
         "attempts": known.attempts,
         "concurrency": known.concurrency,
         "rate": known.rate,
+        "resident": known.resident,
         "module": known.run.__module__,
         "where": known.where,
         "missing": known.ready(),

@@ -111,6 +111,9 @@ class Processor:
     `takes` says what it is called with, `runs` where. `attempts`, `concurrency` (steps
     at once) and `rate` (such as "10/s") are None where the server's settings hold.
 
+    `resident` says that its libraries keep threads, open files or signal handlers
+    between runs; without it, a worker that has such things after a run is replaced.
+
     `wall_s` bounds one attempt; `memory_bytes` is the per-kind RLIMIT_AS backstop.
     `outputs` are the names that a derivative may have (fnmatch patterns).
     """
@@ -132,6 +135,7 @@ class Processor:
     attempts: int | None = None
     concurrency: int | None = None
     rate: str | None = None
+    resident: bool = False
     options: type[Options] | None = None
 
     @property
@@ -163,6 +167,7 @@ def processor(
     attempts: int | None = None,
     concurrency: int | None = None,
     rate: str | None = None,
+    resident: bool = False,
     options: type[Options] | None = None,
 ) -> Callable[[Function], Function]:
     """Register the decorated function, from `Work` to `Result`, as processor *name*.
@@ -191,6 +196,7 @@ def processor(
                 attempts=attempts,
                 concurrency=concurrency,
                 rate=rate,
+                resident=resident,
                 options=options,
             ),
             run,
@@ -210,6 +216,7 @@ def consumer(
     attempts: int | None = None,
     concurrency: int | None = None,
     rate: str | None = None,
+    resident: bool = False,
 ) -> Callable[[Function], Function]:
     """Register the decorated function, from `Task` to a result, for the events *on*.
 
@@ -238,6 +245,7 @@ def consumer(
                 attempts=attempts,
                 concurrency=concurrency,
                 rate=rate,
+                resident=resident,
             ),
             run,
         )
@@ -254,6 +262,7 @@ def task(
     attempts: int | None = None,
     concurrency: int | None = None,
     rate: str | None = None,
+    resident: bool = False,
 ) -> Callable[[Function], Function]:
     """Register the decorated function, from `Task` to a result, as the task *name*.
 
@@ -273,6 +282,7 @@ def task(
         attempts=attempts,
         concurrency=concurrency,
         rate=rate,
+        resident=resident,
     )
 
 

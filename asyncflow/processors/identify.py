@@ -64,6 +64,8 @@ class IdentifyOptions(Options):
     outputs=(),
     wall_s=300.0,
     memory_bytes=2 << 30,
+    # libvips keeps its threads
+    resident=True,
     options=IdentifyOptions,
 )
 def identify(work: Work) -> Result:

@@ -120,6 +120,8 @@ def _missing() -> str | None:
     accepts=(*raster.VIPS, *raster.PILLOW, *raster.HEIC),
     wall_s=60.0,
     memory_bytes=3 << 30,
+    # libvips keeps its threads
+    resident=True,
     ready=_missing,
     options=ImageOptions,
 )

@@ -87,6 +87,8 @@ def _missing() -> str | None:
     priority=10,
     wall_s=MAX_PAGES * PAGE_S,
     memory_bytes=3 << 30,
+    # libvips keeps its threads
+    resident=True,
     ready=_missing,
     options=TextOptions,
 )

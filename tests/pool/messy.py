@@ -1,0 +1,137 @@
+"""Functions that leave something of theirs in the worker, and one that looks for it."""
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from asyncflow.processors.base import Result, Work, processor
+
+ANY = ("*",)
+
+_KEPT: list[object] = []
+_FOREVER = threading.Event()
+
+
+def _a_thread_that_ends() -> None:
+    thread = threading.Thread(target=time.sleep, args=(0.001,))
+    thread.start()
+    thread.join()
+
+
+def _an_open_file() -> None:
+    _KEPT.append(os.open("/dev/null", os.O_RDONLY))
+
+
+def _a_file_that_nobody_holds() -> None:
+    circle: list[object] = [*socket.socketpair()]
+    circle.append(circle)
+
+
+def _all_files() -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            _an_open_file()
+
+
+def _an_alarm() -> None:
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+
+
+def _close_the_stream() -> None:
+    sys.stdout.close()
+
+
+def _a_timer() -> None:
+    libc, timer = ctypes.CDLL(None), ctypes.c_void_p()
+    assert libc.timer_create(time.CLOCK_MONOTONIC, None, ctypes.byref(timer)) == 0
+
+
+def _a_limit(which: int, soft: int, hard: int | None = None) -> None:
+    _, before = resource.getrlimit(which)
+    resource.setrlimit(which, (soft, before if hard is None else hard))
+
+
+LEAVINGS: dict[str, Callable[[], object]] = {
+    "nothing": lambda: None,
+    "a thread": lambda: threading.Thread(target=_FOREVER.wait, daemon=True).start(),
+    "a thread that ends": _a_thread_that_ends,
+    "an open file": _an_open_file,
+    "an open file that nobody holds": _a_file_that_nobody_holds,
+    "all files": _all_files,
+    "an alarm": _an_alarm,
+    "a timer": _a_timer,
+    "a handler": lambda: signal.signal(signal.SIGUSR1, lambda *_: None),
+    # 1 is SIG_IGN
+    "a handler of the C library": lambda: ctypes.CDLL(None).signal(
+        int(signal.SIGUSR2), ctypes.c_void_p(1)
+    ),
+    "a blocked signal": lambda: signal.pthread_sigmask(
+        signal.SIG_BLOCK, (signal.SIGUSR1,)
+    ),
+    "a umask": lambda: os.umask(0o777),
+    "a folder": lambda: os.chdir("/usr"),
+    "a variable": lambda: os.environ.update(SECRET="x", TMPDIR="/nowhere"),
+    "a limit": lambda: _a_limit(resource.RLIMIT_NOFILE, 40),
+    "a hard limit": lambda: _a_limit(resource.RLIMIT_NOFILE, 40, 40),
+    "a limit of memory": lambda: _a_limit(resource.RLIMIT_AS, 1 << 20),
+    "a lower priority": lambda: os.nice(1),
+    "a stream": lambda: setattr(sys, "stdout", None),
+    "a closed stream": _close_the_stream,
+}
+
+
+@processor("leaves-behind", accepts=ANY)
+def leaves_behind(work: Work) -> Result:
+    LEAVINGS[str(work.options["what"])]()
+    return Result(facts={"pid": os.getpid()})
+
+
+@processor("resident", accepts=ANY, resident=True)
+def resident(work: Work) -> Result:
+    for what in str(work.options["what"]).split(","):
+        LEAVINGS[what]()
+    return Result(facts={"pid": os.getpid()})
+
+
+@processor("looks-around", accepts=ANY)
+def looks_around(_work: Work) -> Result:
+    mask = os.umask(0)
+    os.umask(mask)
+    sys.stdout.write("a line\n")
+    return Result(
+        facts={
+            "pid": os.getpid(),
+            "umask": mask,
+            "folder": str(Path.cwd()),
+            "environ": dict(os.environ),
+            "files": len(list(Path("/proc/self/fd").iterdir())),
+            "limits": [
+                list(resource.getrlimit(which))
+                for which in (resource.RLIMIT_NOFILE, resource.RLIMIT_AS)
+            ],
+            "alarm": list(signal.getitimer(signal.ITIMER_REAL)),
+            "handlers": [
+                str(signal.getsignal(one)) for one in (signal.SIGUSR1, signal.SIGALRM)
+            ],
+            "blocked": [
+                int(one) for one in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+            ],
+            "threads": threading.active_count(),
+            "priority": os.getpriority(os.PRIO_PROCESS, 0),
+        }
+    )
+
+
+@processor("waits", accepts=ANY)
+def waits(work: Work) -> Result:
+    time.sleep(float(str(work.options["seconds"])))
+    return Result()

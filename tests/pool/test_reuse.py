@@ -1,0 +1,115 @@
+"""What one run leaves in a worker does not reach the next one, or goes with it."""
+
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from asyncflow.jobs import Verdict
+from asyncflow.pool import Pool
+from tests.pool.conftest import Crew
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+
+
+@pytest.fixture
+async def crew(tmp_path: Path) -> AsyncIterator[Crew]:
+    """One worker, so that each run meets what the one before has left."""
+    source = tmp_path / "blob"
+    source.write_text("the file")
+    pool = Pool(size=1, folder=tmp_path / "slots", modules=("tests.pool.messy",))
+    await pool.start()
+    try:
+        yield Crew(pool=pool, source=source)
+    finally:
+        await pool.close()
+
+
+async def surroundings(crew: Crew) -> tuple[object, dict[str, object]]:
+    """Return the worker's process id and what a function finds around it."""
+    outcome = await crew.run("looks-around")
+    assert outcome.verdict is Verdict.DONE, outcome.detail
+    facts = dict(outcome.facts)
+    environ = facts["environ"]
+    assert isinstance(environ, dict)
+    del environ["TMPDIR"]  # every worker has its own
+    return facts.pop("pid"), facts
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "nothing",
+        "a thread that ends",
+        "an open file that nobody holds",
+        "an alarm",
+        "a handler",
+        "a blocked signal",
+        "a umask",
+        "a folder",
+        "a variable",
+        "a limit",
+        "a limit of memory",
+        "a stream",
+        "a closed stream",
+    ],
+)
+async def test_what_can_be_taken_back_does_not_cost_the_worker(
+    crew: Crew, what: str
+) -> None:
+    before = await surroundings(crew)
+
+    assert (await crew.run("leaves-behind", what=what)).verdict is Verdict.DONE
+
+    assert await surroundings(crew) == before
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "a thread",
+        "an open file",
+        "all files",
+        "a timer",
+        "a handler of the C library",
+        "a hard limit",
+        "a lower priority",
+    ],
+)
+async def test_a_worker_in_which_something_stays_is_replaced(
+    crew: Crew, what: str
+) -> None:
+    pid, before = await surroundings(crew)
+
+    assert (await crew.run("leaves-behind", what=what)).verdict is Verdict.DONE
+
+    new, after = await surroundings(crew)
+    assert new != pid
+    assert after == before
+    assert crew.pool.crashes() == 0
+
+
+async def test_an_alarm_does_not_ring_in_the_next_run(crew: Crew) -> None:
+    await crew.run("leaves-behind", what="an alarm")
+
+    assert (await crew.run("waits", seconds=0.6)).verdict is Verdict.DONE
+
+
+async def test_libraries_that_say_so_keep_threads_and_files(crew: Crew) -> None:
+    kept = "a thread,an open file,a handler of the C library"
+    pids = [
+        (await crew.run("resident", what=kept)).facts["pid"],
+        (await crew.run("resident", what="a thread")).facts["pid"],
+        (await crew.run("leaves-behind", what="nothing")).facts["pid"],
+        (await crew.run("resident", what="a hard limit")).facts["pid"],
+    ]
+    assert len(set(pids)) == 1
+    # nobody may keep what limits everybody
+    assert (await crew.run("looks-around")).facts["pid"] not in pids
+
+
+async def test_what_libraries_keep_is_bounded(crew: Crew) -> None:
+    pid = (await crew.run("resident", what="all files")).facts["pid"]
+
+    assert (await crew.run("looks-around")).facts["pid"] != pid
