@@ -85,14 +85,15 @@ class Condition:
     has_children: bool
     #: the signals that it ignores and those that it handles
     signals: tuple[int, int]
-    #: umask, users, blocked signals, powers, cores; folder, timers, priority, limits
+    #: umask, waiting and blocked signals, powers, cores, timers, folder, priority,
+    #: limits
     rest: tuple[object, ...]
 
 
 #: of the address space, which every run limits anew, only how far that may go
 _LIMITS: Final = (
     *(resource.RLIMIT_CPU, resource.RLIMIT_FSIZE, resource.RLIMIT_DATA),
-    *(resource.RLIMIT_STACK, resource.RLIMIT_CORE, resource.RLIMIT_NOFILE),
+    *(resource.RLIMIT_STACK, resource.RLIMIT_NPROC, resource.RLIMIT_NOFILE),
 )
 
 
@@ -109,21 +110,27 @@ def condition(pid: int) -> Condition | None:
         # before Linux 6.2 it has no size
         files = files or len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208
         status = _read(f"/proc/{pid}/status")
-        threads = int(_between(status, b"\nThreads:", b"\n"))
+        # the kernel writes its lines in this order; masks have 16 digits
+        umask = status.index(b"\nUmask:")
+        threads = status.index(b"\nThreads:", umask)
+        waiting = status.index(b"\nSigPnd:", threads)
+        ignored = status.index(b"\nSigIgn:\t", waiting)
+        caught = status.index(b"\nSigCgt:\t", ignored)
+        powers = status.index(b"\nCapInh:", caught)
+        count = int(status[threads + 9 : status.index(b"\n", threads + 1)])
         own = _read(f"/proc/{pid}/task/{pid}/children")
         return Condition(
-            threads=threads,
+            threads=count,
             files=files,
-            has_children=bool(own or (threads > 1 and children(pid))),
+            has_children=bool(own or (count > 1 and children(pid))),
             signals=(
-                int(_between(status, b"\nSigIgn:", b"\n"), 16) & _SIGNALS,
-                int(_between(status, b"\nSigCgt:", b"\n"), 16) & _SIGNALS,
+                int(status[ignored + 9 : caught], 16) & _SIGNALS,
+                int(status[caught + 9 : powers], 16) & _SIGNALS,
             ),
             rest=(
-                _between(status, b"\nUmask:", b"\n"),
-                _between(status, b"\nUid:", b"\nFDSize:"),
-                _between(status, b"\nSigPnd:", b"\nSigIgn:"),
-                _between(status, b"\nCapInh:", b"\nvoluntary_ctxt_switches:"),
+                status[umask : status.index(b"\n", umask + 1)],
+                status[waiting:ignored],
+                status[powers : status.index(b"\nvoluntary_ctxt", powers)],
                 _read(f"/proc/{pid}/timers"),
                 os.readlink(f"/proc/{pid}/cwd"),  # noqa: PTH115 -- once per run
                 os.getpriority(os.PRIO_PROCESS, pid),
@@ -133,10 +140,6 @@ def condition(pid: int) -> Condition | None:
         )
     except (OSError, ValueError):
         return None
-
-
-def _between(text: bytes, before: bytes, after: bytes) -> bytes:
-    return text.partition(before)[2].partition(after)[0]
 
 
 def tree(pid: int) -> list[int]:

@@ -69,7 +69,8 @@ LEAVINGS: dict[str, Callable[[], object]] = {
     "all files": _all_files,
     "an alarm": _an_alarm,
     "a timer": _a_timer,
-    "a handler": lambda: signal.signal(signal.SIGUSR1, lambda *_: None),
+    "a handler": lambda: signal.signal(signal.SIGCHLD, lambda *_: None),
+    "a rare handler": lambda: signal.signal(signal.SIGUSR1, lambda *_: None),
     # 1 is SIG_IGN
     "a handler of the C library": lambda: ctypes.CDLL(None).signal(
         int(signal.SIGUSR2), ctypes.c_void_p(1)
@@ -120,7 +121,7 @@ def looks_around(_work: Work) -> Result:
             ],
             "alarm": list(signal.getitimer(signal.ITIMER_REAL)),
             "handlers": [
-                str(signal.getsignal(one)) for one in (signal.SIGUSR1, signal.SIGALRM)
+                str(signal.getsignal(one)) for one in (signal.SIGUSR1, signal.SIGCHLD)
             ],
             "blocked": [
                 int(one) for one in signal.pthread_sigmask(signal.SIG_BLOCK, ())
