@@ -33,7 +33,6 @@ from asyncflow.errors import (
     ClientError,
     PartNotUsable,
     ServerBusy,
-    UploadGone,
 )
 from asyncflow.store.base import CanConcat, Store
 from asyncflow.store.digests import digest_of
@@ -191,7 +190,7 @@ class Joiner:
             return upload
         row = await self._db.find_upload(final)
         if not await self._places_if_whole(row):
-            return upload
+            return await self._chunks.find(final)
         self._begin(final)
         join = self._joins[final]
         await asyncio.wait([join], timeout=PATIENCE_S)
@@ -201,15 +200,14 @@ class Joiner:
         return await self._chunks.find(final)
 
     async def _places_if_whole(self, row: UploadRow) -> Sequence[Place]:
-        """Return the parts of an upload; none of them until all are complete.
+        """Return the parts of an upload, none of them until all are complete.
 
-        Raises:
-            UploadGone: one has ended.
+        It ends if one of them has ended. If it is complete by now, nothing ends it.
         """
         places = await self._db.places(row.id)
         if any(place.state is None for place in places):
             await self._give_up(row.id)
-            raise UploadGone
+            return ()
         is_whole = len(places) == row.parts and all(p.state == COMPLETE for p in places)
         return places if is_whole else ()
 

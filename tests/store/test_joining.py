@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -93,11 +93,13 @@ class Gated(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.may_join = asyncio.Event()
+        self.begun = asyncio.Event()
         self.busy = asyncio.Event()
         self.joined: list[str] = []
 
     async def concat(self, key: str, parts: Sequence[str]) -> int:
         self.joined.append(key)
+        self.begun.set()
         if len(self.joined) == JOINS:
             self.busy.set()
         await self.may_join.wait()
@@ -108,9 +110,14 @@ class Watched(SqliteDatabase):
     """A database that counts how often all places of an upload are read."""
 
     looks = 0
+    #: what happens before the next of them
+    before: Awaitable[None] | None = None
 
     async def places(self, final_id: str) -> Sequence[Seat]:
         self.looks += 1
+        if self.before is not None:
+            before, self.before = self.before, None
+            await before
         return await super().places(final_id)
 
 
@@ -300,18 +307,41 @@ async def test_what_keeps_a_part_alive_keeps_what_waits_for_it_and_its_neighbour
     assert (whole.is_complete, whole.length) == (True, 105)
 
 
+async def chunk(place: Place, whole: Upload, total: int, n: int) -> Received | None:
+    """Bring a chunk of a file."""
+    said = replace(SAID, length=None, dialect="", is_part=True)
+    part = await place.chunks.create(said)
+    await place.chunks.append(part.id, 0, Body(b"12345"), length=5, ends=Ends.WITH_BODY)
+    return await place.joiner.place(whole, total, n, part.id)
+
+
+async def test_who_looks_while_the_parts_of_a_file_are_removed_sees_it_complete(
+    gated: tuple[Place, Gated],
+) -> None:
+    place, store = gated
+    whole = await place.chunks.create(replace(SAID, parts=1, length=None, dialect=""))
+    await chunk(place, whole, 1, 0)
+    joining = asyncio.create_task(place.joiner.settle(whole.id))
+    await store.begun.wait()
+
+    async def be_joined() -> None:
+        store.may_join.set()
+        await joining
+
+    place.db.before = be_joined()
+    assert (await place.joiner.settle(whole.id)).is_complete
+    # a chunk that comes too late has no place
+    for one in await place.db.trash(9):
+        await store.delete(one.key)
+    assert await chunk(place, whole, 1, 0) is None
+
+
 async def test_a_file_in_chunks_lives_as_long_as_chunks_come(place: Place) -> None:
     said = replace(SAID, id=str(uuid.uuid4()), parts=10, length=None, dialect="")
     whole = await place.chunks.create(said)
     for n in range(10):
         whole = await place.chunks.find(whole.id)
-        part = await place.chunks.create(
-            replace(said, id=None, parts=None, is_part=True)
-        )
-        await place.chunks.append(
-            part.id, 0, Body(b"12345"), length=5, ends=Ends.WITH_BODY
-        )
-        there = await place.joiner.place(whole, 10, n, part.id)
+        there = await chunk(place, whole, 10, n)
         assert there is not None
         assert (there.count, there.missing(1)) == (n + 1, (n + 1,) if n < 9 else ())
         place.time.now_s += EXPIRY_S * 0.6
