@@ -217,6 +217,8 @@ class Nursery:
         self._server = forkserver.ForkServer()
         self._server.set_forkserver_preload([forkside.__name__, *preload])
         self._exits: dict[int, Callable[[int], None]] = {}
+        #: the fork server's socket, once it has no name any more
+        self._door: int | None = None
 
     def listen_exit(self, pid: int, tell: Callable[[int], None]) -> None:
         """Have *tell* called with the exit code of worker *pid*."""
@@ -239,6 +241,39 @@ class Nursery:
             raise StartError("the process pool must be started on the main thread")
         with _scrubbed():
             self._server.ensure_running()
+        if hasattr(os, "O_PATH"):
+            self._hide()
+
+    def _hide(self) -> None:
+        """Take the name of the fork server's socket away: only we find it now.
+
+        Whoever reaches it can have it start a process without walls.
+        """
+        name = self._address
+        if name == self._hidden:
+            return
+        self._close_door()
+        self._door = os.open(name, os.O_PATH | os.O_CLOEXEC)
+        os.unlink(name)  # noqa: PTH108 -- a string
+        self._address = self._hidden
+
+    @property
+    def _hidden(self) -> str:
+        # followed by the kernel as the file itself; nobody else may look in there
+        return f"/proc/self/fd/{self._door}"
+
+    @property
+    def _address(self) -> str:
+        return self._server._forkserver_address  # type: ignore[attr-defined, no-any-return]  # noqa: SLF001
+
+    @_address.setter
+    def _address(self, address: str) -> None:
+        self._server._forkserver_address = address  # type: ignore[attr-defined]  # noqa: SLF001
+
+    def _close_door(self) -> None:
+        if self._door is not None:
+            os.close(self._door)
+            self._door = None
 
     def connect(self, fds: list[int]) -> tuple[int, int]:
         """Ask the fork server for a process that receives *fds*."""
@@ -262,4 +297,8 @@ class Nursery:
             return
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+        if self._door is not None:
+            self._close_door()
+            # such a name is nothing that has to be removed
+            self._address = "\0"
         self._server._stop()  # type: ignore[attr-defined]  # noqa: SLF001 -- reaps it

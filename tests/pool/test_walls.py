@@ -377,6 +377,42 @@ async def test_a_worker_has_no_network_and_looks_into_no_other_process(
     assert len(refused) == 23
 
 
+@needs_linux
+async def test_nobody_can_find_the_socket_of_the_fork_server(crew: Crew) -> None:
+    await crew.run("dies", how="abort")
+    await crew.run("echo")  # it can still be reached by us
+    nursery = crew.pool.fork_server_pid
+    mine = {
+        link.readlink().name[8:-1]
+        for link in Path(f"/proc/{nursery}/fd").iterdir()
+        if link.readlink().name.startswith("socket:")
+    }
+    listed = [
+        line.split()
+        for line in Path("/proc/self/net/unix").read_text().splitlines()[1:]
+    ]
+    named = [line[7] for line in listed if line[6] in mine and len(line) > 7]
+    assert mine
+    assert [name for name in named if Path(name).exists()] == []
+    assert [name for name in named if name.startswith("@")] == []
+
+
+@needs_linux
+async def test_a_worker_holds_no_pipe_to_a_process_without_walls(crew: Crew) -> None:
+    helpers = {
+        (link.readlink())
+        for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        for link in Path(f"/proc/{child}/fd").iterdir()
+        if link.readlink().name.startswith(("pipe:", "socket:"))
+    }
+
+    files = (await crew.run("holds")).facts["files"]
+
+    assert isinstance(files, list)
+    assert helpers
+    assert {str(one) for one in helpers} & set(files) == set()
+
+
 @needs_filter
 async def test_every_call_that_is_refused_is_refused(crew: Crew) -> None:
     said = dict((await crew.run("refusals")).facts)
