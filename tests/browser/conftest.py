@@ -9,10 +9,12 @@ from functools import partial
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
-from tests.browser.visitor import Visitor, chromium, visiting
+from tests.browser.visitor import PATIENCE_MS, Visitor, chromium, visiting
 from tests.server_process import ServerProcess, serving
+
+expect.set_options(timeout=PATIENCE_MS)
 
 Visit = Callable[..., AbstractContextManager[Visitor]]
 

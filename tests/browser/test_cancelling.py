@@ -178,6 +178,26 @@ def test_a_cancel_without_a_network_is_done_when_it_is_back(
     visitor.troubles[:] = [one for one in visitor.troubles if not lost_network(one)]
 
 
+def test_an_upload_whose_creation_is_not_answered_is_created_once(
+    visitor: Visitor, server: ServerProcess, tmp_path: Path
+) -> None:
+    visitor.open()
+    lost: list[str] = []
+
+    def lose(route: Route) -> None:
+        if lost:
+            route.continue_()
+            return
+        lost.append(route.fetch().headers["asyncflow-job-id"])
+        route.abort()
+
+    visitor.page.route("**/files/", lose)
+    visitor.give(photo(tmp_path / "once.jpg"))
+    visitor.wait("once.jpg", "COMPLETED")
+    assert lost == [visitor.page.evaluate(f"{KEPT}[0].id")]
+    visitor.troubles[:] = [one for one in visitor.troubles if "ERR_" not in one]
+
+
 def test_an_upload_that_is_cancelled_while_it_is_created_is_ended(
     visitor: Visitor, server: ServerProcess, tmp_path: Path
 ) -> None:

@@ -52,6 +52,8 @@ export class Upload {
     this.before = Promise.resolve();
     // ends the pause before the next attempt; null when there is none
     this.hurry = null;
+    // names a creation until its answer has come
+    this.once = null;
     // a cancel that is not over yet
     this.ending = null;
   }
@@ -180,16 +182,20 @@ export class Upload {
     }
   }
 
-  // Runs to its end whatever somebody presses: only the answer tells what was made.
+  // Runs to its end whatever somebody presses: only the answer tells what was made. If
+  // that is lost, the same key finds it.
   async create() {
+    this.once ??= crypto.getRandomValues(new Uint32Array(4)).join("-");
     const about = [`filename ${encode(this.file.name)}`];
     if (this.file.type) about.push(`filetype ${encode(this.file.type)}`);
     if (this.path && this.path.length <= MAX_PATH) about.push(`relativePath ${encode(this.path)}`);
     const headers = {
+      "Idempotency-Key": this.once,
       "Upload-Length": String(this.file.size),
       "Upload-Metadata": about.join(","),
     };
     const answer = await this.request("POST", "files/", headers, null);
+    this.once = null;
     this.id = answer.headers.get("Asyncflow-Job-Id");
     this.offset = 0;
     this.tell(this);
