@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, WebSocket, expect
+from playwright.sync_api import Browser, Locator, WebSocket, expect
 
-from tests.browser.visitor import Visitor, photo
+from tests.browser.visitor import Visitor, photo, visiting
+from tests.server_process import serving
 
 pytestmark = pytest.mark.needs("chromium")
 
@@ -114,16 +115,22 @@ def test_only_cards_that_are_looked_at_hold_pictures(
 
 
 def test_no_connection_stays_open_for_files_that_are_done(
-    visitor: Visitor, tmp_path: Path
+    browser: Browser, tmp_path: Path
 ) -> None:
     sockets: list[WebSocket] = []
 
     def opened(socket: WebSocket) -> None:
         sockets.append(socket)
 
-    visitor.page.on("websocket", opened)
-    visitor.open()
-    visitor.give(*(photo(tmp_path / f"{n}.jpg", size=(64, 64)) for n in range(5)))
-    expect(visitor.page.locator('li.card[data-state="COMPLETED"]')).to_have_count(5)
-    visitor.until(lambda: all(one.is_closed() for one in sockets))
-    assert sockets
+    # a server that has no thousands to do first
+    with (
+        serving(tmp_path / "data", workers="2") as server,
+        visiting(browser, server.url) as visitor,
+    ):
+        visitor.page.on("websocket", opened)
+        visitor.open()
+        visitor.give(*(photo(tmp_path / f"{n}.jpg", size=(64, 64)) for n in range(5)))
+        done = visitor.page.locator('li.card[data-state="COMPLETED"]')
+        expect(done).to_have_count(5)
+        visitor.until(lambda: all(one.is_closed() for one in sockets))
+        assert sockets
