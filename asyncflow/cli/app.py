@@ -182,6 +182,7 @@ def app(context: click.Context) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line on *argv* (default: our own); return the exit code."""
+    _stand_in_for_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             # a terminal that does not know a letter gets its number, not a traceback
@@ -204,6 +205,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(click.ClickException(f"{where}{error.strerror or error}"))
         return 1
     return outcome if isinstance(outcome, int) else 0
+
+
+def _stand_in_for_what_is_closed() -> None:
+    """Open something in the place of each standard stream that is closed.
+
+    Else the next file or socket would take that place, and what is printed would go
+    into it. What is written is lost; to read is an error.
+    """
+    for place, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        opened = os.open(os.devnull, os.O_RDWR if place else os.O_WRONLY)
+        if opened != place:
+            os.dup2(opened, place)
+            os.close(opened)
+        setattr(sys, name, os.fdopen(place, "w" if place else "r", encoding="utf-8"))
 
 
 def _complain(error: click.ClickException) -> None:

@@ -1,6 +1,8 @@
+import signal
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import click
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from asyncflow import __version__
 from asyncflow.cli import main
 from asyncflow.cli.app import COMMANDS
+from tests.client.small_server import SmallServer, job
 
 HEAVY = ("aiohttp", "asyncio", "msgspec", "pydantic", "pyvips", "rich", "sqlite3")
 
@@ -88,3 +91,47 @@ def test_escape_sequences_in_arguments_reach_no_terminal(
     assert main(["upload", "\x1b]0;owned\x07.jpg"]) == 2
 
     assert "\x1b" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_streams_that_are_closed_are_no_reason_to_fail(
+    server: SmallServer, tmp_path: Path, closed: str
+) -> None:
+    server.jobs["j"] = job("j")
+    command = f"exec {sys.executable} -m asyncflow jobs --quiet {closed}"
+    done = subprocess.run(
+        ["/bin/sh", "-c", command], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == ("" if ">&-" in closed.split() else "j\n")
+
+
+def test_a_closed_input_is_an_error_and_no_empty_file(server: SmallServer) -> None:
+    command = f"exec {sys.executable} -m asyncflow upload - <&-"
+    done = subprocess.run(
+        ["/bin/sh", "-c", command], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "Bad file descriptor" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert not server.uploads
+
+
+def test_a_ctrl_c_while_the_command_is_loaded_ends_it_without_a_word(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "click.py").write_text(
+        "import threading\nprint('loading', flush=True)\nthreading.Event().wait(60)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-m", "asyncflow", "jobs"],
+        env={"PYTHONPATH": ":".join([str(tmp_path), *sys.path])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "loading\n"
+        process.send_signal(signal.SIGINT)
+        _out, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (-signal.SIGINT, "")

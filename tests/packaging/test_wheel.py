@@ -97,7 +97,7 @@ def test_the_wheel_names_its_licence_and_its_command(wheel: Path) -> None:
     (entry,) = [text for name, text in files.items() if name.endswith("points.txt")]
     assert b"License-Expression: MIT" in meta
     assert b"Name: asyncflow-server" in meta
-    assert b"asyncflow = asyncflow.cli:main" in entry
+    assert b"asyncflow = asyncflow.__main__:run" in entry
     assert any(name.endswith("/licenses/LICENSE") for name in files)
 
 
