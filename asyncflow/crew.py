@@ -24,7 +24,7 @@ from typing import Final
 
 import msgspec
 
-from asyncflow import parcels, processes, worker
+from asyncflow import agreement, parcels, processes, worker
 from asyncflow.nursery import Nursery
 from asyncflow.prints import Prints
 
@@ -110,7 +110,7 @@ class Hand:
         modules: tuple[str, ...],
         nice: int,
         max_file_bytes: int,
-        asks: tuple[worker.Ask, ...],
+        asks: tuple[agreement.Ask, ...],
         on_death: Callable[[], None],
     ) -> None:
         self.folder = folder
@@ -160,11 +160,11 @@ class Hand:
         modules: tuple[str, ...],
         nice: int,
         max_file_bytes: int,
-        asks: tuple[worker.Ask, ...],
+        asks: tuple[agreement.Ask, ...],
         voice: socket.socket,
     ) -> ProcessPoolExecutor:
         nursery.ensure_running()
-        setup = worker.Setup(
+        setup = agreement.Setup(
             folder=str(self.folder),
             modules=modules,
             parent_pid=nursery.pid or 0,
@@ -299,7 +299,7 @@ class Hand:
     def _listen(self) -> None:
         for _ in range(_MESSAGES):
             try:
-                data = self._ear.recv(worker.MAX_MESSAGE_BYTES)
+                data = self._ear.recv(agreement.MAX_MESSAGE_BYTES)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
@@ -314,7 +314,7 @@ class Hand:
         self._loop.call_later(_PAUSE_S, self._listen_again)
 
     def _hear(self, message: parcels.Message) -> None:
-        if message.token != worker.NO_RUN:
+        if message.token != agreement.NO_RUN:
             if self.attempt is not None:
                 self.attempt.hear(message)
         elif message.loading is not None:

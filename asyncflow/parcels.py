@@ -24,7 +24,7 @@ from typing import Final
 
 import msgspec
 
-from asyncflow import reports, worker
+from asyncflow import agreement, reports
 from asyncflow.errors import AsyncflowError
 from asyncflow.nesting import MOST_LEVELS, is_too_deep
 
@@ -45,6 +45,10 @@ class BadOutput(AsyncflowError):
     code = "bad_output"
 
 
+class BadReport(BadOutput):
+    """What the worker said of its run cannot be understood."""
+
+
 class Listed(msgspec.Struct, frozen=True, kw_only=True):
     """A derivative as the worker lists it."""
 
@@ -62,7 +66,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     made: Listed | None = None
     #: the module that it begins to load; "" when all are loaded
     loading: str | None = None
-    #: how its run has ended, or what it can do; `worker.IN_FILE`: see the slot's folder
+    #: how its run has ended, or what it can do; `IN_FILE`: see the slot's folder
     report: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -133,7 +137,7 @@ _NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 def bring(source: Path, slot: Path, *, link: bool) -> bool:
     """Put *source* into *slot* if that costs no copying; tell whether it is there."""
-    target = slot / "in" / worker.SOURCE
+    target = slot / "in" / agreement.SOURCE
     if link:
         try:
             os.link(source, target)
@@ -148,7 +152,7 @@ def bring(source: Path, slot: Path, *, link: bool) -> bool:
 
 def copy(source: Path, slot: Path) -> None:
     """Put a copy of *source* into *slot*; blocks for as long as that takes."""
-    shutil.copyfile(source, slot / "in" / worker.SOURCE)
+    shutil.copyfile(source, slot / "in" / agreement.SOURCE)
 
 
 def _reflink(source: Path, target: Path) -> bool:
@@ -170,20 +174,23 @@ def give_order(slot: Path, order: bytes) -> bytes:
 
     Raise OSError if there is no room for it.
     """
-    if len(order) <= worker.MAX_MESSAGE_BYTES:
+    if len(order) <= agreement.MAX_MESSAGE_BYTES:
         return order
-    (slot / "in" / worker.ORDER).write_bytes(order)
-    return worker.IN_FILE
+    (slot / "in" / agreement.ORDER).write_bytes(order)
+    return agreement.IN_FILE
 
 
 def read_report(slot: Path, said: bytes) -> bytes:
-    """Return the report that a worker *said* there is. Raise BadOutput if unfit."""
-    if said != worker.IN_FILE:
+    """Return the report that a worker *said* there is. Raise BadReport if unfit."""
+    if said != agreement.IN_FILE:
         return said
-    fd, size = open_output(slot, worker.REPORT)
+    try:
+        fd, size = open_output(slot, agreement.REPORT)
+    except BadOutput as error:
+        raise BadReport(str(error)) from None
     try:
         if size > reports.MAX_BYTES:
-            raise BadOutput(f"a report of {size} bytes is too large")
+            raise BadReport(f"a report of {size} bytes is too large")
         return os.read(fd, size)
     finally:
         os.close(fd)
@@ -224,7 +231,7 @@ def check_listed(listed: Listed, outputs: Iterable[str]) -> None:
         raise BadOutput(f"{listed.name} is not among the processor's outputs")
     if not _MEDIA_TYPE.fullmatch(listed.media_type):
         raise BadOutput(f"{listed.media_type[:80]!r} is not a media type")
-    if listed.file == worker.REPORT:
+    if listed.file == agreement.REPORT:
         raise BadOutput("the report is not a derivative")
 
 
@@ -312,15 +319,15 @@ def decode_message(data: bytes) -> Message | None:
 
 
 def decode_report(data: bytes, token: int) -> Report:
-    """Return the report of run *token*. Raise BadOutput for anything else."""
+    """Return the report of run *token*. Raise BadReport for anything else."""
     try:
         report = _report.decode(data)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise BadOutput(f"the report of the run is not readable: {error}") from None
+        raise BadReport(f"the report of the run is not readable: {error}") from None
     if is_too_deep(data, outside=reports.OUTSIDE):
-        raise BadOutput(f"the report has more than {MOST_LEVELS} levels")
+        raise BadReport(f"the report has more than {MOST_LEVELS} levels")
     if report.token != token:
-        raise BadOutput("the report is that of another run")
+        raise BadReport("the report is that of another run")
     return report
 
 

@@ -31,7 +31,7 @@ from typing import Final, Literal
 
 import structlog
 
-from asyncflow import modules, parcels, processes, sandbox, worker
+from asyncflow import agreement, modules, parcels, processes, sandbox, worker
 from asyncflow.capacity import available_memory, default_memory, default_size
 from asyncflow.crew import Attempt, End, Hand
 from asyncflow.errors import ShuttingDown, StartError
@@ -108,7 +108,7 @@ class Pool:
         memory: Callable[[], int] = available_memory,
         idle_s: float = IDLE_S,
         load_s: float = LOAD_S,
-        asks: tuple[worker.Ask, ...] = (),
+        asks: tuple[agreement.Ask, ...] = (),
         modules: tuple[str, ...] | None = None,
         slot_memory_bytes: int | None = None,
         nice: int = 15,
@@ -139,7 +139,7 @@ class Pool:
         #: places without a worker
         self._asleep: list[_Slot] = []
         self._waiting: collections.deque[asyncio.Future[_Slot]] = collections.deque()
-        self._nursery = Nursery((worker.__name__, *worker.BUILTIN))
+        self._nursery = Nursery((worker.__name__, *agreement.BUILTIN))
         self._serial = 0
         self._endings: collections.Counter[str] = collections.Counter()
         self._chores: set[asyncio.Task[None]] = set()
@@ -482,6 +482,10 @@ class Pool:
             return plain(Verdict.ERROR, "error", why)
         outcome = await self._bounded(run, message, order.wall_s or card.wall_s)
         await self._tidy(slot, hand, card, outcome)
+        if run.is_in_doubt and hand.jobs_done > 1:
+            # whoever used the worker before may be at fault: a new one decides
+            log.info("worker.replaced", processor=card.name, left="no report")
+            return await self._attend(slot, order, on_progress, on_derivative)
         return outcome
 
     async def _bounded(self, run: Run, order: bytes, wall_s: float) -> Outcome:
@@ -560,7 +564,7 @@ async def _remove(folder: Path) -> None:
 
 def unfit(module: str, why: str) -> StartError:
     """Return the error of a process that cannot start, because of a *module* if any."""
-    if not module or module in worker.BUILTIN:
+    if not module or module in agreement.BUILTIN:
         return StartError(f"a worker process could not start: {why}")
     by = f"entry point {ENTRY_POINTS}" if module in default_modules() else "processors"
     return StartError(f"{by}: the module {module} cannot be loaded: {why}")
@@ -569,4 +573,4 @@ def unfit(module: str, why: str) -> StartError:
 def default_modules() -> tuple[str, ...]:
     """Return the modules that register processors: ours and installed ones."""
     found = importlib.metadata.entry_points(group=ENTRY_POINTS)
-    return (*worker.BUILTIN, *sorted({entry.module for entry in found}))
+    return (*agreement.BUILTIN, *sorted({entry.module for entry in found}))

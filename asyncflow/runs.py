@@ -50,6 +50,8 @@ class Run:
         on_derivative: OnDerivative,
     ) -> None:
         self.card = card
+        #: it ended without a word that can be understood, and has given nothing away
+        self.is_in_doubt = False
         self._hand = hand
         self._attempt = attempt
         self._on_progress = on_progress
@@ -101,6 +103,9 @@ class Run:
                 return await self._conclude(report)
         except parcels.BadOutput as error:
             self._hand.kill()
+            self.is_in_doubt = isinstance(error, parcels.BadReport) and not (
+                self._published
+            )
             return refused(error)
         except parcels.NotSeen as error:
             self._hand.kill()
@@ -191,7 +196,7 @@ def understood(report: parcels.Report, folder: Path | None = None) -> Outcome:
     No path below *folder*, where the function worked, is shown to people.
     """
     if report.verdict not in _SAYABLE:
-        raise parcels.BadOutput("the report has no known verdict")
+        raise parcels.BadReport("the report has no known verdict")
     verdict = Verdict(report.verdict)
     if verdict is Verdict.DONE:
         return Outcome(verdict=verdict, facts=report.facts)

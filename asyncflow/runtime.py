@@ -20,6 +20,7 @@ import structlog
 
 from asyncflow import chains, pipelines
 from asyncflow.admission import Admission, Rules
+from asyncflow.agreement import Ask
 from asyncflow.broker.memory import LocalDoorbell
 from asyncflow.chunks import Chunks
 from asyncflow.config import Settings
@@ -53,7 +54,6 @@ from asyncflow.retention import Retention
 from asyncflow.store.base import HasSpace, Space, Store
 from asyncflow.store.local import LocalStore
 from asyncflow.views import JobView, StepView, moment, waiting
-from asyncflow.worker import Ask
 from asyncflow.workplaces import Workplaces
 
 if TYPE_CHECKING:

@@ -25,12 +25,21 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Any, Final
 
 from asyncflow import reports, sandbox, syscalls
+from asyncflow.agreement import (
+    IN_FILE,
+    MAX_MESSAGE_BYTES,
+    NO_RUN,
+    ORDER,
+    REPORT,
+    SOURCE,
+    Ask,
+    Setup,
+)
 from asyncflow.causes import cause_of, trace_of
 from asyncflow.errors import Skip
 from asyncflow.modules import CannotLoad, load
@@ -39,47 +48,10 @@ from asyncflow.processors import base
 from asyncflow.shapes import problems
 from asyncflow.surroundings import Surroundings
 
-BUILTIN: Final = (
-    "asyncflow.processors.identify",
-    "asyncflow.processors.image",
-    "asyncflow.processors.text",
-    "asyncflow.processors.sample",
-)
-REPORT: Final = "result.json"
-SOURCE: Final = "source"
-ORDER: Final = "order.json"
-#: the token of what a worker says before its first run
-NO_RUN: Final = 0
-#: what is longer lies in a file; only on Linux does a socket take long messages
-MAX_MESSAGE_BYTES: Final = 8 << 10 if sys.platform == "linux" else 1 << 10
 #: leaves room for what stands around a report
 _MAX_REPORT_BYTES: Final = MAX_MESSAGE_BYTES - 64
-#: instead of an order, or a report: it lies in a file
-IN_FILE: Final = b"null"
 #: at most 20 progress messages a second; the server tells clients less often still
 _PROGRESS_EVERY_S: Final = 0.05
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """What somebody asks of a processor, and the keys under which they wrote it."""
-
-    path: tuple[str, ...]
-    processor: str
-    options: Mapping[str, object]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setup:
-    """What a worker is told once, at its start."""
-
-    folder: str
-    modules: tuple[str, ...]
-    parent_pid: int
-    nice: int
-    max_file_bytes: int
-    voice: socket.socket
-    asks: tuple[Ask, ...] = ()
 
 
 class _Desk:
@@ -143,8 +115,8 @@ def begin(setup: Setup) -> None:
 
 def _let_go() -> None:
     """Close what reaches processes without walls: a helper does what it is told."""
-    helper: Any = resource_tracker._resource_tracker  # type: ignore[attr-defined]  # noqa: SLF001
-    starter: Any = forkserver._forkserver  # type: ignore[attr-defined]  # noqa: SLF001
+    helper: Any = resource_tracker._resource_tracker  # noqa: SLF001
+    starter: Any = forkserver._forkserver  # noqa: SLF001
     os.close(helper._fd)  # noqa: SLF001
     os.close(starter._forkserver_alive_fd)  # noqa: SLF001
     helper._fd = starter._forkserver_alive_fd = None  # noqa: SLF001

@@ -50,6 +50,11 @@ def _close_the_stream() -> None:
     sys.stdout.close()
 
 
+def _a_broken_worker() -> None:
+    """Keep the next run from saying anything that can be understood."""
+    vars(sys.modules["asyncflow.worker"])["_Run"].go = lambda *_: {"token": 0}
+
+
 def _a_timer() -> None:
     libc, timer = ctypes.CDLL(None), ctypes.c_void_p()
     assert libc.timer_create(time.CLOCK_MONOTONIC, None, ctypes.byref(timer)) == 0
@@ -86,6 +91,7 @@ LEAVINGS: dict[str, Callable[[], object]] = {
     "a limit of memory": lambda: _a_limit(resource.RLIMIT_AS, 1 << 20),
     "a lower priority": lambda: os.nice(1),
     "a stream": lambda: setattr(sys, "stdout", None),
+    "a broken worker": _a_broken_worker,
     "a closed stream": _close_the_stream,
 }
 
@@ -136,3 +142,21 @@ def looks_around(_work: Work) -> Result:
 def waits(work: Work) -> Result:
     time.sleep(float(str(work.options["seconds"])))
     return Result()
+
+
+@processor("mumbles", accepts=ANY)
+def mumbles(_work: Work) -> Result:
+    """Report what cannot be understood."""
+    desk = vars(sys.modules["asyncflow.worker"])["_desks"][0]
+    desk.voice.send(b'{"token": %d, "report": []}' % _token())
+    time.sleep(20)
+    return Result()
+
+
+def _token() -> int:
+    frame = sys._getframe()  # noqa: SLF001 -- this is a break-in
+    while "surroundings" not in frame.f_locals:
+        assert frame.f_back is not None
+        frame = frame.f_back
+    found: int = frame.f_locals["token"]
+    return found

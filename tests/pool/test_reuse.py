@@ -97,6 +97,23 @@ async def test_an_alarm_does_not_ring_in_the_next_run(crew: Crew) -> None:
     assert (await crew.run("waits", seconds=0.6)).verdict is Verdict.DONE
 
 
+async def test_a_run_is_not_blamed_for_what_another_did_to_the_worker(
+    crew: Crew,
+) -> None:
+    pid = (await crew.run("leaves-behind", what="a broken worker")).facts["pid"]
+
+    new, _ = await surroundings(crew)
+
+    assert new != pid
+
+
+async def test_who_says_nothing_on_a_new_worker_either_is_at_fault(crew: Crew) -> None:
+    assert (await crew.run("mumbles")).code == "bad_output"
+    await crew.run("leaves-behind", what="nothing")
+    assert (await crew.run("mumbles")).code == "bad_output"
+    assert crew.pool.endings()["bad_output"] == 2
+
+
 async def test_libraries_that_say_so_keep_threads_and_files(crew: Crew) -> None:
     kept = "a thread,an open file,a handler of the C library"
     pids = [
