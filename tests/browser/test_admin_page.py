@@ -219,6 +219,34 @@ def test_a_late_page_of_jobs_is_not_mixed_into_another_question(
         expect(rows).to_have_count(1)
 
 
+def test_jobs_further_back_stay_when_new_ones_come_and_go_when_they_are_deleted(
+    browser: Browser, tmp_path: Path
+) -> None:
+    with (
+        serving(tmp_path / "data", workers="1") as server,
+        visiting(browser, server.url, viewport=WIDE) as visitor,
+    ):
+        names = [f"{number}.txt" for number in range(135)]
+        for name in names[:110]:
+            server.upload(name, b"hello")
+        page = visitor.page
+        page.goto(f"{server.url}/admin?token={server.token}")
+        rows = page.locator("#jobs .open")
+        for shown in (20, 40, 60, 80, 100):
+            expect(rows).to_have_count(shown)
+            page.locator("#more").click()
+        expect(rows).to_have_count(110)
+        for name in names[110:]:
+            server.upload(name, b"hello")
+        expect(rows).to_have_text(names[::-1])
+
+        page.get_by_role("button", name="3.txt", exact=True).click()
+        page.get_by_role("button", name="Delete: 3.txt").click()
+        page.get_by_role("button", name="Delete for good: 3.txt").click()
+        names.remove("3.txt")
+        expect(rows).to_have_text(names[::-1])
+
+
 def test_what_is_open_stays_open_and_focus_stays_where_it_is(
     operator: Visitor, failed: str
 ) -> None:

@@ -44,8 +44,10 @@ export class JobList {
     this.state = at("state");
     this.search = at("search");
     this.wanted = PAGE;
+    // what stands further back than what is asked for every time
     this.tail = [];
     this.next = null;
+    this.jobs = [];
     this.rows = new Map();
     this.typing = 0;
     at("filter").addEventListener("submit", (event) => event.preventDefault());
@@ -64,15 +66,27 @@ export class JobList {
     await this.refresh();
   }
 
-  // What is further back than what is asked for every time is asked for once.
   async older() {
-    const { tail } = this;
-    const page = await this.server.get(`jobs?${this.asked({ limit: PAGE, after: this.next })}`);
-    // another question was asked meanwhile, or the same one twice
-    if (this.tail !== tail) return;
-    this.tail = [...tail, ...page.jobs];
+    const wanted = () => this.asked({ limit: PAGE, after: this.next });
+    const question = wanted();
+    const page = await this.server.get(`jobs?${question}`);
+    // something else is wanted meanwhile, or the same was asked twice
+    if (wanted() !== question) return;
+    this.tail = [...this.tail, ...page.jobs];
+    this.jobs = [...this.jobs, ...page.jobs];
     this.next = page.next;
     await this.refresh();
+  }
+
+  // What stood behind `last`: nothing when so much is new that there would be a gap.
+  behind(last) {
+    const at = this.jobs.findIndex((job) => job.jobId === last?.jobId);
+    return at < 0 ? [] : this.jobs.slice(at + 1);
+  }
+
+  // What somebody did to a job: further back nothing else tells it. Null: it is gone.
+  put(id, job) {
+    this.jobs = this.jobs.map((one) => (one.jobId === id ? job : one)).filter(Boolean);
   }
 
   asked(what) {
@@ -105,8 +119,9 @@ export class JobList {
     const page = await this.server.get(`jobs?${question}`);
     // an answer to what nobody asks any more
     if (this.question !== question) return;
-    const fresh = new Set(page.jobs.map((job) => job.jobId));
-    this.show([...page.jobs, ...this.tail.filter((job) => !fresh.has(job.jobId))]);
+    if (this.tail.length > 0) this.tail = this.behind(page.jobs.at(-1));
+    this.jobs = [...page.jobs, ...this.tail];
+    this.show(this.jobs);
     if (this.tail.length === 0) this.next = page.next;
     this.more.hidden = this.next === null;
     this.none.textContent = "No such job.";
@@ -173,6 +188,7 @@ class Row {
     const path = verb === "retry" ? `admin/retry/${this.id}` : `admin/jobs/${this.id}/cancel`;
     await this.list.server.send("POST", path);
     this.list.say(told);
+    this.list.put(this.id, await this.list.server.get(`jobs/${this.id}`));
     await this.list.refresh();
     // the button that was pressed may be gone
     if (this.element.isConnected) this.open.focus();
@@ -261,6 +277,7 @@ class Row {
   async erase() {
     await this.list.server.send("DELETE", `admin/jobs/${this.id}`);
     this.list.say("The job is deleted.");
+    this.list.put(this.id, null);
     await this.list.refresh();
     this.list.search.focus();
   }
