@@ -8,6 +8,8 @@ Rules
 - Between the last question and what is held for the answer lies no await: whoever asks
   meanwhile is asked to make do with the rest. See `asyncflow.reservations`.
 - What is held is given back unless somebody else counts it by then.
+- Nobody is refused on old knowledge: before that the disk or the database is looked at.
+- Who has as many uploads open as they may holds nothing, not even for a moment.
 """
 
 import asyncio
@@ -24,6 +26,7 @@ from asyncflow.errors import (
     DiskFull,
     QuotaExceeded,
     ShuttingDown,
+    TooManyUploads,
     TypeNotAllowed,
     UploadTooLarge,
 )
@@ -34,6 +37,8 @@ from asyncflow.store.base import Space
 FORM_BYTES = 64 << 10
 #: how much an upload of unknown length may bring before the disk is looked at again
 ROOM_EVERY_BYTES = 8 << 20
+#: clients that are remembered to have had too many uploads open
+REMEMBERED = 1000
 #: for so long a look at the disk is enough where there is room
 RECENT_S = 0.2
 
@@ -57,11 +62,16 @@ async def _nobody_counts() -> Mapping[str, int]:
     return {}
 
 
+async def _nobody_has_any(_client: str) -> int:
+    return 0
+
+
 class Admission:
     """Decides on uploads that want to start, and holds what they were granted.
 
     *space* tells the room under the store (None: the store cannot fill up), *backlog*
-    how many steps wait, *usage* how many bytes the database counts for each tenant.
+    how many steps wait, *usage* how many bytes the database counts for each tenant,
+    *open_uploads* how many uploads a client has open.
     """
 
     def __init__(
@@ -71,6 +81,7 @@ class Admission:
         space: Callable[[], Awaitable[Space]] | None,
         backlog: Callable[[], int],
         usage: Callable[[], Awaitable[Mapping[str, int]]] = _nobody_counts,
+        open_uploads: Callable[[str], Awaitable[int]] = _nobody_has_any,
         on_refusal: Callable[[str], None] = lambda _code: None,
     ) -> None:
         self.rules = rules
@@ -78,6 +89,9 @@ class Admission:
         self._space = space
         self._backlog = backlog
         self._usage = usage
+        self._open_uploads = open_uploads
+        #: clients that had too many open when they came last
+        self._crowded: dict[str, None] = {}
         self._quota = Ledger()
         self._room = Ledger()
         #: of uploads whose length nobody has said: the database does not count these
@@ -85,6 +99,7 @@ class Admission:
         #: as last seen in the database, and its sum
         self._seen: Mapping[str, int] = {}
         self._used = 0
+        self._counted = 0.0
         self._counting = asyncio.Lock()
         #: what the disk was like when it was looked at
         self._last: Space | None = None
@@ -95,20 +110,29 @@ class Admission:
 
     async def refresh(self) -> None:
         """Look at what the database counts."""
+        asked = time.monotonic()
         async with self._counting:
-            shown = self._quota.begin_look()
+            if self._counted >= asked:
+                # somebody else has looked since
+                return
+            shown, began = self._quota.begin_look(), time.monotonic()
             self._seen = await self._usage()
-            self._used = sum(self._seen.values())
+            self._used, self._counted = sum(self._seen.values()), began
             self._quota.end_look(shown)
 
     @asynccontextmanager
     async def admitted(
-        self, *, length: int | None, declared_type: str, tenant: str = ""
+        self,
+        *,
+        length: int | None,
+        declared_type: str,
+        tenant: str = "",
+        client: str = "",
     ) -> AsyncIterator[Reservation]:
         """Hold what an upload takes that may start; give back what is left at the end.
 
         Raises:
-            ShuttingDown, BacklogFull, DiskFull, QuotaExceeded: not now.
+            ShuttingDown, BacklogFull, DiskFull, QuotaExceeded, TooManyUploads: not now.
             UploadTooLarge, TypeNotAllowed: never.
         """
         held = self._new(tenant)
@@ -116,11 +140,26 @@ class Admission:
             self._check_length(length)
             self.check_type(declared_type)
             self.check_backlog()
+            await self._check_crowded(client)
             await self._hold(held, length or 0, length or 0)
         try:
             yield held
+        except TooManyUploads as refused:
+            self._crowded[client] = None
+            if len(self._crowded) > REMEMBERED:
+                del self._crowded[next(iter(self._crowded))]
+            self.on_refusal(refused.code)
+            raise
         finally:
             held.release()
+
+    async def _check_crowded(self, client: str) -> None:
+        """Refuse who had too many uploads open a moment ago and has them still."""
+        if client in self._crowded:
+            limit = self.rules.open_uploads
+            if await self._open_uploads(client) >= limit:
+                raise TooManyUploads(limit)
+            self._crowded.pop(client, None)
 
     @asynccontextmanager
     async def joined(self, tenant: str, *, more: int, room: int) -> AsyncIterator[None]:
@@ -187,7 +226,7 @@ class Admission:
             else:
                 await self._hold(held, more, more)
 
-    def take(self, upload_id: str, end: int) -> None:
+    async def take(self, upload_id: str, end: int) -> None:
         """Return if an upload may be written up to *end*.
 
         Raises:
@@ -197,6 +236,7 @@ class Admission:
         if held is None or end <= held.bytes:
             return
         with self._refusals():
+            await self._count(end - held.bytes, held.tenant)
             self._check_quota(end - held.bytes, held.tenant)
             held.hold(end - held.bytes, 0)
 
@@ -217,6 +257,7 @@ class Admission:
 
     async def _promise(self, held: Reservation) -> None:
         """Hold the next room for an upload whose end nobody has told."""
+        await self._count(0, held.tenant)
         await self._see(ROOM_EVERY_BYTES)
         self._check_quota(0, held.tenant)
         self._check_room(0, promised=ROOM_EVERY_BYTES)
@@ -282,6 +323,7 @@ class Admission:
         return Reservation(self._quota, self._room, tenant)
 
     async def _hold(self, held: Reservation, count: int, room: int) -> None:
+        await self._count(count, held.tenant)
         await self._see(room)
         self._check_quota(count, held.tenant)
         self._check_room(room)
@@ -330,18 +372,24 @@ class Admission:
         if length is not None and length > self.rules.max_bytes:
             raise UploadTooLarge(length=length, max_bytes=self.rules.max_bytes)
 
+    async def _count(self, count: int, tenant: str) -> None:
+        """Look at the database, unless *count* bytes more fit every quota anyway."""
+        if self._exceeded(count, tenant) is not None:
+            await self.refresh()
+
     def _check_quota(self, count: int, tenant: str) -> None:
+        if (quota := self._exceeded(count, tenant)) is not None:
+            raise QuotaExceeded(f"{count} bytes more would exceed the {quota}")
+
+    def _exceeded(self, count: int, tenant: str) -> str | None:
+        """Return the quota that *count* bytes more would exceed."""
         rules = self.rules
         if self._used + self._quota.total + count > rules.quota_bytes:
-            raise QuotaExceeded(
-                f"{count} bytes more would exceed the quota of {rules.quota_bytes}"
-            )
+            return f"quota of {rules.quota_bytes}"
         used = self._seen.get(tenant, 0) + self._quota.of(tenant)
         if used + count > rules.tenant_quota_bytes:
-            raise QuotaExceeded(
-                f"{count} bytes more would exceed the tenant's quota of "
-                f"{rules.tenant_quota_bytes}"
-            )
+            return f"tenant's quota of {rules.tenant_quota_bytes}"
+        return None
 
     async def _see(self, room: int) -> None:
         """Look at the disk, unless it had this *room* a moment ago."""

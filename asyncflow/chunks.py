@@ -127,7 +127,10 @@ class Chunks:
         if (known := await self._created_before(said)) is not None:
             return known
         async with self._admission.admitted(
-            length=said.length, declared_type=said.declared_type, tenant=said.tenant
+            length=said.length,
+            declared_type=said.declared_type,
+            tenant=said.tenant,
+            client=said.client,
         ) as held:
             clock = self._engine.clock
             new = said.row(

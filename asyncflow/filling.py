@@ -91,7 +91,7 @@ class Filling:
         await self._look(row, turn, head, data)
         await self._look_at_end(row, turn, head, ends, turn.offset + len(data))
         if row.length is None:
-            self._admission.take(row.id, turn.offset + len(data))
+            await self._admission.take(row.id, turn.offset + len(data))
         await even_if_cancelled(self._keep(store, row, turn, data))
         # nothing more comes, but a reason may
         await turn.body.read()
@@ -119,7 +119,7 @@ class Filling:
             room = limit - writer.offset
             kept = data if len(data) <= room else memoryview(data)[:room]
             if row.length is None:
-                self._admission.take(row.id, writer.offset + len(kept))
+                await self._admission.take(row.id, writer.offset + len(kept))
             await writer.write(kept)
             turn.offset = writer.offset
             await self._on_move(row, turn)

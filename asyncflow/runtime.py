@@ -230,6 +230,7 @@ class Runtime:
             space=_space_of(self.store),
             backlog=lambda: self.engine.backlog,
             usage=self.db.usage,
+            open_uploads=self.db.open_uploads_of,
             on_refusal=self.metrics.uploads_refused.inc,
         )
 

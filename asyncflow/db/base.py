@@ -431,6 +431,10 @@ class Database(Oversight, Protocol):
         """Return the unfinished uploads that a part has a place in."""
         ...
 
+    async def open_uploads_of(self, client: str) -> int:
+        """Return how many unfinished uploads are counted for a client."""
+        ...
+
     async def expired_uploads(self, now: int, limit: int) -> Sequence[str]:
         """Return ids of unfinished uploads, and of parts, whose time is over."""
         ...

@@ -98,6 +98,11 @@ class Reading:
         """Return the unfinished uploads that a part has a place in."""
         return [row["pid"] for row in await self._rows("finals_of", {"pid": part_id})]
 
+    async def open_uploads_of(self, client: str) -> int:
+        """Return how many unfinished uploads are counted for a client."""
+        (found,) = await self._rows("open_of_client", {"client": client})
+        return int(found["n"])
+
     async def expired_uploads(self, now: int, limit: int) -> Sequence[str]:
         """Return ids of unfinished uploads, and of parts, whose time is over."""
         args = {"now": now, "limit": limit}

@@ -235,6 +235,7 @@ class UploadObligations:
         with pytest.raises(TooManyUploads):
             await world.upload(client="me", client_limit=2)
         await world.upload(client="you", client_limit=2)
+        assert [await world.db.open_uploads_of(one) for one in ("me", "you")] == [2, 1]
         await world.accept(mine[0], GATE)
         await world.upload(client="me", client_limit=2)
         with pytest.raises(TooManyUploads):

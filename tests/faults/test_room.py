@@ -5,6 +5,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from asyncflow.broker.memory import LocalDoorbell
 from asyncflow.chunks import Chunks
 from asyncflow.db.sqlite import SqliteDatabase
 from asyncflow.engine import Clock, Engine
-from asyncflow.errors import DiskFull, TruncatedBody
+from asyncflow.errors import DiskFull, TooManyUploads, TruncatedBody
 from asyncflow.jobs import Limits
 from asyncflow.progress import Hub
+from asyncflow.reservations import Reservation
 from asyncflow.store.base import Space
 from asyncflow.store.memory import MemoryStore
 from asyncflow.turns import Announced, Ends
@@ -180,6 +182,39 @@ async def test_of_many_at_once_only_so_many_are_let_in_as_there_is_room_for() ->
     async with admission.admitted(length=100, declared_type="text/plain"):
         pass
     assert looks <= 4
+
+
+async def test_who_has_too_many_uploads_open_holds_nothing_of_the_quota() -> None:
+    rules = Rules(
+        max_bytes=100,
+        allowed_types=(),
+        backlog_limit=10,
+        fill_level=100,
+        quota_bytes=100,
+        open_uploads=1,
+    )
+    asked = []
+
+    async def open_uploads(client: str) -> int:
+        asked.append(client)
+        async with all_of_it("other"):
+            return 1
+
+    admission = Admission(
+        rules, space=None, backlog=lambda: 0, open_uploads=open_uploads
+    )
+
+    def all_of_it(client: str) -> AbstractAsyncContextManager[Reservation]:
+        return admission.admitted(length=100, declared_type="text/plain", client=client)
+
+    with pytest.raises(TooManyUploads):
+        async with all_of_it("crowded"):
+            raise TooManyUploads(1)
+    for _ in range(3):
+        with pytest.raises(TooManyUploads):
+            async with all_of_it("crowded"):
+                pass
+    assert asked == ["crowded"] * 3
 
 
 def begin(server: ServerProcess) -> str:
