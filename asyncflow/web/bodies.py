@@ -24,6 +24,7 @@ from aiohttp.web_protocol import RequestPayloadError
 from asyncflow.errors import BodyTooLarge, MalformedRequest, SlowBody, TruncatedBody
 from asyncflow.web.expecting import waits
 from asyncflow.web.fastpath import FastPath
+from asyncflow.web.limits import GuardedHandler
 from asyncflow.web.taken import Portion, Taken
 
 KIB: Final = 1024
@@ -65,6 +66,8 @@ class BodyReader:
         self._request = request
         # at once: while somebody looks things up, aiohttp would read half a megabyte
         self._taken = None if fast is None else fast.take(request)
+        if self._taken is None and isinstance(request.protocol, GuardedHandler):
+            request.protocol.ask_for_body()
         self._content = request.content
         self._piece_bytes = piece_bytes
         self._window_bytes = max(1, round(min_rate * window_s))

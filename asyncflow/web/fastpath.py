@@ -10,17 +10,17 @@ Rules
 import asyncio
 import os
 import sys
-from typing import Final
+from typing import Final, cast
 
 from aiohttp import web
 
-from asyncflow.web.limits import GuardedHandler
+from asyncflow.web.limits import WAIT_BYTES, GuardedHandler
 from asyncflow.web.sink import Buffers, Ciphered, Sunk
 from asyncflow.web.splice import Pipes, Spliced
 from asyncflow.web.taken import Taken
 
 #: with less to come the ordinary path is as fast
-LEAST_BYTES: Final = 256 * 1024
+LEAST_BYTES: Final = WAIT_BYTES
 
 
 class FastPath:
@@ -51,6 +51,7 @@ class FastPath:
         while content._buffer:  # noqa: SLF001 -- see `taken.missing`
             first += content.read_nowait()
         self.taken += 1
+        cast("GuardedHandler", request.protocol).pass_body_on()
         if transport.get_extra_info("sslcontext") is not None:
             return Sunk(request, transport, bytes(first), self._buffers)
         return Spliced(request, transport, bytes(first), self._pipes)

@@ -52,7 +52,7 @@ class Entrance:
     def __init__(
         self,
         sockets: Sequence[socket.socket],
-        make: Callable[[], asyncio.Protocol],
+        make: Callable[[], asyncio.BaseProtocol],
         *,
         seats: Seats,
         context: ssl.SSLContext,

@@ -6,6 +6,8 @@ Rules
   after it was accepted), and holds at most `max_head_bytes`.
 - An idle connection is closed after `idle_timeout_s`.
 - Request bodies are handed on as they came: nothing is inflated.
+- Of a large body nothing is read before somebody asks for it, but what came in one go
+  with its head.
 - Over `max_connections` a client is told 503 and let go.
 - An answer reaches the client even while it is still sending: see `_linger`.
 - aiohttp's private names are used in this module and in `bodies`, nowhere else;
@@ -57,6 +59,9 @@ KIB: Final = 1024
 #: forgotten, and the connection stays
 DRAIN_BYTES: Final = 256 * KIB
 DRAIN_S: Final = 1.0
+
+#: a body of more than this is read only when somebody asks for it
+WAIT_BYTES: Final = 256 * KIB
 
 #: refused connections that may wait for their client to read the refusal, but never
 #: more than there are seats
@@ -124,6 +129,7 @@ class GuardedHandler(RequestHandler):
         "_head_lines",
         "_head_timer",
         "_held",
+        "_is_waiting",
         "_length",
         "_limits",
         "_newest",
@@ -154,6 +160,8 @@ class GuardedHandler(RequestHandler):
         self._trailers: list[tuple[StreamReader, ChunkedBody]] = []
         #: what came behind more requests than wait in a row
         self._held = b""
+        #: a large body waits in the kernel until somebody asks for it
+        self._is_waiting = False
         self._head_bytes = 0
         self._head_lines = 0
         #: the last bytes of a head that goes on: its end may be cut
@@ -294,6 +302,11 @@ class GuardedHandler(RequestHandler):
     # ----- the head of a request
 
     @property
+    def awaits_head(self) -> bool:
+        """Tell whether what comes next is the head of a request, or begins with it."""
+        return self._newest.is_eof() and not self._upgraded
+
+    @property
     def _is_between_requests(self) -> bool:
         # `_waiter` is what the connection's task waits on for its next request; before
         # its first step there is no waiter, and no request either
@@ -371,6 +384,9 @@ class GuardedHandler(RequestHandler):
             if message.chunked and is_head:
                 self._chunked = ChunkedBody(self._limits.max_fields)
                 self._trailers.append((content, self._chunked))
+            if self._length > WAIT_BYTES and self.transport is not None:
+                self._is_waiting = True
+                self.transport.pause_reading()
             if message.version not in _VERSIONS:
                 self._messages.pop()
                 self._refuse(UnsupportedHttpVersion())
@@ -378,6 +394,17 @@ class GuardedHandler(RequestHandler):
             # The parser reports a malformed chunk as one more request and forgets the
             # body, whose reader would wait until it counts as slow.
             body.set_exception(MalformedRequest())
+
+    def ask_for_body(self) -> None:
+        """Let a body come that waits to be asked for."""
+        waits, self._is_waiting = self._is_waiting, False
+        # what is in memory already may be more than there should be
+        if waits and self.transport is not None and not self._reading_paused:
+            _keep_reading(self.transport)
+
+    def pass_body_on(self) -> None:
+        """Take note that somebody else reads the body that waits."""
+        self._is_waiting = False
 
     def _refuse(self, error: AsyncflowError) -> None:
         """Answer *error* when the requests before are answered, then close."""
@@ -403,6 +430,8 @@ class GuardedHandler(RequestHandler):
         keeps = unread and self._may_drain(request)
         if self._half_closed or (unread and not keeps):
             resp.force_close()
+        if unread:
+            self.ask_for_body()
         if self._body is request.content:
             self._body = None
         self._trailers = [

@@ -76,14 +76,13 @@ class Sink(asyncio.BufferedProtocol):
 
     def __init__(
         self,
-        handler: asyncio.Protocol,
         transport: asyncio.Transport,
         coming: int,
         buffers: Buffers,
         wake: asyncio.Event,
     ) -> None:
-        self._handler = handler
         self._transport = transport
+        self._before = cast("asyncio.Protocol", transport.get_protocol())
         self._coming = coming
         self._buffers = buffers
         self._wake = wake
@@ -129,7 +128,7 @@ class Sink(asyncio.BufferedProtocol):
         self._rest()
         if not self._transport.is_closing():
             self._secret.set_read_buffer_limits()
-            self._transport.set_protocol(self._handler)
+            self._transport.set_protocol(self._before)
         self.clear()
 
     # ----- what the transport says
@@ -155,21 +154,21 @@ class Sink(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool | None:
         """Close: where this is used there is no way back that could stay open."""
-        return self._handler.eof_received()
+        return self._before.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Keep what has come."""
         self.lost = exc or ConnectionResetError("the connection was closed")
         self._wake.set()
-        self._handler.connection_lost(exc)
+        self._before.connection_lost(exc)
 
     def pause_writing(self) -> None:
         """Pass it on."""
-        self._handler.pause_writing()
+        self._before.pause_writing()
 
     def resume_writing(self) -> None:
         """Pass it on."""
-        self._handler.resume_writing()
+        self._before.resume_writing()
 
 
 class Sunk(Taken):
@@ -183,9 +182,7 @@ class Sunk(Taken):
         buffers: Buffers,
     ) -> None:
         super().__init__(request, transport, first)
-        self._sink: Sink | None = Sink(
-            request.protocol, transport, self.left, buffers, self._wake
-        )
+        self._sink: Sink | None = Sink(transport, self.left, buffers, self._wake)
 
     @property
     def _open(self) -> Sink:

@@ -11,6 +11,7 @@ from aiohttp.streams import StreamReader
 
 from asyncflow.errors import StartError
 from asyncflow.web.expecting import put_aside
+from asyncflow.web.front import BODY_BYTES, Front
 from asyncflow.web.handshakes import Entrance, bind
 from asyncflow.web.limits import ConnectionLimits, GuardedHandler, Seats
 
@@ -77,13 +78,18 @@ async def start_site(
     make = _factory(runner, limits=limits, seats=seats, handler=handler)
     try:
         check_aiohttp(make())
+        buffer = memoryview(bytearray(BODY_BYTES))
+
+        def front() -> Front:
+            return Front(make(), buffer)
+
         listener: asyncio.Server | Entrance
         if ssl_context is not None:
             if sock is not None:
                 sock.listen(backlog)
             listener = Entrance(
                 await bind(host, port, backlog) if sock is None else [sock],
-                make,
+                front,
                 seats=seats,
                 context=ssl_context,
                 handshake_s=limits.head_timeout_s,
@@ -93,7 +99,7 @@ async def start_site(
                 {"sock": sock} if sock is not None else {"host": host, "port": port}
             )
             loop = asyncio.get_running_loop()
-            listener = await loop.create_server(make, backlog=backlog, **where)
+            listener = await loop.create_server(front, backlog=backlog, **where)
     except BaseException:
         await runner.cleanup()
         raise

@@ -10,7 +10,13 @@ from aiohttp import ClientSession, web
 from asyncflow.errors import BodyTooLarge, StartError
 from asyncflow.web.bodies import BodyReader, continue_later
 from asyncflow.web.errors import problems
-from asyncflow.web.limits import DRAIN_BYTES, MAX_REFUSED, ConnectionLimits
+from asyncflow.web.front import HEAD_BYTES
+from asyncflow.web.limits import (
+    DRAIN_BYTES,
+    MAX_REFUSED,
+    WAIT_BYTES,
+    ConnectionLimits,
+)
 from asyncflow.web.site import check_aiohttp, start_site
 from tests.web.wire import Dial, Serve
 
@@ -388,6 +394,55 @@ async def test_a_client_that_never_stops_sending_is_dropped_after_the_linger_tim
 
 
 # ----- aiohttp itself
+
+
+# ----- bodies that nobody has asked for
+
+
+@pytest.mark.parametrize("asks", [True, False])
+async def test_of_a_large_body_little_is_in_memory_before_somebody_asks_for_it(
+    serve: Serve, dial: Dial, *, asks: bool
+) -> None:
+    arrived = asyncio.Queue[web.Request]()
+    may_go_on = asyncio.Event()
+
+    async def wait(request: web.Request) -> web.Response:
+        arrived.put_nowait(request)
+        await may_go_on.wait()
+        return await (swallow(request) if asks else refuse(request))
+
+    app = web.Application(middlewares=[problems()])
+    app.router.add_post("/", wait, expect_handler=continue_later)
+    app.router.add_get("/", hello)
+    wire = await dial(await serve(app))
+    head = f"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {4 * MIB}\r\n\r\n"
+    sending = asyncio.create_task(wire.send(head.encode() + bytes(4 * MIB)))
+    async with asyncio.timeout(20):
+        request = await arrived.get()
+    # whatever the loop still has to read, it would have read by then
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert request.content.total_bytes <= HEAD_BYTES
+    may_go_on.set()
+    answer = await wire.answer()
+    if asks:
+        assert answer.body == str(4 * MIB).encode()
+        assert (await wire.ask("GET / HTTP/1.1")).body == b"hello"
+    else:
+        assert answer.code == BodyTooLarge.code
+    with suppress(ConnectionError):
+        await sending
+
+
+async def test_a_body_that_waits_is_drained_where_little_of_it_is_left(
+    serve: Serve, dial: Dial
+) -> None:
+    wire = await dial(await serve(small_app()))
+    size = WAIT_BYTES + 1000
+    head = f"POST /refuse HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n"
+    await wire.send(head.encode() + bytes(size))
+    assert (await wire.answer()).status == 413
+    assert (await wire.ask("GET / HTTP/1.1")).body == b"hello"
 
 
 def test_an_aiohttp_without_the_names_we_need_is_refused_by_name() -> None:
