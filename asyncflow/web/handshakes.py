@@ -102,7 +102,8 @@ class Entrance:
 
     def _welcome(self, connection: socket.socket) -> None:
         seats = self._seats
-        free = seats.limit - seats.taken + MAX_REFUSED - seats.refused
+        refusals = min(MAX_REFUSED, seats.limit) - seats.refused
+        free = seats.limit - seats.taken + refusals
         if len(self._pending) >= free:
             oldest = next(iter(self._pending), None)
             if oldest is None:
