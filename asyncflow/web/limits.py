@@ -394,6 +394,9 @@ class GuardedHandler(RequestHandler):
             # The parser reports a malformed chunk as one more request and forgets the
             # body, whose reader would wait until it counts as slow.
             body.set_exception(MalformedRequest())
+        else:
+            # nothing is read behind what the parser refuses, but until it is answered
+            self._discarding = True
 
     def ask_for_body(self) -> None:
         """Let a body come that waits to be asked for."""

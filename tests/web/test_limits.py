@@ -197,6 +197,17 @@ async def test_another_version_of_http_is_refused(
     assert await wire.rest() == b""
 
 
+async def test_the_refusal_of_a_malformed_head_arrives_though_a_body_follows(
+    serve: Serve, dial: Dial
+) -> None:
+    wire = await dial(await serve(small_app()))
+    head = f"POST /swallow HTTP/1.2\r\nHost: localhost\r\nContent-Length: {MIB}\r\n\r\n"
+    sending = asyncio.create_task(wire.send(head.encode() + bytes(MIB)))
+    assert (await wire.answer()).status in {400, 505}
+    assert await wire.rest() == b""
+    await sending
+
+
 async def test_a_request_without_a_version_is_refused(serve: Serve, dial: Dial) -> None:
     wire = await dial(await serve(small_app()))
     await wire.send(b"GET /\r\n\r\n")
