@@ -1,42 +1,16 @@
 """What is cancelled on the upload page, or elsewhere, and what becomes of it."""
 
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Route, expect
 
 from tests.browser.test_upload_page import KEPT, lost_network
-from tests.browser.visitor import Visitor, photo
+from tests.browser.visitor import Held, Visitor, as_operator, photo
 from tests.server_process import ServerProcess
 
 pytestmark = pytest.mark.needs("chromium")
-
-
-@dataclass
-class Held:
-    """Requests of one method on uploads, kept back until somebody lets them go."""
-
-    page: Page
-    method: str
-    routes: list[Route] = field(default_factory=list)
-    is_over: bool = False
-
-    def __post_init__(self) -> None:
-        for address in ("**/files/", "**/files/*"):
-            self.page.route(address, self.judge)
-
-    def judge(self, route: Route) -> None:
-        if route.request.method == self.method and not self.is_over:
-            self.routes.append(route)
-        else:
-            route.continue_()
-
-    def release(self) -> None:
-        self.is_over = True
-        for route in self.routes:
-            route.continue_()
 
 
 def begun(visitor: Visitor, file: Path) -> tuple[str, Held]:
@@ -57,11 +31,6 @@ def made(visitor: Visitor) -> list[str]:
 
     visitor.page.on("request", lambda one: note(one.method, one.url))
     return posts
-
-
-def as_operator(server: ServerProcess, path: str) -> None:
-    bearer = f"Bearer {server.settings.get('token') or server.token}"
-    assert server.request("POST", path, Authorization=bearer).status == 200
 
 
 def test_what_an_operator_cancels_is_not_sent_again(
@@ -171,6 +140,11 @@ def test_a_cancel_without_a_network_is_done_when_it_is_back(
     assert visitor.violations() == []
     assert server.status(job)["status"] == "UPLOADING"
     assert visitor.page.evaluate(f"{KEPT}[0].id") == job
+    # who leaves now leaves it there
+    with visitor.page.expect_event("dialog") as asked:
+        visitor.page.evaluate("setTimeout(() => location.assign('about:blank'))")
+    assert asked.value.type == "beforeunload"
+    asked.value.dismiss()
     visitor.context.set_offline(False)
     expect(visitor.page.locator("li.card")).to_have_count(0)
     assert server.status(job)["status"] == "CANCELLED"

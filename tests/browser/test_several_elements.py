@@ -8,9 +8,15 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.test_cancelling import Held, as_operator
 from tests.browser.test_embedding import site
-from tests.browser.visitor import Visitor, letter, photo, visiting
+from tests.browser.visitor import (
+    Held,
+    Visitor,
+    as_operator,
+    letter,
+    photo,
+    visiting,
+)
 from tests.server_process import ServerProcess, serving
 
 pytestmark = pytest.mark.needs("chromium")

@@ -18,8 +18,11 @@ from playwright.sync_api import (
     Locator,
     Page,
     Request,
+    Route,
     sync_playwright,
 )
+
+from tests.server_process import ServerProcess
 
 FLAGS = [
     "--no-sandbox",
@@ -149,6 +152,37 @@ def visiting(browser: Browser, url: str, **options: Any) -> Iterator[Visitor]:
         yield visitor
         assert not visitor.troubles, visitor.troubles
         assert not visitor.addresses, visitor.addresses
+
+
+@dataclass
+class Held:
+    """Requests of one method on uploads, kept back until somebody lets them go."""
+
+    page: Page
+    method: str
+    routes: list[Route] = field(default_factory=list)
+    is_over: bool = False
+
+    def __post_init__(self) -> None:
+        for address in ("**/files/", "**/files/*"):
+            self.page.route(address, self.judge)
+
+    def judge(self, route: Route) -> None:
+        if route.request.method == self.method and not self.is_over:
+            self.routes.append(route)
+        else:
+            route.continue_()
+
+    def release(self) -> None:
+        self.is_over = True
+        for route in self.routes:
+            route.continue_()
+
+
+def as_operator(server: ServerProcess, path: str) -> None:
+    """Let the operator ask *server* for something."""
+    bearer = f"Bearer {server.settings.get('token') or server.token}"
+    assert server.request("POST", path, Authorization=bearer).status == 200
 
 
 # ----- files

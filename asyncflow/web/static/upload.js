@@ -113,7 +113,7 @@ export class Upload {
   async whyGone() {
     let job;
     try {
-      job = await this.server.get(`status/${this.id}`);
+      job = await (await this.request("GET", `status/${this.id}`)).json();
     } catch (error) {
       if (error.code !== "job_not_found") return mayPass(error) ? null : error;
       job = { status: "gone", error: DELETED };

@@ -166,7 +166,8 @@ export class Uploader extends HTMLElement {
       "beforeunload",
       (event) => {
         const unsent = this.#running.size + this.#waiting.length + this.#adding;
-        if (unsent > 0) event.preventDefault();
+        const isEnding = [...this.#all].some((card) => card.upload?.ending);
+        if (unsent > 0 || isEnding) event.preventDefault();
       },
       { signal },
     );
