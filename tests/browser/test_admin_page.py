@@ -440,3 +440,23 @@ def test_functions_that_do_not_stop_and_earlier_alerts_are_seen(
             expect(page.locator("#past li").first).to_contain_text(
                 "until the server ended: Waiting steps have reached"
             )
+
+
+def test_what_belongs_to_no_tenant_is_paused_like_a_tenant(
+    operator: Visitor, server: ServerProcess
+) -> None:
+    page = operator.page
+    said = b'{"name": "sample-task", "tenant": "acme"}'
+    task = server.request("POST", "/tasks", said).json["taskId"]
+    none = page.locator("#tenants li", has_text="Without a tenant")
+    expect(page.locator("#tenants li", has_text="acme")).to_be_visible()
+    none.get_by_role("button", name="Pause Without a tenant").click()
+    expect(page.locator("#live")).to_have_text("The tenant is paused.")
+    expect(none).to_contain_text("paused")
+    job = server.upload("nobodys.txt", b"hello")
+    expect(none).to_contain_text("1 step waits")
+    none.get_by_role("button", name="Resume Without a tenant").click()
+    assert server.finished(job)["status"] == "COMPLETED"
+    for one in (job, task):
+        server.request("POST", f"/jobs/{one}/cancel")
+        server.request("DELETE", f"/jobs/{one}")
