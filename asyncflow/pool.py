@@ -386,7 +386,8 @@ class Pool:
         known = {slot.hand.pid for slot in self._slots if slot.hand is not None}
         if nursery is None:
             return {}
-        found = (pid for pid in processes.children(nursery) if pid not in known)
+        children = processes.children(nursery, threads=1)
+        found = (pid for pid in children if pid not in known)
         return {pid: processes.group_of(pid) for pid in found}
 
     def _kill_strays(self) -> None:

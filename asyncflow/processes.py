@@ -13,8 +13,7 @@ import os
 import resource
 import signal
 import sys
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _WHOLE_GROUP: Final = 4  # PIDFD_SIGNAL_PROCESS_GROUP, Linux 6.9
@@ -64,8 +63,13 @@ def kill_stray(pid: int) -> None:
         os.close(pidfd)
 
 
-def children(pid: int) -> list[int]:
-    """Return the process ids of *pid*'s children; none where there is no /proc."""
+def children(pid: int, *, threads: int | None = None) -> list[int]:
+    """Return the process ids of *pid*'s children; none where there is no /proc.
+
+    It is quicker for a process that is known to have one of *threads* only.
+    """
+    if threads == 1:
+        return [*map(int, _read(f"/proc/{pid}/task/{pid}/children").split())]
     found: list[int] = []
     try:
         tasks = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 -- once per run
@@ -76,8 +80,7 @@ def children(pid: int) -> list[int]:
     return found
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Condition:
+class Condition(NamedTuple):
     """What a process has, as far as the next user of it could suffer from it."""
 
     threads: int
@@ -85,8 +88,7 @@ class Condition:
     has_children: bool
     #: the signals that it ignores and those that it handles
     signals: tuple[int, int]
-    #: umask, waiting and blocked signals, powers, cores, timers, folder, priority,
-    #: limits
+    #: umask, waiting and blocked signals, powers, cores, timers, priority, limits
     rest: tuple[object, ...]
 
 
@@ -118,11 +120,10 @@ def condition(pid: int) -> Condition | None:
         caught = status.index(b"\nSigCgt:\t", ignored)
         powers = status.index(b"\nCapInh:", caught)
         count = int(status[threads + 9 : status.index(b"\n", threads + 1)])
-        own = _read(f"/proc/{pid}/task/{pid}/children")
         return Condition(
             threads=count,
             files=files,
-            has_children=bool(own or (count > 1 and children(pid))),
+            has_children=bool(children(pid, threads=count)),
             signals=(
                 int(status[ignored + 9 : caught], 16) & _SIGNALS,
                 int(status[caught + 9 : powers], 16) & _SIGNALS,
@@ -132,7 +133,6 @@ def condition(pid: int) -> Condition | None:
                 status[waiting:ignored],
                 status[powers : status.index(b"\nvoluntary_ctxt", powers)],
                 _read(f"/proc/{pid}/timers"),
-                os.readlink(f"/proc/{pid}/cwd"),  # noqa: PTH115 -- once per run
                 os.getpriority(os.PRIO_PROCESS, pid),
                 resource.prlimit(pid, resource.RLIMIT_AS)[1],
                 *(resource.prlimit(pid, which) for which in _LIMITS),
