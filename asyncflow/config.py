@@ -283,6 +283,9 @@ class Settings(BaseSettings):
     slot_memory_bytes: Bytes = _bytes(
         0, "memory of one worker process; 0: its share of the machine"
     )
+    worker_runs: Number = _number(
+        20_000, "runs after which a worker makes room for a new one", 1, 1_000_000
+    )
     header_timeout: Seconds = _span(10.0, "longest time for the head of a request")
     idle_timeout: Seconds = _span(75.0, "after this an idle connection is closed")
     body_min_rate: Bytes = _bytes(

@@ -203,10 +203,11 @@ class Hand:
         except OSError:  # it died unnoticed, or does not listen
             attempt.end(End.DIED)
 
-    def meet(self) -> None:
-        """Take in how the worker is before its first run."""
+    def meet(self) -> int:
+        """Take in how the worker is before its first run; return its threads."""
         self.is_met = True
         self._first = self._latest = processes.condition(self.pid)
+        return 1 if self._first is None else self._first.threads
 
     async def remains(self, *, resident: bool) -> str:
         """Return what the latest run has left in the process; "" for nothing.

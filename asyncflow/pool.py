@@ -47,7 +47,7 @@ log = structlog.get_logger(__name__)
 ENTRY_POINTS: Final = "asyncflow.processors"
 _SAMPLE_S: Final = 0.1
 #: a worker is replaced after this many runs, or when it stays this large while idle
-_MAX_RUNS: Final = 20_000
+MAX_RUNS: Final = 20_000
 _MAX_IDLE_BYTES: Final = 384 << 20
 #: memory that must be free for one worker more: it needs a quarter of this at once
 _ROOM_TO_GROW: Final = 512 << 20
@@ -113,6 +113,7 @@ class Pool:
         slot_memory_bytes: int | None = None,
         nice: int = 15,
         max_file_bytes: int = 16 << 30,
+        max_runs: int = MAX_RUNS,
     ) -> None:
         self.size = size
         self.least = size if least is None else max(1, min(least, size))
@@ -127,6 +128,7 @@ class Pool:
         self._modules = default_modules() if modules is None else modules
         self._nice = nice
         self._max_file_bytes = max_file_bytes
+        self._max_runs = max_runs
         self._link = False
         self._memory = memory
         self._idle_s = idle_s
@@ -425,7 +427,9 @@ class Pool:
         if greeting.error:
             log.debug("worker.unfit", module=greeting.module, trace=greeting.trace)
             raise unfit(greeting.module, greeting.error)
-        hand.meet()
+        threads = hand.meet()
+        if threads > 1:
+            log.warning("worker.threads", threads=threads)
         self._link = greeting.abi >= sandbox.LINKS_ARE_SAFE
         self.sandbox = sandbox.describe(greeting.abi, filtered=greeting.filtered)
         self.processors = {card.name: card for card in greeting.processors}
@@ -514,7 +518,7 @@ class Pool:
         return (
             not hand.gone
             and outcome.verdict in _HARMLESS
-            and hand.jobs_done < _MAX_RUNS
+            and hand.jobs_done < self._max_runs
             and hand.pid not in self._strays().values()
             and await self._is_as_before(hand, card)
             and _cleared(hand.folder)

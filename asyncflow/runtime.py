@@ -267,6 +267,7 @@ class Runtime:
             folder=settings.data_dir / "slots",
             modules=(*default_modules(), *settings.processors),
             slot_memory_bytes=settings.slot_memory_bytes or None,
+            max_runs=settings.worker_runs,
             load_s=settings.load_timeout,
             asks=tuple(
                 Ask(path=at, processor=name, options={**options.get(name, {}), **said})

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from asyncflow.jobs import Verdict
 from asyncflow.pool import Pool
@@ -112,6 +113,49 @@ async def test_who_says_nothing_on_a_new_worker_either_is_at_fault(crew: Crew) -
     await crew.run("leaves-behind", what="nothing")
     assert (await crew.run("mumbles")).code == "bad_output"
     assert crew.pool.endings()["bad_output"] == 2
+
+
+async def test_every_run_can_have_a_process_of_its_own(tmp_path: Path) -> None:
+    source = tmp_path / "blob"
+    source.write_text("the file")
+    pool = Pool(
+        size=1, folder=tmp_path / "slots", modules=("tests.pool.messy",), max_runs=1
+    )
+    await pool.start()
+    try:
+        crew = Crew(pool=pool, source=source)
+        pids = [(await surroundings(crew))[0] for _ in range(3)]
+    finally:
+        await pool.close()
+
+    assert len(set(pids)) == 3
+
+
+async def test_threads_that_a_module_starts_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "with_a_thread.py").write_text(
+        "import threading\n"
+        "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    pool = Pool(
+        size=1,
+        folder=tmp_path / "slots",
+        modules=("tests.pool.messy", "with_a_thread"),
+    )
+    with structlog.testing.capture_logs() as said:
+        await pool.start()
+    try:
+        source = tmp_path / "blob"
+        source.write_text("the file")
+        crew = Crew(pool=pool, source=source)
+        # it was there before the first run: no reason to replace the worker
+        assert await surroundings(crew) == await surroundings(crew)
+    finally:
+        await pool.close()
+
+    assert {"event": "worker.threads", "threads": 2, "log_level": "warning"} in said
 
 
 async def test_libraries_that_say_so_keep_threads_and_files(crew: Crew) -> None:
