@@ -6,11 +6,10 @@ three times a fresh Debian, with `./run demo` and tests in each.
 
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tests.install.debian import BASE, Debian
+from tests.install.debian import Debian, room
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = "/home/newcomer"
@@ -85,9 +84,8 @@ def main(wanted: list[str]) -> None:
         if wanted and case.__name__ not in wanted:
             continue
         print(f"=== {case.__name__}: {case.__doc__}")  # noqa: T201 -- run by hand
-        with tempfile.TemporaryDirectory(dir=BASE.parent) as folder:
-            Path(folder).chmod(0o755)
-            case(Path(folder) / "debian")
+        with room() as folder:
+            case(folder / "debian")
     print("all is as the README says")  # noqa: T201 -- run by hand
 
 

@@ -13,7 +13,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -104,8 +105,16 @@ class Debian:
         return done
 
 
-def _debootstrap() -> None:
+@contextmanager
+def room() -> Iterator[Path]:
+    """Yield an empty folder on the disk where the base is: trees are copied there."""
     BASE.parent.mkdir(mode=0o700, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=BASE.parent) as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def _debootstrap() -> None:
     draft = Path(tempfile.mkdtemp(dir=BASE.parent))
     draft.chmod(0o755)
     try:

@@ -13,14 +13,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.install.debian import BASE, Debian
+from tests.install.debian import Debian, room
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_WITHIN_S = 30.0
@@ -262,9 +261,8 @@ def put_to_work(image: Image) -> None:
 def main() -> None:
     """Build the image and put it to work."""
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(dir=BASE.parent) as folder:
-        Path(folder).chmod(0o755)
-        image = build(Path(folder))
+    with room() as folder:
+        image = build(folder)
         put_to_work(image)
     took = time.monotonic() - began
     print(f"the image builds, works and stops ({took:.0f} s)")  # noqa: T201 -- run by hand

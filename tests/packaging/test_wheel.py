@@ -66,10 +66,10 @@ def contents(wheel: Path) -> dict[str, bytes]:
         }
 
 
-def package_files() -> set[str]:
-    """Return every file of the package that git knows or would take."""
+def known_files(*folders: str) -> set[str]:
+    """Return every file in *folders* that git knows or would take."""
     listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "asyncflow"],
+        ["git", "ls-files", "-co", "--exclude-standard", *folders],
         cwd=ROOT,
         check=True,
         capture_output=True,
@@ -81,7 +81,7 @@ def package_files() -> set[str]:
 def test_the_wheel_holds_the_whole_package_and_nothing_else(wheel: Path) -> None:
     names = set(contents(wheel))
     inside = {name for name in names if name.startswith("asyncflow/")}
-    assert inside == package_files()
+    assert inside == known_files("asyncflow")
     others = {name.partition("/")[2] for name in names - inside}
     assert {name for name in others if name.startswith("data/")} == {
         "data/share/asyncflow/alerts.yml",
@@ -138,11 +138,19 @@ def test_what_the_dockerfile_copies_builds_the_same_wheel(
     assert contents(made) == contents(wheel)
 
 
-def test_the_sdist_holds_the_tests_and_the_task_script(sdist: Path) -> None:
-    with tarfile.open(sdist) as archive:
-        names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"run", "constraints.txt", "tests/conftest.py", "docs/conf.py"} <= names
-    assert not [name for name in names if name.startswith((".venv", "data", "dist"))]
+def test_the_sdist_holds_what_belongs_to_the_project_and_nothing_beside_it(
+    tmp_path: Path,
+) -> None:
+    clone, known = tmp_path / "clone", known_files()
+    for name in known:
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, clone / name)
+    for stray in ("token.txt", "uploads/store/a.jpg", "env/pyvenv.cfg"):
+        (clone / stray).parent.mkdir(parents=True, exist_ok=True)
+        (clone / stray).write_text("somebody's own")
+    with tarfile.open(build(clone, "sdist", tmp_path / "made")) as archive:
+        names = {one.name.partition("/")[2] for one in archive if one.isfile()}
+    assert names == known | {"PKG-INFO"}
 
 
 def run(
