@@ -33,6 +33,8 @@ _ENLARGE: Final = 2.0
 _A4_SIDE_PT: Final = 842.0
 _BELIEVABLE_DPI: Final = range(75, 1201)
 _JPEG_QUALITY: Final = 80
+#: PDFium's word for "something was drawn into the page"
+_FLATTENED: Final = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,9 +276,14 @@ class Document:
             yield PicturePage(self._source, self._media_type, number)
             return
         import pypdfium2  # noqa: PLC0415 -- few workers need it
+        import pypdfium2.raw as pdfium  # noqa: PLC0415 -- likewise
 
         try:
             page = self._pdf[number]
+            # what was filled into a form or noted on the page is text of the page
+            if pdfium.FPDFPage_Flatten(page, pdfium.FLAT_NORMALDISPLAY) == _FLATTENED:
+                page.close()
+                page = self._pdf[number]
         except pypdfium2.PdfiumError as error:
             raise BadFile("damaged", f"page {number + 1} is damaged") from error
         try:

@@ -206,6 +206,25 @@ def test_a_small_picture_is_not_read_even_if_it_shows_text(tmp_path: Path) -> No
     assert "engine" not in ran.facts
 
 
+def test_what_was_filled_in_and_noted_is_text_of_the_page(tmp_path: Path) -> None:
+    path = tmp_path / "form.pdf"
+    label = "BT /F 12 Tf 50 355 Td (Name) Tj ET"
+    ran = read(page_pdf(label, path, filled="Ada Lovelace", noted="call back"))
+    assert words_of(ran) == ["Name", "Ada", "Lovelace", "call", "back"]
+    assert page_of(ran)["source"] == "layer"
+    # the preview shows them, too
+    with PIL.Image.open(ran.files["preview"]) as shown:
+        filled = (int(150 * 800 / 595), int(51 * 800 / 595), 400, int(71 * 800 / 595))
+        assert shown.convert("L").crop(filled).getextrema()[0] < 100
+
+
+def test_a_form_that_is_nothing_but_what_was_filled_in_has_its_text(
+    tmp_path: Path,
+) -> None:
+    path = page_pdf("", tmp_path / "form.pdf", filled="Ada Lovelace")
+    assert words_of(read(path)) == ["Ada", "Lovelace"]
+
+
 def test_without_an_engine_the_layer_is_kept_and_the_rest_is_named(
     tmp_path: Path,
 ) -> None:

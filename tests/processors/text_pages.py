@@ -135,10 +135,13 @@ def page_pdf(
     *,
     picture: PIL.Image.Image | None = None,
     rotate: int = 0,
+    filled: str = "",
+    noted: str = "",
 ) -> Path:
     """Write a PDF of one page of 595 x 421 points, with *content* drawn on it.
 
-    *picture* is `/I`, `/F` is a font; `/N` draws *picture* and "nested words".
+    *picture* is `/I`, `/F` is a font; `/N` draws *picture* and "nested words". *filled*
+    stands in a field of a form, *noted* in a note on the page.
     """
     nested = b"q 595 0 0 421 0 0 cm /I Do Q BT /F 12 Tf 30 20 Td (nested words) Tj ET"
     resources = b"<< /Font << /F 6 0 R >> /XObject << /I 5 0 R /N 7 0 R >> >>"
@@ -146,10 +149,11 @@ def page_pdf(
     (picture or PIL.Image.new("L", (8, 8), 255)).convert("L").save(body, "JPEG")
     width, height = picture.size if picture else (8, 8)
     parts = {
-        1: b"<< /Type /Catalog /Pages 2 0 R >>",
+        1: b"<< /Type /Catalog /Pages 2 0 R /AcroForm << /Fields [8 0 R] >> >>",
         2: b"<< /Type /Pages /Count 1 /Kids [3 0 R] >>",
         3: b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 421] /Rotate %d"
-        b" /Contents 4 0 R /Resources %s >>" % (rotate, resources),
+        b" /Annots [%s] /Contents 4 0 R /Resources %s >>"
+        % (rotate, b"8 0 R 10 0 R" if filled or noted else b"", resources),
         4: b"<< /Length %d >> stream\n%s\nendstream" % (len(drawn), drawn),
         5: b"<< /Type /XObject /Subtype /Image /Width %d /Height %d"
         b" /ColorSpace /DeviceGray /BitsPerComponent 8 /Filter /DCTDecode"
@@ -159,6 +163,16 @@ def page_pdf(
         7: b"<< /Type /XObject /Subtype /Form /BBox [0 0 595 421] /Resources %s"
         b" /Length %d >> stream\n%s\nendstream" % (resources, len(nested), nested),
     }
+    for at, (kind, said) in {
+        8: (b"/Subtype /Widget /FT /Tx /T (name) /Rect [150 350 400 370]", filled),
+        10: (b"/Subtype /FreeText /Rect [50 300 400 320]", noted),
+    }.items():
+        shown = b"BT /F 12 Tf 2 5 Td (%s) Tj ET" % said.encode()
+        parts[at] = b"<< /Type /Annot /F 4 /AP << /N %d 0 R >> %s >>" % (at + 1, kind)
+        parts[at + 1] = (
+            b"<< /Type /XObject /Subtype /Form /BBox [0 0 350 20] /Resources %s"
+            b" /Length %d >> stream\n%s\nendstream" % (resources, len(shown), shown)
+        )
     path.write_bytes(_file(parts))
     return path
 
