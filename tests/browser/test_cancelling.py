@@ -93,6 +93,20 @@ def test_what_another_tab_cancels_is_cancelled_in_all(
     visitor.troubles[:] = [one for one in visitor.troubles if "410" not in one]
 
 
+def test_what_is_cancelled_while_it_waits_for_its_file_offers_no_retry(
+    visitor: Visitor, server: ServerProcess, tmp_path: Path
+) -> None:
+    visitor.open()
+    job, _held = begun(visitor, photo(tmp_path / "left.jpg"))
+    visitor.page.on("dialog", lambda dialog: dialog.accept())
+    visitor.page.reload()
+    visitor.wait("left.jpg", "UPLOADING")
+    as_operator(server, f"/admin/jobs/{job}/cancel")
+    card = visitor.wait("left.jpg", "CANCELLED")
+    # neither the server nor this page has the file
+    expect(card.get_by_role("button")).to_have_text(["Remove from list", "Delete"])
+
+
 def test_an_upload_that_nobody_ended_but_time_begins_anew(
     visitor: Visitor, server: ServerProcess, tmp_path: Path
 ) -> None:
