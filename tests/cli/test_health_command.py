@@ -40,6 +40,19 @@ def test_a_server_that_works_is_ready(tmp_path: Path) -> None:
         assert (code, said) == (0, "ready\n")
 
 
+def test_whoever_asks_needs_neither_the_token_nor_the_flags_of_the_server(
+    tmp_path: Path,
+) -> None:
+    with serving(tmp_path / "data", workers="1", token="a-token-of-ours") as server:
+        code, said = health(
+            tmp_path,
+            ASYNCFLOW_PORT=port_of(server),
+            ASYNCFLOW_HOST="0.0.0.0",  # noqa: S104 -- nobody listens here
+        )
+
+        assert (code, said) == (0, "ready\n")
+
+
 def test_a_server_with_a_certificate_is_asked_over_https(tmp_path: Path) -> None:
     made = trustme.CA().issue_cert("files.example.org")
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
