@@ -91,6 +91,7 @@ _CALLS: Final[Mapping[str, tuple[int | None, int | None]]] = {
     "kexec_file_load": (320, 294),
     "kexec_load": (246, 104),
     "keyctl": (250, 219),
+    "kill": (62, 129),
     "lchown": (94, None),
     "lremovexattr": (198, 15),
     "lsetxattr": (189, 6),
@@ -218,6 +219,7 @@ _AF_UNIX: Final = 1
 _CONNECTED_KINDS: Final = (1, 5)  # SOCK_STREAM, SOCK_SEQPACKET
 _KIND_MASK: Final = 0xF
 _PRIO_PROCESS: Final = 0
+_EVERYBODY: Final = 0xFFFFFFFF  # -1
 _PR_SET_PDEATHSIG: Final = 1
 #: CLONE_NEWNS, _NEWCGROUP, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID and _NEWNET
 _NAMESPACES: Final = 0x7E020000
@@ -255,6 +257,7 @@ _LOOKS: Final[Mapping[str, tuple[_Look, ...]]] = {
         _Look(_FIRST, (_PR_SET_PDEATHSIG,), _NEXT, _ALLOW),
         _Look(_SECOND, (signal.SIGKILL,), _ALLOW, _REFUSE),
     ),
+    "kill": (_Look(_FIRST, (_EVERYBODY,), _REFUSE, _ALLOW),),
     "clone": (_Look(_FIRST, (0,), _ALLOW, _REFUSE, mask=_NAMESPACES),),
     "fcntl": (_Look(_SECOND, _HARMFUL_FCNTLS, _REFUSE, _ALLOW),),
     "ioctl": (_Look(_SECOND, _HARMFUL_IOCTLS, _REFUSE, _ALLOW),),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.server_process import ServerProcess
+from tests.tasks.asking import ended, submit
 from tests.web.live import failures, healthy_server, metric, rows, until
 
 #: what the worst libraries do, each behind the name of a file
@@ -138,6 +139,90 @@ def test_poison_harms_only_itself(server: ServerProcess) -> None:
         "COMPLETED"
     )
     assert failures(server) == []
+
+
+#: what a function can do to its worker, each under the name of a task
+LEAVINGS = """
+import asyncflow.worker
+import os
+import resource
+import signal
+import threading
+
+from asyncflow import task
+
+KEPT = []
+
+
+@task("descriptors", attempts=1)
+def descriptors(work):
+    try:
+        while True:
+            KEPT.append(os.open("/dev/null", os.O_RDONLY))
+    except OSError:
+        return os.getpid()
+
+
+@task("alarm", attempts=1)
+def alarm(work):
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    return os.getpid()
+
+
+@task("thread", attempts=1)
+def thread(work):
+    def wait():
+        while True:
+            threading.Event().wait(0.01)
+            os.environ["SECRET"] = "from a thread"
+    threading.Thread(target=wait, daemon=True).start()
+    return os.getpid()
+
+
+@task("surroundings", attempts=1)
+def surroundings(work):
+    os.umask(0o777)
+    os.chdir("/usr")
+    os.environ["SECRET"] = work.payload
+    resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))
+    return os.getpid()
+
+
+@task("patch", attempts=1)
+def patch(work):
+    asyncflow.worker._Run.go = lambda *_: {}
+    return os.getpid()
+
+
+@task("innocent", attempts=1)
+def innocent(work):
+    threading.Event().wait(0.3)
+    (work.out / "file").write_text("x")
+    return {
+        "text": (work.out / "file").read_text(),
+        "folder": os.getcwd(),
+        "secret": os.environ.get("SECRET"),
+    }
+"""
+
+
+def test_what_one_task_leaves_in_its_worker_harms_no_other(tmp_path: Path) -> None:
+    (tmp_path / "leavings.py").write_text(LEAVINGS)
+    with healthy_server(tmp_path, processors="leavings", workers="1") as server:
+
+        def result_of(name: str, payload: str) -> object:
+            done = ended(server, submit(server, name, payload))
+            assert done["status"] == "COMPLETED", (name, done)
+            return done["result"]
+
+        for name in ("descriptors", "alarm", "thread", "surroundings", "patch"):
+            result_of(name, "a secret")
+            assert result_of("innocent", "") == {
+                "text": "x",
+                "folder": "/",
+                "secret": None,
+            }, name
 
 
 def test_a_stopped_server_leaves_no_process(server: ServerProcess) -> None:
