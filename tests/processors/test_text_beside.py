@@ -215,7 +215,7 @@ def test_what_was_filled_in_and_noted_is_text_of_the_page(tmp_path: Path) -> Non
     # the preview shows them, too
     with PIL.Image.open(ran.files["preview"]) as shown:
         filled = (int(150 * 800 / 595), int(51 * 800 / 595), 400, int(71 * 800 / 595))
-        assert shown.convert("L").crop(filled).getextrema()[0] < 100
+        assert sum(shown.convert("L").crop(filled).histogram()[:100]) > 0
 
 
 def test_a_form_that_is_nothing_but_what_was_filled_in_has_its_text(
