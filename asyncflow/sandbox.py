@@ -54,6 +54,10 @@ _OWN: Final = (
     | _MAKE_SOCK | _MAKE_FIFO | _MAKE_SYM | _REFER | _TRUNCATE
 )  # fmt: skip
 
+#: what a program has if nobody cares, and how far it may go if it asks
+_OPEN_FILES: Final = 1024
+_MOST_OPEN_FILES: Final = 4096
+
 #: the first ABI that can forbid truncation: before it, a hard link could be emptied
 LINKS_ARE_SAFE: Final = 3
 _HAS_NETWORK: Final = 4
@@ -127,14 +131,25 @@ def forbid_inspection() -> None:
 
 
 def limit_resources(*, max_file_bytes: int) -> None:
-    """Forbid core dumps and files above *max_file_bytes*; be the first to be killed."""
+    """Forbid core dumps and files above *max_file_bytes*; be the first to be killed.
+
+    Open files are few: what a process has sent and nobody received counts against all
+    processes of the user, who could send none any more.
+    """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = (_at_most(_OPEN_FILES, soft), _at_most(_MOST_OPEN_FILES, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, wanted)
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     if hard == resource.RLIM_INFINITY or max_file_bytes < hard:
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
     # without /proc, or in a container that forbids it, the kernel chooses by itself
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("800", encoding="ascii")
+
+
+def _at_most(wanted: int, limit: int) -> int:
+    return wanted if limit == resource.RLIM_INFINITY else min(wanted, limit)
 
 
 def limit_memory(max_bytes: int) -> None:

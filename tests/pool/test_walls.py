@@ -344,6 +344,7 @@ async def test_a_worker_knows_no_secret_and_is_set_apart(
     assert facts["argv"] == ["asyncflow-worker"]
     assert facts["score"] == 800
     assert re.search(r"Max core file size +0 +0 ", str(facts["limits"]))
+    assert re.search(r"Max open files +1024 +4096 ", str(facts["limits"]))
 
 
 async def test_a_worker_loads_no_server_code(crew: Crew) -> None:
