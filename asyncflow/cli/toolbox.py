@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from asyncflow.cli.findings import Finding, missing, ok, stop, warn
@@ -22,7 +21,6 @@ from asyncflow.processors.ocr import lacking
 # writes; we write on one connection only, so this is a warning and no more
 _WAL_RESET_FIXED = (3, 51, 3)
 _PROGRAM_WITHIN_S = 10
-_CLAMD_SOCKETS = ("/run/clamav/clamd.ctl", "/var/run/clamd.scan/clamd.sock")
 _FORMATS = {
     "JPEG": "jpegload",
     "PNG": "pngload",
@@ -46,8 +44,6 @@ def tools() -> Iterator[Finding]:
     yield _library("libmagic", "magic", _magic)
     yield _library("tesseract", "tesserocr", _tesseract, needed=False)
     yield _heic()
-    yield _ffmpeg()
-    yield _clamd()
     yield _uvloop()
 
 
@@ -129,22 +125,6 @@ def _heic() -> Finding:
         "photos of iPhones are refused",
         "install the extra: asyncflow-server[heic] (its wheel is under the GPL)",
     )
-
-
-def _ffmpeg() -> Finding:
-    program = shutil.which("ffmpeg")
-    if program is not None:
-        return ok("ffmpeg", _first_line([program, "-version"]) or program)
-    if find_spec("imageio_ffmpeg") is not None:
-        return ok("ffmpeg", f"imageio-ffmpeg {_version_of('imageio-ffmpeg')}")
-    return missing("ffmpeg", "not installed", "only needed for video")
-
-
-def _clamd() -> Finding:
-    for socket in _CLAMD_SOCKETS:
-        if Path(socket).exists():
-            return ok("clamd", socket)
-    return missing("clamd", "not running", "only needed for virus scans")
 
 
 def _uvloop() -> Finding:
