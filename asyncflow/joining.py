@@ -45,6 +45,9 @@ KEEP_MS: Final = 3_600_000
 JOINS: Final = 2
 #: how long the client that brought the last part may wait to hear of the job
 PATIENCE_S: Final = 5.0
+#: how long a join that has no room waits for its next try, at first and at most
+AGAIN_MS: Final = 5_000
+AGAIN_MOST_MS: Final = 600_000
 #: parts that one transaction removes
 PORTION: Final = 200
 #: uploads whose places are remembered, each at most 10 kB
@@ -94,8 +97,9 @@ class Joiner:
         self._joins: dict[str, asyncio.Task[None]] = {}
         #: looks for what waits for a part
         self._looks: set[asyncio.Task[None]] = set()
-        #: what only the disk, the quota or the database stood in the way of
-        self._left: set[str] = set()
+        #: what only the disk, the quota or the database stood in the way of: when it is
+        #: tried again, and how long it has waited then
+        self._left: dict[str, tuple[int, int]] = {}
         self._received: dict[str, Received] = {}
         self._stops = False
 
@@ -172,6 +176,7 @@ class Joiner:
         """Forget the places of an upload that is over."""
         if change.terminal is not None or change.gone:
             self._received.pop(change.job_id, None)
+            self._left.pop(change.job_id, None)
 
     # ----- joins
 
@@ -186,7 +191,8 @@ class Joiner:
             DiskFull, QuotaExceeded: it has no room now; the parts are kept.
         """
         upload = await self._chunks.find(final)
-        if upload.is_complete:
+        received = self._received.get(final)
+        if upload.is_complete or (received is not None and not received.is_all):
             return upload
         row = await self._db.find_upload(final)
         if not await self._places_if_whole(row):
@@ -233,12 +239,16 @@ class Joiner:
 
     def _joined(self, final: str, done: asyncio.Task[None]) -> None:
         del self._joins[final]
+        waited = self._left.pop(final, None)
         if done.cancelled() or (error := done.exception()) is None:
             return
-        code = error.code if isinstance(error, AsyncflowError) else repr(error)
-        log.warning("join.failed", upload=final, error=code)
+        if waited is None:
+            # once, and not at every try
+            code = error.code if isinstance(error, AsyncflowError) else repr(error)
+            log.warning("join.failed", upload=final, error=code)
         if isinstance(error, ServerBusy):
-            self._left.add(final)
+            again = AGAIN_MS if waited is None else min(2 * waited[1], AGAIN_MOST_MS)
+            self._left[final] = (self._engine.clock.mono() + again, again)
 
     async def _join(self, row: UploadRow, places: Sequence[Place]) -> None:
         total = sum(place.length or 0 for place in places)
@@ -287,10 +297,17 @@ class Joiner:
             for final in await self._db.finals_of(part):
                 await self._begin_if_whole(final)
 
-    async def _begin_if_whole(self, final: str) -> None:
-        with suppress(AsyncflowError):  # it has ended
-            if await self._places_if_whole(await self._db.find_upload(final)):
-                self._begin(final)
+    async def _begin_if_whole(self, final: str) -> bool:
+        try:
+            row = await self._db.find_upload(final)
+            if row.state != uploads.UploadState.RECEIVING:
+                return False
+            if not await self._places_if_whole(row):
+                return False
+        except ClientError:
+            return False  # it has ended
+        self._begin(final)
+        return True
 
     async def part_gone(self, part: str) -> None:
         """End what waits for this part: it could never become whole."""
@@ -314,9 +331,10 @@ class Joiner:
 
     async def again(self) -> None:
         """Try again what only the disk, the quota or the database did not let be."""
-        left, self._left = self._left, set()
-        for final in left:
-            await self._begin_if_whole(final)
+        now = self._engine.clock.mono()
+        for final in [one for one, (due, _) in self._left.items() if due <= now]:
+            if not await self._begin_if_whole(final):
+                self._left.pop(final, None)
 
     async def stop(self) -> None:
         """Let running joins end; the next start makes those that have not begun."""

@@ -10,7 +10,6 @@ place of the oldest. Who means well is done with it long before it is the oldest
 """
 
 import asyncio
-import errno
 import socket
 import ssl
 from collections.abc import Callable, Sequence
@@ -20,9 +19,8 @@ import structlog
 
 from asyncflow.web.limits import MAX_REFUSED, Seats
 
-#: how long no connection is accepted when there is no descriptor for it
+#: how long no connection is accepted after a failure
 PAUSE_S: Final = 1.0
-_EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 log = structlog.get_logger(__name__)
 
@@ -91,12 +89,16 @@ class Entrance:
         while True:
             try:
                 connection, _address = await loop.sock_accept(listening)
-            except OSError as error:
-                if error.errno in _EXHAUSTED:
-                    log.warning("accept.failed", error=error.strerror)
-                    await asyncio.sleep(PAUSE_S)
-            else:
                 self._welcome(connection)
+            except ConnectionAbortedError:
+                pass  # the client has gone already
+            except OSError as error:
+                # no descriptor is left, say
+                log.warning("accept.failed", error=error.strerror)
+                await asyncio.sleep(PAUSE_S)
+            except Exception:  # a bug about one connection must not end the listening
+                log.exception("accept.failed")
+                await asyncio.sleep(PAUSE_S)
             # the loop does not wait for a connection that is there
             await asyncio.sleep(0)
 

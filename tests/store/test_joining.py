@@ -16,9 +16,9 @@ from asyncflow.chunks import Chunks
 from asyncflow.db.base import Place as Seat
 from asyncflow.db.sqlite import SqliteDatabase
 from asyncflow.engine import Clock, Engine
-from asyncflow.errors import PartNotUsable, QuotaExceeded
+from asyncflow.errors import DiskFull, PartNotUsable, QuotaExceeded
 from asyncflow.jobs import Limits
-from asyncflow.joining import JOINS, Joiner, Received
+from asyncflow.joining import AGAIN_MS, JOINS, Joiner, Received
 from asyncflow.progress import Hub
 from asyncflow.store.base import CanConcat, Store, Writer
 from asyncflow.store.memory import MemoryStore
@@ -138,10 +138,10 @@ class Place:
 
     def __init__(self, folder: Path, store: Store, *, quota_bytes: int = 5000) -> None:
         self.store = store
-        self.time = Time()
+        self.time, self.ticks = Time(), Time()
         self.engine = Engine(
             doorbell=LocalDoorbell(),
-            clock=Clock(wall_s=self.time),
+            clock=Clock(wall_s=self.time, mono_s=self.ticks),
             limits=Limits(),
             worker="test",
             lease_s=30.0,
@@ -292,6 +292,46 @@ async def test_what_is_joined_of_parts_without_lengths_must_fit_the_quota(
 
         assert (await place.joiner.settle(small.id)).length == 100
         assert not await place.is_complete(large.id)
+
+
+class Full(MemoryStore):
+    """A store that has no room for what is joined, at first."""
+
+    tries = 0
+    is_full = True
+
+    async def concat(self, key: str, parts: Sequence[str]) -> int:
+        self.tries += 1
+        if self.is_full:
+            raise DiskFull
+        return await super().concat(key, parts)
+
+
+async def test_what_had_no_room_is_joined_later_and_tried_more_and_more_rarely(
+    tmp_path: Path,
+) -> None:
+    store = Full()
+    async with place_on(tmp_path, store) as place:
+        part = await place.begin()
+        whole = (await place.join(part)).id
+        await place.chunks.append(part, 0, Body(b"hello"), length=5)
+        with pytest.raises(DiskFull):
+            await place.joiner.settle(whole)
+        tried_at = []
+        for step in range(40):
+            tried = store.tries
+            place.ticks.now_s += AGAIN_MS / 1000
+            await place.joiner.again()
+            joins = [one for one in asyncio.all_tasks() if one.get_name() == "join"]
+            if joins:
+                await asyncio.wait(joins)
+            if store.tries > tried:
+                tried_at.append(step)
+        gaps = [late - early for early, late in pairwise(tried_at)]
+        assert gaps == [2, 4, 8, 16]
+
+        store.is_full = False
+        assert (await place.joiner.settle(whole)).is_complete
 
 
 async def test_what_keeps_a_part_alive_keeps_what_waits_for_it_and_its_neighbours(
