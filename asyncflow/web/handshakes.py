@@ -35,7 +35,7 @@ async def bind(host: str | None, port: int | None, backlog: int) -> list[socket.
     try:
         for family, address in dict.fromkeys((one[0], one[4]) for one in found):
             sockets.append(
-                socket.create_server(address[:2], family=family, backlog=backlog)
+                socket.create_server(address, family=family, backlog=backlog)
             )
     except BaseException:
         for sock in sockets:
