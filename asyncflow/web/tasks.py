@@ -133,18 +133,21 @@ async def submit(request: web.Request) -> web.Response:
     runtime = request.app[runtime_key]
     body = await _body(request, runtime)
     order = json_body(_order, body)
-    # nothing comes between this and being counted
-    runtime.admission.check_backlog()
-    found = await runtime.engine.submit_task(
-        order.name,
-        bytes(order.payload).decode(),
-        owner=principal.owner,
-        tenant=_tenant(principal, order.tenant),
-        client=client_of(request, principal),
-        priority=order.priority,
-        run_at=_time(runtime, order),
-        once=_once(request, order.idempotency_key, body),
-    )
+    once = _once(request, order.idempotency_key, body)
+    found = await _asked_before(runtime, principal, once)
+    if found is None:
+        # nothing comes between this and being counted
+        runtime.admission.check_backlog()
+        found = await runtime.engine.submit_task(
+            order.name,
+            bytes(order.payload).decode(),
+            owner=principal.owner,
+            tenant=_tenant(principal, order.tenant),
+            client=client_of(request, principal),
+            priority=order.priority,
+            run_at=_time(runtime, order),
+            once=once,
+        )
     url = f"{runtime.public_path}/tasks/{found}"
     taken = TaskAnswer(task_id=found, status=JobState.PENDING, status_url=url)
     return _begun(taken, found)
@@ -156,19 +159,31 @@ async def publish(request: web.Request) -> web.Response:
     runtime = request.app[runtime_key]
     body = await _body(request, runtime)
     said = json_body(_announcement, body)
-    runtime.admission.check_backlog()
-    found = await runtime.engine.submit_event(
-        said.type,
-        bytes(said.data).decode(),
-        owner=principal.owner,
-        tenant=_tenant(principal, said.tenant),
-        client=client_of(request, principal),
-        priority=said.priority,
-        once=_once(request, said.idempotency_key, body),
-    )
+    once = _once(request, said.idempotency_key, body)
+    found = await _asked_before(runtime, principal, once)
+    if found is None:
+        runtime.admission.check_backlog()
+        found = await runtime.engine.submit_event(
+            said.type,
+            bytes(said.data).decode(),
+            owner=principal.owner,
+            tenant=_tenant(principal, said.tenant),
+            client=client_of(request, principal),
+            priority=said.priority,
+            once=once,
+        )
     url = f"{runtime.public_path}/status/{found}"
     taken = EventAnswer(job_id=found, status=JobState.PENDING, status_url=url)
     return _begun(taken, found)
+
+
+async def _asked_before(
+    runtime: Runtime, principal: Principal, once: Once | None
+) -> str | None:
+    """Return what a request with the same key has begun: a repeat is never refused."""
+    if once is None:
+        return None
+    return await runtime.db.created_before(principal.owner, once)
 
 
 def _begun(taken: View, job: str) -> web.Response:
@@ -212,7 +227,8 @@ async def show(request: web.Request) -> web.Response:
 async def _body(request: web.Request, runtime: Runtime) -> bytes:
     """Return the request's body, if one may be taken now."""
     refuse_encoding(request)
-    runtime.admission.check_backlog()
+    if IDEMPOTENCY_KEY not in request.headers:
+        runtime.admission.check_backlog()
     rate = runtime.settings.body_min_rate
     return await read_whole(request, max_bytes=MAX_BODY, min_rate=rate)
 
