@@ -109,7 +109,10 @@ def test_streams_that_are_closed_are_no_reason_to_fail(
 def test_a_closed_input_is_an_error_and_no_empty_file(server: SmallServer) -> None:
     command = f"exec {sys.executable} -m asyncflow upload - <&-"
     done = subprocess.run(
-        ["/bin/sh", "-c", command], capture_output=True, text=True, check=False
+        ["/bin/sh", "-c", command],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
     )
     assert done.returncode == 1
     assert "Bad file descriptor" in done.stdout + done.stderr
