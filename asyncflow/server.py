@@ -71,6 +71,9 @@ TOKEN_HEAD = '-H "Authorization: Bearer $ASYNCFLOW_TOKEN" '  # noqa: S105 -- a n
 GARBAGE = 20_000
 #: how long the process may live once everything of ours has stopped
 LEAVE_S = 3.0
+#: so long may a thread that computes keep the event loop waiting; Python's own 5 ms is
+#: most of what a small request takes
+SWITCH_S = 0.0005
 #: a server with fewer is of no use
 LEAST_CONNECTIONS = 8
 
@@ -190,6 +193,7 @@ def run(settings: Settings) -> int:
     )
     logs.adopt_libraries()
     sandbox.forbid_inspection()
+    sys.setswitchinterval(SWITCH_S)
     _find_modules_here(settings)
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     if settings.loop == "uvloop":
