@@ -69,6 +69,7 @@ class Debian:
             f"mount -t proc proc {self.root}/proc",
             f"mkdir -p {self.root}/dev/shm",
             f"mount -t tmpfs -o mode=1777 shm {self.root}/dev/shm",
+            f"mount -t devpts -o newinstance,ptmxmode=666 pts {self.root}/dev/pts",
             *(f"mount --bind -o ro {one} {self.root}{one}" for one in self.shared),
         ]
         inside = ["env", "-i", *(f"{name}={value}" for name, value in given.items())]
