@@ -154,6 +154,7 @@ def test_the_lines_to_try_work_when_they_are_pasted(small_picture: Path) -> None
     assert done.returncode == 0
 
 
+@pytest.mark.needs("curl")
 def test_a_token_that_was_set_is_asked_for_and_not_shown(
     small_picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,6 +126,7 @@ def test_a_host_that_names_nothing_is_said_plainly(tmp_path: Path) -> None:
     assert "host 'nowhere.invalid' names no address" in done.stderr
 
 
+@pytest.mark.needs("curl")
 def test_the_upload_line_works_when_it_is_pasted_and_shows_no_token_of_yours(
     tmp_path: Path,
 ) -> None:
