@@ -65,8 +65,7 @@ _CHECKSUM: Final = _header("Upload-Checksum", "tus: an algorithm and a base64 va
 _LENGTH: Final = _header("Upload-Length", "bytes of the whole file", _COUNT)
 _COMPLETE: Final = _header(
     "Upload-Complete",
-    "resumable uploads: whether this is all of it",
-    {"enum": ["?0", "?1"]},
+    "resumable uploads: ?1 if this is all of it, ?0 if not; anything else says nothing",
 )
 _DISPOSITION: Final = _header(
     "Content-Disposition", "names the file, where nothing else does"
