@@ -79,6 +79,7 @@ class PoolSteps:
                 job_id=claimed.job_id,
                 attempt=claimed.attempt,
                 tenant=claimed.tenant,
+                place=claimed.place,
             )
             outcome = await self._pool.run(
                 order,

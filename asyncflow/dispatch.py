@@ -37,7 +37,7 @@ BEATS_PER_LEASE = 6
 #: how long to wait before a database in trouble is asked again
 AGAIN_S = 0.5
 #: how much work is claimed before its time
-AHEAD_S = 0.05
+AHEAD_S = 0.02
 MOST_AHEAD = 32
 #: how long a step waits for a full disk
 NO_ROOM_S = 5.0

@@ -31,6 +31,8 @@ class Order:
     job_id: str = ""
     attempt: int = 1
     tenant: str = ""
+    #: of orders that wait for a worker, the smallest goes first
+    place: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ Rules
 import asyncio
 import collections
 import contextlib
+import heapq
 import importlib.metadata
 import secrets
 from collections.abc import Callable, Mapping
@@ -67,6 +68,10 @@ _HARMLESS: Final = frozenset(
     }
 )
 _START_PAUSE_S: Final = 0.2
+
+
+#: an order without a worker: its place, its number, and what gives it a slot
+_Waiter = tuple[tuple[int, int], int, "asyncio.Future[_Slot]"]
 
 
 class _Slot:
@@ -140,9 +145,10 @@ class Pool:
         self._free: list[_Slot] = []
         #: places without a worker
         self._asleep: list[_Slot] = []
-        self._waiting: collections.deque[asyncio.Future[_Slot]] = collections.deque()
+        #: a heap: by their places, then as they came
+        self._waiting: list[_Waiter] = []
         self._nursery = Nursery((worker.__name__, *agreement.BUILTIN))
-        self._serial = 0
+        self._serial = self._came = 0
         self._endings: collections.Counter[str] = collections.Counter()
         self._chores: set[asyncio.Task[None]] = set()
         self._sampler: asyncio.Task[None] | None = None
@@ -235,7 +241,7 @@ class Pool:
     async def close(self, *, grace_s: float = 0.0) -> None:
         """Take no more orders, wait up to *grace_s* for runs, then kill all workers."""
         self._closed = True
-        for waiter in self._waiting:
+        for _place, _came, waiter in self._waiting:
             if not waiter.done():
                 waiter.set_exception(ShuttingDown())
         if grace_s > 0 and self.free < self.size:
@@ -267,7 +273,7 @@ class Pool:
         `on_derivative` is awaited once per name, in order, before a DONE is returned.
         Raise ShuttingDown after `close`, and whatever the two callbacks raise.
         """
-        slot = await self._take()
+        slot = await self._take(order.place)
         slot.label = order.label
         on_begin()
         try:
@@ -283,7 +289,7 @@ class Pool:
 
     # ----- slots
 
-    async def _take(self) -> _Slot:
+    async def _take(self, place: tuple[int, int]) -> _Slot:
         if self._closed:
             raise ShuttingDown
         best = next((s for s in reversed(self._free) if s.is_ready), None)
@@ -295,7 +301,8 @@ class Pool:
             self._free.remove(best)
             return best
         waiter: asyncio.Future[_Slot] = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
+        self._came += 1
+        heapq.heappush(self._waiting, (place, self._came, waiter))
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -305,7 +312,7 @@ class Pool:
 
     def _give_back(self, slot: _Slot) -> None:
         while self._waiting:
-            waiter = self._waiting.popleft()
+            _place, _came, waiter = heapq.heappop(self._waiting)
             if not waiter.done():
                 waiter.set_result(slot)
                 return

@@ -214,6 +214,8 @@ class Claimed:
     facts: Mapping[str, Mapping[str, object]]
     options: Mapping[str, object]
     request: str
+    #: whose turn it is: the smallest goes first
+    place: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -131,6 +131,7 @@ def _claim_one(
         facts=msgspec.json.decode(row["facts"]),
         options=msgspec.json.decode(row["options"]),
         request=row["request"],
+        place=(row["priority"], row["turn"]),
     )
     if claimed.detached:
         # a replay changes nothing about its job

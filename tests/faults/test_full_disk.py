@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from asyncflow import processes
 from tests.crash.evidence import Evidence
 from tests.faults import probe, watch
 from tests.faults.conftest import Make
@@ -217,7 +218,10 @@ def test_a_start_on_a_read_only_disk_is_refused_in_one_line_and_harms_nothing(
     server = make(data_dir=small_disk)
     done = server.upload("done.txt", probe.text(parts=1))
     server.finished(done)
+    family = processes.tree(server.pid)
     assert server.stop() == 0
+    # a worker that dies has a file open for a moment more
+    watch.until_gone(family)
     remount(small_disk, "ro")
     refused = ServerProcess(data_dir=small_disk)
     try:

@@ -45,7 +45,8 @@ ORDER BY priority, turn, id LIMIT :limit;
 
 -- name: step_to_claim
 -- A ready step, with all that working on it needs.
-SELECT s.job_id, s.token, s.consumer, s.tenant, s.gate, s.detached, s.options, s.turn,
+SELECT s.job_id, s.token, s.consumer, s.tenant, s.gate, s.detached, s.options,
+  s.priority, s.turn,
   s.attempts + s.lost AS failures, s.required, s.error, s.run_at, j.pid, j.kind,
   j.version, j.size, j.file_name, j.declared_type, j.media_type, j.metadata,
   j.facts, j.payload, j.pipeline, j.request, u.key
