@@ -38,6 +38,9 @@ BEATS_PER_LEASE = 6
 AGAIN_S = 0.5
 #: how much work is claimed before its time
 AHEAD_S = 0.02
+#: steps are short if the latest took no longer on the average, and none of them long
+SHORT_S = 0.005
+LONG_S = 0.1
 MOST_AHEAD = 32
 #: how long a step waits for a full disk
 NO_ROOM_S = 5.0
@@ -177,6 +180,9 @@ class Dispatcher:
         A claim that would only add a few to those that wait already can itself wait.
         """
         places, ahead, ours = self._capacity(), self._ahead(), len(self._running)
+        if not ahead:
+            # a place is free as soon as the work is over
+            ours -= len(self._settling)
         if ours > places + ahead // 2:
             return 0
         return places + ahead - ours
@@ -184,14 +190,15 @@ class Dispatcher:
     def _ahead(self) -> int:
         """Return how many steps are claimed before there is a place for them.
 
-        One, so that nobody waits for a claim. While all the latest steps were short,
-        what is done in a moment, so that a claim costs little beside them: a long one
-        among them would hold up whose turn comes meanwhile.
+        While steps are short, what is done in a moment, so that a claim costs little
+        beside them. None otherwise: beside a longer step a claim costs nothing, and
+        what is claimed holds up whose turn comes meanwhile.
         """
+        took = [seconds for _, seconds in self._latest]
+        if not took or sum(took) > SHORT_S * len(took) or max(took) > LONG_S:
+            return 0
         since = self._engine.clock.mono_s() - AHEAD_S
-        if any(seconds > 2 * AHEAD_S for _, seconds in self._latest):
-            return 1
-        return max(1, sum(over > since for over, _ in self._latest))
+        return sum(over > since for over, _ in self._latest)
 
     def _wants(self) -> tuple[dict[str, int], float | None]:
         """Return how many steps of whom may begin, and when a rate will allow more."""
@@ -289,6 +296,7 @@ class Dispatcher:
         seconds = now - self._began.get(held, now)
         self._latest.append((now, seconds))
         self._settling.add(held)
+        self._wake.set()
         try:
             state = await self._settle(claimed, ended, seconds)
         except Exception as error:  # what cannot be stored must not hold the step
