@@ -40,17 +40,23 @@ class Place:
             room=lambda: 4,
             work=self.work,
         )
-        self.begun, self.go_on, self.over = (asyncio.Event() for _ in range(3))
+        self.free, self.begun, self.go_on, self.over = (
+            asyncio.Event() for _ in range(4)
+        )
+        self.free.set()
         self.ended: list[Verdict] = []
+        self.seconds = 0.0
 
     async def work(self, _claimed: Claimed, begun: Begun) -> Ended:
-        begun()
         self.begun.set()
+        await self.free.wait()
+        begun()
         await self.go_on.wait()
         return Ended(verdict=Verdict.DONE)
 
-    def hear(self, _claimed: Claimed, ended: Ended, _seconds: float) -> None:
+    def hear(self, _claimed: Claimed, ended: Ended, seconds: float) -> None:
         self.ended.append(ended.verdict)
+        self.seconds = seconds
         self.over.set()
 
 
@@ -64,6 +70,25 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
     await place.dispatcher.stop(0.0)
     await place.engine.hub.close()
     await place.db.close()
+
+
+async def test_time_that_is_waited_for_a_place_is_not_time_of_the_step(
+    place: Place,
+) -> None:
+    place.free.clear()
+    place.go_on.set()
+    await place.engine.submit_task("report", "null")
+    await place.begun.wait()
+    assert place.dispatcher.waiting == place.dispatcher.held
+    began = place.engine.clock.mono_s()
+    while place.engine.clock.mono_s() < began + 0.2:
+        await place.engine.refresh()
+    place.free.set()
+
+    async with asyncio.timeout(10):
+        await place.over.wait()
+    assert place.seconds < 0.2
+    assert place.dispatcher.waiting == ()
 
 
 async def test_a_step_that_ends_while_its_lease_is_renewed_is_not_taken_for_lost(

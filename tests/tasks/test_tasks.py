@@ -422,38 +422,6 @@ def test_what_is_no_task_is_not_found_as_one(server: ServerProcess) -> None:
     assert f"see /status/{event}" in answer.json["detail"]
 
 
-def test_time_that_is_waited_for_a_worker_is_not_time_of_the_step(
-    tmp_path: Path,
-) -> None:
-    shutil.copy(WORK, tmp_path)
-    with healthy_server(tmp_path, processors="work_to_do", workers="1") as server:
-
-        def waits(step: str) -> list[bool]:
-            answer = server.request(
-                "GET", "/admin/steps", Authorization=f"Bearer {server.token}"
-            )
-            return [
-                one["waiting"] for one in answer.json["steps"] if one["step"] == step
-            ]
-
-        held = submit(server, "hold", 1.0)
-        until(lambda: waits("hold") == [False])
-        added = submit(server, "add", [1])
-        until(lambda: waits("add") == [True])
-        assert ended(server, held)["status"] == ended(server, added)["status"]
-
-        text = server.request("GET", "/metrics").body.decode()
-        took = {
-            step: float(line.rsplit(" ", 1)[1])
-            for line in text.splitlines()
-            for step in ("hold", "add")
-            if line.startswith(
-                f'asyncflow_step_duration_seconds_sum{{consumer="{step}"'
-            )
-        }
-        assert took["add"] < took["hold"] / 2
-
-
 # ----- how much may wait
 
 
