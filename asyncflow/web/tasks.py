@@ -8,6 +8,7 @@ Rules
 """
 
 import hashlib
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Annotated, Final
 
@@ -134,11 +135,11 @@ async def submit(request: web.Request) -> web.Response:
     body = await _body(request, runtime)
     order = json_body(_order, body)
     once = _once(request, order.idempotency_key, body)
-    found = await _asked_before(runtime, principal, once)
-    if found is None:
-        # nothing comes between this and being counted
-        runtime.admission.check_backlog()
-        found = await runtime.engine.submit_task(
+    found = await _begin(
+        runtime,
+        principal,
+        once,
+        lambda: runtime.engine.submit_task(
             order.name,
             bytes(order.payload).decode(),
             owner=principal.owner,
@@ -147,7 +148,8 @@ async def submit(request: web.Request) -> web.Response:
             priority=order.priority,
             run_at=_time(runtime, order),
             once=once,
-        )
+        ),
+    )
     url = f"{runtime.public_path}/tasks/{found}"
     taken = TaskAnswer(task_id=found, status=JobState.PENDING, status_url=url)
     return _begun(taken, found)
@@ -160,10 +162,11 @@ async def publish(request: web.Request) -> web.Response:
     body = await _body(request, runtime)
     said = json_body(_announcement, body)
     once = _once(request, said.idempotency_key, body)
-    found = await _asked_before(runtime, principal, once)
-    if found is None:
-        runtime.admission.check_backlog()
-        found = await runtime.engine.submit_event(
+    found = await _begin(
+        runtime,
+        principal,
+        once,
+        lambda: runtime.engine.submit_event(
             said.type,
             bytes(said.data).decode(),
             owner=principal.owner,
@@ -171,19 +174,30 @@ async def publish(request: web.Request) -> web.Response:
             client=client_of(request, principal),
             priority=said.priority,
             once=once,
-        )
+        ),
+    )
     url = f"{runtime.public_path}/status/{found}"
     taken = EventAnswer(job_id=found, status=JobState.PENDING, status_url=url)
     return _begun(taken, found)
 
 
-async def _asked_before(
-    runtime: Runtime, principal: Principal, once: Once | None
-) -> str | None:
-    """Return what a request with the same key has begun: a repeat is never refused."""
-    if once is None:
-        return None
-    return await runtime.db.created_before(principal.owner, once)
+async def _begin(
+    runtime: Runtime,
+    principal: Principal,
+    once: Once | None,
+    submit: Callable[[], Awaitable[str]],
+) -> str:
+    """Return the job that *submit* begins, or that a request with the same key has.
+
+    A repeat is answered whatever waits by then.
+    """
+    if once is not None:
+        known = await runtime.db.created_before(principal.owner, once)
+        if known is not None:
+            return known
+    # nothing comes between this and being counted
+    runtime.admission.check_backlog()
+    return await submit()
 
 
 def _begun(taken: View, job: str) -> web.Response:

@@ -8,7 +8,7 @@ import pytest
 
 from asyncflow.errors import ShuttingDown, StartError
 from asyncflow.jobs import REASONS, Verdict
-from asyncflow.pool import Made, Pool, default_size
+from asyncflow.pool import Made, Order, Pool, default_size
 from tests.pool.conftest import MODULES, Crew
 
 
@@ -270,3 +270,30 @@ def test_the_default_size_is_within_the_machine() -> None:
 
 def test_every_code_of_the_pool_is_documented() -> None:
     assert {"timeout", "crashed", "out_of_memory", "bad_output"} <= REASONS.keys()
+
+
+async def test_orders_wait_for_a_worker_in_the_order_of_their_turns(crew: Crew) -> None:
+    began: list[tuple[int, int]] = []
+
+    async def wait_at(place: tuple[int, int]) -> None:
+        order = Order(
+            label="echo",
+            processor="echo",
+            source=crew.source,
+            file_name="file.txt",
+            media_type="text/plain",
+            place=place,
+        )
+        await crew.pool.run(
+            order,
+            on_progress=crew.percents.append,
+            on_derivative=crew.take,
+            on_begin=lambda: began.append(place),
+        )
+
+    both = [asyncio.create_task(crew.run("spins", wall_s=0.5)) for _ in range(2)]
+    await asyncio.sleep(0)
+    places = [(0, 7), (0, 3), (5, 1), (-1, 9)]
+    await asyncio.gather(*both, *(wait_at(place) for place in places))
+
+    assert began == sorted(places)

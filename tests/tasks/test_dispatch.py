@@ -33,11 +33,12 @@ class Place:
         self.db = SqliteDatabase(folder / "some.db", on_change=self.engine.changed)
         self.engine.attach(self.db, Hub(self.db.job))
         self.engine.on_attempt = self.hear
+        self.room = 4
         self.dispatcher = Dispatcher(
             engine=self.engine,
             name="test",
             consumers={"report": Restraint()},
-            room=lambda: 4,
+            room=lambda: self.room,
             work=self.work,
         )
         self.free, self.begun, self.go_on, self.over = (
@@ -89,6 +90,24 @@ async def test_time_that_is_waited_for_a_place_is_not_time_of_the_step(
         await place.over.wait()
     assert place.seconds < 0.2
     assert place.dispatcher.waiting == ()
+
+
+async def test_what_would_wait_for_a_long_step_is_not_claimed_before_its_time(
+    place: Place,
+) -> None:
+    place.room = 1
+    for _ in range(2):
+        await place.engine.submit_task("report", "null")
+    await place.begun.wait()
+    for _ in range(3):
+        await place.engine.refresh()
+    assert place.dispatcher.running == 1
+    place.go_on.set()
+
+    async with asyncio.timeout(10):
+        while len(place.ended) < 2:
+            await place.over.wait()
+            place.over.clear()
 
 
 async def test_a_step_that_ends_while_its_lease_is_renewed_is_not_taken_for_lost(
