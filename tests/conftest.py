@@ -11,6 +11,7 @@ A test that asks for the fixture `corpus` runs where a folder of real files is a
 import os
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -27,6 +28,10 @@ CORPUS = Path(
 hypothesis.settings.register_profile("asyncflow", deadline=None)
 hypothesis.settings.load_profile("asyncflow")
 
+OPEN = Path("/dev/fd")
+#: descriptors: what a fixture of a whole module may keep for the tests to come
+MOST_LEFT_OPEN = 32
+
 _left_out = pytest.StashKey[Counter[str]]()
 
 
@@ -34,6 +39,14 @@ _left_out = pytest.StashKey[Counter[str]]()
 def _fresh_logging() -> None:
     """Let no test inherit the log that another one configured."""
     structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def _descriptors_are_closed() -> Iterator[None]:
+    """Let no test leave many open files to those that come after it."""
+    before = len(list(OPEN.iterdir()))
+    yield
+    assert len(list(OPEN.iterdir())) <= before + MOST_LEFT_OPEN
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -26,6 +26,7 @@ import stat
 import sys
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -67,6 +68,8 @@ class LocalStore:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._root = root.resolve()
         self._root_fd = os.open(self._root, _FOLDER)
+        # also where nobody closes the store
+        self._let_go = weakref.finalize(self, os.close, self._root_fd)
         self._fsync = fsync
         self._writers = Threads(threads, "store-write", _be_nice)
         self._readers = Threads(threads, "store-look")
@@ -156,9 +159,8 @@ class LocalStore:
         for threads in (self._writers, self._readers, self._bursts):
             await asyncio.to_thread(threads.close)
         await asyncio.to_thread(self._files.shutdown)
-        root, self._root_fd = self._root_fd, -1
-        if root >= 0:
-            os.close(root)
+        self._root_fd = -1
+        self._let_go()
 
     # ----- what runs on the threads
 

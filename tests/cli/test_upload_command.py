@@ -2,7 +2,7 @@ import json
 import os
 import pty
 import re
-import select
+import selectors
 import signal
 import subprocess
 import sys
@@ -330,19 +330,25 @@ def on_a_terminal(
     place = environment(
         COLUMNS=str(columns), LINES="24", TERM="xterm-256color", NO_COLOR="1"
     )
-    program = subprocess.Popen(argv, stdin=its, stdout=its, stderr=its, env=place)
-    os.close(its)
     seen = b""
-    while select.select([mine], [], [], 30)[0]:
-        try:
-            seen += os.read(mine, 65536)
-        except OSError:  # the other side is closed
-            break
-        if interrupt_at is not None and interrupt_at.encode() in seen:
-            program.send_signal(signal.SIGINT)
-            interrupt_at = None
-    os.close(mine)
-    return seen.decode(), program.wait(30)
+    with (
+        subprocess.Popen(argv, stdin=its, stdout=its, stderr=its, env=place) as program,
+        selectors.DefaultSelector() as selector,
+        os.fdopen(mine, "rb", buffering=0) as terminal,
+    ):
+        os.close(its)
+        selector.register(terminal, selectors.EVENT_READ)
+        while selector.select(30):
+            try:
+                seen += terminal.read(65536)
+            except OSError:  # the other side is closed
+                break
+            if interrupt_at is not None and interrupt_at.encode() in seen:
+                program.send_signal(signal.SIGINT)
+                interrupt_at = None
+        else:
+            program.kill()
+    return seen.decode(), program.returncode
 
 
 @pytest.mark.parametrize("columns", [120, 80, 30])

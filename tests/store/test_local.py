@@ -48,6 +48,14 @@ def open_descriptors() -> int:
     return len(list(Path("/dev/fd").iterdir()))
 
 
+def test_a_store_that_nobody_closes_keeps_nothing_open(tmp_path: Path) -> None:
+    before = open_descriptors()
+    store = LocalStore(tmp_path / "store")
+    assert open_descriptors() == before + 1
+    del store
+    assert open_descriptors() == before
+
+
 def test_files_lie_in_shards_by_the_end_of_their_id(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
     root = (tmp_path / "store").resolve()
