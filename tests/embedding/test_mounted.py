@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import os
 import re
+from multiprocessing import resource_tracker
 from pathlib import Path
 from urllib.parse import urljoin
 
@@ -142,6 +143,7 @@ async def test_two_servers_on_one_folder_are_refused(
 async def test_nothing_is_left_when_the_host_stops(
     settings: asyncflow.Settings,
 ) -> None:
+    resource_tracker.ensure_running()  # Python's own, for as long as the host runs
     before, born = asyncio.all_tasks(), set(children(os.getpid()))
     app = web.Application()
     asyncflow.setup(app, settings=settings)
