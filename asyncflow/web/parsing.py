@@ -6,6 +6,7 @@ bytes must not.
 
 import base64
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import TypeVar
@@ -31,8 +32,9 @@ _KEY = re.compile(r"[\x21-\x2b\x2d-\x7e]+")
 MAX_METADATA = 8192
 #: up to here each whole number is one that a float can be
 MOST_EXACT = 2.0**53
-#: a whole number of fewer digits is read everywhere
-MOST_DIGITS = 4000
+#: a number of fewer digits and without an exponent like this one is read everywhere
+MOST_DIGITS = 300
+_LARGE = re.compile(rb"[eE]\+?[0-9]{3}")
 
 
 def number_header(headers: CIMultiDictProxy[str], name: str) -> int | None:
@@ -76,15 +78,23 @@ def json_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         body.decode()
         found = _decoded(decoder, body)
         is_deep = is_too_deep(body, outside=1)
-        if len(body) > MOST_DIGITS and not is_deep:
-            # a function reads it so, and not a number that is longer
-            json.loads(body)
+        if not is_deep and (len(body) > MOST_DIGITS or _LARGE.search(body)):
+            # a function reads it so, and not a whole number that is longer
+            json.loads(body, parse_float=_finite)
     except RecursionError:
         raise _refused(f"it has more than {MOST_LEVELS} levels") from None
     except (msgspec.DecodeError, ValueError) as error:
         raise _refused(str(error)) from None
     if is_deep:
         raise _refused(f"it has more than {MOST_LEVELS} levels")
+    return found
+
+
+def _finite(text: str) -> float:
+    """Read a number. Raise ValueError where a float would make it infinite."""
+    found = float(text)
+    if math.isinf(found):
+        raise ValueError(f"a number is out of range: {text[:40]}")
     return found
 
 
