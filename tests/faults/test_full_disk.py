@@ -206,6 +206,7 @@ def test_who_deletes_makes_room_on_a_disk_that_others_have_filled(
     watch.until(lambda: is_ready(server))
     assert not ballast.exists()
     assert {server.request("GET", f"/status/{job}").status for job in jobs} == {404}
+    watch.until(lambda: evidence.ask("SELECT key FROM trash") == [])
     assert server.stop() == 0
     evidence.check()
 

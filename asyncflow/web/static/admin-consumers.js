@@ -110,7 +110,8 @@ export class ConsumerTable {
         await this.server.send("POST", `admin/steps/${one.stepId}/retry`);
         this.say("The step is tried again.");
         await this.refresh();
-        this.title.focus();
+        // the button is gone with its step, unless somebody has gone on meanwhile
+        if (document.activeElement === document.body) this.title.focus();
       }),
     );
     const name = make("span", one.fileName, "name");
@@ -139,7 +140,6 @@ export class ConsumerTable {
     this.ask(false);
     this.say(`${count(done.steps, "step is", "steps are")} tried again.`);
     await this.refresh();
-    this.title.focus();
   }
 }
 
