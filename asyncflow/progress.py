@@ -15,7 +15,6 @@ A listener that joins reads a snapshot and ignores messages that it already cont
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -38,8 +37,7 @@ AT_ONCE = 200
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
+class Message(msgspec.Struct, frozen=True, kw_only=True):
     """Something a watcher is told; `seq` is the job's version, if it is numbered."""
 
     type: str
@@ -219,7 +217,7 @@ class Hub:
 
     def uploading(self, job: str, offset: int) -> None:
         """Note how many bytes of an upload have arrived."""
-        self._live.setdefault(job, Live()).uploaded = offset
+        self._live_of(job).uploaded = offset
         self._soon(job)
 
     def upload_idle(self, job: str) -> None:
@@ -228,7 +226,7 @@ class Hub:
 
     def running(self, job: str, step: str, percent: float) -> None:
         """Note how far a running step is, 0 to 100; it never goes back."""
-        live = self._live.setdefault(job, Live())
+        live = self._live_of(job)
         known, now = live.percent.get(step, 0.0), min(100.0, round(percent, 1))
         live.percent[step] = max(known, now)
         if now > known:
@@ -245,6 +243,12 @@ class Hub:
         live = self._live.get(job)
         moved = None if live is None else live.moved.get(step)
         return 0.0 if moved is None else asyncio.get_running_loop().time() - moved
+
+    def _live_of(self, job: str) -> Live:
+        live = self._live.get(job)
+        if live is None:
+            live = self._live[job] = Live()
+        return live
 
     def _drop_live(self, job: str) -> None:
         live = self._live.get(job)

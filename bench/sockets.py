@@ -7,6 +7,7 @@ an upload would tell it, so that nothing but messages is measured.
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -49,6 +50,8 @@ class _Found:
     def __init__(self) -> None:
         self.messages = 0
         self.cpu_s = 0.0
+        #: in as long a time without messages
+        self.idle_cpu_s = 0.0
         self.idle_mib = 0.0
         self.mib = 0.0
         self.lag_ms: list[float] = []
@@ -58,10 +61,11 @@ def _rows(what: str, found: _Found) -> list[Row]:
     return [
         Row(
             what=f"{what}: CPU for a message",
-            value=found.cpu_s / found.messages * 1e6,
+            value=(found.cpu_s - found.idle_cpu_s) / found.messages * 1e6,
             unit="us",
             most=_MOST_US,
-            note=f"{found.messages:,} messages",
+            note=f"{found.messages:,} messages; "
+            f"{found.idle_cpu_s * 1000:,.0f} ms of CPU without them left out",
         ),
         Row(
             what=f"{what}: main process",
@@ -122,20 +126,32 @@ async def _tell(
     runtime: Runtime, crowd: Crowd, jobs: list[str], rate: float, seconds: float
 ) -> _Found:
     found = _Found()
-    before = await asyncio.to_thread(crowd.heard)
     watch = asyncio.create_task(_watch(found.lag_ms))
-    cpu = time.process_time()
     rounds = max(2, round(rate * seconds))
-    for number in range(rounds):
+    found.idle_cpu_s = await _spend(crowd, rounds, 1 / rate, lambda _number: None)
+    found.lag_ms.clear()
+
+    def tell(number: int) -> None:
         for job in jobs:
             runtime.hub.uploading(job, number)
-        await asyncio.sleep(1 / rate)
 
-    # what is still on its way is heard before the count is told
+    before = await asyncio.to_thread(crowd.heard)
+    found.cpu_s = await _spend(crowd, rounds, 1 / rate, tell)
     found.messages = await asyncio.to_thread(crowd.heard) - before
-    found.cpu_s = time.process_time() - cpu
     watch.cancel()
     return found
+
+
+async def _spend(
+    crowd: Crowd, rounds: int, pause_s: float, tell: Callable[[int], None]
+) -> float:
+    """Return the CPU seconds of *rounds*, until all that was told is heard."""
+    began = time.process_time()
+    for number in range(rounds):
+        tell(number)
+        await asyncio.sleep(pause_s)
+    await asyncio.to_thread(crowd.heard)
+    return time.process_time() - began
 
 
 async def _watch(lag_ms: list[float]) -> None:

@@ -46,6 +46,10 @@ CLOSE_S: Final = 5.0
 BEAT_S: Final = 12.5
 PING_AFTER_BEATS: Final = 2
 _NEXT_FEW_S: Final = 0.01
+#: of a frame's first bytes: the last of a text, and a length in two or eight more bytes
+_WHOLE_TEXT: Final = 0x81
+_TWO_BYTES: Final = 126
+_EIGHT_BYTES: Final = 127
 
 log = structlog.get_logger(__name__)
 #: the library says of every connection that it was closed: nobody asked
@@ -66,8 +70,14 @@ _BAD_WISH: Final = 'send {"subscribe": ["ID"]} or {"unsubscribe": ["ID"]}'
 
 @lru_cache(maxsize=64)
 def frame(text: str) -> bytes:
-    """Return *text* as a frame, the same for all who get it."""
-    return Frame(TEXT, text.encode()).serialize(mask=False)
+    """Return *text* as one unmasked frame (RFC 6455, 5.2), the same for all."""
+    data = text.encode()
+    size = len(data)
+    if size < _TWO_BYTES:
+        return b"%c%c%b" % (_WHOLE_TEXT, size, data)
+    if size < 1 << 16:
+        return b"%c%c%b%b" % (_WHOLE_TEXT, _TWO_BYTES, size.to_bytes(2), data)
+    return b"%c%c%b%b" % (_WHOLE_TEXT, _EIGHT_BYTES, size.to_bytes(8), data)
 
 
 class Pulse:

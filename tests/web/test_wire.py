@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from websockets.frames import Frame, Opcode
 
 from asyncflow.config import Settings
 from asyncflow.runtime import Runtime
 from asyncflow.web.sessions import Session
-from asyncflow.web.wire import Pulse, Wire
+from asyncflow.web.wire import Pulse, Wire, frame
 from tests.server_process import ServerProcess
 from tests.web.frames import CLOSE, PING, PONG, TEXT, Frames, answer_of, handshake
 from tests.web.live import Line, create, healthy_server, metric, until
@@ -118,3 +119,9 @@ async def test_who_is_silent_is_asked_once_and_then_cut_off(tmp_path: Path) -> N
         assert await loop.sock_recv(theirs, 100) == b""
     assert not runtime.sockets
     theirs.close()
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65_535, 65_536, 200_000])
+def test_a_message_of_any_length_is_one_frame(size: int) -> None:
+    text = "ä" * (size // 2) + "x" * (size % 2)
+    assert frame(text) == Frame(Opcode.TEXT, text.encode()).serialize(mask=False)
