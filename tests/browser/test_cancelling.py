@@ -107,6 +107,24 @@ def test_what_is_cancelled_while_it_waits_for_its_file_offers_no_retry(
     expect(card.get_by_role("button")).to_have_text(["Remove from list", "Delete"])
 
 
+def test_a_cancel_that_is_not_over_goes_on_after_a_reload(
+    visitor: Visitor, server: ServerProcess, tmp_path: Path
+) -> None:
+    visitor.open()
+    page = visitor.page
+    job, _held = begun(visitor, photo(tmp_path / "later.jpg"))
+    page.route("**/files/*", lambda route: route.abort())
+    page.get_by_role("button", name="Cancel: later.jpg").click()
+    card = page.locator("li.card")
+    expect(card.locator(".status")).to_contain_text("Cancelling")
+    page.unroute("**/files/*")
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.reload()
+    expect(card).to_have_count(0)
+    visitor.until(lambda: server.status(job)["status"] == "CANCELLED")
+    assert page.evaluate(KEPT) == []
+
+
 def test_an_upload_that_nobody_ended_but_time_begins_anew(
     visitor: Visitor, server: ServerProcess, tmp_path: Path
 ) -> None:

@@ -143,15 +143,18 @@ export class Card {
     button.addEventListener("click", async () => {
       if (busy) return;
       busy = true;
-      try {
-        await this.actions[name]();
-      } catch (error) {
-        this.complain(error.message, error.code);
-      } finally {
-        busy = false;
-      }
+      await this.act(name);
+      busy = false;
     });
     return button;
+  }
+
+  async act(name) {
+    try {
+      await this.actions[name]();
+    } catch (error) {
+      this.complain(error.message, error.code);
+    }
   }
 
   complain(text, code = "") {

@@ -216,12 +216,16 @@ export class Uploader extends HTMLElement {
     }
   }
 
-  // What was chosen here before: what is not whole yet asks for its file again.
+  // What was chosen here before: what is not whole yet asks for its file again, and a
+  // cancel that was not over goes on.
   async #restore() {
     const known = (key) => this.#memory.read(key);
     for await (const some of slices(this.#memory.keys(), known)) {
       const cards = some.filter(Boolean).map((one) => this.#open(one, null));
-      for (const card of cards) if (!card.known.id) card.askForFile();
+      for (const card of cards) {
+        if (card.known.cancelled) card.act("cancel");
+        else if (!card.known.id) card.askForFile();
+      }
       this.#list.append(...cards.map((card) => card.element));
       this.#count();
     }
@@ -434,16 +438,21 @@ export class Uploader extends HTMLElement {
   }
 
   async #cancel(card) {
-    if (card.upload ? card.upload.state !== "sent" : card.wantsFile) {
-      const told = (upload, error) => this.#moved(card, upload, error);
-      card.upload ??= new Upload(null, "", this.#server, told, card.known.id);
-      // first: it shall neither come back nor be told of as gone
-      this.#watcher.forget(card.known.id);
-      await card.upload.cancel();
-      this.#remove(card, "cancelled");
+    const { known } = card;
+    const isWhole = card.upload ? card.upload.state === "sent" : !card.wantsFile;
+    if (isWhole && !known.cancelled) {
+      await this.#server.send("POST", `jobs/${known.id}/cancel`);
       return;
     }
-    await this.#server.send("POST", `jobs/${card.known.id}/cancel`);
+    // for a reload before it is over
+    known.cancelled = true;
+    this.#memory.change(known);
+    const told = (upload, error) => this.#moved(card, upload, error);
+    card.upload ??= new Upload(null, "", this.#server, told, known.id);
+    // first: it shall neither come back nor be told of as gone
+    this.#watcher.forget(known.id);
+    await card.upload.cancel();
+    this.#remove(card, "cancelled");
   }
 
   async #retry(card) {
