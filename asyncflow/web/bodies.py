@@ -196,7 +196,9 @@ class BodyReader:
                 return False
             began = loop.time()
             arrived = await taken.wait()
-            self._waited_s += loop.time() - began
+            took = loop.time() - began
+            # it is we who did not look: the window begins anew
+            self._waited_s = 0.0 if took > STOOD_STILL_S else self._waited_s + took
             if arrived:
                 return True
             if taken.is_closing:

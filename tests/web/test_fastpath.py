@@ -1,6 +1,7 @@
 import asyncio
 import os
 import ssl
+import time
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
@@ -203,6 +204,23 @@ async def test_a_trickle_is_too_slow_as_well(
     finally:
         dripping.cancel()
         await asyncio.wait([dripping])
+
+
+async def test_a_body_is_not_slow_because_the_server_stood_still(
+    serve: Serve, dial: Dial, fast: FastPath, store: LocalStore
+) -> None:
+    keeper = Keeper(fast, store, window_s=0.9)
+    wire = await dial(await serve(keeper.app))
+    data = some_bytes(3 * MIB)
+    await wire.send(put(len(data)) + data[: 2 * MIB])
+    await until(lambda: keeper.offset == 2 * MIB)
+    few = 2 * MIB + 100
+    await wire.send(data[2 * MIB : few])
+    time.sleep(1.5)  # noqa: ASYNC251 -- as a server does whose machine was suspended
+    await until(lambda: keeper.offset == few)
+    await wire.send(data[few:])
+    assert (await wire.answer()).status == 200
+    assert keeper.kept() == data
 
 
 async def test_few_bytes_are_seen_although_more_are_to_come(
