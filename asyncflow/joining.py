@@ -34,7 +34,7 @@ from asyncflow.errors import (
     PartNotUsable,
     ServerBusy,
 )
-from asyncflow.store.base import CanConcat, Store
+from asyncflow.store.base import CanConcat, Interrupted, Store
 from asyncflow.store.digests import digest_of
 from asyncflow.turns import Announced, Upload
 
@@ -242,7 +242,7 @@ class Joiner:
         waited = self._left.pop(final, None)
         if done.cancelled() or (error := done.exception()) is None:
             return
-        if waited is None:
+        if waited is None and not isinstance(error, Interrupted):
             # once, and not at every try
             code = error.code if isinstance(error, AsyncflowError) else repr(error)
             log.warning("join.failed", upload=final, error=code)
@@ -269,12 +269,14 @@ class Joiner:
 
     async def _concat(self, key: str, parts: Sequence[str]) -> None:
         if isinstance(self._store, CanConcat):
-            await self._store.concat(key, parts)
+            await self._store.concat(key, parts, is_over=lambda: self._stops)
             return
         writer = await self._store.append(key, 0)
         try:
             for part in parts:
                 async for data in self._store.read(part):
+                    if self._stops:
+                        raise Interrupted
                     await writer.write(data)
             await writer.sync()
         finally:
@@ -337,7 +339,7 @@ class Joiner:
                 self._left.pop(final, None)
 
     async def stop(self) -> None:
-        """Let running joins end; the next start makes those that have not begun."""
+        """End running joins; the next start makes them and those that were to come."""
         self._stops = True
         while running := [*self._looks, *self._joins.values()]:
             await asyncio.wait(running)

@@ -9,10 +9,14 @@ Rules
 - A failed write keeps what was written before it; `Writer.offset` tells how much.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
+
+
+class Interrupted(Exception):
+    """Whoever wanted it wants it no longer; what was done of it may be left behind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,11 +170,18 @@ class HasLocalPath(Protocol):
 class CanConcat(Protocol):
     """A store that can join blobs without passing their bytes through the program."""
 
-    async def concat(self, key: str, parts: Sequence[str]) -> int:
+    async def concat(
+        self,
+        key: str,
+        parts: Sequence[str],
+        *,
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> int:
         """Make the blob *key* hold the bytes of *parts* in order; return its length.
 
         What it held before is lost; the parts stay. Durable on return.
-        Raise BlobNotFound if one is absent, DiskFull if there is no room.
+        Raise BlobNotFound if one is absent, DiskFull if there is no room, Interrupted
+        if *is_over* was true before the end; it is asked from a thread, and often.
         """
         ...
 

@@ -129,25 +129,25 @@ def copy_whole(source: int, target: int) -> int:
     """
     if _clone(source, target):
         return os.fstat(target).st_size
-    return _copy(source, target, 0)
+    return _copy(source, target, 0, lambda: False)
 
 
-def append_whole(source: int, target: int, at: int) -> int:
+def append_whole(source: int, target: int, at: int, is_over: Callable[[], bool]) -> int:
     """Put the whole file behind *source* into the one behind *target*, at its end *at*.
 
     Shares blocks where the file system can and *at* lies on one's border; otherwise as
-    `copy_whole`. Return how many bytes that were.
+    `copy_whole`, but ends halfway when *is_over*. Return how many bytes that were.
     """
     if at % _BLOCK_BYTES == 0 and _clone_at(source, target, at):
         return os.fstat(target).st_size - at
-    return _copy(source, target, at)
+    return _copy(source, target, at, is_over)
 
 
-def _copy(source: int, target: int, at: int) -> int:
+def _copy(source: int, target: int, at: int, is_over: Callable[[], bool]) -> int:
     done = 0
     with contextlib.suppress(_Unsupported):
-        done = _copy_in_kernel(source, target, at)
-    while data := os.pread(source, _COPY_BYTES, done):
+        done = _copy_in_kernel(source, target, at, is_over)
+    while not is_over() and (data := os.pread(source, _COPY_BYTES, done)):
         done += write_all(target, data, at + done)
     return done
 
@@ -190,11 +190,13 @@ def _share(target: int, request: int, argument: int | bytes) -> bool:
     return True
 
 
-def _copy_in_kernel(source: int, target: int, at: int) -> int:
+def _copy_in_kernel(
+    source: int, target: int, at: int, is_over: Callable[[], bool]
+) -> int:
     if not sys.platform.startswith("linux"):
         raise _Unsupported
     done = 0
-    while True:
+    while not is_over():
         try:
             count = os.copy_file_range(source, target, _COPY_BYTES, done, at + done)
         except OSError as error:
@@ -202,5 +204,6 @@ def _copy_in_kernel(source: int, target: int, at: int) -> int:
                 raise
             raise _Unsupported from error
         if count == 0:
-            return done
+            break
         done += count
+    return done

@@ -27,7 +27,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -41,7 +41,7 @@ from asyncflow.errors import (
     StoreUnavailable,
 )
 from asyncflow.store import kernel
-from asyncflow.store.base import Burst, Space
+from asyncflow.store.base import Burst, Interrupted, Space
 from asyncflow.store.keys import segments
 from asyncflow.store.threads import Threads
 
@@ -135,9 +135,15 @@ class LocalStore:
         """Store the whole file behind *source_fd*; return its length in bytes."""
         return await self._writers.do(self._put, key, source_fd)
 
-    async def concat(self, key: str, parts: Sequence[str]) -> int:
+    async def concat(
+        self,
+        key: str,
+        parts: Sequence[str],
+        *,
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> int:
         """Make the blob *key* hold the bytes of *parts*; return its length."""
-        return await self._writers.do(self._concat, key, tuple(parts))
+        return await self._writers.do(self._concat, key, tuple(parts), is_over)
 
     async def delete(self, key: str) -> None:
         """Forget the blob."""
@@ -209,7 +215,9 @@ class LocalStore:
                 kernel.sync_data(fd)
         return count
 
-    def _concat(self, key: str, parts: tuple[str, ...]) -> int:
+    def _concat(
+        self, key: str, parts: tuple[str, ...], is_over: Callable[[], bool]
+    ) -> int:
         end = 0
         target = self._open_at(key, 0)
         try:
@@ -217,9 +225,11 @@ class LocalStore:
                 source = self._open_to_read(part)
                 try:
                     with _explained(key):
-                        end += kernel.append_whole(source, target, end)
+                        end += kernel.append_whole(source, target, end, is_over)
                 finally:
                     os.close(source)
+                if is_over():
+                    raise Interrupted
             if self._fsync:
                 with _explained(key):
                     kernel.sync_data(target)

@@ -4,9 +4,10 @@ It has no path and no space: capabilities are left out, not refused.
 """
 
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from asyncflow.errors import BlobExists, BlobNotFound, StoreError
+from asyncflow.store.base import Interrupted
 from asyncflow.store.keys import is_under, segments
 
 READ_BYTES = 256 << 10
@@ -58,8 +59,16 @@ class MemoryStore:
         self._add(key, data)
         return len(data)
 
-    async def concat(self, key: str, parts: Sequence[str]) -> int:
+    async def concat(
+        self,
+        key: str,
+        parts: Sequence[str],
+        *,
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> int:
         """Make the blob *key* hold the bytes of *parts*; return its length."""
+        if is_over():
+            raise Interrupted
         blob = self._find(key)
         blob[:] = b"".join(self._find(part) for part in parts)
         return len(blob)

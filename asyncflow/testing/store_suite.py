@@ -20,7 +20,14 @@ import pytest
 import pytest_asyncio
 
 from asyncflow.errors import BlobExists, BlobNotFound, StoreError
-from asyncflow.store.base import CanConcat, CanList, HasLocalPath, HasSpace, Store
+from asyncflow.store.base import (
+    CanConcat,
+    CanList,
+    HasLocalPath,
+    HasSpace,
+    Interrupted,
+    Store,
+)
 
 RAW = "raw/0189c5f0a1b2"
 SMALL = "processed/0189c5f0a1b2/7-1/thumbnail.jpg"
@@ -357,6 +364,15 @@ class StoreSuite:
         assert await read_all(store, RAW) == b"".join([*pieces, pieces[0]])
         for n, piece in enumerate(pieces):
             assert await read_all(store, f"parts/{n}") == piece
+
+    async def test_a_join_that_is_over_is_made_another_time(self, store: Store) -> None:
+        if isinstance(store, CanConcat):
+            await fill(store, "parts/a", b"a" * 100_000)
+            await store.create(RAW, length=None)
+            with pytest.raises(Interrupted):
+                await store.concat(RAW, ["parts/a"], is_over=lambda: True)
+            assert await store.concat(RAW, ["parts/a"]) == 100_000
+            assert await read_all(store, RAW) == b"a" * 100_000
 
     async def test_nothing_joined_is_nothing(self, store: Store) -> None:
         if isinstance(store, CanConcat):
