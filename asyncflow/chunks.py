@@ -64,6 +64,7 @@ from asyncflow.turns import (
     Body,
     Claims,
     Ends,
+    Repeats,
     Turn,
     Turns,
     Upload,
@@ -94,6 +95,7 @@ class Chunks:
         self._admission = admission
         self._expiry_ms = int(expiry_s * 1000)
         self._turns = Turns()
+        self._repeats = Repeats()
         self._offsets = Offsets(store)
         #: uploads that nobody has asked for, or changed, since they were created here
         self._fresh: dict[str, UploadRow] = {}
@@ -124,8 +126,16 @@ class Chunks:
             KeyReused: the Idempotency-Key belongs to another request.
             TooManyUploads: the client should finish some first.
         """
-        if (known := await self._created_before(said)) is not None:
-            return known
+        if said.once is None:
+            return await self._create(said)
+        # a repeat waits for what it repeats, and is looked for before it can be refused
+        async with self._repeats.turn(said.owner, said.once):
+            made = await self._db.created_before(said.owner, said.once)
+            if made is not None:
+                return replace(await self.find(made), is_known=True)
+            return await self._create(said)
+
+    async def _create(self, said: Announced) -> Upload:
         async with self._admission.admitted(
             length=said.length,
             declared_type=said.declared_type,
@@ -152,16 +162,6 @@ class Chunks:
         if self._is_whole(row, 0):
             row = await self.endings.complete(row, 0)
         return Upload.of(row, 0)
-
-    async def _created_before(self, said: Announced) -> Upload | None:
-        """Return what a request with the same Idempotency-Key has created.
-
-        It is asked before anything may refuse the repeat.
-        """
-        if said.once is None:
-            return None
-        made = await self._db.created_before(said.owner, said.once)
-        return None if made is None else replace(await self.find(made), is_known=True)
 
     async def _create_row(self, new: NewUpload) -> str:
         """Store a new upload, and remember it for its first request; return its id."""

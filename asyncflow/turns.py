@@ -13,7 +13,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, Protocol, TypeVar, cast, runtime_checkable
@@ -307,6 +307,26 @@ class Turns:
             with suppress(TimeoutError):
                 async with asyncio.timeout(TAKE_OVER_S):
                     await turn.over.wait()
+
+
+class Repeats:
+    """Requests of one owner with one Idempotency-Key, one after the other."""
+
+    def __init__(self) -> None:
+        self._running: dict[tuple[str, str], asyncio.Event] = {}
+
+    @asynccontextmanager
+    async def turn(self, owner: str, once: Once) -> AsyncIterator[None]:
+        """Wait for whoever runs with the same key; then nobody else does."""
+        key = (owner, once.key)
+        while (running := self._running.get(key)) is not None:
+            await running.wait()
+        over = self._running[key] = asyncio.Event()
+        try:
+            yield
+        finally:
+            del self._running[key]
+            over.set()
 
 
 class Head:

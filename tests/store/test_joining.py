@@ -13,7 +13,7 @@ import pytest
 from asyncflow.admission import Admission, Rules
 from asyncflow.broker.memory import LocalDoorbell
 from asyncflow.chunks import Chunks
-from asyncflow.db.base import Place as Seat
+from asyncflow.db.base import Once, Place as Seat
 from asyncflow.db.sqlite import SqliteDatabase
 from asyncflow.engine import Clock, Engine
 from asyncflow.errors import DiskFull, PartNotUsable, QuotaExceeded
@@ -203,10 +203,12 @@ async def place_on(
 ) -> AsyncIterator[Place]:
     made = Place(folder, store, quota_bytes=quota_bytes)
     await made.db.start()
-    yield made
-    await made.joiner.stop()
-    await made.engine.hub.close()
-    await made.db.close()
+    try:
+        yield made
+    finally:
+        await made.joiner.stop()
+        await made.engine.hub.close()
+        await made.db.close()
 
 
 @pytest.fixture
@@ -352,6 +354,21 @@ async def test_what_keeps_a_part_alive_keeps_what_waits_for_it_and_its_neighbour
         assert await place.chunks.expire() == 0
     whole = await place.joiner.settle(whole.id)
     assert (whole.is_complete, whole.length) == (True, 105)
+
+
+async def test_a_repeat_waits_for_what_it_repeats_and_is_not_refused(
+    tmp_path: Path,
+) -> None:
+    said = replace(SAID, length=1000, once=Once(key="a-key", fingerprint="same"))
+    async with place_on(tmp_path, Plain(), quota_bytes=1500) as place:
+        made = await asyncio.gather(*(place.chunks.create(said) for _ in range(3)))
+        assert len({one.id for one in made}) == 1
+        assert [one.is_known for one in made] == [False, True, True]
+        # others, that come at once, have to share the quota
+        other = replace(said, once=None)
+        tries = [place.chunks.create(other) for _ in range(3)]
+        ends = await asyncio.gather(*tries, return_exceptions=True)
+        assert sum(isinstance(end, QuotaExceeded) for end in ends) == 2
 
 
 async def chunk(place: Place, whole: Upload, total: int, n: int) -> Received | None:
