@@ -12,10 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = [
-    pytest.mark.timeout(300),  # installs every dependency
-    pytest.mark.xdist_group("wheel"),
-]
+pytestmark = pytest.mark.timeout(300)  # installs every dependency
 
 
 def build(source: Path, kind: str, target: Path) -> Path:
