@@ -1,7 +1,10 @@
-"""A font that draws nothing, for text that can be found and copied but not seen.
+"""A font of boxes, for text that can be found and copied but is never drawn.
 
-Every character has the same empty glyph, half as wide as it is high; the character
-codes are UTF-16 units, so that any script can be written with this one font.
+Every character has the same glyph, a box half as wide as it is high; the character
+codes are UTF-16 units, so that any script can be written with this one font. Whoever
+writes with it says that it is not to be drawn. A glyph without any outline would need
+no such word, but PDFium finds no text without an extent: words that run upwards would
+have no width.
 
 Sources: the OpenType specification (tables and checksums), ISO 32000-2, 9.10.3.
 """
@@ -39,7 +42,7 @@ GLYPHS: Final = b"\x00\x01" * 0x10000
 
 
 def font() -> bytes:
-    """Return the font as a TrueType file of two empty glyphs."""
+    """Return the font as a TrueType file of two glyphs: nothing, and a box."""
     tables = _tables()
     slack = struct.pack(
         ">IHHHH", 0x00010000, len(tables), 128, 3, len(tables) * 16 - 128
@@ -57,14 +60,14 @@ def font() -> bytes:
 
 def _tables() -> dict[bytes, bytes]:
     """Return the tables that readers of TrueType insist on."""
-    whole, none = 0x00010000, 0
+    whole, none, box = 0x00010000, 0, _box()
     return {
         b"OS/2": struct.pack(
             ">HhHHH11h10B4I4sHHHhhhHHIIhhHHH",
             *(4, _WIDE, 400, 5, 0, *[0] * 11, *[0] * 10, *[0] * 4, b"ASYN", 0x40),
             *(0x20, 0xFFFF, _UP, _DOWN, 0, _UP, -_DOWN, 1, 0, 500, 700, 0, 0x20, 1),
         ),
-        b"glyf": b"",
+        b"glyf": box,
         b"head": struct.pack(
             ">IIIIHHqqhhhhHHhhh",
             *(whole, whole, none, 0x5F0F3CF5, 0, _UNITS, 0, 0),
@@ -74,8 +77,18 @@ def _tables() -> dict[bytes, bytes]:
             ">I3hH11hH", whole, _UP, _DOWN, 0, _WIDE, 0, 0, _WIDE, 1, *[0] * 7, 2
         ),
         b"hmtx": struct.pack(">HhHh", _WIDE, 0, _WIDE, 0),
-        b"loca": struct.pack(">3H", 0, 0, 0),
-        b"maxp": struct.pack(">IH13H", whole, 2, *[0] * 13),
+        b"loca": struct.pack(">3H", 0, 0, len(box) // 2),
+        b"maxp": struct.pack(">IH13H", whole, 2, 4, 1, *[0] * 11),
         b"name": struct.pack(">HHH", 0, 0, 6),
         b"post": struct.pack(">IIhhIIIII", 0x00030000, 0, 0, 0, 1, 0, 0, 0, 0),
     }
+
+
+def _box() -> bytes:
+    """Return the glyph whose only contour goes once around a character's place."""
+    on_the_curve = 1
+    head = struct.pack(">5h2H", 1, 0, _DOWN, _WIDE, _UP, 3, 0)
+    flags = bytes([on_the_curve] * 4)
+    across = struct.pack(">4h", 0, 0, _WIDE, 0)
+    upwards = struct.pack(">4h", _DOWN, _UP - _DOWN, 0, _DOWN - _UP)
+    return head + flags + across + upwards

@@ -122,6 +122,21 @@ def test_words_lie_right_on_pages_that_are_shown_turned(
     assert first[1] == pytest.approx(160 * 72 / text_pages.DPI, abs=20)
 
 
+@pytest.mark.parametrize("turn", [90, 180, 270])
+def test_words_of_a_scan_that_lies_on_its_side_are_found_again(
+    tmp_path: Path, turn: int
+) -> None:
+    words = text_pages.some_words(60)
+    page = sheet(words).rotate(turn, expand=True)
+    ran = read(scanned_pdf([page], tmp_path / "scan.pdf"))
+    assert pages_of(ran)[0]["rotation"] == turn
+    searchable = ran.files["searchablePdf"]
+    assert match(words, text_pages.words_in_pdf(searchable)) >= 0.98
+    again = read(searchable)
+    assert (again.facts["layerPages"], again.facts["ocrPages"]) == (1, 0)
+    assert match(words, again.files["text"].read_text().split()) >= 0.98
+
+
 def test_an_empty_page_is_no_failure(tmp_path: Path) -> None:
     pdf = pypdfium2.PdfDocument.new()
     pdf.new_page(300, 200)
