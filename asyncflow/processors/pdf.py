@@ -62,8 +62,14 @@ def count_pages(path: Path, *, max_pages: int) -> int:
 
 
 def _check_sizes(document: "pypdfium2.PdfDocument", pages: int) -> None:
+    import pypdfium2  # noqa: PLC0415 -- as above
+
     for number in range(pages):
-        width, height = document.get_page_size(number)
+        try:
+            width, height = document.get_page_size(number)
+        except pypdfium2.PdfiumError:
+            # it cannot be drawn either; the other pages may be good
+            continue
         if max(width, height) > MAX_SIDE_PT:
             raise BadFile(
                 "too_many_pixels",

@@ -16,6 +16,7 @@ from asyncflow.processors import pdf, raster
 from asyncflow.processors.identify import identify
 from asyncflow.processors.image import image
 from asyncflow.testing.processor import run_processor
+from tests.processors import text_pages
 from tests.processors.conftest import Maker
 
 
@@ -87,6 +88,10 @@ def test_the_content_counts_and_not_the_extension(make: Maker) -> None:
 def test_a_pdf_tells_its_pages(make: Maker) -> None:
     found = facts(make.pdf("a.pdf", pages=3, content=zlib.compress(b"0 0 m")))
     assert (found["mediaType"], found["pages"]) == ("application/pdf", 3)
+
+
+def test_a_pdf_of_which_a_page_is_lost_has_the_others(tmp_path: Path) -> None:
+    assert facts(text_pages.with_lost_page(tmp_path / "lost.pdf"))["pages"] == 3
 
 
 def test_sound_tells_its_duration(make: Maker) -> None:
