@@ -327,7 +327,12 @@ class Client:
     ) -> Path:
         """Fetch the file called *name* (`original`, `thumbnail`, …) into *to*.
 
-        *to* appears only when it is whole. A broken download continues.
+        *to* appears only when it is whole. A broken download continues. Who may read
+        it is for the umask to say.
+
+        Raises:
+            BlockingIOError: another download is filling *to*.
+            OSError: there is no place for it, or a link lies where its part belongs.
         """
         return await Download(
             session=self._session,

@@ -1,62 +1,51 @@
 """Downloads one file of a job: continues where it broke, appears only when whole."""
 
 import asyncio
-import hashlib
-import os
 import re
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar, TypeVarTuple
 
 import aiohttp
 
 from asyncflow.client.failures import ServerRefused, UnexpectedAnswer
+from asyncflow.client.part import Part
 from asyncflow.client.session import Session
-from asyncflow.naming import fitted, longest_in, size_of
 
-_PART, _TAG = ".part", ".part.etag"
-_HASH_DIGITS = 16
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
 _PARTIAL = 206
 _RANGE_PAST_END = 416
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,15})-[0-9]{1,15}/[0-9]{1,15}", re.ASCII)
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,15})-[0-9]{1,15}/([0-9]{1,15})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Download:
-    """One file of a job on its way to a local path.
-
-    While it is unfinished it lies beside its target as `.part`, with the version it is
-    a part of (its ETag) in `.part.etag`; a later download of the same continues it. A
-    name too long for that is cut, and told from others by a hash.
-    """
+    """One file of a job on its way to a local path."""
 
     session: Session
     reference: str
     target: Path
 
-    @property
-    def _part(self) -> Path:
-        return _beside(self.target, _PART)
-
-    @property
-    def _tag(self) -> Path:
-        return _beside(self.target, _TAG)
-
     async def run(self) -> Path:
         """Fetch the file and put it in place. Raise RequestFailed or OSError."""
-        while not await self._advance():
-            pass
-        await asyncio.to_thread(self._publish)
+        async with _taken(Part(self.target)) as part:
+            while not await self._advance(part):
+                pass
+            await _in_thread(part.publish)
         return self.target
 
-    async def _advance(self) -> bool:
+    async def _advance(self, part: Part) -> bool:
         """Get some bytes more; tell whether that was all of them."""
-        before = await asyncio.to_thread(self._held)
+        before = await _in_thread(part.held)
 
         async def once(attempt: int) -> bool:
-            if attempt > 1 and await asyncio.to_thread(self._held) > before:
+            if attempt > 1 and await _in_thread(part.held) > before:
                 return False
-            await self._fetch()
+            await self._fetch(part)
             return True
 
         try:
@@ -65,88 +54,74 @@ class Download:
             if refusal.status != _RANGE_PAST_END or before == 0:
                 raise
             # what lies there is longer than the file: it is no part of it
-            await asyncio.to_thread(self._discard)
+            await _in_thread(part.cut, 0, "")
             return False
 
-    async def _fetch(self) -> None:
-        held = await asyncio.to_thread(self._held)
+    async def _fetch(self, part: Part) -> None:
+        held = await _in_thread(part.held)
         headers = {"Accept-Encoding": "identity"}
         if held:
-            tag = await asyncio.to_thread(self._tag.read_text)
+            tag = await _in_thread(part.tag)
             headers |= {"Range": f"bytes={held}-", "If-Range": tag}
         async with self.session.request(
             "GET", self.reference, headers=headers
         ) as answer:
-            start = _start(answer)
+            start, size = _extent(answer)
             if start not in {0, held}:
                 raise UnexpectedAnswer(str(answer.url), "a range nobody asked for")
             # at once and as it comes: what waits in a buffer when a connection breaks
             # is lost
             first = await answer.content.readany()
-            await self._store(answer, start, first)
-
-    async def _store(
-        self, answer: aiohttp.ClientResponse, start: int, first: bytes
-    ) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-        place = await asyncio.to_thread(os.open, self._part, flags, 0o600)
-        try:
-            await asyncio.to_thread(_cut, place, start)
-            # after the cut: old bytes must never lie under the tag of a new version
-            await asyncio.to_thread(self._note, answer.headers.get("ETag", ""))
-            await asyncio.to_thread(_write_all, place, first)
+            tag = "" if _is_encoded(answer) else answer.headers.get("ETag", "")
+            await _in_thread(part.cut, start, tag)
+            await _in_thread(part.write, first)
             async for data in answer.content.iter_any():
-                await asyncio.to_thread(_write_all, place, data)
-            await asyncio.to_thread(os.fsync, place)
-        finally:
-            os.close(place)
-
-    def _held(self) -> int:
-        """Return how many bytes of a known version lie there."""
-        try:
-            return self._part.stat().st_size if self._tag.read_text() else 0
-        except OSError:
-            return 0
-
-    def _note(self, tag: str) -> None:
-        # a weak ETag does not promise the same bytes: such a part is not continued
-        self._tag.write_text("" if tag.startswith("W/") else tag)
-
-    def _discard(self) -> None:
-        for path in (self._part, self._tag):
-            path.unlink(missing_ok=True)
-
-    def _publish(self) -> None:
-        self._part.replace(self.target)
-        with suppress(OSError):
-            self._tag.unlink(missing_ok=True)
+                await _in_thread(part.write, data)
+            await _in_thread(part.sync)
+            got = await _in_thread(part.size)
+            if size not in {None, got}:
+                await _in_thread(part.cut, 0, "")
+                what = f"{got} bytes of a file that has {size}"
+                raise UnexpectedAnswer(str(answer.url), what)
 
 
-def _beside(target: Path, end: str) -> Path:
-    most, name = longest_in(target.parent), target.name
-    if size_of(f"{name}{_TAG}") > most:
-        told = hashlib.sha256(os.fsencode(name)).hexdigest()[:_HASH_DIGITS]
-        name = fitted(name, f"~{told}", most=most - len(_TAG))
-    return target.with_name(f"{name}{end}")
+@asynccontextmanager
+async def _taken(part: Part) -> AsyncIterator[Part]:
+    try:
+        await _in_thread(part.open)
+        yield part
+    finally:
+        await _in_thread(part.close)
 
 
-def _start(answer: aiohttp.ClientResponse) -> int:
+async def _in_thread(call: Callable[[*Ts], T], *args: *Ts) -> T:
+    """Call in a thread; who is cancelled goes on only when the call has ended.
+
+    Otherwise a part would be closed while a thread still writes to it.
+    """
+    loop = asyncio.get_running_loop()
+    # a future and no task: the end of the loop cancels every task
+    running = loop.run_in_executor(None, call, *args)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        while not running.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([running])
+        running.exception()  # heard: nobody else will ask
+        raise
+
+
+def _extent(answer: aiohttp.ClientResponse) -> tuple[int, int | None]:
+    """Return where the answer begins in the file, and the file's size if it says so."""
     if answer.status != _PARTIAL:
-        return 0
+        return 0, None if _is_encoded(answer) else answer.content_length
     found = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
-    if found is None:
+    if found is None or _is_encoded(answer):
         raise UnexpectedAnswer(str(answer.url), "206 without Content-Range")
-    return int(found[1])
+    return int(found[1]), int(found[2])
 
 
-def _cut(place: int, length: int) -> None:
-    """Keep *length* bytes and go to their end; durable on return."""
-    os.ftruncate(place, length)
-    os.fsync(place)
-    os.lseek(place, length, os.SEEK_SET)
-
-
-def _write_all(place: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(place, view) :]
+def _is_encoded(answer: aiohttp.ClientResponse) -> bool:
+    """Tell whether somebody has encoded it: then its size and version are not ours."""
+    return answer.headers.get("Content-Encoding", "identity") != "identity"

@@ -44,6 +44,11 @@ class SmallServer:
     cut_after: list[int] = field(default_factory=list)
     #: break a download after so many bytes, one entry per GET
     cut_downloads: list[int] = field(default_factory=list)
+    #: send the first half of a download and wait for this, having said so by `halfway`
+    hold_downloads: asyncio.Event | None = None
+    halfway: asyncio.Event = field(default_factory=asyncio.Event)
+    #: answer a range with so many bytes less than there are
+    short_ranges: int = 0
     #: lose the answers to so many PATCHes: the bytes arrived
     lose_answers: int = 0
     #: stop reading a PATCH after so many bytes and say so by `stalled`
@@ -206,11 +211,18 @@ class SmallServer:
             start = int(request.headers["Range"].removeprefix("bytes=")[:-1])
             if start >= len(data):
                 raise problem(web.HTTPRequestRangeNotSatisfiable, "range", "too far")
-            end = len(data)
-            headers["Content-Range"] = f"bytes {start}-{end - 1}/{end}"
+            total = len(data)
+            data = data[: total - self.short_ranges]
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{total}"
         answer = web.StreamResponse(status=status, headers=headers)
         answer.content_length = len(data) - start
         await answer.prepare(request)
+        if self.hold_downloads is not None:
+            middle = (start + len(data)) // 2
+            await answer.write(data[start:middle])
+            start = middle
+            self.halfway.set()
+            await self.hold_downloads.wait()
         limit = self.cut_downloads.pop(0) if self.cut_downloads else None
         await answer.write(data[start:][:limit])
         return answer if limit is None else _break(request)

@@ -1,9 +1,17 @@
+import asyncio
 import os
+import stat
 from pathlib import Path
 
 import pytest
 
-from asyncflow.client import Client, Patience, ServerRefused, ServerUnreachable
+from asyncflow.client import (
+    Client,
+    Patience,
+    ServerRefused,
+    ServerUnreachable,
+    UnexpectedAnswer,
+)
 from tests.client.small_server import SmallServer
 
 
@@ -147,10 +155,13 @@ async def test_a_weak_etag_promises_nothing(
 
 
 async def test_a_refusal_leaves_no_file(client: Client, tmp_path: Path) -> None:
-    with pytest.raises(ServerRefused):
-        await client.download("j", "nothing", tmp_path / "t.jpg")
+    folder = tmp_path / "out"
+    folder.mkdir()
 
-    assert not (tmp_path / "t.jpg").exists()
+    with pytest.raises(ServerRefused):
+        await client.download("j", "nothing", folder / "t.jpg")
+
+    assert list(folder.iterdir()) == []
 
 
 async def test_a_target_may_be_text(
@@ -160,3 +171,133 @@ async def test_a_target_may_be_text(
 
     assert target == tmp_path / "out.jpg"
     assert target.read_bytes() == data
+
+
+async def test_a_second_download_to_the_same_place_is_refused_and_harms_nothing(
+    server: SmallServer, data: bytes, client: Client, tmp_path: Path
+) -> None:
+    target = tmp_path / "t.jpg"
+    await broken_download(server, target)
+    server.hold_downloads = asyncio.Event()
+    first = asyncio.create_task(client.download("j", "thumbnail", target))
+    await server.halfway.wait()
+
+    async with Client(server.url) as other:
+        with pytest.raises(BlockingIOError, match="another download"):
+            await other.download("j", "thumbnail", target)
+    server.hold_downloads.set()
+    await first
+
+    assert target.read_bytes() == data
+    assert list(tmp_path.iterdir()) == [target]
+
+
+async def test_however_many_download_to_one_place_it_is_whole(
+    data: bytes, client: Client, tmp_path: Path
+) -> None:
+    target = tmp_path / "t.jpg"
+    for _ in range(10):
+        ends = await asyncio.gather(
+            *(client.download("j", "thumbnail", target) for _ in range(6)),
+            return_exceptions=True,
+        )
+
+        assert target in ends
+        assert all(end == target or isinstance(end, BlockingIOError) for end in ends)
+        assert target.read_bytes() == data
+        assert list(tmp_path.iterdir()) == [target]
+
+
+async def test_a_download_that_is_cancelled_lets_go_of_its_part(
+    server: SmallServer, data: bytes, client: Client, tmp_path: Path
+) -> None:
+    target = tmp_path / "t.jpg"
+    server.hold_downloads = asyncio.Event()
+    first = asyncio.create_task(client.download("j", "thumbnail", target))
+    await server.halfway.wait()
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    server.hold_downloads.set()
+
+    await client.download("j", "thumbnail", target)
+
+    assert target.read_bytes() == data
+
+
+@pytest.mark.parametrize("end", [".part", ".part.etag"])
+@pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
+async def test_a_link_where_the_part_belongs_is_not_followed(
+    data: bytes, client: Client, tmp_path: Path, end: str, link: str
+) -> None:
+    target, victim = tmp_path / "t.jpg", tmp_path / "victim"
+    victim.write_text('"one"')
+    (tmp_path / "t.jpg.part.etag").write_text('"one"')
+    trap = tmp_path / f"t.jpg{end}"
+    trap.unlink(missing_ok=True)
+    getattr(trap, link)(victim)
+
+    if end == ".part":
+        with pytest.raises(OSError, match=r"remove it.*t\.jpg\.part"):
+            await client.download("j", "thumbnail", target)
+        assert not target.exists()
+    else:
+        await client.download("j", "thumbnail", target)
+        assert target.read_bytes() == data
+
+    assert victim.read_text() == '"one"'
+    assert not target.is_symlink()
+
+
+async def test_a_pipe_where_the_part_belongs_holds_nobody_up(
+    data: bytes, client: Client, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "t.jpg.part")
+
+    with pytest.raises(OSError, match="no regular file"):
+        await client.download("j", "thumbnail", tmp_path / "t.jpg")
+
+    assert data
+    assert not (tmp_path / "t.jpg").exists()
+
+
+async def test_a_range_that_ends_too_early_is_no_whole_file(
+    server: SmallServer, data: bytes, client: Client, tmp_path: Path
+) -> None:
+    target = tmp_path / "t.jpg"
+    await broken_download(server, target)
+    server.short_ranges = 10
+
+    with pytest.raises(UnexpectedAnswer, match="399990 bytes of a file that has 4000"):
+        await client.download("j", "thumbnail", target)
+
+    assert data
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("note", [b"two\r\nX-Evil: 1", b"\xff\xfe", b'W/"one"', b""])
+async def test_a_version_that_is_none_is_not_asked_for(
+    server: SmallServer, data: bytes, client: Client, tmp_path: Path, note: bytes
+) -> None:
+    (tmp_path / "t.jpg.part").write_bytes(b"of something else")
+    (tmp_path / "t.jpg.part.etag").write_bytes(note)
+
+    await client.download("j", "thumbnail", tmp_path / "t.jpg")
+
+    assert (tmp_path / "t.jpg").read_bytes() == data
+    assert server.ranges == [None]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+async def test_the_umask_says_who_may_read_what_was_downloaded(
+    data: bytes, client: Client, tmp_path: Path, mask: int
+) -> None:
+    before = os.umask(mask)
+    try:
+        await client.download("j", "thumbnail", tmp_path / "t.jpg")
+    finally:
+        os.umask(before)
+
+    assert data
+    found = (tmp_path / "t.jpg").stat()
+    assert stat.S_IMODE(found.st_mode) == 0o666 & ~mask
