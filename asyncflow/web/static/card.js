@@ -1,5 +1,6 @@
 // One file on the page: its upload, its steps, its results.
 
+import { gaps } from "./gaps.js";
 import { FINAL } from "./states.js";
 import { textBox } from "./text.js";
 import {
@@ -61,6 +62,8 @@ export class Card {
     this.state = "";
     this.stateText = "";
     this.job = null;
+    // what its steps left out although they are done
+    this.gaps = [];
     this.upload = null;
     this.wantsFile = false;
     this.rate = null;
@@ -102,7 +105,7 @@ export class Card {
     this.steps = make("ul", "steps");
     this.steps.setAttribute("aria-label", `Steps of ${this.label}`);
     this.steps.hidden = true;
-    // what a chip cannot hold: why a step was skipped or is tried again
+    // what a chip cannot hold: why a step was skipped or is tried again, what it left out
     this.reasons = make("ul", "reasons");
     this.reasons.setAttribute("aria-label", `Reasons of ${this.label}`);
     this.reasons.hidden = true;
@@ -286,6 +289,7 @@ export class Card {
   hear(message) {
     if (message.job) {
       this.job = message.job;
+      this.gaps = gaps(message.job);
     } else if (message.type === "step" && this.job) {
       // how it ended is told by the last message, with the reason
       if (!FINAL.has(message.status)) this.job.status = message.status;
@@ -372,10 +376,14 @@ export class Card {
         return `${stepName(step.name)} (${stepState(step.status)}): ${why}`;
       });
     // progress comes often, and a reader keeps its place
-    if (this.reasons.dataset.told === reasons.join()) return;
-    this.reasons.dataset.told = reasons.join();
-    this.reasons.hidden = reasons.length === 0;
-    this.reasons.replaceChildren(...reasons.map((reason) => make("li", "", reason)));
+    const told = [...this.gaps, ...reasons].join();
+    if (this.reasons.dataset.told === told) return;
+    this.reasons.dataset.told = told;
+    this.reasons.hidden = told === "";
+    this.reasons.replaceChildren(
+      ...this.gaps.map((gap) => make("li", "gap", gap)),
+      ...reasons.map((reason) => make("li", "", reason)),
+    );
   }
 
   linkResults() {
@@ -458,6 +466,7 @@ export class Card {
 
   gone() {
     this.become("gone", "no longer on the server");
+    this.gaps = [];
     this.bar.hidden = true;
     this.steps.hidden = true;
     this.reasons.hidden = true;

@@ -394,8 +394,8 @@ export class Uploader extends HTMLElement {
     if (card.state === before) return;
     this.#count();
     if (!before || !TOLD.has(card.state)) return;
-    const why = card.problem.textContent;
-    this.#announcer.change(`${card.label}: ${card.stateText}. ${why}`.trim());
+    const why = [card.problem.textContent, ...card.gaps].filter(Boolean);
+    this.#announcer.change([`${card.label}: ${card.stateText}.`, ...why].join(" "));
   }
 
   // One line for many files, at most some times a second.
@@ -414,9 +414,11 @@ export class Uploader extends HTMLElement {
 
   #sum() {
     const done = this.#done().length;
+    const partly = this.#done().filter((card) => card.gaps.length > 0).length;
     const over = [...this.#all].filter((card) => this.#isOver(card)).length;
     const all = this.#all.size + this.#adding;
     const parts = [count(all, "file", "files"), `${done} done`];
+    if (partly > 0) parts.push(`${partly} not read in full`);
     if (over > done) parts.push(`${over - done} failed`);
     return parts.join(" · ");
   }
