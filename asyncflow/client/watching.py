@@ -25,7 +25,8 @@ _FIRST_POLL_S = 0.2
 _SLOWEST_POLL_S = 2.0
 # a snapshot with every step and address of a job stays far below this
 _MAX_FRAME_BYTES = 4 << 20
-_DELETED = "job.deleted"
+# after these a socket tells no more of the job; asking for its status says why
+_TELLS_NO_MORE = frozenset({"job.deleted", "error"})
 # sockets that end without a word this often in a row: something in between is
 # against them
 _SILENT_SOCKETS = 3
@@ -94,8 +95,8 @@ class Watch:
                     frame = decode(message.data, Frame, str(url))
                     if frame.job_id not in {None, self.job_id}:
                         continue
-                    if frame.type == _DELETED:
-                        return  # asking for its status says so
+                    if frame.type in _TELLS_NO_MORE:
+                        return
                     job = after(job, frame)
                     if job is not None:
                         yield Update(type=frame.type, job=job)

@@ -58,6 +58,8 @@ class SmallServer:
     refusals: list[web.HTTPException] = field(default_factory=list)
     #: do this when somebody asks whether we live
     on_livez: Callable[[], None] | None = None
+    #: do this when a WebSocket is opened
+    on_socket: Callable[[], None] | None = None
     sockets: bool = True
     received: int = 0
     requests: list[tuple[str, str]] = field(default_factory=list)
@@ -233,8 +235,16 @@ class SmallServer:
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         job_id = request.query["job"]
+        if self.on_socket is not None:
+            self.on_socket()
         scripts = self.scripts.get(job_id)
-        if scripts is None:
+        if job_id not in self.jobs:
+            # as the real server does: it says so and leaves the socket open
+            await socket.send_json(
+                {"type": "error", "jobId": job_id, "code": "job_not_found"}
+            )
+            await socket.receive()
+        elif scripts is None:
             await socket.send_json(whole("snapshot", self.jobs[job_id]))
         else:
             for message in scripts.pop(0) if scripts else ():

@@ -1,3 +1,4 @@
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,17 @@ async def test_a_job_that_is_deleted_meanwhile_is_said_to_be_absent(
         await client.wait("j", forget)
 
     assert caught.value.is_absence
+
+
+async def test_a_job_that_is_deleted_before_the_socket_asks_for_it_is_said_to_be_absent(
+    server: SmallServer, client: Client
+) -> None:
+    server.jobs["j"] = begun()
+    server.on_socket = server.jobs.clear
+
+    async with asyncio.timeout(30):
+        with pytest.raises(ServerRefused, match="job_not_found"):
+            await client.wait("j")
 
 
 async def test_there_is_no_watch_of_no_job(client: Client) -> None:
