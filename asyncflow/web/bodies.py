@@ -19,6 +19,7 @@ from typing import Final
 
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
+from aiohttp.streams import EmptyStreamReader
 from aiohttp.web_protocol import RequestPayloadError
 
 from asyncflow.errors import BodyTooLarge, MalformedRequest, SlowBody, TruncatedBody
@@ -258,11 +259,12 @@ class BodyReader:
     def _salvage(self, error: Exception, cause: Exception | None = None) -> bytes:
         """Return what still lies in aiohttp's buffer; *error* is for the next read."""
         self._broken = error
-        # `read_nowait` would raise instead: the bytes are there, but out of reach
-        rest = self._content._read_nowait(-1) if self._content._buffer else b""  # noqa: SLF001 -- see `site.check_aiohttp`
-        if not rest:
+        content = self._content
+        # `read_nowait` would raise instead: the bytes are there, but out of reach; and
+        # a request without a body has no buffer at all
+        if isinstance(content, EmptyStreamReader) or not content._buffer:  # noqa: SLF001 -- see `site.check_aiohttp`
             raise error from cause
-        return rest
+        return content._read_nowait(-1)  # noqa: SLF001 -- as above
 
     def _check_length(self) -> None:
         length = self._request.content_length

@@ -234,6 +234,21 @@ async def test_a_reader_that_is_stopped_raises_what_it_was_given(
     assert answer.headers["connection"] == "close"
 
 
+@pytest.mark.parametrize("coding", ["Content-Length: 0", "X-No-Body: at all"])
+async def test_a_reader_of_an_empty_body_is_stopped_with_what_it_was_given(
+    serve: Serve, dial: Dial, coding: str
+) -> None:
+    def stopped(request: web.Request) -> BodyReader:
+        reader = BodyReader(request)
+        reader.stop(UploadPreempted())
+        return reader
+
+    wire = await dial(await serve(Taker(stopped).app()))
+    await wire.send(post(coding))
+    answer = await wire.answer()
+    assert (answer.status, answer.code) == (409, "upload_preempted")
+
+
 def whole_app() -> web.Application:
     async def take(request: web.Request) -> web.Response:
         return web.Response(body=await read_whole(request, max_bytes=100))

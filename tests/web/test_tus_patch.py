@@ -310,3 +310,23 @@ def test_bytes_that_are_not_of_the_declared_kind_end_the_upload(
     assert server.status(upload)["error"]["code"] == "type_mismatch"
     assert server.status(upload)["status"] == "REJECTED"
     until(lambda: not [name for name in blobs(server) if upload in name])
+
+
+def test_requests_that_bring_no_bytes_preempt_each_other_without_a_fault(
+    server: ServerProcess,
+) -> None:
+    with Line(server) as line:
+        answer = line.ask("POST", "/files", TUS, ("Upload-Defer-Length", "1"))
+    deferred = answer.headers["asyncflow-job-id"]
+    assert patch(server, deferred, 0, TEXT[:HALF]).status == 204
+
+    def ask(n: int) -> int:
+        if n % 2:
+            return look(server, deferred).status
+        return patch(server, deferred, HALF, b"").status
+
+    with ThreadPoolExecutor(8) as crowd:
+        statuses = set(crowd.map(ask, range(160)))
+    # the earlier of two is told so; the healthy server logs no fault
+    assert statuses <= {200, 204, 409}
+    assert offset_of(server, deferred) == HALF
