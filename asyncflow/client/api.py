@@ -126,9 +126,10 @@ class Client:
         """Upload *source* and return the job's id once the server holds all of it.
 
         A path is resumable: after a crash or Ctrl-C, the same call in a later process
-        continues it (unless *resume* is false). What is left in a binary file, or in a
-        stream, is first kept in a temporary file; so is a file of no known size, as
-        those of `/proc`. *name* defaults to the path's own.
+        continues it (unless *resume* is false). Under another *name* or *media_type* it
+        is another upload; *name* defaults to the path's own. What is left in a binary
+        file, or in a stream, is first kept in a temporary file; so is a file of no
+        known size, as those of `/proc`.
 
         Raises:
             OSError: the file cannot be read, the path is none of a regular file, or a
@@ -165,14 +166,21 @@ class Client:
         *,
         remember_as: Path | None = None,
     ) -> str:
-        memo = None
+        memo, name = None, name or "unnamed"
         if remember_as is not None and isinstance(source, OpenFile):
-            memo = memo_for(self._session, self._unfinished, remember_as, source)
+            memo = memo_for(
+                self._session,
+                self._unfinished,
+                remember_as,
+                source,
+                name=name,
+                media_type=media_type,
+            )
         try:
             return await Upload(
                 session=self._session,
                 source=source,
-                name=name or "unnamed",
+                name=name,
                 media_type=media_type,
                 memo=memo,
                 on_progress=on_progress,

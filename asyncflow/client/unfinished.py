@@ -1,9 +1,10 @@
 """Remembers unfinished uploads, so that a later process can continue them.
 
 One small file per upload in `$XDG_STATE_HOME/asyncflow/uploads` (by default
-`~/.local/state/asyncflow/uploads`), named by a fingerprint of the server's address and
-of the file's path, size and time of change. It holds an address that is as good as a
-password for that upload, so only its owner may read it.
+`~/.local/state/asyncflow/uploads`), named by a fingerprint of the server's address, of
+the file's path, size and time of change, and of the name and type it is given there. It
+holds an address that is as good as a password for that upload, so only its owner may
+read it.
 """
 
 import hashlib
@@ -21,8 +22,13 @@ _FORGOTTEN_AFTER_S = 30 * 86400.0
 
 
 class Remembered(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """Where an unfinished upload goes on."""
+    """Where an unfinished upload goes on.
 
+    *once* is the Idempotency-Key of its creation; the address is empty until that was
+    answered.
+    """
+
+    once: str
     upload_url: str
     path: str
 
@@ -35,10 +41,19 @@ def state_folder(environment: Mapping[str, str]) -> Path:
     return root / "asyncflow" / "uploads"
 
 
-def fingerprint(server: str, path: Path, size: int, mtime_ns: int) -> str:
+def fingerprint(
+    server: str,
+    path: Path,
+    *,
+    size: int,
+    mtime_ns: int,
+    name: str,
+    media_type: str | None,
+) -> str:
     """Return the name under which this file's upload to this server is remembered."""
-    parts = (server, os.fspath(path.absolute()), str(size), str(mtime_ns))
-    text = "\0".join(parts).encode("utf-8", "surrogateescape")
+    place = os.fspath(path.absolute())
+    parts = (server, place, str(size), str(mtime_ns), name, media_type or "")
+    text = "\0".join(parts).encode("utf-8", "surrogatepass")
     return hashlib.sha256(text).hexdigest()
 
 
@@ -59,10 +74,11 @@ class Unfinished:
         except (OSError, msgspec.MsgspecError):
             return None
 
-    def remember(self, key: str, upload_url: str, path: Path) -> None:
+    def remember(self, key: str, path: Path, *, once: str, upload_url: str) -> None:
         """Write down where the upload under *key* goes on."""
         shown = os.fspath(path).encode("utf-8", "replace").decode()
-        text = msgspec.json.encode(Remembered(upload_url=upload_url, path=shown))
+        noted = Remembered(once=once, upload_url=upload_url, path=shown)
+        text = msgspec.json.encode(noted)
         with suppress(OSError):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             # NamedTemporaryFile makes files of mode 0600

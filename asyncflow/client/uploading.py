@@ -2,10 +2,12 @@
 
 Theory of operation
 -------------------
-Creation reserves the upload and tells its address; each PATCH appends one chunk. After
-any break the server is asked (HEAD) how much it holds, and sending goes on from there:
-what the server holds is on stable storage, so nothing is sent twice. Only attempts
-without any progress are counted against the patience.
+Creation reserves the upload and tells its address; it carries a key (Idempotency-Key),
+so that one whose answer is lost is found again by repeating it, also by a later process
+that remembers the key. Each PATCH appends one chunk. After any break the server is
+asked (HEAD) how much it holds, and sending goes on from there: what the server holds is
+on stable storage, so nothing is sent twice. Only attempts without any progress are
+counted against the patience.
 """
 
 import asyncio
@@ -14,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import aiohttp
 from yarl import URL
@@ -22,6 +25,7 @@ from asyncflow.client.failures import (
     RequestFailed,
     ServerRefused,
     ServerUnreachable,
+    SourceChanged,
     UnexpectedAnswer,
 )
 from asyncflow.client.session import SILENCE_S, Session, as_unreachable
@@ -67,10 +71,23 @@ class Memo:
 
 
 def memo_for(
-    session: Session, unfinished: Unfinished, path: Path, source: OpenFile
+    session: Session,
+    unfinished: Unfinished,
+    path: Path,
+    source: OpenFile,
+    *,
+    name: str,
+    media_type: str | None,
 ) -> Memo:
     """Return where the upload of the file at *path* is remembered."""
-    key = fingerprint(session.address, path, source.size, source.mtime_ns)
+    key = fingerprint(
+        session.address,
+        path,
+        size=source.size,
+        mtime_ns=source.mtime_ns,
+        name=name,
+        media_type=media_type,
+    )
     return Memo(unfinished=unfinished, key=key, path=path)
 
 
@@ -91,14 +108,15 @@ class Upload:
 
         Raise ServerRefused, ServerUnreachable, UnexpectedAnswer or SourceChanged.
         """
-        place = await self._continue() or await self._create()
+        place = await self._continue() or await self._create(uuid4().hex)
         try:
             return await self._fill(place)
         except ServerUnreachable:
             raise  # who does not answer cannot be told either
-        except BaseException:
-            if self.memo is None:
+        except BaseException as error:
+            if self.memo is None or isinstance(error, SourceChanged):
                 # nobody can ever continue it: on the server it would only take room
+                self._forget()
                 await self._terminate(place.url)
             raise
 
@@ -124,6 +142,8 @@ class Upload:
         if known is None:
             return None
         try:
+            if not known.upload_url:
+                return await self._create(known.once)
             return await self.session.patience.insist(
                 lambda _attempt: self._ask(known.upload_url)
             )
@@ -133,20 +153,41 @@ class Upload:
             self._forget()
         return None
 
-    async def _create(self) -> _Place:
+    async def _create(self, once: str) -> _Place:
+        self._remember(once, "")
+        try:
+            place = await self.session.patience.insist(
+                lambda _attempt: self._ask_for_room(once)
+            )
+        except ServerUnreachable:
+            raise
+        except ServerRefused:
+            self._forget()
+            raise
+        except BaseException:
+            if self.memo is None:
+                await self._take_back(once)
+            raise
+        self._remember(once, place.url)
+        return place
+
+    async def _ask_for_room(self, once: str) -> _Place:
+        """Create the upload, or find the one that was created with the key *once*."""
         headers = {
             **_TUS,
+            "Idempotency-Key": once,
             "Upload-Length": str(self.source.size),
             "Upload-Metadata": _metadata(self.name, self.media_type),
         }
+        async with self.session.request("POST", "files/", headers=headers) as answer:
+            return _created(answer, limit=self.source.size)
 
-        async def once(_attempt: int) -> _Place:
-            async with self.session.request("POST", "files/", headers=headers) as it:
-                return _created(it)
-
-        place = await self.session.patience.insist(once)
-        self._remember(place.url)
-        return place
+    async def _take_back(self, once: str) -> None:
+        """Remove what was created with the key *once*, whose address nobody knows."""
+        with suppress(RequestFailed, TimeoutError):
+            async with asyncio.timeout(_GOODBYE_S):
+                place = await self._ask_for_room(once)
+                await self._terminate(place.url)
 
     async def _terminate(self, url: str) -> None:
         with suppress(RequestFailed, TimeoutError):
@@ -210,9 +251,10 @@ class Upload:
             )
         )
 
-    def _remember(self, url: str) -> None:
-        if self.memo is not None and self.source.size > 0:
-            self.memo.unfinished.remember(self.memo.key, url, self.memo.path)
+    def _remember(self, once: str, url: str) -> None:
+        memo = self.memo
+        if memo is not None and self.source.size > 0:
+            memo.unfinished.remember(memo.key, memo.path, once=once, upload_url=url)
 
     def _forget(self) -> None:
         if self.memo is not None:
@@ -228,12 +270,14 @@ def _metadata(name: str, media_type: str | None) -> str:
     )
 
 
-def _created(answer: aiohttp.ClientResponse) -> _Place:
+def _created(answer: aiohttp.ClientResponse, *, limit: int) -> _Place:
     location = answer.headers.get("Location")
     if location is None:
         raise UnexpectedAnswer(str(answer.url), "no Location")
     url = str(answer.url.join(URL(location)))
-    return _Place(url=url, job_id=_job_id(answer, url), offset=0)
+    # an earlier process may have begun to fill what is found again
+    offset = _offset(answer, limit=limit)
+    return _Place(url=url, job_id=_job_id(answer, url), offset=offset)
 
 
 def _job_id(answer: aiohttp.ClientResponse, url: str) -> str:

@@ -51,6 +51,13 @@ class SmallServer:
     short_ranges: int = 0
     #: lose the answers to so many PATCHes: the bytes arrived
     lose_answers: int = 0
+    #: lose the answers to so many creations: the uploads are there
+    lose_creations: int = 0
+    #: say by `created` that an upload was created, and answer never, so many times
+    hold_creations: int = 0
+    created: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Idempotency-Key -> upload
+    keys: dict[str, str] = field(default_factory=dict)
     #: stop reading a PATCH after so many bytes and say so by `stalled`
     stall_after: int | None = None
     stalled: threading.Event = field(default_factory=threading.Event)
@@ -114,13 +121,26 @@ class SmallServer:
             one.split(" ") for one in request.headers["Upload-Metadata"].split(",")
         )
         said = {key: base64.b64decode(value).decode() for key, value in pairs}
-        upload_id = f"job-{len(self.uploads) + 1}"
-        self.uploads[upload_id] = Stored(
-            length=int(request.headers["Upload-Length"]),
-            name=said["filename"],
-            media_type=said.get("filetype"),
-        )
-        headers = {"Location": upload_id, "Asyncflow-Job-Id": upload_id}
+        once = request.headers["Idempotency-Key"]
+        if once not in self.keys:
+            upload_id = f"job-{len(self.keys) + 1}"
+            self.keys[once] = upload_id
+            self.uploads[upload_id] = Stored(
+                length=int(request.headers["Upload-Length"]),
+                name=said["filename"],
+                media_type=said.get("filetype"),
+            )
+        if self.lose_creations:
+            self.lose_creations -= 1
+            return _break(request)
+        if self.hold_creations:
+            self.hold_creations -= 1
+            self.created.set()
+            await asyncio.Event().wait()
+        upload_id = self.keys[once]
+        if upload_id not in self.uploads:
+            raise problem(web.HTTPGone, "upload_gone", "It was here.")
+        headers = {"Location": upload_id, **self._headers(upload_id)}
         return web.Response(status=201, headers=headers)
 
     def _headers(self, upload_id: str) -> dict[str, str]:

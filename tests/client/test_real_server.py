@@ -1,6 +1,7 @@
 """The client against the real server: the whole way, and a server that is killed."""
 
 import asyncio
+import itertools
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from yarl import URL
 
 from asyncflow.cli.child import Child, free_port
 from asyncflow.client import Client, Progress, ServerRefused, Update
@@ -74,6 +76,48 @@ async def test_an_upload_survives_a_killed_server(tmp_path: Path) -> None:
             await client.download(job_id, "original", tmp_path / "copy.bin")
 
     assert (tmp_path / "copy.bin").read_bytes() == big.read_bytes()
+
+
+@asynccontextmanager
+async def losing_first_answer(target: str) -> AsyncIterator[str]:
+    """Yield the address of a way to *target* on which the first answer is lost."""
+    there, ways = URL(target), itertools.count()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = next(ways)
+        back, on = await asyncio.open_connection(there.host, there.port)
+
+        async def forth() -> None:
+            while data := await reader.read(1 << 16):
+                on.write(data)
+            on.close()
+
+        sending = asyncio.create_task(forth())
+        while data := await back.read(1 << 16):
+            if number == 0:
+                break
+            writer.write(data)
+        sending.cancel()
+        writer.close()
+        on.close()
+
+    way = await asyncio.start_server(carry, "127.0.0.1", 0)
+    async with way:
+        yield f"http://127.0.0.1:{way.sockets[0].getsockname()[1]}"
+
+
+async def test_a_lost_answer_leaves_no_second_upload(tmp_path: Path) -> None:
+    async with serving(tmp_path / "data") as child:
+        token = (tmp_path / "data" / "token").read_text().strip()
+        async with (
+            losing_first_answer(child.url) as url,
+            Client(url, state_dir=tmp_path / "state") as client,
+            Client(child.url, token) as operator,
+        ):
+            job_id = await client.upload(b"some bytes", name="lost.bin")
+
+            assert (await client.wait(job_id)).status == "COMPLETED"
+            assert [job.job_id async for job in operator.jobs()] == [job_id]
 
 
 async def test_a_refusal_of_the_real_server_has_its_code(tmp_path: Path) -> None:

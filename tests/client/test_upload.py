@@ -1,7 +1,6 @@
+import asyncio
 import io
 import os
-import stat
-import time
 from collections.abc import AsyncIterator, Callable
 from io import FileIO
 from pathlib import Path
@@ -18,17 +17,10 @@ from asyncflow.client import (
     ServerUnreachable,
     SourceChanged,
 )
-from asyncflow.client.unfinished import Unfinished
 from tests.client.conftest import QUICK
 from tests.client.small_server import SmallServer, problem
 
 ONE_TRY = Patience(attempts=1)
-
-
-def impatient(server: SmallServer, tmp_path: Path) -> Client:
-    return Client(
-        server.url, patience=ONE_TRY, state_dir=tmp_path / "state", chunk_bytes=300_000
-    )
 
 
 async def test_a_file_arrives_whole_with_its_name_and_type(
@@ -92,6 +84,34 @@ async def test_a_lost_last_answer_is_no_second_upload(
     assert server.received == len(b"small")
 
 
+async def test_a_creation_whose_answer_is_lost_is_no_second_upload(
+    server: SmallServer, client: Client, photo: Path
+) -> None:
+    server.lose_creations = 2
+
+    for source in (photo, b"small", b""):
+        job_id = await client.upload(source)
+        wanted = source.read_bytes() if isinstance(source, Path) else source
+        assert bytes(server.uploads.pop(job_id).data) == wanted
+
+    assert server.uploads == {}
+
+
+async def test_nothing_stays_of_what_is_cancelled_before_its_creation_is_answered(
+    server: SmallServer, client: Client
+) -> None:
+    server.hold_creations = 1
+    uploading = asyncio.create_task(client.upload(b"small"))
+    await server.created.wait()
+    assert server.uploads
+
+    uploading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await uploading
+
+    assert server.uploads == {}
+
+
 async def test_a_busy_server_is_asked_again(
     server: SmallServer, client: Client
 ) -> None:
@@ -105,104 +125,6 @@ async def test_a_busy_server_is_asked_again(
     assert bytes(server.uploads[job_id].data) == b"small"
 
 
-async def test_a_later_process_continues_where_an_earlier_one_stopped(
-    server: SmallServer, client: Client, photo: Path, tmp_path: Path
-) -> None:
-    server.cut_after = [250_000]
-    async with impatient(server, tmp_path) as earlier:
-        with pytest.raises(ServerUnreachable):
-            await earlier.upload(photo)
-    seen: list[Progress] = []
-
-    job_id = await client.upload(photo, on_progress=seen.append)
-
-    assert bytes(server.uploads[job_id].data) == photo.read_bytes()
-    assert {progress.resumed_at for progress in seen} == {250_000}
-    assert server.received == 1_000_000
-
-
-async def test_an_upload_that_is_gone_begins_anew(
-    server: SmallServer, client: Client, photo: Path, tmp_path: Path
-) -> None:
-    server.cut_after = [250_000]
-    async with impatient(server, tmp_path) as earlier:
-        with pytest.raises(ServerUnreachable):
-            await earlier.upload(photo)
-    server.uploads = {"other": server.uploads.popitem()[1]}
-
-    job_id = await client.upload(photo)
-
-    assert job_id == "job-2"
-    assert bytes(server.uploads[job_id].data) == photo.read_bytes()
-
-
-async def test_a_changed_file_is_another_upload(
-    server: SmallServer, client: Client, photo: Path, tmp_path: Path
-) -> None:
-    server.cut_after = [250_000]
-    async with impatient(server, tmp_path) as earlier:
-        with pytest.raises(ServerUnreachable):
-            await earlier.upload(photo)
-    photo.write_bytes(os.urandom(1_000_001))
-
-    job_id = await client.upload(photo)
-
-    assert job_id == "job-2"
-    assert bytes(server.uploads[job_id].data) == photo.read_bytes()
-
-
-async def test_without_resume_nothing_is_remembered(
-    server: SmallServer, client: Client, photo: Path, tmp_path: Path
-) -> None:
-    server.cut_after = [250_000]
-    async with impatient(server, tmp_path) as earlier:
-        with pytest.raises(ServerUnreachable):
-            await earlier.upload(photo, resume=False)
-
-    assert await client.upload(photo) == "job-2"
-
-
-async def test_what_is_remembered_is_for_its_owner_and_forgotten_at_the_end(
-    server: SmallServer, client: Client, photo: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "state"
-    server.cut_after = [250_000]
-    async with impatient(server, tmp_path) as earlier:
-        with pytest.raises(ServerUnreachable):
-            await earlier.upload(photo)
-    (left,) = folder.iterdir()
-    assert stat.S_IMODE(left.stat().st_mode) == 0o600
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-
-    await client.upload(photo)
-
-    assert list(folder.iterdir()) == []
-
-
-async def test_a_damaged_memory_is_ignored(
-    server: SmallServer, client: Client, photo: Path, tmp_path: Path
-) -> None:
-    server.cut_after = [250_000]
-    async with impatient(server, tmp_path) as earlier:
-        with pytest.raises(ServerUnreachable):
-            await earlier.upload(photo)
-    (left,) = (tmp_path / "state").iterdir()
-    left.write_bytes(b"\xff{")
-
-    assert await client.upload(photo) == "job-2"
-
-
-async def test_a_state_folder_that_cannot_be_made_costs_only_resuming(
-    server: SmallServer, photo: Path, tmp_path: Path
-) -> None:
-    blocked = tmp_path / "file"
-    blocked.write_bytes(b"")
-    async with Client(server.url, state_dir=blocked / "state") as client:
-        job_id = await client.upload(photo)
-
-    assert bytes(server.uploads[job_id].data) == photo.read_bytes()
-
-
 async def test_a_file_that_changes_on_the_way_is_not_finished(
     server: SmallServer, client: Client, photo: Path
 ) -> None:
@@ -213,8 +135,23 @@ async def test_a_file_that_changes_on_the_way_is_not_finished(
     with pytest.raises(SourceChanged):
         await client.upload(photo, on_progress=change)
 
-    (stored,) = server.uploads.values()
-    assert len(stored.data) < stored.length
+    assert server.received
+    assert server.jobs == {}
+
+
+@pytest.mark.parametrize("resume", [False, True])
+async def test_of_a_file_that_changes_on_the_way_nothing_stays_anywhere(
+    server: SmallServer, client: Client, photo: Path, tmp_path: Path, *, resume: bool
+) -> None:
+    def change(progress: Progress) -> None:
+        if progress.sent_bytes >= 300_000:
+            photo.write_bytes(b"another")
+
+    with pytest.raises(SourceChanged):
+        await client.upload(photo, on_progress=change, resume=resume)
+
+    assert server.uploads == {}
+    assert [p for p in tmp_path.glob("state/*") if p.is_file()] == []
 
 
 async def test_a_refusal_says_what_the_server_said(
@@ -291,34 +228,6 @@ async def test_the_token_goes_to_no_other_server(
             await client.status("x")
 
         assert other.requests == []
-
-
-def test_what_nobody_came_back_for_is_forgotten(tmp_path: Path) -> None:
-    day = 86400.0
-    start = time.time()
-    Unfinished(tmp_path).remember("old", "http://x/files/1", Path("a"))
-    later = Unfinished(tmp_path, now=lambda: start + 31 * day)
-
-    assert later.find("old") is not None
-    later.remember("new", "http://x/files/2", Path("b"))
-
-    assert later.find("old") is None
-
-
-async def test_of_two_servers_each_has_its_own_upload(
-    server: SmallServer, client: Client, photo: Path, tmp_path: Path
-) -> None:
-    server.cut_after = [250_000]
-    async with impatient(server, tmp_path) as earlier:
-        with pytest.raises(ServerUnreachable):
-            await earlier.upload(photo)
-
-    async with SmallServer() as other, impatient(other, tmp_path) as second:
-        await second.upload(photo)
-        assert bytes(other.uploads["job-1"].data) == photo.read_bytes()
-
-    assert await client.upload(photo) == "job-1"
-    assert server.received == 1_000_000
 
 
 @pytest.mark.parametrize(
