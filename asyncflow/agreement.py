@@ -5,6 +5,7 @@ Rules
 - Both sides import this, so it imports nothing of either.
 """
 
+import signal
 import socket
 import sys
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ BUILTIN: Final = (
 REPORT: Final = "result.json"
 SOURCE: Final = "source"
 ORDER: Final = "order.json"
+#: tells the fork server that the server has ended
+FAREWELL: Final = signal.SIGUSR1
 #: the token of what a worker says before its first run
 NO_RUN: Final = 0
 #: what is longer lies in a file; only on Linux does a socket take long messages

@@ -151,6 +151,8 @@ class Pool:
         self._serial = self._came = 0
         self._endings: collections.Counter[str] = collections.Counter()
         self._chores: set[asyncio.Task[None]] = set()
+        #: workers that have been killed and may not be gone yet
+        self._dying: set[int] = set()
         self._sampler: asyncio.Task[None] | None = None
         self._closed = False
         self._quiet: asyncio.Event = asyncio.Event()
@@ -378,6 +380,7 @@ class Pool:
     def _dismiss(self, hand: Hand) -> None:
         hand.attempt = None
         hand.kill()
+        self._dying.add(hand.pid)
         chore = asyncio.create_task(self._bury(hand))
         self._chores.add(chore)
         chore.add_done_callback(self._chores.discard)
@@ -386,25 +389,34 @@ class Pool:
         """See that nothing of a killed worker is left: processes, then files."""
         await hand.bury(_EXIT_S)
         # only now does the fork server have its orphans
-        self._kill_strays()
+        self._kill_strays(self._strays())
+        self._dying.discard(hand.pid)
         await _remove(hand.folder)
 
     def _strays(self) -> dict[int, int | None]:
         """Return orphans that the fork server adopted, with their process groups."""
         nursery = self._nursery.pid
-        known = {slot.hand.pid for slot in self._slots if slot.hand is not None}
+        known = self._living() | self._dying
         if nursery is None:
             return {}
         children = processes.children(nursery, threads=1)
         found = (pid for pid in children if pid not in known)
         return {pid: processes.group_of(pid) for pid in found}
 
-    def _kill_strays(self) -> None:
-        """Kill what left a dead worker's group; a living worker's group is its own."""
-        living = {slot.hand.pid for slot in self._slots if slot.hand is not None}
-        for pid, group in self._strays().items():
+    def _living(self) -> set[int]:
+        return {slot.hand.pid for slot in self._slots if slot.hand is not None}
+
+    def _kill_strays(self, strays: Mapping[int, int | None]) -> bool:
+        """Kill *strays* that are in no living worker's group; tell if any were left.
+
+        Those of a worker that dies just now are no leftovers: they go with it.
+        """
+        living, left = self._living(), False
+        for pid, group in strays.items():
             if group not in living:
                 processes.kill_stray(pid)
+                left = left or not (group is None or group in self._dying)
+        return left
 
     async def _greet(self, slot: _Slot) -> None:
         """Learn what a new worker can do. Raise StartError if it cannot start."""
@@ -526,10 +538,22 @@ class Pool:
             not hand.gone
             and outcome.verdict in _HARMLESS
             and hand.jobs_done < self._max_runs
-            and hand.pid not in self._strays().values()
+            and not self._has_orphans(hand, card)
             and await self._is_as_before(hand, card)
             and _cleared(hand.folder)
         )
+
+    def _has_orphans(self, hand: Hand, card: parcels.Card) -> bool:
+        """Tell whether the run left processes whose parents have ended.
+
+        Whose they are is known by their group. With the filter nobody can leave it;
+        what has left it all the same ends now, and costs the worker that has just run.
+        """
+        strays = self._strays()
+        left = self._kill_strays(strays) or hand.pid in strays.values()
+        if left:
+            log.info("worker.replaced", processor=card.name, left="processes")
+        return left
 
     async def _is_as_before(self, hand: Hand, card: parcels.Card) -> bool:
         left = await hand.remains(resident=card.resident)
@@ -543,7 +567,8 @@ class Pool:
         while True:
             await asyncio.sleep(_SAMPLE_S)
             running = [s.hand for s in self._slots if s.hand and s.hand.attempt]
-            orphans = self._strays() if running else {}
+            orphans = self._strays()
+            self._kill_strays(orphans)
             for hand in running:
                 mine = [pid for pid, group in orphans.items() if group == hand.pid]
                 hand.sample(mine, max_bytes=self.slot_memory_bytes)

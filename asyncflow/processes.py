@@ -4,8 +4,9 @@ Rules
 -----
 - A process is signalled through its pidfd where there is one: a number may already
   belong to somebody else.
-- Everything a worker starts is in its process group, or, if it left the group and its
-  parent ended, a child of the fork server, which adopts orphans.
+- Everything a worker starts is in its process group, which the filter of system calls
+  lets nobody leave. If its parent ends, it becomes a child of the fork server, which
+  adopts orphans; so does what has left the group where there is no filter.
 """
 
 import contextlib
@@ -17,6 +18,8 @@ from typing import Final, NamedTuple
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _WHOLE_GROUP: Final = 4  # PIDFD_SIGNAL_PROCESS_GROUP, Linux 6.9
+_CHUNK: Final = 1 << 16
+_NEARLY_A_PAGE: Final = 2048
 #: a tree larger than this is a fork bomb: what was counted is enough to know
 _MOST_PROCESSES: Final = 512
 
@@ -88,7 +91,8 @@ class Condition(NamedTuple):
     has_children: bool
     #: the signals that it ignores and those that it handles
     signals: tuple[int, int]
-    #: umask, waiting and blocked signals, powers, cores, timers, priority, limits
+    #: umask, waiting and blocked signals, powers, cores, timers, whether it is stopped,
+    #: priority, scheduling, limits
     rest: tuple[object, ...]
 
 
@@ -103,6 +107,10 @@ _LIMITS: Final = (
 _SIGNALS: Final = ~(0b111 << 31)
 
 
+#: the states in which a process waits for somebody who lets it go on, or is dead
+_STOPPED: Final = b"TtZX"
+
+
 def condition(pid: int) -> Condition | None:
     """Return how process *pid* is now; None where the kernel does not say."""
     if sys.platform != "linux":
@@ -114,6 +122,7 @@ def condition(pid: int) -> Condition | None:
         status = _read(f"/proc/{pid}/status")
         # the kernel writes its lines in this order; masks have 16 digits
         umask = status.index(b"\nUmask:")
+        state = status.index(b"\nState:\t", umask) + 8
         threads = status.index(b"\nThreads:", umask)
         waiting = status.index(b"\nSigPnd:", threads)
         ignored = status.index(b"\nSigIgn:\t", waiting)
@@ -133,7 +142,9 @@ def condition(pid: int) -> Condition | None:
                 status[waiting:ignored],
                 status[powers : status.index(b"\nvoluntary_ctxt", powers)],
                 _read(f"/proc/{pid}/timers"),
+                status[state] in _STOPPED,
                 os.getpriority(os.PRIO_PROCESS, pid),
+                os.sched_getscheduler(pid),
                 resource.prlimit(pid, resource.RLIMIT_AS)[1],
                 *(resource.prlimit(pid, which) for which in _LIMITS),
             ),
@@ -184,7 +195,12 @@ def _read(name: str) -> bytes:
     except OSError:
         return b""
     try:
-        return os.read(fd, 1 << 16)
+        whole = piece = os.read(fd, _CHUNK)
+        # the kernel hands a list out by the page, ending with a whole entry
+        while len(piece) > _NEARLY_A_PAGE:
+            piece = os.read(fd, _CHUNK)
+            whole += piece
+        return whole  # noqa: TRY300 -- nothing here raises what is caught below
     except OSError:
         return b""
     finally:

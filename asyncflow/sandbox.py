@@ -103,13 +103,14 @@ def _prctl(option: int, value: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def die_with_parent(parent_pid: int) -> None:
+def die_with_parent(parent_pid: int, by: signal.Signals = signal.SIGKILL) -> None:
     """End this process when its parent, *parent_pid*, ends, however that happens.
 
-    Where the kernel has no parent-death signal, only the present parent is checked.
+    The signal *by* tells of it. Where the kernel has no parent-death signal, only the
+    present parent is checked.
     """
     if sys.platform == "linux":
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        _prctl(_PR_SET_PDEATHSIG, by)
     # the parent may have died before the line above
     if os.getppid() != parent_pid:
         os._exit(1)

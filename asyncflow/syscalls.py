@@ -11,7 +11,10 @@ Nothing can take the filter off again.
   limits, its priority or its cores, has signals sent to it, or talks to it by other
   means; calls that watch what others do with files, or hold them up; those for which
   one must be root; those with which a hole in the kernel is reached for; outliving the
-  server.
+  server; leaving the process group, by which all that a run has started is found; what
+  a process cannot take back, such as more walls or another personality, from which the
+  next run in it would suffer; memory that belongs to no process.
+- Of the many things that `prctl` does, a worker has those that name and those that ask.
 - Unknown, with ENOSYS: `clone3`, whose flags lie in memory, where a filter cannot look.
   A C library then uses `clone`, which may make processes and threads, not namespaces.
 - Without effect, though they say that they worked: changes of modes, owners and times.
@@ -48,6 +51,7 @@ _CALLS: Final[Mapping[str, tuple[int | None, int | None]]] = {
     "acct": (163, 89),
     "add_key": (248, 217),
     "adjtimex": (159, 171),
+    "arch_prctl": (158, None),
     "bind": (49, 200),
     "bpf": (321, 280),
     "chmod": (90, None),
@@ -92,10 +96,21 @@ _CALLS: Final[Mapping[str, tuple[int | None, int | None]]] = {
     "kexec_load": (246, 104),
     "keyctl": (250, 219),
     "kill": (62, 129),
+    "landlock_add_rule": (445, 445),
+    "landlock_create_ruleset": (444, 444),
+    "landlock_restrict_self": (446, 446),
     "lchown": (94, None),
     "lremovexattr": (198, 15),
     "lsetxattr": (189, 6),
+    "lsm_set_self_attr": (460, 460),
+    "mbind": (237, 235),
+    "memfd_create": (319, 279),
+    "memfd_secret": (447, 447),
     "migrate_pages": (256, 238),
+    "mlock": (149, 228),
+    "mlock2": (325, 284),
+    "mlockall": (151, 230),
+    "modify_ldt": (154, None),
     "mount": (165, 40),
     "mount_setattr": (442, 442),
     "move_mount": (429, 429),
@@ -107,6 +122,7 @@ _CALLS: Final[Mapping[str, tuple[int | None, int | None]]] = {
     "open_tree": (428, 428),
     "open_tree_attr": (467, 467),
     "perf_event_open": (298, 241),
+    "personality": (135, 92),
     "pidfd_getfd": (438, 438),
     "pivot_root": (155, 41),
     "prctl": (157, 167),
@@ -128,10 +144,14 @@ _CALLS: Final[Mapping[str, tuple[int | None, int | None]]] = {
     "sched_setscheduler": (144, 119),
     "seccomp": (317, 277),
     "semget": (64, 190),
+    "set_mempolicy": (238, 237),
+    "set_mempolicy_home_node": (450, 450),
     "setdomainname": (171, 162),
     "sethostname": (170, 161),
     "setns": (308, 268),
+    "setpgid": (109, 154),
     "setpriority": (141, 140),
+    "setsid": (112, 157),
     "settimeofday": (164, 170),
     "setxattr": (188, 5),
     "setxattrat": (463, 463),
@@ -159,6 +179,15 @@ REFUSED: Final = (
     *("perf_event_open", "process_madvise", "process_mrelease", "syslog"),
     *("inotify_init", "inotify_init1", "inotify_add_watch"),
     *("fanotify_init", "fanotify_mark", "name_to_handle_at", "open_by_handle_at"),
+    # to leave the group in which all that a run starts is found, and killed
+    *("setsid", "setpgid"),
+    # to leave behind what the next run in this process would suffer from
+    *("landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"),
+    *("lsm_set_self_attr", "modify_ldt", "mlock", "mlock2", "mlockall"),
+    *("set_mempolicy", "set_mempolicy_home_node", "mbind", "move_pages"),
+    *("migrate_pages", "sched_setscheduler", "sched_setparam", "sched_setattr"),
+    # to have memory that is in no process, so that nobody counts it
+    *("memfd_create", "memfd_secret"),
     # to be somewhere else
     *("unshare", "setns", "chroot", "pivot_root", "mount", "umount2", "open_tree"),
     *("open_tree_attr", "move_mount", "mount_setattr"),
@@ -221,8 +250,23 @@ _KIND_MASK: Final = 0xF
 _PRIO_PROCESS: Final = 0
 _EVERYBODY: Final = 0xFFFFFFFF  # -1
 _PR_SET_PDEATHSIG: Final = 1
-#: CLONE_NEWNS, _NEWCGROUP, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID and _NEWNET
-_NAMESPACES: Final = 0x7E020000
+# PR_SET_NAME, PR_SET_NO_NEW_PRIVS, PR_SET_VMA, and those that only ask: for the signal
+# of a parent's death, dumps, the name, filters, powers, the clock, the slack of timers,
+# orphans, large pages, vectors, speculation and tags, and for what a program was given
+_HARMLESS_PRCTLS: Final = (
+    *(15, 38, 0x53564D41),
+    *(2, 3, 7, 16, 21, 23, 25, 27, 30, 37, 39, 40, 42, 51, 52, 56, 64, 0x41555856),
+)
+# ARCH_SET_FS, _GET_FS, _GET_GS, the vectors and the shadow stack of a program that
+# begins: the C library needs them; not what makes CPUID or a pointer a fault
+_HARMLESS_ARCH_PRCTLS: Final = (
+    *(0x1002, 0x1003, 0x1004, 0x1021, 0x1022, 0x1023),
+    *(0x3001, 0x5001, 0x5003, 0x5005),
+)
+_ASK_PERSONALITY: Final = 0xFFFFFFFF
+# CLONE_NEWNS, _NEWCGROUP, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID and _NEWNET; and
+# CLONE_PARENT: a child of the fork server's
+_NO_CLONES: Final = 0x7E028000
 # F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY: signals for others, and files
 # that whoever opens them has to wait for, or that tell of it
 _HARMFUL_FCNTLS: Final = (8, 10, 15, 1024, 1026)
@@ -244,21 +288,19 @@ _LOOKS: Final[Mapping[str, tuple[_Look, ...]]] = {
     # their first argument is a process: 0 is the caller itself
     "prlimit64": _ITSELF,
     "sched_setaffinity": _ITSELF,
-    "sched_setscheduler": _ITSELF,
-    "sched_setparam": _ITSELF,
-    "sched_setattr": _ITSELF,
-    "migrate_pages": _ITSELF,
-    "move_pages": _ITSELF,
     "setpriority": (
         _Look(_FIRST, (_PRIO_PROCESS,), _NEXT, _REFUSE),
         _Look(_SECOND, (0,), _ALLOW, _REFUSE),
     ),
     "prctl": (
-        _Look(_FIRST, (_PR_SET_PDEATHSIG,), _NEXT, _ALLOW),
+        _Look(_FIRST, _HARMLESS_PRCTLS, _ALLOW, _NEXT),
+        _Look(_FIRST, (_PR_SET_PDEATHSIG,), _NEXT, _REFUSE),
         _Look(_SECOND, (signal.SIGKILL,), _ALLOW, _REFUSE),
     ),
+    "arch_prctl": (_Look(_FIRST, _HARMLESS_ARCH_PRCTLS, _ALLOW, _REFUSE),),
+    "personality": (_Look(_FIRST, (_ASK_PERSONALITY,), _ALLOW, _REFUSE),),
     "kill": (_Look(_FIRST, (_EVERYBODY,), _REFUSE, _ALLOW),),
-    "clone": (_Look(_FIRST, (0,), _ALLOW, _REFUSE, mask=_NAMESPACES),),
+    "clone": (_Look(_FIRST, (0,), _ALLOW, _REFUSE, mask=_NO_CLONES),),
     "fcntl": (_Look(_SECOND, _HARMFUL_FCNTLS, _REFUSE, _ALLOW),),
     "ioctl": (_Look(_SECOND, _HARMFUL_IOCTLS, _REFUSE, _ALLOW),),
 }
@@ -346,7 +388,10 @@ def program(machine: str) -> list[tuple[int, int, int, int]]:
         if name in known
     ]
     closer = [
-        line for name, looks in _LOOKS.items() for line in _block(known[name], looks)
+        line
+        for name, looks in _LOOKS.items()
+        if name in known
+        for line in _block(known[name], looks)
     ]
     return [
         *_finished(opening + plain),

@@ -31,6 +31,7 @@ from typing import Any, Final
 
 from asyncflow import reports, sandbox, syscalls
 from asyncflow.agreement import (
+    FAREWELL,
     IN_FILE,
     MAX_MESSAGE_BYTES,
     NO_RUN,
@@ -97,6 +98,7 @@ def begin(setup: Setup) -> None:
     """Become a worker: called once, before anything else."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(FAREWELL, signal.SIG_DFL)
     os.setpgid(0, 0)
     sandbox.die_with_parent(setup.parent_pid)
     sandbox.limit_resources(max_file_bytes=setup.max_file_bytes)

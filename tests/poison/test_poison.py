@@ -43,8 +43,10 @@ def victim(work: Work) -> Result:
         case "forks.txt":
             for _ in range(5):
                 if os.fork() == 0:
-                    os.setsid()
-                    time.sleep(600)
+                    try:
+                        os.setsid()
+                    finally:
+                        time.sleep(600)
             subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
             os.abort()
     return Result(facts={"bytes": work.source.stat().st_size})

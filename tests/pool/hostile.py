@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -117,9 +118,8 @@ def hogs(work: Work) -> Result:
 def forks(work: Work) -> Result:
     """Start children as told, then end as told."""
     loud = f"echo $$ >> {work.out}/pids; exec sleep 1000"
-    away = work.options.get("away") is True
     for _ in range(2):
-        subprocess.Popen(["/bin/sh", "-c", loud], start_new_session=away)
+        subprocess.Popen(["/bin/sh", "-c", loud])
     while len((work.out / "pids").read_text().split()) < 2 if _there(work) else True:
         pass
     pids = [int(p) for p in (work.out / "pids").read_text().split()]
@@ -137,6 +137,31 @@ def forks(work: Work) -> Result:
     if work.options["then"] == "wait":
         time.sleep(1000)
     return Result()
+
+
+@processor("daemonises", accepts=ANY)
+def daemonises(work: Work) -> Result:
+    """Start a process as daemons do: nobody's child, in a session of its own."""
+    reader, writer = os.pipe()
+    done = 0
+    if os.fork() == 0:
+        for leave in (os.setsid, lambda: os.setpgid(0, 0), _join_another(work)):
+            with contextlib.suppress(PermissionError):
+                leave()
+                done += 1
+        if os.fork() == 0:
+            os.write(writer, f"{os.getpid()} {done}".encode())
+            time.sleep(1000)
+        os._exit(0)
+    os.wait()
+    pid, left = map(int, os.read(reader, 100).split())
+    os.close(reader)
+    os.close(writer)
+    return Result(facts={"worker": os.getpid(), "daemon": pid, "left": left})
+
+
+def _join_another(work: Work) -> Callable[[], None]:
+    return lambda: os.setpgid(0, int(str(work.options["group"])))
 
 
 def _there(work: Work) -> bool:

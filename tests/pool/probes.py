@@ -64,6 +64,9 @@ ALLOWED = (
     "set its own limits",
     "slow itself down",
     "lock its own file",
+    "name itself",
+    "ask for its personality",
+    *(("ask for its registers",) if platform.machine() == "x86_64" else ()),
 )
 
 
@@ -76,7 +79,10 @@ def calls(work: Work) -> Result:
     server = int(str(work.options["server"]))
     done, refused = [], []
     for what, attempt in (
-        _to_speak(work) | _to_touch_others(server) | _to_hold_files(work, server)
+        _to_speak(work)
+        | _to_touch_others(server)
+        | _to_hold_files(work, server)
+        | _to_stay_different()
     ).items():
         try:
             attempt()
@@ -151,10 +157,49 @@ def _to_hold_files(work: Work, server: int) -> Tries:
     }
 
 
+def _to_stay_different() -> Tries:
+    """Change what the next run in this process would suffer from."""
+
+    def prctl(*words: int) -> Callable[[], None]:
+        return lambda: _call("prctl", *words, *(0,) * (5 - len(words)))
+
+    name = ctypes.create_string_buffer(b"worker")
+    idle = os.sched_param(0)
+    return {
+        "name itself": prctl(15, ctypes.addressof(name)),
+        "make the clock a fault": prctl(26, 2),
+        "be late": prctl(29, 10**11),
+        "hide from the server": prctl(4, 0),
+        "adopt orphans": prctl(36, 1),
+        "never run what it has written": prctl(65, 1),
+        "ask for its personality": lambda: _call("personality", 0xFFFFFFFF),
+        "have another personality": lambda: _call("personality", 0x0040000),
+        "run only when nobody else does": lambda: os.sched_setscheduler(
+            0, os.SCHED_IDLE, idle
+        ),
+        "build a wall": lambda: _call("landlock_restrict_self", -1, 0),
+        "keep all memory": lambda: _call("mlockall", 2),
+        "have memory in no process": lambda: os.close(os.memfd_create("x")),
+    } | ({} if platform.machine() != "x86_64" else _to_change_the_processor())
+
+
+def _to_change_the_processor() -> Tries:
+    room = ctypes.create_string_buffer(8)
+
+    def arch(*words: int) -> Callable[[], None]:
+        return lambda: _call("arch_prctl", *words)
+
+    return {
+        "ask for its registers": arch(0x1003, ctypes.addressof(room)),
+        "make the processor's name a fault": arch(0x1012, 0),
+    }
+
+
 def _call(name: str, *words: int) -> None:
     """Make a system call for which the C library may have no function."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syscall(syscalls.numbers(platform.machine())[name], *words) < 0:
+    number = syscalls.numbers(platform.machine())[name]
+    if libc.syscall(number, *map(ctypes.c_long, words)) < 0:
         raise OSError(ctypes.get_errno(), name)
 
 

@@ -38,6 +38,14 @@ async def main():
         print((await run("echo")).verdict, flush=True)
         await pool.close()
         return
+    if sys.argv[2] == "with children":
+        async def tell(made):
+            workers = [info.pid for info in pool.workers()] + [pool.fork_server_pid]
+            print(*workers, *made.facts["pids"], flush=True)
+
+        order = Order(label="forks", processor="forks", source=folder / "blob",
+                      file_name="f", media_type="", options={"then": "wait"})
+        await pool.run(order, on_progress=print, on_derivative=tell)
     tasks = [asyncio.create_task(run("spins", gil=g)) for g in (True, False)]
     await spinning.wait()
     pids = [info.pid for info in pool.workers()] + [pool.fork_server_pid]
@@ -69,11 +77,14 @@ def test_an_unguarded_script_runs_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs the parent-death signal")
-def test_no_process_outlives_a_killed_server(tmp_path: Path) -> None:
-    with start(tmp_path, "stay") as process:
+@pytest.mark.parametrize(("how", "count"), [("stay", 4), ("with children", 6)])
+def test_no_process_outlives_a_killed_server(
+    tmp_path: Path, how: str, count: int
+) -> None:
+    with start(tmp_path, how) as process:
         assert process.stdout is not None
         pids = [int(pid) for pid in process.stdout.readline().split()]
-        assert len(pids) == 4
+        assert len(pids) == count
         assert all(map(is_alive, pids))
         helpers = _children(process.pid)
         os.kill(process.pid, signal.SIGKILL)

@@ -1,6 +1,7 @@
 """What one run leaves in a worker does not reach the next one, or goes with it."""
 
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -96,6 +97,21 @@ async def test_an_alarm_does_not_ring_in_the_next_run(crew: Crew) -> None:
     await crew.run("leaves-behind", what="an alarm")
 
     assert (await crew.run("waits", seconds=0.6)).verdict is Verdict.DONE
+
+
+async def test_a_worker_that_stands_still_is_replaced(crew: Crew) -> None:
+    pid, _ = await surroundings(crew)
+
+    def until_it_stands(_percent: float) -> None:
+        """Keep the server from hearing the report before the worker stands still."""
+        give_up_at = time.monotonic() + 10
+        while "T (stopped)" not in Path(f"/proc/{pid}/status").read_text():
+            assert time.monotonic() < give_up_at
+
+    outcome = await crew.run("stops", wall_s=20, on_progress=until_it_stands)
+    assert outcome.verdict is Verdict.DONE
+
+    assert (await surroundings(crew))[0] != pid
 
 
 async def test_a_run_is_not_blamed_for_what_another_did_to_the_worker(
