@@ -107,3 +107,7 @@ if not TYPE_CHECKING:
         if name not in _HOMES:
             raise AttributeError(f"module 'asyncflow' has no attribute {name!r}")
         return getattr(import_module(_HOMES[name]), name)
+
+    def __dir__() -> list[str]:
+        """List the public names, loaded or not: completion asks for them."""
+        return list(__all__)

@@ -110,3 +110,14 @@ def test_loading_the_package_loads_nothing_heavy() -> None:
 def test_a_name_that_is_not_there_is_refused() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Cleint'"):
         _ = import_module("asyncflow").Cleint
+
+
+def test_completion_finds_every_public_name_and_loads_none(tmp_path: Path) -> None:
+    said = run(
+        tmp_path,
+        "-c",
+        "import asyncflow, sys; names = dir(asyncflow); "
+        "print(*names, 'aiohttp' in sys.modules)",
+    )
+
+    assert said.split() == [*sorted(asyncflow.__all__), "False"]
