@@ -21,12 +21,15 @@ from aiohttp import web
 
 from asyncflow import logs
 from asyncflow.config import Settings, load
+from asyncflow.errors import StartError
 from asyncflow.hooks import Hooks, OnCompleted, OnEvent, OwnedJob, owned
 from asyncflow.runtime import Runtime
 from asyncflow.server import access, build_app
 from asyncflow.web.auth import Authenticate, TokenAuth
 
 DEFAULT_PREFIX = "/uploads"
+#: a route that every server has
+_ALIVE = "/livez"
 #: what needs no escaping (RFC 3986, unreserved): so there is one way to write it
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 
@@ -45,7 +48,8 @@ def create_app(
 
     Raises:
         BadSettings: the settings that were read cannot be used.
-        StartError: the server cannot start like this.
+        StartError: the server cannot start like this. Also raised at the start of an
+            application that is mounted in another: that takes `setup`.
     """
     return _build(settings, "", authenticate, on_completed, on_event)
 
@@ -70,7 +74,8 @@ def setup(
         ValueError: the prefix is no path such as `/uploads`, or is taken already.
         TypeError: what should be a function is none.
         BadSettings: the settings that were read cannot be used.
-        StartError: the server cannot start like this.
+        StartError: the server cannot start like this. Also raised at the start if
+            *app* is itself mounted in another application.
     """
     _check_prefix(app, prefix)
     ours = _build(settings, prefix, authenticate, on_completed, on_event)
@@ -149,11 +154,28 @@ async def _to_the_page(request: web.Request) -> web.Response:
     return web.Response(status=308, headers={"Location": str(where)})
 
 
+def _check_place(app: web.Application, prefix: str) -> None:
+    """Raise StartError if *app* has been mounted below a place it does not know.
+
+    It is known only now: whoever mounts an application moves all that is in it.
+    """
+    places = (one.canonical for one in app.router.resources())
+    at = next(place for place in places if place.endswith(_ALIVE))
+    at = at.removesuffix(_ALIVE)
+    if at != prefix:
+        raise StartError(
+            f"the server inside is mounted at {at}, and every address it tells would "
+            f"begin with {prefix or '/'}: call asyncflow.setup with the outermost "
+            f"application and prefix={at!r}"
+        )
+
+
 def _tie(app: web.Application, runtime: Runtime, hooks: Hooks) -> None:
     """Let the engine room live as long as *app* does."""
     grace_s = runtime.settings.grace
 
     async def live(_app: web.Application) -> AsyncIterator[None]:
+        _check_place(app, runtime.url_prefix)
         runtime.engine.listeners.append(hooks.changed)
         await runtime.start()
         hooks.start()

@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 
 import asyncflow
-from asyncflow.errors import DataDirInUse
+from asyncflow.errors import DataDirInUse, StartError
 from asyncflow.processes import children
 from asyncflow.web.auth import TokenAuth
 from tests.embedding.asking import TUS, ended, put
@@ -43,6 +43,37 @@ async def test_every_address_that_is_told_has_the_prefix(mount: Mount) -> None:
     assert await (await host.get(url)).read() == b"some notes"
     retried = await host.post(f"/uploads/jobs/{told['jobId']}/retry")
     assert retried.status == 409
+
+
+@pytest.mark.parametrize("is_set_up", [True, False])
+async def test_inside_an_application_that_is_mounted_itself_it_refuses_to_start(
+    settings: asyncflow.Settings, *, is_set_up: bool
+) -> None:
+    root, inner = web.Application(), web.Application()
+    if is_set_up:
+        asyncflow.setup(inner, settings=settings)
+    else:
+        inner.add_subapp("/uploads", asyncflow.create_app(settings))
+    root.add_subapp("/v1", inner)
+
+    with pytest.raises(StartError, match=r"outermost.*prefix='/v1/uploads'"):
+        await TestServer(root).start_server()
+
+
+async def test_it_may_lie_below_a_part_of_the_host(
+    settings: asyncflow.Settings,
+) -> None:
+    root, inner = web.Application(), web.Application()
+    inner.router.add_get("/hello", hello)
+    root.add_subapp("/v1", inner)
+    asyncflow.setup(root, prefix="/v1/uploads", settings=settings)
+
+    async with TestClient(TestServer(root)) as host:
+        sent = await host.put("/v1/uploads/upload/notes.txt", data=b"some notes")
+        told = (await sent.json())["statusUrl"]
+        assert told.startswith("/v1/uploads/")
+        assert (await host.get(told)).status == 200
+        assert (await host.get("/v1/hello")).status == 200
 
 
 async def test_a_tus_upload_follows_its_location(mount: Mount) -> None:
