@@ -123,6 +123,7 @@ def test_a_cancel_that_is_not_over_goes_on_after_a_reload(
     expect(card).to_have_count(0)
     visitor.until(lambda: server.status(job)["status"] == "CANCELLED")
     assert page.evaluate(KEPT) == []
+    visitor.troubles[:] = [one for one in visitor.troubles if "ERR_" not in one]
 
 
 def test_an_upload_that_nobody_ended_but_time_begins_anew(
@@ -184,24 +185,103 @@ def test_a_cancel_without_a_network_is_done_when_it_is_back(
     visitor.troubles[:] = [one for one in visitor.troubles if not lost_network(one)]
 
 
+class Unanswered:
+    """Creations that the server makes, and whose answers get lost until `is_over`."""
+
+    def __init__(self, visitor: Visitor) -> None:
+        self.made: list[str] = []
+        self.is_over = False
+        visitor.page.route("**/files/", self.judge)
+
+    def judge(self, route: Route) -> None:
+        if route.request.method != "POST":
+            route.continue_()
+            return
+        answer = route.fetch()
+        self.made.append(answer.headers["asyncflow-job-id"])
+        if self.is_over:
+            route.fulfill(response=answer)
+        else:
+            route.abort()
+
+
 def test_an_upload_whose_creation_is_not_answered_is_created_once(
+    visitor: Visitor, tmp_path: Path
+) -> None:
+    visitor.open()
+    lost = Unanswered(visitor)
+    visitor.give(photo(tmp_path / "once.jpg"))
+    visitor.until(lambda: bool(lost.made))
+    lost.is_over = True
+    visitor.wait("once.jpg", "COMPLETED")
+    assert {visitor.page.evaluate(f"{KEPT}[0].id")} == set(lost.made)
+    assert visitor.page.evaluate(f"{KEPT}[0].once") is None
+    visitor.troubles[:] = [one for one in visitor.troubles if "ERR_" not in one]
+
+
+def test_a_cancel_finds_what_a_creation_without_an_answer_has_made(
     visitor: Visitor, server: ServerProcess, tmp_path: Path
 ) -> None:
     visitor.open()
-    lost: list[str] = []
-
-    def lose(route: Route) -> None:
-        if lost:
-            route.continue_()
-            return
-        lost.append(route.fetch().headers["asyncflow-job-id"])
-        route.abort()
-
-    visitor.page.route("**/files/", lose)
-    visitor.give(photo(tmp_path / "once.jpg"))
-    visitor.wait("once.jpg", "COMPLETED")
-    assert lost == [visitor.page.evaluate(f"{KEPT}[0].id")]
+    lost = Unanswered(visitor)
+    visitor.give(photo(tmp_path / "deaf.jpg"))
+    visitor.until(lambda: len(lost.made) > 1)
+    visitor.page.get_by_role("button", name="Cancel: deaf.jpg").click()
+    # as long as nobody knows what the server has, it is not over
+    visitor.wait("deaf.jpg", "cancelled")
+    lost.is_over = True
+    expect(visitor.page.locator("li.card")).to_have_count(0)
+    (job,) = set(lost.made)
+    assert server.status(job)["status"] == "CANCELLED"
+    assert visitor.page.evaluate(KEPT) == []
     visitor.troubles[:] = [one for one in visitor.troubles if "ERR_" not in one]
+
+
+@pytest.mark.parametrize("then", ["CANCELLED", "COMPLETED"])
+def test_after_a_reload_a_creation_without_an_answer_is_found(
+    visitor: Visitor, server: ServerProcess, tmp_path: Path, then: str
+) -> None:
+    visitor.open()
+    page = visitor.page
+    file = photo(tmp_path / "again.jpg")
+    lost = Unanswered(visitor)
+    visitor.give(file)
+    visitor.until(lambda: bool(lost.made))
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.reload()
+    card = visitor.wait("again.jpg", "UPLOADING")
+    lost.is_over = True
+    if then == "CANCELLED":
+        card.get_by_role("button", name="Cancel: again.jpg").click()
+        expect(page.locator("li.card")).to_have_count(0)
+        assert page.evaluate(KEPT) == []
+    else:
+        card.locator("input").set_input_files(file)
+        visitor.wait("again.jpg", "COMPLETED")
+    (job,) = set(lost.made)
+    assert server.status(job)["status"] == then
+    visitor.troubles[:] = [one for one in visitor.troubles if "ERR_" not in one]
+
+
+def test_a_cancel_of_what_a_full_server_did_not_take_is_over_at_once(
+    visitor: Visitor, tmp_path: Path
+) -> None:
+    full = json.dumps({"code": "disk_full", "detail": "no room"})
+    kind = "application/problem+json"
+    visitor.open()
+    visitor.page.route(
+        "**/files/",
+        lambda route: route.fulfill(status=507, body=full, content_type=kind),
+    )
+    posts = made(visitor)
+    visitor.give(photo(tmp_path / "full.jpg"))
+    card = visitor.card("full.jpg")
+    expect(card.locator(".problem")).to_have_text("No room.")
+    asked = len(posts)
+    card.get_by_role("button", name="Cancel: full.jpg").click()
+    expect(visitor.page.locator("li.card")).to_have_count(0)
+    assert len(posts) == asked
+    visitor.troubles[:] = [one for one in visitor.troubles if "507" not in one]
 
 
 def test_an_upload_that_is_cancelled_while_it_is_created_is_ended(

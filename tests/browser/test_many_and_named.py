@@ -23,7 +23,8 @@ SEEDED = """(count) => {
   for (let number = 0; number < count; number += 1) {
     const id = `019a0000-0000-7000-8000-${String(number).padStart(12, "0")}`;
     const fake = { key: `${base}zzzzzzzzz${String(number).padStart(5, "0")}`, id };
-    const known = { ...fake, name: `${number}.bin`, path: "", size: 9, changed: 0 };
+    const about = { name: `${number}.bin`, type: "", path: "", size: 9, changed: 0 };
+    const known = { ...fake, ...about, once: null };
     localStorage.setItem(known.key, JSON.stringify(known));
   }
 }"""

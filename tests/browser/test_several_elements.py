@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Response, expect
 
 from tests.browser.test_embedding import site
 from tests.browser.visitor import (
@@ -160,6 +160,35 @@ def test_an_element_leaves_its_list_to_the_next(
         visitor.wait("handed.jpg", "COMPLETED")
         page.reload()
         visitor.wait("handed.jpg", "COMPLETED")
+
+
+def test_what_an_element_has_begun_to_create_is_not_created_by_the_next(
+    browser: Browser, tmp_path: Path
+) -> None:
+    element = "<asyncflow-uploader></asyncflow-uploader>"
+    with page_with(browser, tmp_path, element) as (visitor, server):
+        page = visitor.page
+        held = Held(page, "POST")
+        answers: list[str] = []
+
+        def note(answer: Response) -> None:
+            if answer.request.method == "POST" and answer.url.endswith("/files/"):
+                answers.append(answer.headers["asyncflow-job-id"])
+
+        page.on("response", note)
+        file = photo(tmp_path / "early.jpg")
+        visitor.give(file)
+        visitor.until(lambda: len(held.routes) == 1)
+        page.evaluate(TAKE_OUT)
+        page.evaluate(ANOTHER)
+        asks = page.get_by_label("Choose the file: early.jpg")
+        asks.set_input_files(file)
+        visitor.until(lambda: len(held.routes) == 2)
+        held.release()
+        visitor.wait("early.jpg", "COMPLETED")
+        visitor.until(lambda: len(answers) == 2)
+        (job,) = set(answers)
+        assert server.status(job)["status"] == "COMPLETED"
 
 
 def polled(page: Page) -> list[str]:

@@ -6,6 +6,9 @@
 // - Each element on a page has a list of its own, which the entries name.
 // - `key` names the entry and says when the file was chosen: keys sort by age.
 // - A file that waits for its turn has no id yet: it is known by name, folder, size, date.
+// - `once` names a creation that was asked for, until its answer has come: whoever reads
+//   the entry then finds the same upload instead of making a second one. The server
+//   compares all that was announced with it, the type too.
 
 const MAX_KEPT = 5000;
 
@@ -19,8 +22,8 @@ export class Memory {
 
   // `path` is where the file is in the folder that was chosen, empty without one.
   static about(file, path, key) {
-    const { name, size, lastModified: changed } = file;
-    return { key, id: null, name, path, size, changed };
+    const { name, type, size, lastModified: changed } = file;
+    return { key, id: null, once: null, name, type, path, size, changed };
   }
 
   static matches(known, file) {
@@ -102,8 +105,10 @@ export class Memory {
   }
 }
 
+const isText = (one) => typeof one === "string";
+
 const isFile = (known) =>
   known !== null &&
-  [known.name, known.path].every((one) => typeof one === "string") &&
+  [known.name, known.type, known.path].every(isText) &&
   [known.size, known.changed].every(Number.isFinite) &&
-  (known.id === null || typeof known.id === "string");
+  [known.id, known.once].every((one) => one === null || isText(one));

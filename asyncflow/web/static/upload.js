@@ -5,7 +5,8 @@
 // - A lost network, a 5xx or a 409 is tried again with growing pauses, for ever, until
 //   the person pauses or cancels; a refusal (other 4xx) ends the upload with its reason.
 // - What somebody has ended, here or elsewhere, is sent anew only when a person says so.
-// - A cancel is over when the server has nothing of the file any more, not before.
+// - A cancel is over when the server has nothing of the file any more, not before: also
+//   when nobody knows whether the server has heard of it, because an answer was lost.
 // - A connection that stalls counts as a lost one.
 // - A file that was changed or removed meanwhile cannot be sent any more: the browser
 //   then breaks off each request, and only reading the file tells that from the network.
@@ -16,6 +17,15 @@ import { Refused } from "./server.js";
 const VERSION = { "Tus-Resumable": "1.0.0" };
 const PAUSES_S = [0, 1, 2, 5, 10, 20];
 const MAY_PASS = new Set([408, 409, 423, 425, 429]);
+const BARRED = new Set([401, 403]);
+// these are said to a creation only if none came before with its key
+const FULL = new Set([
+  "backlog_full",
+  "disk_full",
+  "quota_exceeded",
+  "shutting_down",
+  "too_many_uploads",
+]);
 const GONE = new Set([404, 410]);
 // a connection on which nothing moves for so long is given up
 const STALL_MS = 60_000;
@@ -37,14 +47,15 @@ const encode = (text) =>
   btoa(Array.from(new TextEncoder().encode(text), (byte) => String.fromCharCode(byte)).join(""));
 
 export class Upload {
-  // `path` is where the file is in its folder, `server` makes addresses and headers,
-  // `tell(upload, error)` hears of every change.
-  constructor(file, path, server, tell, known = null) {
+  // `known` is what the browser remembers of the file, and `file` null where it was not
+  // chosen again; `server` makes addresses and headers, `tell(upload, error)` hears of
+  // every change.
+  constructor(file, known, server, tell) {
     this.file = file;
-    this.path = path;
+    this.known = known;
     this.server = server;
     this.tell = tell;
-    this.id = known;
+    this.id = known.id;
     this.offset = 0;
     this.state = "waiting";
     this.failures = 0;
@@ -53,7 +64,7 @@ export class Upload {
     // ends the pause before the next attempt; null when there is none
     this.hurry = null;
     // names a creation until its answer has come
-    this.once = null;
+    this.once = known.once;
     // a cancel that is not over yet
     this.ending = null;
   }
@@ -185,16 +196,26 @@ export class Upload {
   // Runs to its end whatever somebody presses: only the answer tells what was made. If
   // that is lost, the same key finds it.
   async create() {
-    this.once ??= crypto.getRandomValues(new Uint32Array(4)).join("-");
-    const about = [`filename ${encode(this.file.name)}`];
-    if (this.file.type) about.push(`filetype ${encode(this.file.type)}`);
-    if (this.path && this.path.length <= MAX_PATH) about.push(`relativePath ${encode(this.path)}`);
+    const { name, type, path, size } = this.known;
+    if (this.once === null) {
+      this.once = crypto.getRandomValues(new Uint32Array(4)).join("-");
+      this.tell(this);
+    }
+    const about = [`filename ${encode(name)}`];
+    if (type) about.push(`filetype ${encode(type)}`);
+    if (path && path.length <= MAX_PATH) about.push(`relativePath ${encode(path)}`);
     const headers = {
       "Idempotency-Key": this.once,
-      "Upload-Length": String(this.file.size),
+      "Upload-Length": String(size),
       "Upload-Metadata": about.join(","),
     };
-    const answer = await this.request("POST", "files/", headers, null);
+    let answer;
+    try {
+      answer = await this.request("POST", "files/", headers, null);
+    } catch (error) {
+      if (isNothingMade(error)) this.once = null;
+      throw error;
+    }
     this.once = null;
     this.id = answer.headers.get("Asyncflow-Job-Id");
     this.offset = 0;
@@ -293,6 +314,7 @@ export class Upload {
 
   // Lets the server forget what it has of the file; its last byte may have made it a job.
   async forget() {
+    if (this.id === null && this.once !== null) await this.find();
     if (this.id === null) return;
     const forget = (path) =>
       this.request("DELETE", path, {}, null).catch((error) => {
@@ -306,6 +328,15 @@ export class Upload {
     }
   }
 
+  // Finds what a creation has made whose answer was lost, by asking for it once more.
+  async find() {
+    try {
+      await this.create();
+    } catch (error) {
+      if (this.once !== null) throw error;
+    }
+  }
+
   stop(state) {
     this.state = state;
     this.control.abort();
@@ -316,6 +347,10 @@ export class Upload {
 // 409 and the like, a server that is unwell, and a network that is away
 const mayPass = (error) =>
   !(error instanceof Refused) || MAY_PASS.has(error.status) || error.status >= 500;
+
+// Whether the server said that it has made nothing, whatever was asked before.
+const isNothingMade = (error) =>
+  FULL.has(error.code) || !(mayPass(error) || BARRED.has(error.status));
 
 const refusal = (request) => {
   let problem = {};

@@ -327,7 +327,7 @@ export class Uploader extends HTMLElement {
 
   #start(card, file) {
     const told = (upload, error) => this.#moved(card, upload, error);
-    card.upload = new Upload(file, card.known.path, this.#server, told, card.known.id);
+    card.upload = new Upload(file, card.known, this.#server, told);
     this.#enqueue(card);
   }
 
@@ -351,19 +351,26 @@ export class Uploader extends HTMLElement {
   }
 
   #moved(card, upload, error) {
-    const { known } = card;
-    if (upload.id !== null && known.id !== upload.id) {
-      this.#release(known.id);
-      known.id = upload.id;
-      this.#cards.set(upload.id, card);
-      this.#memory.change(known);
-    }
+    this.#remember(card, upload);
     const before = card.state;
     card.showUpload(upload, error);
     if (upload.state === "sent") this.#watcher.watch(upload.id);
     // who lacks the token may still go on with it
     if (upload.state === "refused" && error?.status !== 401) this.#memory.drop(card.known);
     this.#changed(card, before);
+  }
+
+  #remember(card, { id, once }) {
+    const { known } = card;
+    const isOther = id !== null && known.id !== id;
+    if (!isOther && known.once === once) return;
+    if (isOther) {
+      this.#release(known.id);
+      known.id = id;
+      this.#cards.set(id, card);
+    }
+    known.once = once;
+    this.#memory.change(known);
   }
 
   #release(id) {
@@ -450,7 +457,7 @@ export class Uploader extends HTMLElement {
     known.cancelled = true;
     this.#memory.change(known);
     const told = (upload, error) => this.#moved(card, upload, error);
-    card.upload ??= new Upload(null, "", this.#server, told, known.id);
+    card.upload ??= new Upload(null, known, this.#server, told);
     // first: it shall neither come back nor be told of as gone
     this.#watcher.forget(known.id);
     await card.upload.cancel();
