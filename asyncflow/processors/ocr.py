@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from asyncflow.errors import Skip
+from asyncflow.processors.clock import PageTimeout
 from asyncflow.processors.matrix import Box
 
 ENGINES: Final = ("tesserocr", "pytesseract")
@@ -33,10 +34,6 @@ _OSD: Final = "osd"
 _SHARED: Final = ("/usr/share", "/usr/local/share", "/opt/homebrew/share")
 _LINE, _WORD = 4, 5  # levels in Tesseract's table
 _COLUMNS: Final = 12
-
-
-class PageTimeout(Exception):
-    """Reading a page took longer than it may."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

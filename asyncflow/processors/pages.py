@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from asyncflow.errors import BadFile
 from asyncflow.processors import matrix, paper, raster
+from asyncflow.processors.clock import Clock, PageTimeout
 from asyncflow.processors.matrix import Box, Matrix
 
 #: A4 at 300 dpi has 8.7 million, A3 17.4; larger pages are read at a lower resolution
@@ -33,6 +34,7 @@ _ENLARGE: Final = 2.0
 _A4_SIDE_PT: Final = 842.0
 _BELIEVABLE_DPI: Final = range(75, 1201)
 _JPEG_QUALITY: Final = 80
+_WHITE: Final = (255, 255, 255, 255)
 #: PDFium's word for "something was drawn into the page"
 _FLATTENED: Final = 1
 
@@ -59,10 +61,11 @@ class PdfPage:
 
     unit: Final = "pt"
 
-    def __init__(self, page: Any, number: int) -> None:
+    def __init__(self, page: Any, number: int, clock: Clock) -> None:
         #: PDFium's page
         self.raw = page
         self.number = number
+        self.clock = clock
         self.width, self.height = (float(side) for side in page.get_size())
 
     @property
@@ -111,6 +114,7 @@ class PdfPage:
                 letters.append(letter)
                 boxes.append(textpage.get_charbox(at))
             elif letters:
+                self.clock.left()
                 yield Word(text="".join(letters), box=to_shown.box(_around(boxes)))
                 letters, boxes = [], []
 
@@ -128,10 +132,13 @@ class PdfPage:
         return paper.ink(picture) > 0
 
     def picture(self, scale: float = RENDER_DPI / _POINTS) -> tuple[Any, Matrix, int]:
-        """Render the page; return it in grey, the map to points, and its dpi."""
+        """Render the page; return it in grey, the map to points, and its dpi.
+
+        Raise PageTimeout.
+        """
         scale = min(scale, math.sqrt(MAX_PIXELS / (self.width * self.height)))
         scale = min(scale, _MAX_SIDE / max(self.width, self.height))
-        bitmap = self.raw.render(scale=scale, grayscale=True)
+        bitmap = self._drawn(scale, grey=True)
         try:
             stride, height = bitmap.stride, bitmap.height
             picture = _vips().Image.new_from_memory(
@@ -143,9 +150,12 @@ class PdfPage:
         return picture, matrix.scaled(1 / scale), round(scale * _POINTS)
 
     def preview(self, side: int) -> bytes:
-        """Return the page as a JPEG that fits into a square of *side* pixels."""
+        """Return the page as a JPEG that fits into a square of *side* pixels.
+
+        Raise PageTimeout.
+        """
         scale = side / max(self.width, self.height)
-        bitmap = self.raw.render(scale=scale, rev_byteorder=True)
+        bitmap = self._drawn(scale, grey=False)
         try:
             shown = bitmap.to_pil().convert("RGB")
         finally:
@@ -156,17 +166,46 @@ class PdfPage:
         )
         return _jpeg(picture.copy(interpretation="srgb"))
 
+    def _drawn(self, scale: float, *, grey: bool) -> Any:
+        """Draw the page, object by object, for as long as it has time."""
+        import pypdfium2  # noqa: PLC0415 -- few workers need it
+        import pypdfium2.raw as pdfium  # noqa: PLC0415 -- likewise
+
+        width, height = math.ceil(self.width * scale), math.ceil(self.height * scale)
+        form = pdfium.FPDFBitmap_Gray if grey else pdfium.FPDFBitmap_BGR
+        flags = pdfium.FPDF_ANNOT
+        flags |= pdfium.FPDF_GRAYSCALE if grey else pdfium.FPDF_REVERSE_BYTE_ORDER
+        bitmap = pypdfium2.PdfBitmap.new_native(
+            width, height, form, rev_byteorder=not grey
+        )
+        bitmap.fill_rect(_WHITE, 0, 0, width, height)
+        pause = pdfium.IFSDK_PAUSE(version=1)
+        ask = type(pause.NeedToPauseNow)(lambda _pause: self.clock.is_over)
+        pause.NeedToPauseNow = ask
+        place = (0, 0, width, height, 0)
+        state = pdfium.FPDF_RenderPageBitmap_Start(
+            bitmap, self.raw, *place, flags, pause
+        )
+        pdfium.FPDF_RenderPage_Close(self.raw)
+        if state == pdfium.FPDF_RENDER_TOBECONTINUED:
+            bitmap.close()
+            raise PageTimeout
+        return bitmap
+
 
 class PicturePage:
     """A picture, or one page of a TIFF."""
 
     unit: Final = "px"
 
-    def __init__(self, source: Path, media_type: str, number: int) -> None:
+    def __init__(
+        self, source: Path, media_type: str, number: int, clock: Clock
+    ) -> None:
         # libvips takes the page as a part of the name
         self._path = Path(f"{source}[page={number}]") if number else source
         self._media_type = media_type
         self.number = number
+        self.clock = clock
         shape = raster.measure(self._path, media_type)
         self.width, self.height = float(shape.width), float(shape.height)
 
@@ -270,10 +309,10 @@ class Document:
             self._pdf.close()
 
     @contextlib.contextmanager
-    def page(self, number: int) -> Iterator[Page]:
+    def page(self, number: int, clock: Clock) -> Iterator[Page]:
         """Open page *number*, counted from 0. Raise BadFile if that fails."""
         if self._pdf is None:
-            yield PicturePage(self._source, self._media_type, number)
+            yield PicturePage(self._source, self._media_type, number, clock)
             return
         import pypdfium2  # noqa: PLC0415 -- few workers need it
         import pypdfium2.raw as pdfium  # noqa: PLC0415 -- likewise
@@ -287,7 +326,7 @@ class Document:
         except pypdfium2.PdfiumError as error:
             raise BadFile("damaged", f"page {number + 1} is damaged") from error
         try:
-            yield PdfPage(page, number)
+            yield PdfPage(page, number, clock)
         except pypdfium2.PdfiumError as error:
             raise BadFile("damaged", f"page {number + 1}: {error}") from error
         finally:

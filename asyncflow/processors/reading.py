@@ -4,16 +4,15 @@ Rules
 -----
 - Words keep the place they have in the straightened picture; `back` maps it to the
   picture that was given. Whoever draws text over the page needs both.
-- One page has one time limit for all of it.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
 from asyncflow.processors import matrix, ocr, paper
+from asyncflow.processors.clock import Clock
 from asyncflow.processors.matrix import Matrix
 
 #: below it, "upside down" is only a guess: the page is read both ways
@@ -53,9 +52,8 @@ class Reading:
         return sum(word.confidence * len(word.text) for word in self.words)
 
 
-def read(picture: Any, *, dpi: int, engine: ocr.Engine, within_s: float) -> Reading:
-    """Read the grey libvips image *picture*. Raise ocr.PageTimeout."""
-    clock = _Clock(within_s)
+def read(picture: Any, *, dpi: int, engine: ocr.Engine, clock: Clock) -> Reading:
+    """Read the grey libvips image *picture*. Raise PageTimeout."""
     turn = engine.turn(_scan(picture, dpi), within_s=clock.left())
     if turn is None or turn.degrees == 0:
         return _level(picture, 0, dpi=dpi, engine=engine, clock=clock)
@@ -66,22 +64,8 @@ def read(picture: Any, *, dpi: int, engine: ocr.Engine, within_s: float) -> Read
     return max(turned, as_given, key=lambda reading: reading.certainty)
 
 
-class _Clock:
-    """What is left of a page's time."""
-
-    def __init__(self, within_s: float) -> None:
-        self._end = time.monotonic() + within_s
-
-    def left(self) -> float:
-        """Return the seconds left. Raise ocr.PageTimeout if there are none."""
-        left = self._end - time.monotonic()
-        if left <= 0:
-            raise ocr.PageTimeout
-        return left
-
-
 def _level(
-    picture: Any, turn: int, *, dpi: int, engine: ocr.Engine, clock: _Clock
+    picture: Any, turn: int, *, dpi: int, engine: ocr.Engine, clock: Clock
 ) -> Reading:
     """Read *picture* after turning it by *turn* degrees and levelling its lines."""
     back = matrix.unturned(turn, picture.width, picture.height)

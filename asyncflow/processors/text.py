@@ -22,8 +22,6 @@ whether to make them. `maxPages`. `pageS`: the longest time for one page, in sec
 
 import contextlib
 import importlib.util
-import os
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated, Any, Final, Literal
@@ -34,15 +32,13 @@ from asyncflow.errors import BadFile, Skip
 from asyncflow.jobs import REASONS
 from asyncflow.processors import matrix, ocr, pages, raster, reading, uncovered
 from asyncflow.processors.base import Derivative, Options, Result, Work, processor
+from asyncflow.processors.clock import PageTimeout, limited
 from asyncflow.processors.searchable import Searchable
 from asyncflow.processors.transcript import Transcript
 
 MAX_PAGES: Final = 2000
 PAGE_S: Final = 30.0
 PREVIEW_SIDE: Final = 800
-#: a page that holds on to native code for this much longer ends the worker
-_PATIENCE: Final = 2.0
-_EXIT_CODE: Final = 70
 _PICTURES: Final = tuple(
     kind for kind in (*raster.VIPS, *raster.PILLOW, *raster.HEIC) if kind != "image/gif"
 )
@@ -108,7 +104,7 @@ def _worth_reading(document: pages.Document, options: TextOptions) -> bool:
     if options.images != "auto":
         return options.images == "always"
     for number in range(document.pages):
-        with ended_after(options.page_s * _PATIENCE), document.page(number) as page:
+        with limited(options.page_s) as clock, document.page(number, clock) as page:
             if isinstance(page, pages.PicturePage) and page.looks_like_text():
                 return True
     return False
@@ -156,19 +152,19 @@ class _Run:
         """Read one page; remember why if that fails."""
         try:
             with (
-                ended_after(self._options.page_s * _PATIENCE),
-                self._document.page(number) as page,
+                limited(self._options.page_s) as clock,
+                self._document.page(number, clock) as page,
             ):
                 self._page(page)
-        except (BadFile, ocr.PageTimeout, Skip) as error:
+        except (BadFile, PageTimeout, Skip) as error:
             self._transcript.add_failed(number, self._note(number, error))
 
-    def _note(self, number: int, error: BadFile | ocr.PageTimeout | Skip) -> str:
+    def _note(self, number: int, error: BadFile | PageTimeout | Skip) -> str:
         """Remember what is wrong with page *number*; return the reason."""
         match error:
             case BadFile():
                 reason = error.reason
-            case ocr.PageTimeout():
+            case PageTimeout():
                 reason = "timeout"
             case _:
                 reason = "missing_tool"
@@ -188,20 +184,20 @@ class _Run:
             else:
                 self._write(page, "none")
             return
-        beside = uncovered.Uncovered(page, layer)
-        if not beside.looks_like_text():
-            self._write(page, "layer", text=layer.text, words=layer.words)
-            return
         try:
-            self._read_beside(page, layer, beside)
-        except (ocr.PageTimeout, Skip) as error:
+            beside = uncovered.Uncovered(page, layer)
+            if beside.looks_like_text():
+                self._read_beside(page, layer, beside)
+            else:
+                self._write(page, "layer", text=layer.text, words=layer.words)
+        except (PageTimeout, Skip) as error:
             # half of a page is better than none, as long as it is said
             reason = self._note(page.number, error)
             self._write(page, "layer", text=layer.text, words=layer.words, error=reason)
 
     def _read(self, page: pages.Page) -> None:
         """Read a page by OCR."""
-        found, to_page = self._found(page)
+        found, to_page = self._found(page, page)
         # before the transcript, which keeps no page that fails later
         if self._options.searchable_pdf:
             self._make_searchable(page, found, to_page)
@@ -219,7 +215,7 @@ class _Run:
         self, page: pages.PdfPage, layer: pages.Layer, beside: uncovered.Uncovered
     ) -> None:
         """Read by OCR what *layer* does not cover."""
-        found, to_page = self._found(beside)
+        found, to_page = self._found(page, beside)
         found = beside.new(found, to_page)
         if not found.words:
             self._write(page, "layer", text=layer.text, words=layer.words)
@@ -238,14 +234,12 @@ class _Run:
         self._confidences += [seen.confidence for seen in found.words]
 
     def _found(
-        self, shown: pages.Page | uncovered.Uncovered
+        self, page: pages.Page, shown: pages.Page | uncovered.Uncovered
     ) -> tuple[reading.Reading, matrix.Matrix]:
-        """Read what is shown; return it and the map from its words to the page."""
+        """Read what *page* has *shown*; return it and the map from its words to it."""
         engine = self._reader()
         picture, to_page, dpi = shown.picture()
-        found = reading.read(
-            picture, dpi=dpi, engine=engine, within_s=self._options.page_s
-        )
+        found = reading.read(picture, dpi=dpi, engine=engine, clock=page.clock)
         return found, found.back.then(to_page)
 
     def _write(self, page: pages.Page, source: str, **more: Any) -> None:
@@ -281,9 +275,9 @@ class _Run:
             return
         # a page that cannot be shown is not the end: it may not be needed at all
         with (
-            contextlib.suppress(BadFile),
-            ended_after(self._options.page_s * _PATIENCE),
-            self._document.page(0) as page,
+            contextlib.suppress(BadFile, PageTimeout),
+            limited(self._options.page_s) as clock,
+            self._document.page(0, clock) as page,
         ):
             if isinstance(page, pages.PdfPage):
                 path = self._work.out / "preview.jpg"
@@ -338,15 +332,3 @@ def _placed(found: reading.Reading, to_page: matrix.Matrix) -> list[pages.Word]:
         )
         for seen in found.words
     ]
-
-
-@contextlib.contextmanager
-def ended_after(seconds: float) -> Iterator[None]:
-    """End this process if the block takes longer: native code hears nothing else."""
-    timer = threading.Timer(seconds, os._exit, (_EXIT_CODE,))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()

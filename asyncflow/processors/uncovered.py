@@ -54,6 +54,10 @@ _MOST_OBJECTS: Final = 50_000
 _DEPTH: Final = 8
 #: of the ink of a picture, what OCR left over of its lines: dots, edges, strokes
 _LEFT_OVER: Final = 0.2
+#: of a letter's smaller side, how far from its word it may lie
+_GAP: Final = 0.5
+#: into how many rows a page is divided to find what lies in one place
+_ROWS: Final = 128
 #: by how much of a letter's height its place is made blank around it
 _MARGIN: Final = 0.15
 #: of a word that was read, what may lie on a word of the layer
@@ -107,27 +111,21 @@ class Uncovered:
         return picture, to_page, dpi
 
     def new(self, found: Reading, to_page: Matrix) -> Reading:
-        """Return *found* without what the layer says already."""
-        known = collections.Counter(_plain(word.text) for word in self._layer.words)
-        words = [
-            word
-            for word in found.words
-            if word.confidence >= _LEAST_CONFIDENCE
-            and not self._is_covered(word, to_page.box(word.box))
-        ]
-        read = collections.Counter(_plain(word.text) for word in words)
-        if (known & read).total() > _MOST_REPEATED * len(words):
+        """Return *found* without what the layer says already. Raise PageTimeout."""
+        hidden, said = _Rows(self._hidden, self._page.height), _Said(self._layer.words)
+        words = []
+        for word in found.words:
+            self._page.clock.left()
+            box = to_page.box(word.box)
+            if (
+                word.confidence >= _LEAST_CONFIDENCE
+                and not hidden.cover(box)
+                and not said.says(word, box)
+            ):
+                words.append(word)
+        if said.repeated(words) > _MOST_REPEATED * len(words):
             words = []
         return replace(found, words=words)
-
-    def _is_covered(self, word: Seen, box: Box) -> bool:
-        if any(_overlap(box, hidden) > _MOST_OVERLAP for hidden in self._hidden):
-            return True
-        said = _plain(word.text)
-        return any(
-            _plain(known.text) == said and _overlap(box, known.box) > 0
-            for known in self._layer.words
-        )
 
     def _within(self, picture: Any, to_page: Matrix) -> Any:
         """Return *picture* without the lines of tables and plots around pictures."""
@@ -141,6 +139,54 @@ class Uncovered:
             return picture
         to_picture = to_page.inverse()
         return paper.blank(picture, [to_picture.box(box) for box in self._hidden])
+
+
+class _Rows:
+    """Boxes on a page, kept by the rows that they touch."""
+
+    def __init__(self, boxes: Sequence[Box], height: float) -> None:
+        self._rows: list[list[Box]] = [[] for _ in range(_ROWS)]
+        self._height = height / _ROWS
+        for box in boxes:
+            for row in self._touched(box):
+                row.append(box)
+
+    def cover(self, box: Box) -> bool:
+        """Tell whether one of them covers so much of *box* that it is the same."""
+        x0, _, x1, _ = box
+        return any(
+            _overlap(box, one) > _MOST_OVERLAP
+            for row in self._touched(box)
+            for one in row
+            if one[0] < x1 and one[2] > x0
+        )
+
+    def _touched(self, box: Box) -> list[list[Box]]:
+        first, last = (
+            int(min(max(0.0, at / self._height), _ROWS - 1)) for at in (box[1], box[3])
+        )
+        return self._rows[first : last + 1]
+
+
+class _Said:
+    """The words of a layer, by what is compared of them."""
+
+    def __init__(self, words: Sequence[Word]) -> None:
+        self._places = collections.defaultdict[str, list[Box]](list)
+        for word in words:
+            self._places[_plain(word.text)].append(word.box)
+
+    def says(self, word: Seen, box: Box) -> bool:
+        """Tell whether it has *word* in the place of *box*."""
+        places = self._places.get(_plain(word.text), ())
+        return any(_overlap(box, place) > 0 for place in places)
+
+    def repeated(self, words: Sequence[Seen]) -> int:
+        """Return how many of *words* it has, wherever."""
+        read = collections.Counter(_plain(word.text) for word in words)
+        return sum(
+            min(count, len(self._places.get(said, ()))) for said, count in read.items()
+        )
 
 
 def joined(layer: Layer, found: Reading, words: Sequence[Word]) -> str:
@@ -189,6 +235,7 @@ def _looked_through(page: PdfPage) -> _Found:
     kinds: set[int] = set()
     seen: list[tuple[int, Box]] = []
     for raw, kind, to_user_space in _objects(page.raw):
+        page.clock.left()
         if kind == pdfium.FPDF_PAGEOBJ_IMAGE:
             box = _bounds(raw, to_user_space)
             share = _area(_common(box, page.bounds)) / area
@@ -229,23 +276,50 @@ def _objects(page: Any) -> Iterator[tuple[Any, int, Matrix]]:
 
 
 def _boxes(page: PdfPage, hidden: Collection[int]) -> list[Box]:
-    """Return where on the page the letters of *hidden* texts lie."""
+    """Return where on the page the words of *hidden* texts lie."""
     import pypdfium2.raw as pdfium  # noqa: PLC0415 -- few workers need it
 
     if not hidden:
         return []
     textpage = page.raw.get_textpage()
     to_shown = page.to_user_space.inverse()
+    words: list[Box] = []
+    is_within = False
     try:
-        letters = [
-            to_shown.box(textpage.get_charbox(at, loose=True))
-            for at in range(textpage.count_chars())
-            if (text := pdfium.FPDFText_GetTextObject(textpage, at))
-            and _address(text) in hidden
-        ]
+        for at in range(textpage.count_chars()):
+            page.clock.left()
+            text = pdfium.FPDFText_GetTextObject(textpage, at)
+            if not text or _address(text) not in hidden or _is_space(textpage, at):
+                is_within = False
+                continue
+            box = to_shown.box(textpage.get_charbox(at, loose=True))
+            if is_within and _adjoin(words[-1], box):
+                words[-1] = _union(words[-1], box)
+            else:
+                words.append(box)
+            is_within = True
     finally:
         textpage.close()
-    return [_widened(box) for box in letters]
+    return [_widened(box) for box in words]
+
+
+def _is_space(textpage: Any, at: int) -> bool:
+    import pypdfium2.raw as pdfium  # noqa: PLC0415 -- few workers need it
+
+    return chr(pdfium.FPDFText_GetUnicode(textpage, at)).isspace()
+
+
+def _adjoin(word: Box, letter: Box) -> bool:
+    """Tell whether *letter* may go on a word: it is near, and no new line."""
+    x0, y0, x1, y1 = letter
+    by = _GAP * min(x1 - x0, y1 - y0)
+    common = _common(word, (x0 - by, y0 - by, x1 + by, y1 + by))
+    return common[0] < common[2] and common[1] < common[3]
+
+
+def _union(one: Box, other: Box) -> Box:
+    x0, y0, x1, y1 = other
+    return min(one[0], x0), min(one[1], y0), max(one[2], x1), max(one[3], y1)
 
 
 def _is_invisible(text: Any) -> bool:

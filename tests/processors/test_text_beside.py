@@ -1,6 +1,7 @@
 """What a page shows beside its text layer: stamped scans, outlined letters, layers."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,13 @@ import PIL.ImageFont
 import pypdfium2
 import pytest
 
+from asyncflow.processors import matrix, pages
+from asyncflow.processors.clock import Clock, PageTimeout
+from asyncflow.processors.matrix import Box
+from asyncflow.processors.ocr import Seen
+from asyncflow.processors.reading import Reading
 from asyncflow.processors.text import text
+from asyncflow.processors.uncovered import Uncovered
 from asyncflow.testing.processor import Ran, run_processor
 from tests.processors import text_pages
 from tests.processors.text_pages import landscape, match, page_pdf, sheet
@@ -223,6 +230,51 @@ def test_a_form_that_is_nothing_but_what_was_filled_in_has_its_text(
 ) -> None:
     path = page_pdf("", tmp_path / "form.pdf", filled="Ada Lovelace")
     assert words_of(read(path)) == ["Ada", "Lovelace"]
+
+
+@pytest.fixture
+def broadsheet(tmp_path: Path) -> Path:
+    """A page whose lower half somebody's OCR has covered with 9,000 tiny words."""
+    words = text_pages.some_words(9000)
+    lines = [" ".join(words[at : at + 60]) for at in range(0, len(words), 60)]
+    layer = " ".join(f"({line}) '" for line in lines)
+    content = f"BT /F 1 Tf 3 Tr 1.33 TL 5 205 Td {layer} ET"
+    return page_pdf(content + " q 595 0 0 210 0 211 cm /I Do Q", tmp_path / "page.pdf")
+
+
+def guessed(places: Sequence[Box]) -> Reading:
+    """What was read: a word in each place, none of them like another."""
+    seen = [
+        Seen(text=f"w{at}", box=box, line=box, place=(1, 1, at), confidence=90)
+        for at, box in enumerate(places)
+    ]
+    return Reading(words=seen, turn=0, skew=0, back=matrix.IDENTITY)
+
+
+def test_thousands_of_covered_words_are_told_apart_in_a_pages_time(
+    broadsheet: Path,
+) -> None:
+    document = pages.Document(broadsheet, "application/pdf", max_pages=1)
+    with document.page(0, Clock(25)) as page:
+        assert isinstance(page, pages.PdfPage)
+        layer = page.layer()
+        covered = [word.box for word in layer.words]
+        free: list[Box] = [(5 * at, 9, 5 * at + 4, 12) for at in range(100)]
+        beside = Uncovered(page, layer)
+        read_again = beside.new(guessed([*covered, *free]), matrix.IDENTITY)
+    document.close()
+    assert [word.box for word in read_again.words] == free
+
+
+def test_telling_words_apart_ends_with_the_pages_time(broadsheet: Path) -> None:
+    document = pages.Document(broadsheet, "application/pdf", max_pages=1)
+    with document.page(0, Clock(25)) as page:
+        assert isinstance(page, pages.PdfPage)
+        beside = Uncovered(page, page.layer())
+        page.clock = Clock(0)
+        with pytest.raises(PageTimeout):
+            beside.new(guessed([(0, 0, 9, 9)]), matrix.IDENTITY)
+    document.close()
 
 
 def test_without_an_engine_the_layer_is_kept_and_the_rest_is_named(

@@ -10,6 +10,7 @@ import pytest
 
 from asyncflow.errors import BadFile, Skip
 from asyncflow.processors import ocr
+from asyncflow.processors.clock import PageTimeout
 from asyncflow.processors.text import text
 from asyncflow.testing.processor import Ran, run_processor
 from tests.processors import text_pages
@@ -179,7 +180,7 @@ def test_a_page_that_takes_too_long_is_given_up(tmp_path: Path, engine: str) -> 
     scan = ocr.Scan(
         width=page.width, height=page.height, pixels=page.tobytes(), dpi=text_pages.DPI
     )
-    with pytest.raises(ocr.PageTimeout):
+    with pytest.raises(PageTimeout):
         reader.read(scan, within_s=0.05)
     reader.close()
 

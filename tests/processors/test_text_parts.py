@@ -96,8 +96,8 @@ def test_an_empty_page_has_no_lines() -> None:
 def test_a_page_that_never_ends_ends_the_worker() -> None:
     program = (
         "import threading\n"
-        "from asyncflow.processors.text import ended_after\n"
-        "with ended_after(0.1):\n"
+        "from asyncflow.processors.clock import limited\n"
+        "with limited(0.05):\n"
         "    threading.Event().wait()\n"
     )
     done = subprocess.run([sys.executable, "-c", program], check=False, timeout=30)

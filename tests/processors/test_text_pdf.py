@@ -51,7 +51,7 @@ def test_a_text_layer_is_taken_as_it_is_and_nothing_is_read_again(
     assert first["unit"] == "pt"
     assert first["words"][0] == {  # type: ignore[index]
         "text": words[0],
-        "box": [pytest.approx(side, abs=3) for side in (20, 54, 80, 54)],
+        "box": [pytest.approx(side, abs=1) for side in (20, 42, 80, 54)],
         "confidence": None,
     }
 
@@ -172,6 +172,24 @@ def test_a_document_without_a_good_page_fails(tmp_path: Path) -> None:
     with pytest.raises(BadFile) as caught:
         read(path)
     assert caught.value.reason == "damaged"
+
+
+def test_a_page_that_takes_too_long_to_draw_does_not_spoil_the_others(
+    tmp_path: Path,
+) -> None:
+    slow = text_pages.plan(tmp_path / "plan.pdf", curves=60_000)
+    typed = typed_pdf([["typed"]], tmp_path / "typed.pdf")
+    for first, second in ((slow, typed), (typed, slow)):
+        both = text_pages.joined([first, second], tmp_path / "both.pdf")
+        ran = read(both, pageS=1)
+        assert words_of(ran) == ["typed"]
+        assert ran.facts["failedPages"] == [
+            {"page": 1 if first is slow else 2, "reason": "timeout"}
+        ]
+
+
+def words_of(ran: Ran) -> list[str]:
+    return ran.files["text"].read_text().split()
 
 
 def test_terminal_commands_in_a_text_layer_are_removed(tmp_path: Path) -> None:

@@ -110,6 +110,16 @@ def joined(paths: Sequence[Path], path: Path) -> Path:
     return path
 
 
+def plan(path: Path, *, curves: int) -> Path:
+    """Write a PDF of a page of dashed curves, each of which takes long to draw."""
+    at = random.Random(1)
+    drawn = " ".join(
+        "{} {} m {} {} {} {} {} {} c S".format(*(at.randrange(420) for _ in range(8)))
+        for _ in range(curves)
+    )
+    return page_pdf(f"[1 1] 0 d 0.2 w {drawn}", path)
+
+
 def with_lost_page(path: Path) -> Path:
     """Write a PDF of three pages, the second of which is not in the file."""
     stream = b"BT /F1 24 Tf 72 700 Td (%s) Tj ET"

@@ -1,0 +1,58 @@
+"""The time that one page of a document may take, whatever is done with it.
+
+Rules
+-----
+- A page has one clock for all of it: opening, looking, drawing, reading.
+- Whatever goes on for long asks the clock as it goes on. Native code that asks nobody
+  is ended with its process, a while after the page's time is over.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import Final
+
+#: native code that holds on to a page for this much longer ends the process
+_PATIENCE: Final = 2.0
+#: what the process ends with then
+TOO_LATE: Final = 70
+
+
+class PageTimeout(Exception):
+    """A page took longer than it may."""
+
+
+class Clock:
+    """What is left of a page's time."""
+
+    def __init__(self, within_s: float) -> None:
+        self._end = time.monotonic() + within_s
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left."""
+        return time.monotonic() >= self._end
+
+    def left(self) -> float:
+        """Return the seconds left. Raise PageTimeout if there are none."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise PageTimeout
+        return left
+
+
+@contextlib.contextmanager
+def limited(within_s: float, *, patience: float = _PATIENCE) -> Iterator[Clock]:
+    """Yield the clock of a page; end this process if the block outlasts it by far.
+
+    By *patience* times the page's time, at which native code has heard nothing.
+    """
+    timer = threading.Timer(within_s * patience, os._exit, (TOO_LATE,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield Clock(within_s)
+    finally:
+        timer.cancel()
