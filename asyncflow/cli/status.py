@@ -7,6 +7,7 @@ import msgspec
 
 from asyncflow.cli.app import INTERRUPTED
 from asyncflow.cli.connection import Server, converse, server_at, server_options
+from asyncflow.cli.gaps import gaps
 from asyncflow.cli.output import Output, output_options
 from asyncflow.cli.progress import reporter
 from asyncflow.cli.terminal import clean, name_of, size_text, time_text
@@ -78,6 +79,7 @@ def job_text(client: Client, job: Job, *, inline: bool = False) -> str:
         lines.append(f"  {clean(job.error.detail)} ({clean(job.error.code)})")
     width = max((len(step.name) for step in job.steps), default=0)
     lines += [_step_line(step, width) for step in job.steps]
+    lines += [f"  {gap}" for gap in gaps(job)]
     width = max((len(name) for name in job.download_urls), default=0)
     end = "?inline=1" if inline else ""
     lines += [

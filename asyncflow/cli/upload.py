@@ -18,6 +18,7 @@ from asyncflow.cli.connection import (
     server_at,
     server_options,
 )
+from asyncflow.cli.gaps import gaps
 from asyncflow.cli.output import output_options
 from asyncflow.cli.pipe import standard_input
 from asyncflow.cli.progress import Reporter, percent_of, reporter
@@ -245,6 +246,8 @@ class _Batch:
                 self._report.result(name_of(outcome.job_id))
             if outcome.error is not None:
                 click.echo(f"{name_of(outcome.file)}: {clean(outcome.error)}", err=True)
+            for gap in gaps(outcome.job):
+                click.echo(f"{name_of(outcome.file)}: {gap}", err=True)
         else:
             self._report.result(_sentence(outcome))
 
@@ -277,9 +280,10 @@ def _sentence(outcome: Outcome) -> str:
 
 
 def _left_out(job: Job | None) -> str:
-    """Say which steps had nothing to do, and why: a job that is well may lack them."""
-    return "".join(
-        f"\n  {clean(step.name)} skipped: {clean(step.error.detail)}"
+    """Say what is missing, and why: a job that is well may have steps that left out."""
+    skipped = (
+        f"{clean(step.name)} skipped: {clean(step.error.detail)}"
         for step in (job.steps if job is not None else ())
         if step.status == "skipped" and step.error is not None
     )
+    return "".join(f"\n  {one}" for one in (*skipped, *gaps(job)))

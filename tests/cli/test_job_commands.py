@@ -41,6 +41,75 @@ def test_a_status_shows_steps_files_and_what_went_wrong(
     assert f"{server.url}/jobs/j/files/original" in shown
 
 
+NO_TOOL = "a tool for that is not installed"
+BOTH = "deu and fra"
+NO_DATA = "may be wrong or missing."
+
+
+def unread(*pages: int, reason: str = "damaged") -> list[dict[str, object]]:
+    return [{"page": page, "reason": reason} for page in pages]
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        (
+            {"failedPages": unread(2)},
+            ["Page 2 could not be read: it is damaged."],
+        ),
+        (
+            {"failedPages": unread(1, 3, 4, 5, 8, 9) + unread(7, reason="timeout")},
+            [
+                "Pages 1, 3 to 5, 8 and 9 could not be read: they are damaged.",
+                "Page 7 could not be read in full: it took too long.",
+            ],
+        ),
+        (
+            {"failedPages": unread(*range(1, 60, 2), reason="odd\x1b[2J")},
+            [
+                (
+                    "Pages 1, 3, 5, 7, 9, 11, 13, 15, 17 and 21 more could not be read "
+                    "(odd\\x1b[2J)."
+                )
+            ],
+        ),
+        (
+            {"failedPages": [], "missingLanguages": ["deu"], "ocrPages": 2},
+            [
+                f"No data for the language deu is installed: text in it {NO_DATA}",
+            ],
+        ),
+        (
+            {
+                "failedPages": unread(1, reason="missing_tool"),
+                "missingLanguages": ["deu", "fra"],
+            },
+            [
+                f"Page 1 could not be read in full: {NO_TOOL}.",
+                f"No data for the languages {BOTH} is installed: text in them {NO_DATA}",
+            ],
+        ),
+        # where each page carries its text nobody needs the data
+        ({"failedPages": [], "missingLanguages": ["deu"], "ocrPages": 0}, []),
+        # somebody's own function may find anything
+        ({"failedPages": 3}, []),
+        ({"failedPages": [7]}, []),
+        ([], []),
+        (None, []),
+    ],
+)
+def test_a_status_says_what_the_steps_left_out(
+    server: SmallServer, capsys: pytest.CaptureFixture[str], facts: object, told: object
+) -> None:
+    done = [step("identify", "done"), step("text", "done")]
+    server.jobs["j"] = job("j", steps=done, facts={"text": facts})
+
+    assert main(["status", "j"]) == 0
+
+    after = capsys.readouterr().out.partition("text      done\n")[2]
+    assert [line.strip() for line in after.splitlines()] == told
+
+
 def test_a_status_in_json_is_one_document(
     server: SmallServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from PIL import Image
 
 from asyncflow.cli import main
 from tests.client.small_server import SmallServer, job, problem, step, whole
+from tests.processors.text_pages import joined, page_pdf
 from tests.server_process import serving
 
 ARGV = [sys.executable, "-m", "asyncflow"]
@@ -150,6 +152,33 @@ def test_a_step_that_was_left_out_is_said_with_its_reason(
     assert "photo.jpg: COMPLETED\n  text skipped: there is no text in this" in said
 
 
+UNREAD = {"text": {"failedPages": [{"page": 2, "reason": "timeout"}], "ocrPages": 1}}
+SENTENCE = "Page 2 could not be read in full: it took too long."
+
+
+def test_pages_that_could_not_be_read_are_said_in_plain_words(
+    server: SmallServer, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = job("job-1", steps=[step("text", "done")], facts=UNREAD)
+    server.jobs["job-1"] = done
+
+    assert main(["upload", str(photo), "--wait"]) == 0
+
+    said = capsys.readouterr().out
+    assert f"photo.jpg: COMPLETED\n  {SENTENCE}\n" in said
+
+
+def test_quiet_says_on_stderr_which_pages_could_not_be_read(
+    server: SmallServer, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.jobs["job-1"] = job("job-1", steps=[step("text", "done")], facts=UNREAD)
+
+    assert main(["upload", str(photo), "--wait", "-q"]) == 0
+
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("job-1\n", f"photo.jpg: {SENTENCE}\n")
+
+
 def test_a_job_that_fails_is_a_failure_when_waiting(
     server: SmallServer, photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -280,6 +309,24 @@ def test_the_token_of_another_servers_folder_does_no_harm(tmp_path: Path) -> Non
         Path("a.txt").write_text("a")
 
         assert main(["upload", "a.txt", "--url", server.url]) == 0
+
+
+def test_pages_of_a_language_nobody_can_read_are_said_by_upload_and_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = page_pdf("BT /F1 24 Tf 72 700 Td (a good page) Tj ET", tmp_path / "1.pdf")
+    Image.effect_noise((300, 200), 60).save(tmp_path / "2.pdf")
+    joined([typed, tmp_path / "2.pdf"], Path("mixed.pdf"))
+    with serving(tmp_path / "its", workers="1", text_languages="tlh") as server:
+        assert main(["upload", "mixed.pdf", "--wait", "--url", server.url]) == 0
+        told = capsys.readouterr().out
+        job_id = told.split()[-1].rpartition("/")[2]
+        assert main(["status", job_id, "--url", server.url]) == 0
+
+    why = "a tool for that is not installed"
+    for said in (told, capsys.readouterr().out):
+        assert f"  Page 2 could not be read in full: {why}.\n" in said
+        assert "  No data for the language tlh is installed:" in said
 
 
 def test_a_hostile_name_cannot_touch_the_terminal(
