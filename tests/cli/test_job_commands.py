@@ -42,7 +42,7 @@ def test_a_status_shows_steps_files_and_what_went_wrong(
 
 
 NO_TOOL = "a tool for that is not installed"
-BOTH = "deu and fra"
+BOTH = "languages deu and fra"
 NO_DATA = "may be wrong or missing."
 
 
@@ -86,7 +86,7 @@ def unread(*pages: int, reason: str = "damaged") -> list[dict[str, object]]:
             },
             [
                 f"Page 1 could not be read in full: {NO_TOOL}.",
-                f"No data for the languages {BOTH} is installed: text in them {NO_DATA}",
+                f"No data for the {BOTH} is installed: text in them {NO_DATA}",
             ],
         ),
         # where each page carries its text nobody needs the data
