@@ -57,11 +57,11 @@ def _sentences(facts: _Facts) -> Iterator[str]:
         yield f"{what} {_listed(_runs(pages))} could not be read{_because(why, pages)}."
     # where each page carries its text nobody needs the data
     if facts.missing_languages and (facts.ocr_pages or _NO_TOOL in unread):
-        one = len(facts.missing_languages) == 1
+        is_one = len(facts.missing_languages) == 1
         codes = _listed([name_of(code) for code in facts.missing_languages])
         yield (
-            f"No data for the {'language' if one else 'languages'} {codes} is "
-            f"installed: text in {'it' if one else 'them'} may be wrong or missing."
+            f"No data for the {'language' if is_one else 'languages'} {codes} is "
+            f"installed: text in {'it' if is_one else 'them'} may be wrong or missing."
         )
 
 
