@@ -52,3 +52,5 @@ class Setup:
     max_file_bytes: int
     voice: socket.socket
     asks: tuple[Ask, ...] = ()
+    #: files and folders that it may not read, also among the code that it runs
+    private: tuple[str, ...] = ()

@@ -131,11 +131,18 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True
     )
     _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
+    _files: tuple[Path, ...] = PrivateAttr(default=())
 
     def __init__(
-        self, *, origins: Mapping[str, str] | None = None, **values: Any
+        self,
+        *,
+        origins: Mapping[str, str] | None = None,
+        files: tuple[Path, ...] = (),
+        **values: Any,
     ) -> None:
         """Take settings by keyword; *origins* says where each of them came from.
+
+        *files* are those that may hold settings.
 
         Raises:
             BadSettings: with one line for each thing that is wrong.
@@ -147,6 +154,7 @@ class Settings(BaseSettings):
             # without its cause, which says the same in other words
             raise BadSettings("\n".join(lines)) from None
         self._origins = origins or {}
+        self._files = files
 
     host: Annotated[str, AfterValidator(check_host)] = _setting(
         "127.0.0.1", "text", "address to listen on", "an address or a host name"
@@ -332,6 +340,12 @@ class Settings(BaseSettings):
         except ValueError:
             return True
 
+    @property
+    def private(self) -> tuple[Path, ...]:
+        """The files and folders that are nobody's business but the server's."""
+        key = () if self.tls_key is None else (self.tls_key,)
+        return (self.data_dir, *self._files, *key)
+
     def show(self) -> tuple["Shown", ...]:
         """Return every setting with its value as text and where it came from."""
         return tuple(
@@ -440,7 +454,8 @@ def load(
         if isinstance(file, str | Path) and file and "\0" not in str(file):
             given.values[name] = here / Path(file).expanduser()
     try:
-        settings = Settings(origins=given.origins, **given.values)
+        files = tuple(given.files)
+        settings = Settings(origins=given.origins, files=files, **given.values)
     except BadSettings as bad:
         problems += bad.detail.splitlines()
     else:
@@ -456,10 +471,12 @@ class _Given:
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
         self.origins: dict[str, str] = {}
+        self.files: list[Path] = []
         self.problems: list[str] = []
 
     def add_files(self, here: Path) -> None:
         """Take `asyncflow.toml`, then `.env`, from the folder *here*."""
+        self.files += [here / TOML, here / DOTENV]
         if (here / TOML).is_dir():
             self.problems.append(f"{TOML} is a folder; accepted: a file, or none")
         try:
@@ -515,6 +532,7 @@ class _Given:
             if PREFIX + name.upper() in env:
                 self.problems.append(f"{name} and {twin} are both given; accepted: one")
                 continue
+            self.files.append(here / env[twin])
             try:
                 secret = (here / env[twin]).read_text(encoding="utf-8").strip()
             except (OSError, ValueError) as bad:

@@ -111,6 +111,7 @@ class Hand:
         nice: int,
         max_file_bytes: int,
         asks: tuple[agreement.Ask, ...],
+        private: tuple[Path, ...],
         on_death: Callable[[], None],
     ) -> None:
         self.folder = folder
@@ -139,9 +140,18 @@ class Hand:
         self._ear.settimeout(0)
         try:
             with voice:
-                self._executor = self._start(
-                    nursery, modules, nice, max_file_bytes, asks, voice
+                nursery.ensure_running()
+                setup = agreement.Setup(
+                    folder=str(folder),
+                    modules=modules,
+                    parent_pid=nursery.pid or 0,
+                    nice=nice,
+                    max_file_bytes=max_file_bytes,
+                    voice=voice,
+                    asks=asks,
+                    private=tuple(map(str, private)),
                 )
+                self._executor = self._start(nursery, setup)
         except BaseException:
             self._ear.close()
             self.prints.close()
@@ -154,25 +164,7 @@ class Hand:
         for name in ("", "in", "out"):
             (self.folder / name).mkdir(mode=0o700)
 
-    def _start(
-        self,
-        nursery: Nursery,
-        modules: tuple[str, ...],
-        nice: int,
-        max_file_bytes: int,
-        asks: tuple[agreement.Ask, ...],
-        voice: socket.socket,
-    ) -> ProcessPoolExecutor:
-        nursery.ensure_running()
-        setup = agreement.Setup(
-            folder=str(self.folder),
-            modules=modules,
-            parent_pid=nursery.pid or 0,
-            nice=nice,
-            max_file_bytes=max_file_bytes,
-            voice=voice,
-            asks=asks,
-        )
+    def _start(self, nursery: Nursery, setup: agreement.Setup) -> ProcessPoolExecutor:
         executor, context = nursery.hire(worker.begin, setup)
         self._release = context.release
         life = executor.submit(worker.serve)

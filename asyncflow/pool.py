@@ -100,8 +100,9 @@ class Pool:
     A worker has *load_s* seconds to load its modules. *asks* are the options that
     pipelines name: the workers know whether their processors take them.
     *folder* holds the slots; it must lie on the store's filesystem for inputs to be
-    linked instead of copied. *slot_memory_bytes* None: a share of what this machine or
-    container has.
+    linked instead of copied. *private* are files and folders that no worker may read,
+    wherever the code lies that it runs. *slot_memory_bytes* None: a share of what this
+    machine or container has.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class Pool:
         *,
         size: int,
         folder: Path,
+        private: tuple[Path, ...] = (),
         least: int | None = None,
         memory: Callable[[], int] = available_memory,
         idle_s: float = IDLE_S,
@@ -130,6 +132,7 @@ class Pool:
         #: what is wrong with the options that were asked for; known once started
         self.wrong: tuple[str, ...] = ()
         self._folder = folder
+        self._private = (folder, *private)
         self._modules = default_modules() if modules is None else modules
         self._nice = nice
         self._max_file_bytes = max_file_bytes
@@ -355,6 +358,7 @@ class Pool:
             nice=self._nice,
             max_file_bytes=self._max_file_bytes,
             asks=self._asks,
+            private=self._private,
             on_death=lambda: self._on_death(slot, folder),
         )
 

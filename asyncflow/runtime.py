@@ -265,6 +265,7 @@ class Runtime:
             size=settings.workers or default_size(),
             least=settings.workers_min,
             folder=settings.data_dir / "slots",
+            private=settings.private,
             modules=(*default_modules(), *settings.processors),
             slot_memory_bytes=settings.slot_memory_bytes or None,
             max_runs=settings.worker_runs,

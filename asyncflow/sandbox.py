@@ -19,7 +19,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Set as AbstractSet
 from pathlib import Path
 from typing import Final
 
@@ -203,16 +203,27 @@ def landlock_abi() -> int:
     return max(0, int(abi))
 
 
-def confine(*, source: Path, out: Path, code: Iterable[Path]) -> int:
+class NotApart(Exception):
+    """What a worker must read is what it may not read."""
+
+
+def confine(
+    *, source: Path, out: Path, code: Iterable[Path], private: Iterable[str] = ()
+) -> int:
     """Leave this process only the runtime, *code*, *source* to read, *out* to write.
 
-    Children inherit it and nothing can undo it. Returns the ABI used; 0 means that the
-    kernel has no Landlock and nothing was forbidden.
+    What is *private* stays so, although it may lie among the code. Children inherit it
+    and nothing can undo it. Returns the ABI used; 0 means that the kernel has no
+    Landlock and nothing was forbidden.
+
+    Raises:
+        NotApart: a folder of code is a private folder.
     """
     abi = landlock_abi()
     if abi == 0:
         return 0
-    rules = _rules(source=source, out=out, code=code)
+    private = {os.path.realpath(path) for path in private}
+    rules = _rules(source=source, out=out, code=code, private=private)
     handled = _handled(abi)
     ruleset = _create_ruleset(abi, handled)
     try:
@@ -246,16 +257,46 @@ def describe(abi: int, *, filtered: bool) -> str:
     )
 
 
-def _rules(*, source: Path, out: Path, code: Iterable[Path]) -> list[tuple[str, int]]:
+def _rules(
+    *, source: Path, out: Path, code: Iterable[Path], private: AbstractSet[str]
+) -> list[tuple[str, int]]:
     roots = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}
-    rules = [(path, _RUN) for path in (*_RUNTIME, *roots)]
-    rules += [(str(path), _RUN) for path in code]
+    runs = (*_RUNTIME, *roots, *map(str, code))
+    # a prefix of "/" would open everything: better a worker that cannot start
+    whole = [path for path in runs if os.path.realpath(path) != "/"]
+    rules = [(part, _RUN) for path in whole for part in apart(path, private)]
     rules += [(path, _READ) for path in _READABLE]
     rules += [(f"/proc/self/{name}", _READ) for name in _ITSELF]
     rules += [(path, _USE) for path in _DEVICES]
     rules += [(str(source), _READ), (str(out), _OWN)]
-    # a prefix of "/" would open everything: better a worker that cannot start
-    return [(path, rights) for path, rights in rules if os.path.realpath(path) != "/"]
+    return rules
+
+
+def apart(path: str, private: AbstractSet[str]) -> list[str]:
+    """Return *path*; if something *private* is in it, what else is in it.
+
+    *private* are real paths. Whoever may read a folder may read all below it, so a
+    folder on the way to something private is none that may be read itself.
+
+    Raises:
+        NotApart: the path is private itself.
+    """
+    real = os.path.realpath(path)
+    if real in private:
+        raise NotApart(
+            f"workers must read {path}, where their code is, and may not, since the "
+            "server keeps its data or settings there: put them into different folders"
+        )
+    if not any(one.startswith(f"{real.rstrip('/')}/") for one in private):
+        return [path]
+    found: list[str] = []
+    # absent, or closed to us: nothing to allow
+    with contextlib.suppress(OSError), os.scandir(real) as entries:
+        for entry in entries:
+            # a link may lead anywhere; what it names is allowed under its own name
+            if not entry.is_symlink() and entry.path not in private:
+                found += apart(entry.path, private)
+    return found
 
 
 def _handled(abi: int) -> int:

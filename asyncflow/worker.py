@@ -25,6 +25,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from importlib.machinery import PathFinder
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Any, Final
@@ -161,7 +162,13 @@ def _greeting(desk: _Desk) -> dict[str, object]:
     """Load the processors and confine this process; return what it can do."""
     try:
         _load(desk)
-        abi = sandbox.confine(source=desk.source, out=desk.out, code=_code_folders())
+        _list_packages()
+        abi = sandbox.confine(
+            source=desk.source,
+            out=desk.out,
+            code=_code_folders(),
+            private=desk.setup.private,
+        )
         sandbox.drop_privileges()
         filtered = syscalls.forbid()
         desk.is_confined = True
@@ -171,6 +178,8 @@ def _greeting(desk: _Desk) -> dict[str, object]:
             "processors": [_card(one) for one in base.REGISTRY.values()],
             "wrong": [wrong for ask in desk.setup.asks for wrong in _refused(ask)],
         }
+    except sandbox.NotApart as mixed:
+        return {"error": str(mixed)}
     except CannotLoad as bad:
         return {"module": bad.module, "error": bad.why, "trace": bad.trace}
     except BaseException as error:  # noqa: BLE001 -- the boundary: nothing may cross but a report
@@ -306,6 +315,19 @@ def _card(known: base.Processor) -> dict[str, object]:
         "where": known.where,
         "missing": known.ready(),
     }
+
+
+def _list_packages() -> None:
+    """Have Python list the folders of packages while it may.
+
+    A folder with something private in it cannot be listed later, only what else is in
+    it be read; a module that a function imports is found by what was listed.
+    """
+    runtime = (f"{sys.prefix}/", f"{sys.base_prefix}/")
+    for module in list(sys.modules.values()):
+        for folder in getattr(module, "__path__", ()):
+            if not folder.startswith(runtime):
+                PathFinder.find_spec("_", [folder])
 
 
 def _code_folders() -> set[Path]:

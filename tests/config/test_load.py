@@ -293,3 +293,17 @@ def test_a_folder_where_the_file_should_be_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(BadSettings, match=r"asyncflow.toml is a folder"):
         load({}, env={}, cwd=tmp_path)
+
+
+def test_what_may_hold_secrets_is_named_as_private(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("x" * 32)
+    env = {
+        "ASYNCFLOW_TOKEN_FILE": "secret",
+        "ASYNCFLOW_TLS_CERT": "cert.pem",
+        "ASYNCFLOW_TLS_KEY": "key.pem",
+    }
+
+    found = load(env=env, cwd=tmp_path).private
+
+    names = ("data", "asyncflow.toml", ".env", "secret", "key.pem")
+    assert set(found) == {tmp_path / name for name in names}

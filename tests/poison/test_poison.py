@@ -227,6 +227,33 @@ def test_what_one_task_leaves_in_its_worker_harms_no_other(tmp_path: Path) -> No
             }, name
 
 
+PEEKS = """
+from asyncflow import task
+
+
+@task("peek", attempts=1)
+def peek(work):
+    try:
+        return open(work.payload).read()
+    except PermissionError:
+        return "refused"
+"""
+
+
+def test_a_task_in_the_folder_of_the_data_does_not_read_the_token(
+    tmp_path: Path,
+) -> None:
+    """The folder of a package is read as a whole, but not what the server keeps."""
+    (tmp_path / "__init__.py").write_text(PEEKS)
+    # the server's folder, under the name of a package
+    (tmp_path / "peeking").symlink_to(".")
+    with healthy_server(tmp_path, processors="peeking", workers="1") as server:
+        for private in (server.data_dir / "token", server.data_dir / "asyncflow.db"):
+            assert private.exists()
+            done = ended(server, submit(server, "peek", str(private)))
+            assert done["result"] == "refused"
+
+
 def test_a_stopped_server_leaves_no_process(server: ServerProcess) -> None:
     everyone = family(server.pid)
     assert len(everyone) > WORKERS
