@@ -337,7 +337,10 @@ def _opened(source: Path) -> Any:
     import pypdfium2  # noqa: PLC0415 -- few workers need it
 
     try:
-        return pypdfium2.PdfDocument(source)
+        pdf = pypdfium2.PdfDocument(source)
+        # PDFium draws what was filled in without its looks, if asked before any page
+        pdf.init_forms()
+        return pdf
     except pypdfium2.PdfiumError as error:
         if "password" in str(error).lower():
             raise BadFile("encrypted", "the document needs a password") from None

@@ -147,11 +147,13 @@ def page_pdf(
     rotate: int = 0,
     filled: str = "",
     noted: str = "",
+    shows: bool = True,
 ) -> Path:
     """Write a PDF of one page of 595 x 421 points, with *content* drawn on it.
 
     *picture* is `/I`, `/F` is a font; `/N` draws *picture* and "nested words". *filled*
-    stands in a field of a form, *noted* in a note on the page.
+    stands in a field of a form, *noted* in a note on the page. *shows*: the file says
+    how the field looks; many programs leave that to whoever opens it.
     """
     nested = b"q 595 0 0 421 0 0 cm /I Do Q BT /F 12 Tf 30 20 Td (nested words) Tj ET"
     resources = b"<< /Font << /F 6 0 R >> /XObject << /I 5 0 R /N 7 0 R >> >>"
@@ -159,7 +161,9 @@ def page_pdf(
     (picture or PIL.Image.new("L", (8, 8), 255)).convert("L").save(body, "JPEG")
     width, height = picture.size if picture else (8, 8)
     parts = {
-        1: b"<< /Type /Catalog /Pages 2 0 R /AcroForm << /Fields [8 0 R] >> >>",
+        1: b"<< /Type /Catalog /Pages 2 0 R /AcroForm << /Fields [8 0 R]"
+        b" /NeedAppearances %s /DA (/F 12 Tf 0 g) /DR %s >> >>"
+        % (b"false" if shows else b"true", resources),
         2: b"<< /Type /Pages /Count 1 /Kids [3 0 R] >>",
         3: b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 421] /Rotate %d"
         b" /Annots [%s] /Contents 4 0 R /Resources %s >>"
@@ -183,6 +187,9 @@ def page_pdf(
             b"<< /Type /XObject /Subtype /Form /BBox [0 0 350 20] /Resources %s"
             b" /Length %d >> stream\n%s\nendstream" % (resources, len(shown), shown)
         )
+    if not shows:
+        value = b" /V (%s) /DA (/F 12 Tf 0 g) >>" % filled.encode()
+        parts[8] = parts[8].replace(b"/AP << /N 9 0 R >>", b"").replace(b" >>", value)
     path.write_bytes(_file(parts))
     return path
 
