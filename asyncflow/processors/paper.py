@@ -27,6 +27,10 @@ _STRIP: Final = 12  # pixels
 _GROUPS: Final = 4
 _LEAST_SIDE: Final = 16  # no line of text fits into less
 _EDGE: Final = 32  # grey levels from one pixel to the next that make an edge
+#: of faint pencil, and more than the noise of a scanner
+_LEAST_EDGE: Final = 6
+#: per cent of the darkest and of the brightest pixels that tell nothing of contrast
+_RARE: Final = 0.2
 _MAX_SKEW: Final = 10  # degrees
 #: below it, the engines read as well, and turning would only blur
 MIN_SKEW: Final = 0.25
@@ -51,8 +55,7 @@ def grey(picture: Any) -> Any:
 
 def looks_like_text(picture: Any) -> bool:
     """Tell whether the grey *picture* shows lines of text, upright or on its side."""
-    small = _small(picture)
-    ink = _edges(small)
+    ink = _lines(_small(picture))
     if ink.avg() / _WHITE < _MIN_INK:
         return False
     return any(_slant(lies)[1] >= _IS_TEXT for lies in (ink, ink.rot90()))
@@ -101,7 +104,7 @@ def only(picture: Any, boxes: Sequence[Box]) -> Any:
 
 def skew_of(picture: Any) -> float:
     """Return by how many degrees lines sink to the right; 0 where there are none."""
-    angle, certainty = _slant(_edges(_small(picture)))
+    angle, certainty = _slant(_lines(_small(picture)))
     return angle if certainty >= _IS_TEXT else 0.0
 
 
@@ -157,14 +160,24 @@ def _most_common(picture: Any) -> int:
     return int(level)
 
 
-def _edges(picture: Any) -> Any:
-    """Return 255 where *picture* changes sharply, 0 elsewhere."""
+def _lines(picture: Any) -> Any:
+    """Return the edges of *picture*; where there are none, those of faint ink."""
+    found = _edges(picture)
+    if found.avg() / _WHITE >= _MIN_INK:
+        return found
+    dark, bright = (picture.percent(share) for share in (_RARE, 100 - _RARE))
+    contrast = (bright - dark) / _WHITE
+    return _edges(picture, max(_LEAST_EDGE, _EDGE * contrast))
+
+
+def _edges(picture: Any, edge: float = _EDGE) -> Any:
+    """Return 255 where *picture* changes by more than *edge*, 0 elsewhere."""
     wide = picture.embed(
         0, 0, picture.width + 1, picture.height + 1, extend="copy"
     ).copy_memory()
     right = (wide.crop(1, 0, picture.width, picture.height) - picture).abs()
     below = (wide.crop(0, 1, picture.width, picture.height) - picture).abs()
-    return ((right > _EDGE) | (below > _EDGE)).copy_memory()
+    return ((right > edge) | (below > edge)).copy_memory()
 
 
 def _slant(ink: Any) -> tuple[float, float]:

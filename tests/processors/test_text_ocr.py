@@ -167,6 +167,13 @@ def test_a_picture_too_small_for_letters_is_no_failure(
     assert ran.facts["ocrPages"] == 1
 
 
+def test_a_faint_picture_of_a_page_is_read(tmp_path: Path) -> None:
+    words = text_pages.some_words(60)
+    faint = sheet(words).point(lambda grey: 200 + grey * 30 // 255)
+    ran = read(saved(faint, tmp_path / "page.png"))
+    assert match(words, ran.files["text"].read_text().split()) >= 0.98
+
+
 def test_pictures_are_not_read_when_that_is_switched_off(tmp_path: Path) -> None:
     path = saved(sheet(text_pages.some_words(40)), tmp_path / "page.png")
     with pytest.raises(Skip, match="switched off"):

@@ -73,6 +73,26 @@ def test_the_slope_of_lines_is_found(count: int, degrees: float) -> None:
     assert paper.skew_of(laid) == pytest.approx(degrees, abs=0.2)
 
 
+@pytest.mark.parametrize("degrees", [0.0, 3.0])
+def test_faint_lines_are_lines(degrees: float) -> None:
+    page = text_pages.sheet(text_pages.some_words(100))
+    faint = text_pages.skewed(page, degrees).point(lambda grey: 200 + grey * 30 // 255)
+    assert paper.looks_like_text(image(faint))
+    assert paper.skew_of(image(faint)) == pytest.approx(degrees, abs=0.2)
+
+
+@pytest.mark.parametrize("noise", [2, 6, 10])
+def test_an_empty_sheet_with_the_noise_of_a_scanner_has_no_lines(noise: float) -> None:
+    sheet = PIL.Image.effect_noise((1600, 1200), noise)
+    assert not paper.looks_like_text(image(sheet))
+
+
+def test_a_landscape_in_fog_has_no_lines() -> None:
+    view = text_pages.landscape((1200, 800)).convert("L")
+    fog = view.point(lambda grey: 200 + grey * 30 // 255)
+    assert not paper.looks_like_text(image(fog))
+
+
 def test_a_straightened_page_is_level_and_can_be_mapped_back() -> None:
     page = text_pages.sheet(text_pages.some_words(100))
     straight, back = paper.straighten(image(text_pages.skewed(page, 4)), 4.0)
