@@ -340,11 +340,11 @@ def _opened(source: Path) -> Any:
         pdf = pypdfium2.PdfDocument(source)
         # PDFium draws what was filled in without its looks, if asked before any page
         pdf.init_forms()
-        return pdf
     except pypdfium2.PdfiumError as error:
         if "password" in str(error).lower():
             raise BadFile("encrypted", "the document needs a password") from None
         raise BadFile("damaged", "the document cannot be read") from None
+    return pdf
 
 
 def _jpeg(picture: Any) -> bytes:
