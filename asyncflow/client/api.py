@@ -233,8 +233,13 @@ class Client:
     async def cancel(self, job_id: str) -> Job:
         """Close a job and return it; what succeeded stays, what is over stays over."""
         reference = f"jobs/{segment(job_id)}/cancel"
-        async with self._session.request("POST", reference):
-            pass
+
+        async def once(_attempt: int) -> None:
+            # a second time finds it over already
+            async with self._session.request("POST", reference):
+                pass
+
+        await self._session.patience.insist(once)
         return await self.status(job_id)
 
     async def submit(
@@ -316,8 +321,21 @@ class Client:
     async def delete(self, job_id: str) -> None:
         """Forget a job with all its bytes."""
         reference = f"jobs/{segment(job_id)}"
-        async with self._session.request("DELETE", reference):
-            pass
+
+        sent: list[None] = []
+
+        async def once(_attempt: int) -> None:
+            try:
+                async with self._session.request(
+                    "DELETE", reference, trace_request_ctx=sent
+                ):
+                    pass
+            except ServerRefused as refusal:
+                # one before this did it, and only its answer was lost
+                if len(sent) == 1 or not refusal.is_absence:
+                    raise
+
+        await self._session.patience.insist(once)
 
     async def file_name(self, job_id: str, name: str) -> str | None:
         """Return what a browser would call the file *name* of a job; None: unsaid."""

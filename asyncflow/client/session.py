@@ -6,6 +6,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -105,6 +106,7 @@ class Session:
                 total=None, sock_connect=_CONNECT_S, sock_read=SILENCE_S
             ),
             auto_decompress=True,
+            trace_configs=[_counting()],
         )
 
     async def close(self) -> None:
@@ -142,7 +144,11 @@ class Session:
         headers: Mapping[str, str] | None = None,
         **rest: Any,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send a request; yield its answer if that is not a refusal."""
+        """Send a request; yield its answer if that is not a refusal.
+
+        A list given as `trace_request_ctx` grows by one each time that it is sent:
+        aiohttp repeats some by itself when a connection breaks.
+        """
         url = self.resolve(reference)
         with as_unreachable(self.address):
             async with self.http.request(
@@ -164,6 +170,20 @@ class Session:
                 return decode(await answer.read(), kind, str(answer.url))
 
         return await self.patience.insist(once)
+
+
+def _counting() -> aiohttp.TraceConfig:
+    async def sent(
+        _session: aiohttp.ClientSession,
+        request: SimpleNamespace,
+        _headers: aiohttp.TraceRequestHeadersSentParams,
+    ) -> None:
+        if request.trace_request_ctx is not None:
+            request.trace_request_ctx.append(None)
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_headers_sent.append(sent)
+    return trace
 
 
 def segment(name: str) -> str:

@@ -49,7 +49,7 @@ class SmallServer:
     halfway: asyncio.Event = field(default_factory=asyncio.Event)
     #: answer a range with so many bytes less than there are
     short_ranges: int = 0
-    #: lose the answers to so many PATCHes: the bytes arrived
+    #: lose the answers to so many PATCHes, cancels and deletes: they were done
     lose_answers: int = 0
     #: lose the answers to so many creations: the uploads are there
     lose_creations: int = 0
@@ -86,6 +86,7 @@ class SmallServer:
         app.router.add_get("/status/{id}", self._status)
         app.router.add_get("/jobs", self._list)
         app.router.add_post("/jobs/{id}/retry", self._retry)
+        app.router.add_post("/jobs/{id}/cancel", self._cancel)
         app.router.add_delete("/jobs/{id}", self._delete)
         app.router.add_head("/jobs/{id}/files/{name}", self._call)
         app.router.add_get("/jobs/{id}/files/{name}", self._file, allow_head=False)
@@ -211,9 +212,22 @@ class SmallServer:
         self.jobs[job_id]["status"] = "PROCESSING"
         return web.json_response(self.jobs[job_id], status=202)
 
+    async def _cancel(self, request: web.Request) -> web.Response:
+        found = self.jobs[request.match_info["id"]]
+        is_open = found["status"] == "PROCESSING"
+        if is_open:
+            found["status"] = "CANCELLED"
+        if self.lose_answers:
+            self.lose_answers -= 1
+            return _break(request)
+        return web.json_response({"jobId": found["jobId"], "cancelled": is_open})
+
     async def _delete(self, request: web.Request) -> web.Response:
         if self.jobs.pop(request.match_info["id"], None) is None:
             raise problem(web.HTTPNotFound, "job_not_found", "No job has this id.")
+        if self.lose_answers:
+            self.lose_answers -= 1
+            return _break(request)
         return web.Response(status=204)
 
     async def _call(self, request: web.Request) -> web.Response:

@@ -182,6 +182,28 @@ async def test_a_retry_tells_the_job_as_it_is_now(
     assert server.retried == ["j"]
 
 
+async def test_a_lost_answer_to_a_cancel_is_a_cancel(
+    server: SmallServer, client: Client
+) -> None:
+    server.jobs["j"] = begun()
+    server.lose_answers = 1
+
+    assert (await client.cancel("j")).status == "CANCELLED"
+
+
+async def test_a_lost_answer_to_a_delete_is_a_delete(
+    server: SmallServer, client: Client
+) -> None:
+    server.jobs["j"] = begun()
+    server.lose_answers = 1
+
+    await client.delete("j")
+
+    assert server.jobs == {}
+    with pytest.raises(ServerRefused, match="job_not_found"):
+        await client.delete("j")
+
+
 async def test_an_id_cannot_leave_its_place_in_the_address(
     server: SmallServer, client: Client
 ) -> None:
