@@ -14,7 +14,7 @@ _ALIKE: Final = bytes.maketrans(b"{}", b"[]")
 _OTHERS: Final = bytes(set(range(256)) - set(b"[]{}"))
 
 
-def is_too_deep(data: bytes, *, outside: int = 0) -> bool:
+def is_too_deep(data: bytes | bytearray, *, outside: int = 0) -> bool:
     """Tell whether valid JSON has too many levels; *outside*: how many are not its own.
 
     Each turn takes the innermost level away.

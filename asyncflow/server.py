@@ -41,16 +41,20 @@ from asyncflow.web.fastpath import FastPath
 from asyncflow.web.files import JobFiles
 from asyncflow.web.guards import Guards
 from asyncflow.web.health import Capabilities, ProcessorStatus, add_health
-from asyncflow.web.keys import fast_key, runtime_key
+from asyncflow.web.keys import chunks_key, fast_key, orders_key, runtime_key
 from asyncflow.web.limits import ConnectionLimits
 from asyncflow.web.openapi import add_description
 from asyncflow.web.operations import OPERATIONS
 from asyncflow.web.proxies import networks
 from asyncflow.web.rehearsal import rehearse
 from asyncflow.web.site import Site, start_site
+from asyncflow.web.wholes import Wholes
 
 log = structlog.get_logger(__name__)
 
+#: what all chunks in JSON together may take of the memory, and all other bodies of JSON
+CHUNKS_BYTES = 128 << 20
+ORDERS_BYTES = 32 << 20
 #: modules with an `add_routes` that needs nothing but the application
 ROUTES = (
     page,
@@ -115,6 +119,9 @@ def build_app(runtime: Runtime, authenticate: Authenticate) -> web.Application:
     app = web.Application(client_max_size=0)
     app[runtime_key] = runtime
     app[fast_key] = fast = FastPath()
+    app[orders_key] = Wholes(ORDERS_BYTES)
+    refused = runtime.metrics.uploads_refused.inc
+    app[chunks_key] = Wholes(CHUNKS_BYTES, on_refusal=refused)
 
     async def let_go(_app: web.Application) -> None:
         fast.close()

@@ -22,7 +22,7 @@ from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.streams import EmptyStreamReader
 from aiohttp.web_protocol import RequestPayloadError
 
-from asyncflow.errors import BodyTooLarge, MalformedRequest, SlowBody, TruncatedBody
+from asyncflow.errors import MalformedRequest, SlowBody, TruncatedBody
 from asyncflow.web.expecting import waits
 from asyncflow.web.fastpath import FastPath
 from asyncflow.web.limits import GuardedHandler
@@ -278,6 +278,7 @@ class BytesBody:
 
     def __init__(self, data: bytes) -> None:
         self._data = data
+        self.size = len(data)
         self._stopped: Exception | None = None
 
     def stop(self, error: Exception) -> None:
@@ -290,20 +291,3 @@ class BytesBody:
             raise self._stopped
         data, self._data = self._data, b""
         return data
-
-
-async def read_whole(
-    request: web.BaseRequest, *, max_bytes: int, min_rate: int = KIB
-) -> bytes:
-    """Return a whole small body. Raise BodyTooLarge, before reading when it says so."""
-    length = request.content_length
-    if length is not None and length > max_bytes:
-        raise BodyTooLarge(f"the body is larger than the limit of {max_bytes} bytes")
-    body = bytearray()
-    async for piece in BodyReader(request, min_rate=min_rate):
-        body += piece
-        if len(body) > max_bytes:
-            raise BodyTooLarge(
-                f"the body is larger than the limit of {max_bytes} bytes"
-            )
-    return bytes(body)

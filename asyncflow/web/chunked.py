@@ -40,10 +40,10 @@ from asyncflow.turns import Announced, Body, Ends, Upload
 from asyncflow.uploads import Checksum
 from asyncflow.views import View
 from asyncflow.web.auth import UPLOAD, Principal, require
-from asyncflow.web.bodies import BodyReader, BytesBody, continue_later, read_whole
+from asyncflow.web.bodies import BodyReader, BytesBody, continue_later
 from asyncflow.web.formdata import FormReader
 from asyncflow.web.intake import JOB_ID, admit_form, chosen, client_of, once_of
-from asyncflow.web.keys import runtime_key
+from asyncflow.web.keys import chunks_key, runtime_key
 from asyncflow.web.parsing import (
     json_body,
     read_metadata,
@@ -117,10 +117,18 @@ _json_body = msgspec.json.Decoder(_Json)
 
 
 async def _json(request: web.Request, principal: Principal) -> web.Response:
-    runtime = request.app[runtime_key]
-    rate = runtime.settings.body_min_rate
-    body = await read_whole(request, max_bytes=MAX_JSON, min_rate=rate)
-    said = json_body(_json_body, body)
+    rate = request.app[runtime_key].settings.body_min_rate
+    wholes = request.app[chunks_key]
+    async with wholes.read(request, max_bytes=MAX_JSON, min_rate=rate) as whole:
+        fields, body = _said_in(whole.data)
+        wholes.exchange(whole, body.size)
+        part = await _keep(request, principal, body)
+    return await _place(request, principal, fields, part)
+
+
+def _said_in(text: bytearray) -> tuple[_Fields, BytesBody]:
+    """Return what a chunk in JSON says, and its bytes."""
+    said = json_body(_json_body, text)
     fields = _fields(
         {
             "chunkIndex": str(said.chunk_index),
@@ -133,11 +141,9 @@ async def _json(request: web.Request, principal: Principal) -> web.Response:
         }
     )
     try:
-        data = base64.b64decode(said.chunk, validate=True)
+        return fields, BytesBody(base64.b64decode(said.chunk, validate=True))
     except (binascii.Error, ValueError):
         raise InvalidParameter(CHUNK, said.chunk, accepted="base64") from None
-    part = await _keep(request, principal, BytesBody(data))
-    return await _place(request, principal, fields, part)
 
 
 class _Got:

@@ -224,15 +224,32 @@ def problems() -> Middleware:
         except web.HTTPException as refusal:
             return _of_aiohttp(request, refusal)
         except AsyncflowError as error:
-            return _expected(request, error)
+            answer = _expected(request, error)
+            forget_frames(error)
+            return answer
         except ConnectionError as error:
             if _gone(request):
+                forget_frames(error)
                 return web.Response(status=CLIENT_CLOSED)
             return _unexpected(request, error)
         except Exception as error:  # noqa: BLE001 -- the last one that can answer
             return _unexpected(request, error)
 
     return middleware
+
+
+def forget_frames(error: BaseException) -> None:
+    """Let go of the calls that *error* has come through, and of what they hold.
+
+    A body keeps why it broke off, the error the calls, and they the body with all that
+    had come of it: in such a circle it stays until the garbage collector comes by.
+    """
+    errors: list[BaseException | None] = [error]
+    while errors:
+        one = errors.pop()
+        if one is not None and one.__traceback__ is not None:
+            one.__traceback__ = None
+            errors += [one.__cause__, one.__context__]
 
 
 def _expected(request: web.Request, error: AsyncflowError) -> web.Response:

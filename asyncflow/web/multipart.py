@@ -46,7 +46,7 @@ from asyncflow.views import ErrorView, View
 from asyncflow.web import resumable
 from asyncflow.web.auth import UPLOAD, Principal, require
 from asyncflow.web.bodies import BodyReader, continue_later
-from asyncflow.web.errors import status_of
+from asyncflow.web.errors import forget_frames, status_of
 from asyncflow.web.formdata import FormReader, Part
 from asyncflow.web.intake import (
     JOB_ID,
@@ -326,6 +326,7 @@ class _Told:
         self, file_name: str | None, refused: AsyncflowError, began: float
     ) -> None:
         """Note a file that was refused; None: what broke between two files."""
+        forget_frames(refused)
         self.refusals.append(refused)
         self.answers.append(_refusal(file_name, refused, began))
 

@@ -31,11 +31,11 @@ from asyncflow.views import (
     timestamp,
 )
 from asyncflow.web.auth import ADMIN, NO_TENANT, Principal, require
-from asyncflow.web.bodies import read_whole
 from asyncflow.web.jobs import answer
-from asyncflow.web.keys import runtime_key
+from asyncflow.web.keys import orders_key, runtime_key
 from asyncflow.web.parsing import json_body, number_parameter
 from asyncflow.web.tasks import TENANT
+from asyncflow.web.wholes import read_whole
 
 MAX_PAGE: Final = 500
 MAX_BODY: Final = 4096
@@ -479,7 +479,7 @@ async def replay(request: web.Request) -> web.Response:
     """Give a consumer old events once more."""
     runtime, who = _asked(request)
     name = request.match_info["name"]
-    body = await read_whole(request, max_bytes=MAX_BODY)
+    body = await read_whole(request, request.app[orders_key], max_bytes=MAX_BODY)
     order = json_body(_replay, body)
     since = round(order.since.timestamp() * 1000)
     made, following = await runtime.engine.replay(name, since=since, after=order.after)

@@ -71,7 +71,7 @@ def number_parameter(
     return int(text)
 
 
-def json_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+def json_body(decoder: msgspec.json.Decoder[T], body: bytes | bytearray) -> T:
     """Return what *body* says. Raise InvalidParameter."""
     try:
         # the decoder does not look into what it leaves as it is
@@ -98,7 +98,7 @@ def _finite(text: str) -> float:
     return found
 
 
-def _decoded(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+def _decoded(decoder: msgspec.json.Decoder[T], body: bytes | bytearray) -> T:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError:
@@ -109,7 +109,9 @@ def _decoded(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         return decoder.decode(plain)
 
 
-def _with_plain_integers(decoder: msgspec.json.Decoder[T], body: bytes) -> bytes | None:
+def _with_plain_integers(
+    decoder: msgspec.json.Decoder[T], body: bytes | bytearray
+) -> bytes | None:
     """Return *body* with integers written as such; None: they are, as far as known.
 
     Only where the object itself has an integer: what lies deeper stays as it is.

@@ -22,11 +22,11 @@ from asyncflow.jobs import JobKind, JobState
 from asyncflow.runtime import Runtime
 from asyncflow.views import ErrorView, View
 from asyncflow.web.auth import READ, UPLOAD, Principal, require
-from asyncflow.web.bodies import read_whole
 from asyncflow.web.intake import IDEMPOTENCY_KEY, JOB_ID, client_of, once_of
 from asyncflow.web.jobs import answer, job_id
-from asyncflow.web.keys import runtime_key
+from asyncflow.web.keys import orders_key, runtime_key
 from asyncflow.web.parsing import json_body, refuse_encoding
+from asyncflow.web.wholes import read_whole
 
 #: what a payload may have, its envelope included
 MAX_BODY: Final = 256 << 10
@@ -244,7 +244,8 @@ async def _body(request: web.Request, runtime: Runtime) -> bytes:
     if IDEMPOTENCY_KEY not in request.headers:
         runtime.admission.check_backlog()
     rate = runtime.settings.body_min_rate
-    return await read_whole(request, max_bytes=MAX_BODY, min_rate=rate)
+    wholes = request.app[orders_key]
+    return await read_whole(request, wholes, max_bytes=MAX_BODY, min_rate=rate)
 
 
 def _tenant(principal: Principal, asked: str | None) -> str:

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from asyncflow.errors import UploadPreempted
-from asyncflow.web.bodies import BodyReader, continue_later, read_whole
+from asyncflow.web.bodies import BodyReader, continue_later
 from asyncflow.web.errors import problems
 from tests.web.wire import Dial, Serve, until
 
@@ -247,34 +247,6 @@ async def test_a_reader_of_an_empty_body_is_stopped_with_what_it_was_given(
     await wire.send(post(coding))
     answer = await wire.answer()
     assert (answer.status, answer.code) == (409, "upload_preempted")
-
-
-def whole_app() -> web.Application:
-    async def take(request: web.Request) -> web.Response:
-        return web.Response(body=await read_whole(request, max_bytes=100))
-
-    app = web.Application(middlewares=[problems()])
-    app.router.add_post("/", take, expect_handler=continue_later)
-    return app
-
-
-async def test_a_small_body_is_read_whole(serve: Serve, dial: Dial) -> None:
-    wire = await dial(await serve(whole_app()))
-    answer = await wire.ask("POST / HTTP/1.1\nContent-Length: 100", b"x" * 100)
-    assert answer.body == b"x" * 100
-
-
-@pytest.mark.parametrize(
-    "coding", ["Content-Length: 101", "Transfer-Encoding: chunked"]
-)
-async def test_a_body_above_the_limit_of_its_resource_is_answered_413(
-    serve: Serve, dial: Dial, coding: str
-) -> None:
-    wire = await dial(await serve(whole_app()))
-    data = chunked(b"x" * 101) if "chunked" in coding else b"x" * 101
-    await wire.send(post(coding) + data)
-    answer = await wire.answer()
-    assert (answer.status, answer.code) == (413, "body_too_large")
 
 
 def stand_still() -> None:
