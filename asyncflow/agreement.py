@@ -5,6 +5,7 @@ Rules
 - Both sides import this, so it imports nothing of either.
 """
 
+import secrets
 import signal
 import socket
 import sys
@@ -26,6 +27,8 @@ ORDER: Final = "order.json"
 FAREWELL: Final = signal.SIGUSR1
 #: the token of what a worker says before its first run
 NO_RUN: Final = 0
+#: of a run's token, so that none can be guessed before it is told
+_TOKEN_BITS: Final = 63
 #: what is longer lies in a file; only on Linux does a socket take long messages
 MAX_MESSAGE_BYTES: Final = 8 << 10 if sys.platform == "linux" else 1 << 10
 #: instead of an order, or a report: it lies in a file
@@ -54,3 +57,8 @@ class Setup:
     asks: tuple[Ask, ...] = ()
     #: files and folders that it may not read, also among the code that it runs
     private: tuple[str, ...] = ()
+
+
+def new_token() -> int:
+    """Return the token of a new run: who does not have the order cannot know it."""
+    return 1 + secrets.randbits(_TOKEN_BITS)

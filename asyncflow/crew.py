@@ -7,6 +7,14 @@ never repaired, only replaced. An `Attempt` is one run on it. Everything that ca
 run (the worker's report, its death, the clock, the memory budget, the pool's closing)
 calls `Attempt.end`; the first one counts. The task that waits for the run sleeps on
 `Attempt.news`, which also wakes it for progress and finished derivatives.
+
+Rules
+-----
+- A worker speaks while it has an order and of that order only, and its report is the
+  last word. What it says else ends it (`Hand.fault`), and so does an empty message,
+  which nobody can tell from the end of the socket. Noise is passed over meanwhile.
+- A run has a token that cannot be guessed, and there is nothing in the socket when an
+  order is given: so no report can have been written before.
 """
 
 import asyncio
@@ -37,6 +45,11 @@ _MOST_PROCESSES: Final = 256
 #: threads or open files that a run's libraries may keep, if they say that they do
 _MOST_KEPT: Final = 64
 _PATIENCE_S: Final = (0.001, 0.004, 0.02)
+
+#: why a worker can be used no more
+_DIED: Final = "no process"
+_HUNG_UP: Final = "no connection"
+_UNASKED: Final = "words of its own"
 
 #: derivatives that a worker may hand over faster than they are stored
 MAX_ANNOUNCED: Final = 256
@@ -69,9 +82,7 @@ class Attempt:
         self._news: asyncio.Future[None] | None = None
 
     def hear(self, message: parcels.Message) -> None:
-        """Take in what the worker says."""
-        if message.token != self.token:
-            return
+        """Take in what the worker says of it."""
         if message.percent is not None:
             self.percent = min(100.0, max(0.0, message.percent))
         # what is not heard here is listed again in the worker's report
@@ -124,6 +135,8 @@ class Hand:
         #: how the process was before its first run, and after what libraries may keep
         self._first: processes.Condition | None = None
         self._latest: processes.Condition | None = None
+        #: why no order may be given to it any more; "" as long as one may
+        self.fault = ""
         #: the module that it loads now
         self.loading = ""
         #: what it can do; empty until it has greeted
@@ -186,10 +199,21 @@ class Hand:
 
         return told
 
+    def is_fit(self) -> bool:
+        """Tell whether an order may be given to it: it lives and has nothing to say."""
+        if self.is_met and not self.gone and not self.fault:
+            said = self._receive()
+            if said is not None:
+                self.fault = _UNASKED if said else _HUNG_UP
+        return not self.gone and not self.fault
+
     def begin(self, attempt: Attempt, order: bytes) -> None:
         """Give the worker an order; its end will be the attempt's."""
         self.attempt = attempt
         self.peak_rss = self.peak_mapped = 0
+        if self.fault:
+            attempt.end(End.DIED)
+            return
         try:
             self._ear.send(order)
         except OSError:  # it died unnoticed, or does not listen
@@ -289,27 +313,40 @@ class Hand:
             await asyncio.wait_for(self.exited.wait(), within_s)
             self._release()
 
+    def _receive(self) -> bytes | None:
+        """Return the next message, b"" at the end of them all; None: not yet."""
+        try:
+            return self._ear.recv(agreement.MAX_MESSAGE_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError:
+            return b""
+
     def _listen(self) -> None:
         for _ in range(_MESSAGES):
-            try:
-                data = self._ear.recv(agreement.MAX_MESSAGE_BYTES)
-            except (BlockingIOError, InterruptedError):
+            data = self._receive()
+            if data is None:
                 return
-            except OSError:
-                data = b""
-            if not data:  # the worker closed its end, or is gone
-                self._loop.remove_reader(self._ear)
+            self._take(data)
+            if self.fault:
                 return
-            message = parcels.decode_message(data)
-            if message is not None:
-                self._hear(message)
         self._loop.remove_reader(self._ear)
         self._loop.call_later(_PAUSE_S, self._listen_again)
 
+    def _take(self, data: bytes) -> None:
+        if not data:
+            self._fail(_HUNG_UP)
+        elif self.is_met and (self.attempt is None or self.attempt.ended is not None):
+            self._fail(_UNASKED)
+        elif (message := parcels.decode_message(data)) is not None:
+            self._hear(message)
+
     def _hear(self, message: parcels.Message) -> None:
         if message.token != agreement.NO_RUN:
-            if self.attempt is not None:
+            if self.attempt is not None and self.attempt.token == message.token:
                 self.attempt.hear(message)
+            else:
+                self._fail(_UNASKED)
         elif message.loading is not None:
             self.loading = message.loading
         elif isinstance(message.report, msgspec.Raw) and not self.greeted.done():
@@ -317,21 +354,25 @@ class Hand:
             self.greeted.set_result(True)
 
     def _listen_again(self) -> None:
-        if not self.gone:
+        if not self.gone and not self.fault:
             self._loop.add_reader(self._ear, self._listen)
 
     def _on_leave(self, _life: Future[int]) -> None:
         """See that the worker takes no more orders, whether it lives or not."""
-        if not self.gone:
-            self._on_death()
-
-    def _hear_the_rest(self) -> None:
-        """Read what a worker may have said just before it died."""
-        if not self.gone:
-            self._listen()
+        self._on_death()
 
     def _on_death(self) -> None:
-        self._hear_the_rest()
+        if not self.gone and not self.fault:
+            # what it may have said just before
+            self._listen()
+        self._fail(_DIED)
+
+    def _fail(self, why: str) -> None:
+        """See that the worker is used no more, and whoever waits for it is told."""
+        if self.gone:
+            return
+        self.fault = self.fault or why
+        self._loop.remove_reader(self._ear)
         if self.pidfd is not None:
             self._loop.remove_reader(self.pidfd)
         if self.attempt is not None:

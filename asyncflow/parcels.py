@@ -114,7 +114,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NotSeen(Exception):
-    """What a worker made cannot be looked at: the server has no descriptor left."""
+    """What a worker made cannot be looked at: the server lacks something for it."""
 
 
 class Greeting(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,7 +132,7 @@ class Greeting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 #: the server's own want, not the worker's fault
-_NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
+WANTS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 def bring(source: Path, slot: Path, *, link: bool) -> bool:
@@ -206,7 +206,7 @@ def open_output(slot: Path, file: str) -> tuple[int, int]:
     try:
         fd = os.open(slot / "out" / file, _READ_ONLY)
     except OSError as error:
-        if error.errno in _NO_DESCRIPTOR:
+        if error.errno in WANTS:
             raise NotSeen(error.strerror) from None
         why = "a link" if error.errno == errno.ELOOP else (error.strerror or "").lower()
         raise BadOutput(f"{file} cannot be opened: {why}") from None

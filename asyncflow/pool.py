@@ -2,20 +2,23 @@
 
 Theory of operation
 -------------------
-The pool is an array of slots. A slot holds one `crew.Hand`: a worker process behind a
-one-worker executor, with a folder of its own. `run` takes a free slot, puts the file
-into it, gives the order, passes on progress and finished derivatives, and turns the end
-into an `Outcome`. A worker that died, was killed, or left its slot in disorder is
-replaced at once, folder and all, so that nothing of a hostile file meets the next one.
+The pool is an array of slots (`places`). A slot holds one `crew.Hand`: a worker process
+behind a one-worker executor, with a folder of its own. `run` takes a free slot, puts
+the file into it, gives the order, passes on progress and finished derivatives, and
+turns the end into an `Outcome` (`runs`, which also says who is to blame). A worker that
+died, was killed, spoke without being asked or left its slot in disorder is replaced at
+once, folder and all, so that nothing of a hostile file meets the next one.
 
 The pool grows and shrinks: it begins with *least* workers, starts another one when an
 order finds none free and there is memory for it, and lets one go that was idle for
-long.
+long. A slot for which no worker can be started (no memory, no descriptors) is left
+alone for a moment and tried again by the sampler, whether or not there are orders.
 
 Rules
 -----
 - `run` never raises for what the file or the worker did; it does for what its caller's
   `on_derivative` raised, and when it is cancelled. In both cases the worker is killed.
+- What the server lacks is charged to nobody: the order comes back as RELEASED.
 - Workers are started on the main thread only; everything here runs on the loop.
 - Nothing that a worker says is believed: see `parcels`.
 """
@@ -23,10 +26,9 @@ Rules
 import asyncio
 import collections
 import contextlib
-import heapq
 import importlib.metadata
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Final, Literal
 
@@ -34,12 +36,14 @@ import structlog
 
 from asyncflow import agreement, modules, parcels, processes, sandbox, worker
 from asyncflow.capacity import available_memory, default_memory, default_size
+from asyncflow.causes import in_one_line
 from asyncflow.crew import Attempt, End, Hand
 from asyncflow.errors import ShuttingDown, StartError
 from asyncflow.jobs import Verdict
 from asyncflow.nursery import Nursery
 from asyncflow.orders import Made, OnDerivative, OnProgress, Order, Outcome, WorkerInfo
-from asyncflow.runs import Run, plain
+from asyncflow.places import Places, Slot
+from asyncflow.runs import Blame, Run, plain, server_lacks
 
 __all__ = ["Made", "Order", "Outcome", "Pool", "WorkerInfo", "default_size"]
 
@@ -55,41 +59,8 @@ _ROOM_TO_GROW: Final = 512 << 20
 #: a worker that had nothing to do for so long is let go
 IDLE_S: Final = 60.0
 LOAD_S: Final = 60.0
-_START_TRIES: Final = 5
+_START_PAUSES_S: Final = (0.0, 0.2, 0.4, 0.6)
 _EXIT_S: Final = 1.0
-#: after these, a worker may go on
-_HARMLESS: Final = frozenset(
-    {
-        Verdict.DONE,
-        Verdict.BAD_FILE,
-        Verdict.SKIPPED,
-        Verdict.TRY_LATER,
-        Verdict.ERROR,
-    }
-)
-_START_PAUSE_S: Final = 0.2
-
-
-#: an order without a worker: its place, its number, and what gives it a slot
-_Waiter = tuple[tuple[int, int], int, "asyncio.Future[_Slot]"]
-
-
-class _Slot:
-    """A place for one worker at a time."""
-
-    __slots__ = ("hand", "idle_since", "label", "number", "trouble")
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.label = ""
-        self.idle_since = 0.0
-        self.hand: Hand | None = None
-        #: why its latest worker could not start
-        self.trouble = ""
-
-    @property
-    def is_ready(self) -> bool:
-        return self.hand is not None and self.hand.greeted.done()
 
 
 class Pool:
@@ -142,35 +113,34 @@ class Pool:
         self._idle_s = idle_s
         self._load_s = load_s
         self._asks = asks
-        self._may_grow = True
-        self._slots = [_Slot(number) for number in range(size)]
-        #: the latest that became free is the last
-        self._free: list[_Slot] = []
-        #: places without a worker
-        self._asleep: list[_Slot] = []
-        #: a heap: by their places, then as they came
-        self._waiting: list[_Waiter] = []
+        self._places = Places(size, self.least)
+        self._slots = self._places.all
         self._nursery = Nursery((worker.__name__, *agreement.BUILTIN))
-        self._serial = self._came = 0
         self._endings: collections.Counter[str] = collections.Counter()
         self._chores: set[asyncio.Task[None]] = set()
         #: workers that have been killed and may not be gone yet
         self._dying: set[int] = set()
         self._sampler: asyncio.Task[None] | None = None
         self._closed = False
-        self._quiet: asyncio.Event = asyncio.Event()
         #: told how many seconds a worker has spent on an order
         self.on_busy: Callable[[float], None] = lambda _seconds: None
+        #: called when a slot has a worker for which none could be started before
+        self.on_recovery: Callable[[], None] = lambda: None
 
     @property
     def free(self) -> int:
         """How many slots are not running anything."""
-        return len(self._free) + len(self._asleep)
+        return self._places.untaken
 
     @property
     def capacity(self) -> int:
         """How many orders can run at once, with the memory that there is now."""
-        return self.size if self._may_grow else self.size - len(self._asleep)
+        return self._places.capacity
+
+    @property
+    def trouble(self) -> str | None:
+        """Say why no order can be worked on just now; None: it can."""
+        return self._places.trouble
 
     @property
     def fork_server_pid(self) -> int | None:
@@ -202,10 +172,10 @@ class Pool:
             if slot.hand is not None
         ]
 
-    def _state(self, slot: _Slot) -> Literal["idle", "running", "starting"]:
+    def _state(self, slot: Slot) -> Literal["idle", "running", "starting"]:
         if not slot.is_ready:
             return "starting"
-        return "idle" if slot in self._free else "running"
+        return "idle" if slot in self._places.free else "running"
 
     async def start(self) -> None:
         """Start all workers and wait until they are ready.
@@ -217,7 +187,7 @@ class Pool:
         for stale in self._folder.iterdir():
             await _remove(stale)
         try:
-            first, self._asleep = self._slots[: self.least], self._slots[self.least :]
+            first = tuple(self._places.free)
             for slot in first:
                 slot.hand = self._hire(slot)
             for slot in first:
@@ -231,7 +201,6 @@ class Pool:
         except BaseException:
             await self.close()
             raise
-        self._free = first
         self._sampler = asyncio.create_task(self._sample_forever())
 
     def give_up(self) -> None:
@@ -246,20 +215,17 @@ class Pool:
     async def close(self, *, grace_s: float = 0.0) -> None:
         """Take no more orders, wait up to *grace_s* for runs, then kill all workers."""
         self._closed = True
-        for _place, _came, waiter in self._waiting:
-            if not waiter.done():
-                waiter.set_exception(ShuttingDown())
-        if grace_s > 0 and self.free < self.size:
+        self._places.close()
+        if grace_s > 0:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._quiet.wait(), grace_s)
+                await asyncio.wait_for(self._places.quiet.wait(), grace_s)
         if self._sampler is not None:
             self._sampler.cancel()
         for slot in self._slots:
             if slot.hand is not None:
                 if slot.hand.attempt is not None:
                     slot.hand.attempt.end(End.CLOSED)
-                self._dismiss(slot.hand)
-                slot.hand = None
+                self._empty(slot)
         if self._chores:
             await asyncio.wait(self._chores)
         self._nursery.close()
@@ -278,7 +244,9 @@ class Pool:
         `on_derivative` is awaited once per name, in order, before a DONE is returned.
         Raise ShuttingDown after `close`, and whatever the two callbacks raise.
         """
-        slot = await self._take(order.place)
+        if self._closed:
+            raise ShuttingDown
+        slot = await self._places.take(order.place)
         slot.label = order.label
         on_begin()
         try:
@@ -289,66 +257,45 @@ class Pool:
         finally:
             slot.label = ""
             self._give_back(slot)
-        self._endings[outcome.code or outcome.verdict.value] += 1
+        self._count(outcome)
         return outcome
+
+    def _count(self, outcome: Outcome) -> None:
+        self._endings[outcome.code or outcome.verdict.value] += 1
 
     # ----- slots
 
-    async def _take(self, place: tuple[int, int]) -> _Slot:
-        if self._closed:
-            raise ShuttingDown
-        best = next((s for s in reversed(self._free) if s.is_ready), None)
-        if best is None and self._asleep and self._may_grow:
-            return self._wake()
-        if best is None and self._free:
-            best = self._free[-1]
-        if best is not None:
-            self._free.remove(best)
-            return best
-        waiter: asyncio.Future[_Slot] = asyncio.get_running_loop().create_future()
-        self._came += 1
-        heapq.heappush(self._waiting, (place, self._came, waiter))
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled() and not waiter.exception():
-                self._give_back(waiter.result())
-            raise
-
-    def _give_back(self, slot: _Slot) -> None:
-        while self._waiting:
-            _place, _came, waiter = heapq.heappop(self._waiting)
-            if not waiter.done():
-                waiter.set_result(slot)
-                return
-        slot.idle_since = asyncio.get_running_loop().time()
-        self._free.append(slot)
-        if self.free == self.size:
-            self._quiet.set()
-
-    def _wake(self) -> _Slot:
-        """Give a place without a worker one; it is ready a moment later."""
-        slot = self._asleep.pop(0)
-        self._replace(slot)
-        return slot
+    def _give_back(self, slot: Slot) -> None:
+        if slot.hand is not None and slot.hand.fault:
+            self._replace(slot)
+        self._places.give_back(slot)
+        if slot in self._places.vacant:
+            log.warning("worker.missing", slot=slot.number, why=slot.why)
 
     def _adjust(self) -> None:
         """Grow while orders wait and memory allows it; let go who was idle for long."""
-        self._may_grow = self._memory() >= _ROOM_TO_GROW
-        while self._waiting and self._asleep and self._may_grow:
-            self._give_back(self._wake())
-            self._may_grow = False  # one at a time: what it needs shows only later
-        now = asyncio.get_running_loop().time()
-        awake = self.size - len(self._asleep)
-        idle = [slot for slot in self._free if now - slot.idle_since > self._idle_s]
-        for slot in idle[: max(0, awake - self.least)]:
-            self._free.remove(slot)
-            if slot.hand is not None:
-                self._dismiss(slot.hand)
-                slot.hand = None
-            self._asleep.append(slot)
+        places = self._places
+        places.may_grow = self._memory() >= _ROOM_TO_GROW
+        if places.grow():
+            places.may_grow = False  # one at a time: what it needs shows only later
+        for slot in places.put_to_sleep(least=self.least, idle_s=self._idle_s):
+            self._empty(slot)
+        for slot in places.due():
+            self._do(self._fill(slot))
 
-    def _hire(self, slot: _Slot) -> Hand:
+    async def _fill(self, slot: Slot) -> None:
+        """Find a worker for a vacant slot, if there can be one by now."""
+        self._replace(slot)
+        try:
+            await self._greet(slot)
+        except (StartError, ShuttingDown) as error:
+            self._empty(slot, error.detail)
+        self._places.fill(slot)
+        if slot.hand is not None:
+            log.info("worker.recovered", slot=slot.number)
+            self.on_recovery()
+
+    def _hire(self, slot: Slot) -> Hand:
         # never a name that a folder which could not be removed still has
         folder = self._folder / f"slot-{slot.number}-{secrets.token_hex(4)}"
         return Hand(
@@ -362,32 +309,55 @@ class Pool:
             on_death=lambda: self._on_death(slot, folder),
         )
 
-    def _on_death(self, slot: _Slot, folder: Path) -> None:
-        """Replace a worker that died while nobody was using it."""
+    def _on_death(self, slot: Slot, folder: Path) -> None:
+        """Replace a worker that died, or spoke, while nobody was using it."""
         hand = slot.hand
-        if hand is not None and hand.folder == folder and hand.attempt is None:
-            self._replace(slot)
+        if hand is None or hand.folder != folder or self._sampler is None:
+            return
+        if slot not in self._places.free:  # who uses it will see
+            return
+        if hand.is_met:
+            self._renew(slot)
+            return
+        # it died while it loaded: another one at once would do the same
+        self._empty(slot, "a worker process died while it started")
+        self._places.lose(slot)
 
-    def _replace(self, slot: _Slot) -> None:
-        """Put a new worker into *slot*; the old one and its folder go."""
-        old, slot.hand = slot.hand, None
-        if old is not None:
-            self._dismiss(old)
+    def _renew(self, slot: Slot) -> None:
+        """Put a new worker into a free slot."""
+        self._replace(slot)
+        if slot.hand is None:
+            self._places.lose(slot)
+
+    def _replace(self, slot: Slot) -> None:
+        """Put a new worker into *slot*; the old one and its folder go.
+
+        Without memory or descriptors just now the slot is without one.
+        """
+        self._empty(slot)
         if self._closed:
             return
         try:
             slot.hand = self._hire(slot)
-        except (OSError, EOFError):
-            # no memory or no descriptors just now: `_ready` tries again
-            slot.hand = None
+        except (OSError, EOFError, MemoryError, RuntimeError, StartError) as error:
+            slot.why = in_one_line(str(error)) or type(error).__name__
+
+    def _empty(self, slot: Slot, why: str = "") -> None:
+        """Let the slot's worker go, if it has one."""
+        old, slot.hand, slot.why = slot.hand, None, why
+        if old is not None:
+            self._dismiss(old)
 
     def _dismiss(self, hand: Hand) -> None:
         hand.attempt = None
         hand.kill()
         self._dying.add(hand.pid)
-        chore = asyncio.create_task(self._bury(hand))
-        self._chores.add(chore)
-        chore.add_done_callback(self._chores.discard)
+        self._do(self._bury(hand))
+
+    def _do(self, chore: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(chore)
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
 
     async def _bury(self, hand: Hand) -> None:
         """See that nothing of a killed worker is left: processes, then files."""
@@ -422,11 +392,11 @@ class Pool:
                 left = left or not (group is None or group in self._dying)
         return left
 
-    async def _greet(self, slot: _Slot) -> None:
+    async def _greet(self, slot: Slot) -> None:
         """Learn what a new worker can do. Raise StartError if it cannot start."""
         hand = slot.hand
         if hand is None:
-            raise StartError("a worker process died while it started")
+            raise StartError(slot.why)
         try:
             async with asyncio.timeout_at(hand.started_at + self._load_s):
                 lives = await asyncio.shield(hand.greeted)
@@ -458,28 +428,32 @@ class Pool:
         self.processors = {card.name: card for card in greeting.processors}
         self.wrong = greeting.wrong
 
-    async def _ready(self, slot: _Slot) -> Hand | None:
+    async def _ready(self, slot: Slot) -> Hand | None:
         """Return the slot's worker once it is ready; None if none can be started."""
-        for attempt in range(_START_TRIES):
+        for pause_s in _START_PAUSES_S:
+            hand = slot.hand
+            if hand is not None and hand.is_met and hand.is_fit():
+                return hand
+            if hand is None or not hand.is_fit():
+                self._replace(slot)
             if self._closed:
                 return None
-            if slot.hand is not None and slot.hand.is_met and not slot.hand.gone:
-                return slot.hand
             try:
                 await self._greet(slot)
             except ShuttingDown:
                 return None
             except StartError as error:
-                slot.trouble = error.detail
-                await asyncio.sleep(_START_PAUSE_S * attempt)
-                self._replace(slot)
-        return slot.hand if slot.hand is not None and slot.hand.is_met else None
+                self._empty(slot, error.detail)
+                await asyncio.sleep(pause_s)
+            else:
+                return slot.hand
+        return None
 
     # ----- one run
 
     async def _attend(
         self,
-        slot: _Slot,
+        slot: Slot,
         order: Order,
         on_progress: OnProgress,
         on_derivative: OnDerivative,
@@ -488,14 +462,12 @@ class Pool:
         if hand is None:
             if self._closed:
                 return plain(Verdict.INTERRUPTED, "interrupted")
-            why = "no worker process could be started"
-            return plain(Verdict.LOST, "crashed", why, cause=slot.trouble)
+            return Outcome(verdict=Verdict.RELEASED)
         card = self.processors.get(order.processor)
         if card is None:
             detail = f"there is no processor called {order.processor!r}"
             return plain(Verdict.SKIPPED, "missing_tool", detail)
-        self._serial += 1
-        attempt = Attempt(self._serial, asyncio.get_running_loop())
+        attempt = Attempt(agreement.new_token(), asyncio.get_running_loop())
         run = Run(hand, attempt, card, on_progress, on_derivative)
         try:
             source = order.source
@@ -507,12 +479,14 @@ class Pool:
         except OSError as error:
             self._replace(slot)
             why = f"the file could not be given to a worker: {error.strerror}"
+            if error.errno in parcels.WANTS:
+                return server_lacks(why)
             return plain(Verdict.ERROR, "error", why)
         outcome = await self._bounded(run, message, order.wall_s or card.wall_s)
-        await self._tidy(slot, hand, card, outcome)
-        if run.is_in_doubt and hand.jobs_done > 1:
-            # whoever used the worker before may be at fault: a new one decides
-            log.info("worker.replaced", processor=card.name, left="no report")
+        await self._tidy(slot, run)
+        if run.blame is Blame.UNKNOWN:
+            log.info("step.repeated", processor=card.name, code=outcome.code)
+            self._count(outcome)
             return await self._attend(slot, order, on_progress, on_derivative)
         return outcome
 
@@ -527,23 +501,23 @@ class Pool:
             clock.cancel()
             self.on_busy(loop.time() - began)
 
-    async def _tidy(
-        self, slot: _Slot, hand: Hand, card: parcels.Card, outcome: Outcome
-    ) -> None:
+    async def _tidy(self, slot: Slot, run: Run) -> None:
         """Make the slot fit for the next file: emptied, or with a new worker."""
+        hand = run.hand
         hand.attempt = None
         hand.jobs_done += 1
-        if not await self._may_stay(hand, card, outcome) and slot.hand is hand:
+        if not await self._may_stay(run) and slot.hand is hand:
             self._replace(slot)
 
-    async def _may_stay(self, hand: Hand, card: parcels.Card, outcome: Outcome) -> bool:
+    async def _may_stay(self, run: Run) -> bool:
         """Tell whether the worker is fit for somebody else's file."""
+        hand = run.hand
         return (
             not hand.gone
-            and outcome.verdict in _HARMLESS
+            and run.blame is Blame.NOBODY
             and hand.jobs_done < self._max_runs
-            and not self._has_orphans(hand, card)
-            and await self._is_as_before(hand, card)
+            and not self._has_orphans(hand, run.card)
+            and await self._is_as_before(hand, run.card)
             and _cleared(hand.folder)
         )
 
@@ -561,6 +535,8 @@ class Pool:
 
     async def _is_as_before(self, hand: Hand, card: parcels.Card) -> bool:
         left = await hand.remains(resident=card.resident)
+        if not left and not hand.is_fit():
+            left = hand.fault
         if left:
             log.info("worker.replaced", processor=card.name, left=left)
         return not left
@@ -576,18 +552,18 @@ class Pool:
             for hand in running:
                 mine = [pid for pid, group in orphans.items() if group == hand.pid]
                 hand.sample(mine, max_bytes=self.slot_memory_bytes)
-            for slot in [s for s in self._free if s.is_ready and s.hand]:
+            for slot in [s for s in self._places.free if s.is_ready]:
                 self._shrink(slot)
             self._adjust()
 
-    def _shrink(self, slot: _Slot) -> None:
+    def _shrink(self, slot: Slot) -> None:
         """Replace an idle worker that kept too much memory."""
         hand = slot.hand
         limit = min(_MAX_IDLE_BYTES, self.slot_memory_bytes)
         if hand is None or not hand.jobs_done:
             return
         if processes.rss_bytes(hand.pid) > limit:
-            self._replace(slot)
+            self._renew(slot)
 
 
 def _cleared(folder: Path) -> bool:

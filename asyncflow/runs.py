@@ -1,5 +1,24 @@
-"""One run on one worker, seen from the server: its news, its end, its outcome."""
+"""One run on one worker, seen from the server: its news, its end, its outcome.
 
+Theory of operation
+-------------------
+A worker does one run after the other, and not everything that a run does to it can be
+seen. So how a run ends says something of two: of the run, and of who had the worker
+before. `blame` is the one place where that is decided:
+
+- A run that says itself how it ended (its function returned, refused the file, asked
+  for another time or failed) had a worker that works. The worker stays, if nothing is
+  left in it; what the step is charged, `jobs` knows.
+- Any other ending (death, a limit, words that cannot be understood, a result that may
+  not be) ends the worker, too. On a new worker nobody else can have caused it: the step
+  is charged.
+- If the worker had been used, that is not known. The run is repeated at once, on a new
+  worker, and only what happens there counts; unless it has given something away by
+  then, which cannot be taken back.
+- What the server itself lacks, or ends, is nobody's fault.
+"""
+
+import enum
 import math
 import os
 import re
@@ -38,6 +57,26 @@ _SAYABLE: Final = frozenset(
 log = structlog.get_logger(__name__)
 
 
+class Blame(enum.Enum):
+    """Whose fault it may be how a run ended."""
+
+    #: nobody's that the worker would have to go for
+    NOBODY = enum.auto()
+    THE_RUN = enum.auto()
+    #: the run's, or that of somebody who had the worker before
+    UNKNOWN = enum.auto()
+
+
+def blame(
+    ended: End | None, verdict: Verdict, *, was_used: bool, has_given: bool
+) -> Blame:
+    """Tell whose fault it is that a run *ended* so, with this *verdict*."""
+    is_bad = verdict in {Verdict.LOST, Verdict.BAD_OUTPUT}
+    if not is_bad and ended not in {End.TIMEOUT, End.CROWD}:
+        return Blame.NOBODY
+    return Blame.UNKNOWN if was_used and not has_given else Blame.THE_RUN
+
+
 class Run:
     """One run on one worker: publishes what it makes, and explains its end."""
 
@@ -50,9 +89,11 @@ class Run:
         on_derivative: OnDerivative,
     ) -> None:
         self.card = card
-        #: it ended without a word that can be understood, and has given nothing away
-        self.is_in_doubt = False
-        self._hand = hand
+        self.hand = hand
+        #: known once it has ended
+        self.blame = Blame.NOBODY
+        self._was_used = hand.jobs_done > 0
+        self._has_given = False
         self._attempt = attempt
         self._on_progress = on_progress
         self._on_derivative = on_derivative
@@ -75,41 +116,45 @@ class Run:
             "processor": order.processor,
             "about": about,
         }
-        return parcels.give_order(self._hand.folder, msgspec.json.encode(said))
+        return parcels.give_order(self.hand.folder, msgspec.json.encode(said))
 
     def begin(self, order: bytes) -> None:
         """Give the worker the prepared order."""
-        self._hand.begin(self._attempt, order)
+        self.hand.begin(self._attempt, order)
 
     def stop(self, why: End) -> None:
         """Kill the worker unless it has finished."""
-        self._hand.stop(why)
+        self.hand.stop(why)
 
     async def outcome(self, budget: int, wall_s: float) -> Outcome:
         """Wait for the end of the run and say how it was."""
         try:
-            return await self._outcome(budget, wall_s)
+            outcome = await self._outcome(budget, wall_s)
         finally:
-            lines, count = self._hand.prints.take()
+            lines, count = self.hand.prints.take()
             if count:
                 log.info("step.printed", lines=lines, bytes=count)
+        self.blame = blame(
+            self._attempt.ended,
+            outcome.verdict,
+            was_used=self._was_used,
+            has_given=self._has_given,
+        )
+        return outcome
 
     async def _outcome(self, budget: int, wall_s: float) -> Outcome:
         try:
             ended = await self._follow()
             if ended is End.REPORTED:
-                data = parcels.read_report(self._hand.folder, self._attempt.report)
+                data = parcels.read_report(self.hand.folder, self._attempt.report)
                 report = parcels.decode_report(data, self._attempt.token)
                 return await self._conclude(report)
         except parcels.BadOutput as error:
-            self._hand.kill()
-            self.is_in_doubt = isinstance(error, parcels.BadReport) and not (
-                self._published
-            )
+            self.hand.kill()
             return refused(error)
         except parcels.NotSeen as error:
-            self._hand.kill()
-            return _not_seen(error)
+            self.hand.kill()
+            return server_lacks(f"the server could not take the result: {error}")
         return await self._explain(ended, budget, wall_s)
 
     async def _explain(self, ended: End, budget: int, wall_s: float) -> Outcome:
@@ -143,7 +188,7 @@ class Run:
                 await self._publish(attempt.announced.popleft())
 
     async def _conclude(self, report: parcels.Report) -> Outcome:
-        outcome = understood(report, self._hand.folder)
+        outcome = understood(report, self.hand.folder)
         if outcome.verdict is Verdict.DONE:
             for listed in report.made:
                 await self._publish(listed)
@@ -157,9 +202,10 @@ class Run:
                 raise parcels.BadOutput(f"{listed.name} was announced differently")
             return
         parcels.check_listed(listed, self.card.outputs)
-        fd, size = parcels.open_output(self._hand.folder, listed.file)
+        fd, size = parcels.open_output(self.hand.folder, listed.file)
         try:
             before = parcels.fingerprint(fd)
+            self._has_given = True
             await self._on_derivative(
                 Made(
                     name=listed.name,
@@ -177,7 +223,7 @@ class Run:
 
     async def _died(self, budget: int) -> Outcome:
         """Say why the worker died: for lack of memory, or otherwise."""
-        hand = self._hand
+        hand = self.hand
         hand.kill()
         how = await hand.end(_EXIT_S)
         number = -(hand.exitcode or 0)
@@ -231,13 +277,10 @@ def plain(verdict: Verdict, code: str, detail: str = "", cause: str = "") -> Out
     )
 
 
-def _not_seen(error: parcels.NotSeen) -> Outcome:
-    """Blame nobody when the server has no descriptor left to look at a result with."""
+def server_lacks(what: str) -> Outcome:
+    """Blame nobody for what the server has too little of just now."""
     return Outcome(
-        verdict=Verdict.TRY_LATER,
-        code="try_later",
-        detail=f"the server could not take the result: {error}",
-        after_s=_AGAIN_S,
+        verdict=Verdict.TRY_LATER, code="try_later", detail=what, after_s=_AGAIN_S
     )
 
 

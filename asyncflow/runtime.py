@@ -419,7 +419,7 @@ class Runtime:
             return None
 
         async def workers() -> str | None:
-            return None if self.pool.workers() else "no worker process can be started"
+            return self.pool.trouble
 
         found = (accepting, database, recovery, disk, workers)
         return {one.__name__: one for one in found}

@@ -108,11 +108,14 @@ class Workplaces:
             scratch=self._scratch,
         )
         self.strays = loop_steps.strays
+        in_pool = self._restraints("pool")
+        # nobody claims while there are no workers: there may be much to claim by then
+        self._pool.on_recovery = lambda: self._engine.doorbell.ring(in_pool)
         return (
             Dispatcher(
                 engine=self._engine,
                 name="pool",
-                consumers=self._restraints("pool"),
+                consumers=in_pool,
                 room=lambda: self._pool.capacity,
                 work=pool_steps.work,
             ),

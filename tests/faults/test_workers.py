@@ -44,10 +44,18 @@ def finish(server: ServerProcess, job: str, evidence: Evidence) -> None:
 
 
 @pytest.mark.parametrize(
-    "moment", [when_claimed, when_working, when_published, when_settling]
+    ("moment", "charges"),
+    [
+        # of its gate on a new worker, or the next one on the same
+        (when_claimed, {0, 1}),
+        # the worker has been used, and nothing has been given away
+        (when_working, {0}),
+        (when_published, {1}),
+        (when_settling, {1}),
+    ],
 )
 def test_a_step_whose_worker_is_killed_is_done_by_another(
-    make: Make, evidence: Evidence, moment: Moment
+    make: Make, evidence: Evidence, moment: Moment, charges: set[int]
 ) -> None:
     server = make()
     job = server.upload("slow.txt", SLOW)
@@ -57,7 +65,8 @@ def test_a_step_whose_worker_is_killed_is_done_by_another(
 
     finish(server, job, evidence)
     died = evidence.ask("SELECT verdict, code FROM attempt")
-    assert died == [("lost", "crashed")]
+    assert set(died) <= {("lost", "crashed")}
+    assert len(died) in charges
 
 
 def test_a_frozen_worker_is_killed_at_its_time_limit_and_its_step_retried(
@@ -65,7 +74,7 @@ def test_a_frozen_worker_is_killed_at_its_time_limit_and_its_step_retried(
 ) -> None:
     server = make(wall_s=1.6)
     job = server.upload("slow.txt", SLOW)
-    watch.until_working(server, job)
+    watch.until(lambda: server.status(job)["files"])
 
     os.kill(watch.worker(server), signal.SIGSTOP)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import json
 import os
 import resource
 import signal
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from asyncflow.processors.base import Result, Work, processor
+from asyncflow.processors.base import Derivative, Result, Work, processor
 
 ANY = ("*",)
 
@@ -55,6 +56,40 @@ def _a_broken_worker() -> None:
     vars(sys.modules["asyncflow.worker"])["_Run"].go = lambda *_: {"token": 0}
 
 
+def _a_worker_that_dies() -> None:
+    vars(sys.modules["asyncflow.worker"])["_Run"].go = lambda *_: os._exit(3)
+
+
+def _a_worker_that_hangs() -> None:
+    vars(sys.modules["asyncflow.worker"])["_Run"].go = lambda *_: _FOREVER.wait()
+
+
+def _say(*messages: bytes) -> None:
+    """Speak as the worker, as a function that knows it could."""
+    for message in messages:
+        vars(sys.modules["asyncflow.worker"])["_desks"][0].voice.send(message)
+
+
+def _report(token: int) -> bytes:
+    report = {"token": token, "verdict": "done", "facts": {"pid": "forged"}}
+    return json.dumps({"token": token, "report": report}).encode()
+
+
+def _reports_for_others() -> None:
+    """Say the last word, and behind it what the next ones shall have said.
+
+    As much comes before it as the server takes at once: the rest waits in the socket.
+    """
+    own = _token()
+    noise = [b"noise"] * 31
+    _say(*noise, _report(own), *(_report(own + n) for n in range(1, 120)))
+
+
+def _nothing_at_all() -> None:
+    """Say the last word, and behind it an empty one."""
+    _say(_report(_token()), b"")
+
+
 def _a_timer() -> None:
     libc, timer = ctypes.CDLL(None), ctypes.c_void_p()
     assert libc.timer_create(time.CLOCK_MONOTONIC, None, ctypes.byref(timer)) == 0
@@ -93,6 +128,10 @@ LEAVINGS: dict[str, Callable[[], object]] = {
     "a stream": lambda: setattr(sys, "stdout", None),
     "a broken worker": _a_broken_worker,
     "a closed stream": _close_the_stream,
+    "a worker that dies": _a_worker_that_dies,
+    "a worker that hangs": _a_worker_that_hangs,
+    "reports for others": _reports_for_others,
+    "an empty message": _nothing_at_all,
 }
 
 
@@ -120,6 +159,14 @@ def stops(work: Work) -> Result:
     )
     os.kill(os.getpid(), signal.SIGSTOP)
     return Result()
+
+
+@processor("gives-and-dies", accepts=ANY, outputs=("it",))
+def gives_and_dies(work: Work) -> Result:
+    path = work.out / "it"
+    path.write_text("hello")
+    work.publish(Derivative(name="it", path=path, media_type="text/plain"))
+    os._exit(3)
 
 
 @processor("looks-around", accepts=ANY)

@@ -114,21 +114,51 @@ async def test_a_worker_that_stands_still_is_replaced(crew: Crew) -> None:
     assert (await surroundings(crew))[0] != pid
 
 
+@pytest.mark.parametrize(
+    "what", ["a broken worker", "a worker that dies", "a worker that hangs"]
+)
 async def test_a_run_is_not_blamed_for_what_another_did_to_the_worker(
-    crew: Crew,
+    crew: Crew, what: str
 ) -> None:
-    pid = (await crew.run("leaves-behind", what="a broken worker")).facts["pid"]
+    pid = (await crew.run("leaves-behind", what=what)).facts["pid"]
 
-    new, _ = await surroundings(crew)
+    after = await crew.run("looks-around", wall_s=1.0)
 
-    assert new != pid
+    assert after.verdict is Verdict.DONE
+    assert after.facts["pid"] != pid
+
+
+@pytest.mark.parametrize("what", ["reports for others", "an empty message"])
+async def test_a_worker_that_says_more_than_its_last_word_is_replaced(
+    crew: Crew, what: str
+) -> None:
+    pid, _ = await surroundings(crew)
+    assert (await crew.run("leaves-behind", what=what)).verdict is Verdict.DONE
+
+    after = [(await crew.run("looks-around")).facts["pid"] for _ in range(5)]
+
+    # the five have really run, one after the other on the new worker
+    assert len(set(after)) == 1
+    assert after[0] not in {pid, "forged"}
+    assert [one.jobs_done for one in crew.pool.workers()] == [5]
+    assert crew.pool.endings()["done"] == 7
+
+
+async def test_who_has_given_something_away_is_not_run_again(crew: Crew) -> None:
+    await crew.run("leaves-behind", what="nothing")
+
+    assert (await crew.run("gives-and-dies")).code == "crashed"
+
+    assert crew.made == [("it", b"hello")]
+    assert crew.pool.crashes() == 1
 
 
 async def test_who_says_nothing_on_a_new_worker_either_is_at_fault(crew: Crew) -> None:
     assert (await crew.run("mumbles")).code == "bad_output"
     await crew.run("leaves-behind", what="nothing")
     assert (await crew.run("mumbles")).code == "bad_output"
-    assert crew.pool.endings()["bad_output"] == 2
+    # one of them twice: the first time on a worker that had been used
+    assert crew.pool.endings()["bad_output"] == 3
 
 
 async def test_every_run_can_have_a_process_of_its_own(tmp_path: Path) -> None:
