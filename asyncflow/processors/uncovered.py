@@ -12,8 +12,10 @@ Rules
   is worth reading, else it is an illustration. A page of hardly more than a stamp, most
   of which is a picture of paper, is read however little is on the paper.
 - Text that somebody's OCR has laid over a scan covers the scan: its places are blank.
-- What was read is dropped where the layer says it already. If most of it is in the
-  layer, the layer lies in the wrong places, and all is dropped.
+- What was read is dropped where the layer says it already. If most of it is said, word
+  after word, by text that is not seen, that text lies in the wrong places, and all is
+  dropped. Text that is seen is something else that the page shows: words in common
+  prove nothing.
 
 Theory of operation
 -------------------
@@ -56,14 +58,16 @@ _DEPTH: Final = 8
 _LEFT_OVER: Final = 0.2
 #: of a letter's smaller side, how far from its word it may lie
 _GAP: Final = 0.5
-#: into how many rows a page is divided to find what lies in one place
-_ROWS: Final = 128
+#: into how many bands a page is divided to find what lies in one place
+_BANDS: Final = 128
 #: by how much of a letter's height its place is made blank around it
 _MARGIN: Final = 0.15
 #: of a word that was read, what may lie on a word of the layer
 _MOST_OVERLAP: Final = 0.3
-#: of the words that were read, how many may be in the layer
+#: of the words that were read, how many may stand in text that is not seen
 _MOST_REPEATED: Final = 0.5
+#: words in a row that two texts on one subject seldom share
+_ROW: Final = 3
 #: in pictures that are no pages, guesses are noise
 _LEAST_CONFIDENCE: Final = 50.0
 _TRANSPARENT: Final = 0
@@ -81,9 +85,11 @@ class Uncovered:
             found.share >= _SHEET_SHARE and len(layer.words) <= _MOST_OF_A_STAMP
         )
         self._has_letters = found.letters > max(letters, _LEAST_LETTERS)
-        self._pictures, self._hidden = found.pictures, list[Box]()
+        self._pictures = found.pictures
+        self._unseen, self._hidden = list[Word](), list[Box]()
         if self.is_worth_a_look:
-            self._hidden = _boxes(page, found.hidden)
+            self._unseen = _unseen(page, found.hidden)
+            self._hidden = [_widened(word.box) for word in self._unseen]
             found.sleep()
 
     @property
@@ -112,7 +118,7 @@ class Uncovered:
 
     def new(self, found: Reading, to_page: Matrix) -> Reading:
         """Return *found* without what the layer says already. Raise PageTimeout."""
-        hidden, said = _Rows(self._hidden, self._page.height), _Said(self._layer.words)
+        hidden, said = _Boxes(self._hidden, self._page.height), _Said(self._layer.words)
         words = []
         for word in found.words:
             self._page.clock.left()
@@ -123,7 +129,7 @@ class Uncovered:
                 and not said.says(word, box)
             ):
                 words.append(word)
-        if said.repeated(words) > _MOST_REPEATED * len(words):
+        if _repeated(words, self._unseen) > _MOST_REPEATED * len(words):
             words = []
         return replace(found, words=words)
 
@@ -141,31 +147,31 @@ class Uncovered:
         return paper.blank(picture, [to_picture.box(box) for box in self._hidden])
 
 
-class _Rows:
-    """Boxes on a page, kept by the rows that they touch."""
+class _Boxes:
+    """Boxes on a page, kept by the bands of the page that they touch."""
 
     def __init__(self, boxes: Sequence[Box], height: float) -> None:
-        self._rows: list[list[Box]] = [[] for _ in range(_ROWS)]
-        self._height = height / _ROWS
+        self._bands: list[list[Box]] = [[] for _ in range(_BANDS)]
+        self._height = height / _BANDS
         for box in boxes:
-            for row in self._touched(box):
-                row.append(box)
+            for band in self._touched(box):
+                band.append(box)
 
     def cover(self, box: Box) -> bool:
         """Tell whether one of them covers so much of *box* that it is the same."""
         x0, _, x1, _ = box
         return any(
             _overlap(box, one) > _MOST_OVERLAP
-            for row in self._touched(box)
-            for one in row
+            for band in self._touched(box)
+            for one in band
             if one[0] < x1 and one[2] > x0
         )
 
     def _touched(self, box: Box) -> list[list[Box]]:
         first, last = (
-            int(min(max(0.0, at / self._height), _ROWS - 1)) for at in (box[1], box[3])
+            int(min(max(0.0, at / self._height), _BANDS - 1)) for at in (box[1], box[3])
         )
-        return self._rows[first : last + 1]
+        return self._bands[first : last + 1]
 
 
 class _Said:
@@ -181,12 +187,22 @@ class _Said:
         places = self._places.get(_plain(word.text), ())
         return any(_overlap(box, place) > 0 for place in places)
 
-    def repeated(self, words: Sequence[Seen]) -> int:
-        """Return how many of *words* it has, wherever."""
-        read = collections.Counter(_plain(word.text) for word in words)
-        return sum(
-            min(count, len(self._places.get(said, ()))) for said, count in read.items()
-        )
+
+def _repeated(read: Sequence[Seen], unseen: Sequence[Word]) -> int:
+    """Return how many words of *read* stand in rows that *unseen* has as well."""
+    said = [_plain(word.text) for word in read]
+    length = min(_ROW, len(said))
+    known = set(_rows([_plain(word.text) for word in unseen], length))
+    repeated: set[int] = set()
+    for at, row in enumerate(_rows(said, length)):
+        if row in known:
+            repeated.update(range(at, at + length))
+    return len(repeated)
+
+
+def _rows(words: Sequence[str], length: int) -> Iterator[tuple[str, ...]]:
+    """Yield each *length* words that follow each other."""
+    return zip(*(words[at:] for at in range(length)), strict=False)
 
 
 def joined(layer: Layer, found: Reading, words: Sequence[Word]) -> str:
@@ -275,38 +291,34 @@ def _objects(page: Any) -> Iterator[tuple[Any, int, Matrix]]:
             yield one.raw, one.type, forms[-1]
 
 
-def _boxes(page: PdfPage, hidden: Collection[int]) -> list[Box]:
-    """Return where on the page the words of *hidden* texts lie."""
+def _unseen(page: PdfPage, hidden: Collection[int]) -> list[Word]:
+    """Return the words of *hidden* texts, and where on the page they lie."""
     import pypdfium2.raw as pdfium  # noqa: PLC0415 -- few workers need it
 
     if not hidden:
         return []
     textpage = page.raw.get_textpage()
     to_shown = page.to_user_space.inverse()
-    words: list[Box] = []
+    words: list[Word] = []
     is_within = False
     try:
         for at in range(textpage.count_chars()):
             page.clock.left()
             text = pdfium.FPDFText_GetTextObject(textpage, at)
-            if not text or _address(text) not in hidden or _is_space(textpage, at):
+            letter = chr(pdfium.FPDFText_GetUnicode(textpage, at))
+            if not text or _address(text) not in hidden or letter.isspace():
                 is_within = False
                 continue
             box = to_shown.box(textpage.get_charbox(at, loose=True))
-            if is_within and _adjoin(words[-1], box):
-                words[-1] = _union(words[-1], box)
+            if is_within and _adjoin(words[-1].box, box):
+                last = words[-1]
+                words[-1] = Word(text=last.text + letter, box=_union(last.box, box))
             else:
-                words.append(box)
+                words.append(Word(text=letter, box=box))
             is_within = True
     finally:
         textpage.close()
-    return [_widened(box) for box in words]
-
-
-def _is_space(textpage: Any, at: int) -> bool:
-    import pypdfium2.raw as pdfium  # noqa: PLC0415 -- few workers need it
-
-    return chr(pdfium.FPDFText_GetUnicode(textpage, at)).isspace()
+    return words
 
 
 def _adjoin(word: Box, letter: Box) -> bool:

@@ -180,6 +180,46 @@ def test_a_layer_in_the_wrong_places_is_not_doubled(tmp_path: Path) -> None:
     assert page_of(ran)["source"] == "layer"
 
 
+ARTICLE = """
+The council decided on Monday that the new bridge over the river would be built by the
+end of the year. The mayor said that the cost of the bridge was higher than expected and
+that the city would have to pay for most of it. Many people in the city are against the
+bridge because the road to it would go through the old park. The council will decide on
+the cost in the next meeting and the people of the city may speak at it. The river has
+been crossed by a ferry since the last war and the ferry is too small for the number of
+cars that want to cross the river each day. The park is the oldest in the city and has
+trees that are more than three hundred years old. The mayor said that no tree of the
+park would be cut for the road."""
+LETTER = """
+The people of the park say that the road to the bridge would be the end of the park. We
+will speak at the next meeting of the council and the mayor has to answer. Not one tree
+may be cut""".split()
+
+
+@pytest.mark.parametrize("mode", [0, 3], ids=["seen", "not seen"])
+def test_a_pasted_letter_is_read_though_the_text_beside_it_has_most_of_its_words(
+    tmp_path: Path, mode: int
+) -> None:
+    said = ARTICLE.split()
+    lines = [" ".join(said[at : at + 16]) for at in range(0, len(said), 16)]
+    typed = " ".join(f"({line}) '" for line in lines)
+    content = f"BT {mode} Tr /F 8 Tf 10 TL 20 410 Td {typed} ET"
+    content += " q 300 0 0 212 280 5 cm /I Do Q"
+    path = page_pdf(content, tmp_path / "page.pdf", picture=sheet(LETTER))
+    ran = read(path)
+    assert page_of(ran)["source"] == "mixed"
+    assert match([*said, *LETTER], words_of(ran)) >= 0.98
+
+
+def test_a_stamp_takes_no_word_from_the_scan_that_begins_like_it(
+    tmp_path: Path,
+) -> None:
+    stamp = "BT /F 9 Tf 30 10 Td (invoice total) Tj ET"
+    scan = sheet(["invoice", "total", "paid"])
+    ran = read(page_pdf(f"{SCAN} {stamp}", tmp_path / "scan.pdf", picture=scan))
+    assert words_of(ran) == ["invoice", "total", "paid", "invoice", "total"]
+
+
 def test_what_is_blacked_out_stays_so(tmp_path: Path) -> None:
     words = text_pages.some_words(60)
     bar = "0 g 0 0 595 421 re f 1 g BT /F 9 Tf 30 10 Td (removed) Tj ET"
