@@ -239,7 +239,11 @@ class Upload:
     ) -> AsyncIterator[bytes]:
         clock = asyncio.get_running_loop().time
         for offset in range(start, end, PIECE_BYTES):
-            yield await self.source.read(offset, min(PIECE_BYTES, end - offset))
+            piece = await self.source.read(offset, min(PIECE_BYTES, end - offset))
+            if offset + len(piece) == self.source.size:
+                # with the last piece the server takes it for whole
+                await self.source.check()
+            yield piece
             # the network took a piece: silence counts from here
             guard.reschedule(clock() + SILENCE_S)
             self._tell(min(offset + PIECE_BYTES, end), resumed_at)

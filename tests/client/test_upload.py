@@ -84,6 +84,24 @@ async def test_a_lost_last_answer_is_no_second_upload(
     assert server.received == len(b"small")
 
 
+async def test_a_file_that_changes_within_its_last_chunk_is_not_finished(
+    server: SmallServer, tmp_path: Path
+) -> None:
+    film = tmp_path / "film.mkv"
+    film.write_bytes(os.urandom(3 << 20))
+
+    def change(progress: Progress) -> None:
+        if progress.sent_bytes == 1 << 20:
+            film.write_bytes(os.urandom(3 << 20))
+
+    async with Client(server.url, state_dir=tmp_path / "state") as client:
+        with pytest.raises(SourceChanged):
+            await client.upload(film, on_progress=change)
+
+    assert server.jobs == {}
+    assert server.uploads == {}
+
+
 async def test_a_creation_whose_answer_is_lost_is_no_second_upload(
     server: SmallServer, client: Client, photo: Path
 ) -> None:
