@@ -25,7 +25,6 @@ far they are in `asyncflow.offsets`.
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 import structlog
@@ -260,17 +259,26 @@ class Chunks:
         try:
             size = await self._offsets.of(row.key)
         except BlobNotFound:
-            # The server died between the row and the blob.
-            with suppress(BlobExists):  # or its creator was only slower than we
-                await self._store.create(row.key, length=row.length)
-            try:
-                await self._open(row.id)
-            except ClientError:
-                # It was ended and swept since *row* was read: leave no bytes behind.
-                await self._store.delete(row.key)
-                raise
+            await self.make_blob(row, length=row.length)
             return 0
         return uploads.offset_of(size, length=row.length, checked_from=row.checked_from)
+
+    async def make_blob(self, row: UploadRow, *, length: int | None) -> None:
+        """Create the blob that is missing if the server died between the row and it.
+
+        Raises:
+            UploadNotFound, UploadGone: the upload has ended meanwhile.
+        """
+        try:
+            await self._store.create(row.key, length=length)
+        except BlobExists:
+            return  # or its creator was only slower than we
+        try:
+            await self._open(row.id)
+        except ClientError:
+            # It was ended and swept since *row* was read: leave no bytes behind.
+            await self._store.delete(row.key)
+            raise
 
     # ----- fill
 

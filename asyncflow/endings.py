@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from typing import Final
 
 from asyncflow import uploads
 from asyncflow.admission import Admission
@@ -35,6 +36,9 @@ from asyncflow.store.base import Store
 from asyncflow.store.digests import digest_of
 from asyncflow.turns import OnEnd, nobody_waits
 from asyncflow.uploads import UploadState
+
+#: the code of what nobody finished in time
+EXPIRED: Final = "expired"
 
 
 class Endings:
@@ -167,7 +171,7 @@ class Endings:
     async def expire(self, upload_id: str) -> None:
         """End an upload that nobody finished in time."""
         detail = "nobody finished the upload in time"
-        await self.end(upload_id, JobState.CANCELLED, "expired", detail)
+        await self.end(upload_id, JobState.CANCELLED, EXPIRED, detail)
 
     async def give_up(self, upload_id: str, code: str, detail: str) -> None:
         """End an upload whose client cannot come back to it; it may have ended."""
@@ -177,10 +181,13 @@ class Endings:
     async def abandon(self, upload_id: str, error: BaseException) -> None:
         """End an upload whose client cannot come back to it.
 
-        One that is whole stays: only its transaction failed, and is tried again.
+        One that is whole stays: only its transaction failed, and is tried again. But
+        of a part without a name nobody would ever hear.
         """
         if self.awaits(upload_id):
-            return
+            row, _ = self._unaccepted[upload_id]
+            if not row.is_part or row.concat:
+                return
         await self.give_up(upload_id, TruncatedBody.code, _why(error))
 
     async def end(
@@ -194,7 +201,7 @@ class Endings:
         self._admission.forget(upload_id)
         self._offsets.forget(uploads.raw_key(upload_id))
         if ended:
-            await self.on_end(upload_id)
+            await self.on_end(upload_id, code)
         return ended
 
 

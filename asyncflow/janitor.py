@@ -20,6 +20,8 @@ from asyncflow.store.base import Store
 log = structlog.get_logger(__name__)
 
 TRASH_PORTION = 100
+#: parts that one transaction forgets
+PARTS_PORTION = 200
 #: how long bytes that could not be removed are left alone
 STUCK_AGAIN_S = 60.0
 
@@ -108,6 +110,8 @@ class Janitor:
                 self._stuck.clear()
             self._bin.clear()
             try:
+                while await self._db.drop_parts(PARTS_PORTION):
+                    pass
                 while await self.remove_trash():
                     pass
             except (AsyncflowError, OSError) as error:

@@ -9,9 +9,10 @@ Rules
 - Joins are the server's own work, a few at a time: no client waits for one longer than
   `PATIENCE_S`, and whoever brings a part that has a name waits for none.
 - A join that a crash cut off begins again from nothing: the parts are still there.
+- Once all parts are complete, no time limit ends what is joined of them, nor them.
 - What waits for a part that ends, ends with it.
-- Parts are removed once their upload is a job: at once if nobody knows their names,
-  else after `KEEP_MS`, so that a client that lost the answer may ask again.
+- With the end of an upload, as a job or not, the transaction gives up its parts if no
+  client knows their names. Others stay for a while: their client may ask again.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ import structlog
 from asyncflow import uploads
 from asyncflow.chunks import Chunks
 from asyncflow.db.base import Change, Database, Place, UploadRow
+from asyncflow.endings import EXPIRED
 from asyncflow.engine import Engine
 from asyncflow.errors import (
     AsyncflowError,
@@ -40,7 +42,6 @@ from asyncflow.turns import Announced, Upload
 
 log = structlog.get_logger(__name__)
 
-KEEP_MS: Final = 3_600_000
 #: so many joins are made at once
 JOINS: Final = 2
 #: how long the client that brought the last part may wait to hear of the job
@@ -48,8 +49,6 @@ PATIENCE_S: Final = 5.0
 #: how long a join that has no room waits for its next try, at first and at most
 AGAIN_MS: Final = 5_000
 AGAIN_MOST_MS: Final = 600_000
-#: parts that one transaction removes
-PORTION: Final = 200
 #: uploads whose places are remembered, each at most 10 kB
 REMEMBERED: Final = 1000
 COMPLETE = uploads.UploadState.COMPLETE
@@ -112,6 +111,11 @@ class Joiner:
             PartNotUsable: one of them is not there, or is no part of this owner's.
             ClientError, ServerBusy: as `Chunks.create` says.
         """
+        if said.once is not None:
+            # before its parts are looked at, which may have gone since
+            made = await self._db.created_before(said.owner, said.once)
+            if made is not None:
+                return replace(await self.settle(made), is_known=True)
         lengths = [(await self._part(said, part)).length for part in parts]
         known = [length for length in lengths if length is not None]
         total = sum(known) if len(known) == len(lengths) else None
@@ -122,10 +126,11 @@ class Joiner:
         try:
             row = await self._db.find_upload(part)
         except ClientError:
-            raise PartNotUsable(f"{part} is not there") from None
-        is_theirs = (row.owner, row.tenant) == (said.owner, said.tenant)
-        if not (row.is_part and is_theirs):
-            raise PartNotUsable(f"{part} is not a partial upload")
+            row = None
+        owner = None if row is None else (row.owner, row.tenant)
+        if row is None or not row.is_part or owner != (said.owner, said.tenant):
+            # the same to whoever tries ids of others
+            raise PartNotUsable(f"{part} is no partial upload of yours") from None
         return row
 
     # ----- places
@@ -242,7 +247,11 @@ class Joiner:
         waited = self._left.pop(final, None)
         if done.cancelled() or (error := done.exception()) is None:
             return
-        if waited is None and not isinstance(error, Interrupted):
+        is_lost = isinstance(error, PartNotUsable)
+        if isinstance(error, ClientError) and not is_lost:
+            # deleted meanwhile, or refused: whose it is hears of it
+            log.info("join.ended", upload=final, error=error.code)
+        elif waited is None and not isinstance(error, Interrupted):
             # once, and not at every try
             code = error.code if isinstance(error, AsyncflowError) else repr(error)
             log.warning("join.failed", upload=final, error=code)
@@ -256,16 +265,11 @@ class Joiner:
         more = 0 if not row.concat or row.length is not None else total
         try:
             async with self._chunks.endings.joined(row, total, more=more):
+                await self._chunks.make_blob(row, length=None)
                 await self._concat(row.key, [place.key for place in places])
         except BlobNotFound:
             await self._chunks.find(row.id)  # unless it was ended meanwhile
             raise PartNotUsable("a part was removed while it was joined") from None
-        if row.concat:
-            later = self._engine.clock.now() + KEEP_MS
-            await self._db.keep_parts(row.id, later)
-        else:
-            while await self._db.drop_parts(row.id, PORTION):
-                pass
 
     async def _concat(self, key: str, parts: Sequence[str]) -> None:
         if isinstance(self._store, CanConcat):
@@ -311,10 +315,13 @@ class Joiner:
         self._begin(final)
         return True
 
-    async def part_gone(self, part: str) -> None:
+    async def part_gone(self, part: str, code: str) -> None:
         """End what waits for this part: it could never become whole."""
         for final in await self._db.finals_of(part):
-            await self._give_up(final)
+            if code == EXPIRED:
+                await self._chunks.endings.expire(final)
+            else:
+                await self._give_up(final)
 
     async def _give_up(self, final: str) -> None:
         detail = "a part was ended before the upload was whole"

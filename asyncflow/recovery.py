@@ -4,6 +4,7 @@ Rules
 -----
 - Each upload is looked at by itself: one bad blob keeps no server from starting.
 - What only the disk or the database stood in the way of is tried again by `again`.
+- Only what a dead server left is looked at: recovery may come late, after requests.
 """
 
 from collections.abc import Awaitable, Callable
@@ -37,19 +38,31 @@ class Recovery:
         self._joiner = joiner
         #: what to try again: upload -> how
         self._left: dict[str, Recover] = {}
+        #: the row id of the last upload that a dead server may have left
+        self._last: int | None = None
+
+    async def look(self) -> None:
+        """Note what there is before the first request."""
+        if self._last is None:
+            self._last = await self._db.latest_upload()
 
     async def run(self) -> int:
         """Look at every unfinished upload; return how many are jobs now."""
+        await self.look()
         # parts first: what is joined from them waits for the last one
         plain = await self._each(self._chunks.recover)
-        return plain + await self._each(self._joiner.recover)
+        joined = await self._each(self._joiner.recover)
+        # whoever sent these never heard that they had come
+        await self._db.give_up_strays(self._last or 0)
+        return plain + joined
 
     async def _each(self, recover: Recover) -> int:
         found, after = 0, 0
         while page := await self._db.unfinished_uploads(after, PAGE):
             after = page[-1].seq
             for row in page:
-                found += await self._one(row, recover)
+                if row.seq <= (self._last or 0):
+                    found += await self._one(row, recover)
         return found
 
     async def _one(self, row: UploadRow, recover: Recover) -> bool:

@@ -385,6 +385,7 @@ class Runtime:
         """
         if self._has_begun or self.draining:
             return
+        await self.recovery.look()
         try:
             freed = await self.engine.start(consumers)
         except (DatabaseUnavailable, DiskFull) as error:

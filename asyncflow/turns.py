@@ -35,8 +35,8 @@ IETF: Final = "ietf"
 
 #: returns a checksum that was said; asked when the body has ended. None: none was
 Check = Callable[[], uploads.Checksum | None]
-#: hears of an upload that has ended
-OnEnd = Callable[[str], Awaitable[None]]
+#: hears which upload has ended, and by which code
+OnEnd = Callable[[str, str], Awaitable[None]]
 
 
 class Body(Protocol):
@@ -349,7 +349,7 @@ class Head:
         self.data += data[: uploads.SIGNATURE_BYTES - len(self.data)]
 
 
-async def nobody_waits(_upload: str) -> None:
+async def nobody_waits(_upload: str, _code: str) -> None:
     """Do nothing: nothing waits for this upload."""
 
 

@@ -27,6 +27,8 @@ from typing import Protocol
 #: how many first bytes the signature check needs to see
 SIGNATURE_BYTES = 1024
 MAX_NAME = 255
+#: so long parts stay that have served, so that a client that lost the answer may ask
+KEEP_PARTS_MS = 3_600_000
 #: kinds whose content must be what the name or type declares
 CHECKED_KINDS = frozenset({"image", "video", "audio", "application/pdf"})
 

@@ -369,7 +369,9 @@ class Database(Oversight, Protocol):
     ) -> None:
         """Make the upload complete: job PENDING, `file.uploaded`, its gate steps.
 
-        A part becomes complete and nothing follows.
+        A part becomes complete and nothing follows, but that what it is joined from
+        with others does not expire, nor they, once all of them are there. Parts of an
+        upload that is complete live a while longer; those without a name are given up.
         Doing it again is not an error and changes nothing.
         Raise UploadNotFound or UploadGone.
         """
@@ -381,6 +383,7 @@ class Database(Oversight, Protocol):
         """End an unfinished upload as CANCELLED or REJECTED; tell whether it was open.
 
         Its bytes go to the trash; a complete upload is left alone, a part is forgotten.
+        Its parts are given up if no client can name them.
         Raise UploadNotFound.
         """
         ...
@@ -392,15 +395,12 @@ class Database(Oversight, Protocol):
         """
         ...
 
-    async def keep_parts(self, final_id: str, expires: int) -> None:
-        """Set the end of a complete upload's parts, unless others wait for them."""
+    async def give_up_strays(self, last: int) -> None:
+        """Give up complete parts without name and place, up to the row id *last*."""
         ...
 
-    async def drop_parts(self, final_id: str, limit: int) -> int:
-        """Forget some parts of a complete upload; return how many.
-
-        Their bytes go to the trash.
-        """
+    async def drop_parts(self, limit: int) -> int:
+        """Move some of the given-up parts to the trash; return how many."""
         ...
 
     async def set_length(self, upload_id: str, length: int) -> bool:
@@ -422,7 +422,10 @@ class Database(Oversight, Protocol):
         ...
 
     async def take_place(self, final_id: str, n: int, part_id: str) -> str:
-        """Put a part into place *n*; return which part is there (the first stays)."""
+        """Put a part into place *n*; return which part is there (the first stays).
+
+        Raise UploadGone if the upload has ended.
+        """
         ...
 
     async def places(self, final_id: str) -> Sequence[Place]:
@@ -439,6 +442,10 @@ class Database(Oversight, Protocol):
 
     async def expired_uploads(self, now: int, limit: int) -> Sequence[str]:
         """Return ids of unfinished uploads, and of parts, whose time is over."""
+        ...
+
+    async def latest_upload(self) -> int:
+        """Return the row id of the upload that was created last; 0: there is none."""
         ...
 
     async def unfinished_uploads(self, after: int, limit: int) -> Sequence[UploadRow]:

@@ -229,6 +229,7 @@ def cancel(db: sqlite3.Connection, pid: str, now: int) -> Change | None:
     track = Tracker(db, job["id"], pid)
     if db.execute(SQL["end_upload"], {"job": job["id"]}).rowcount:
         track.throw_away(uploads.raw_key(pid), is_prefix=False)
+        intake.release_parts(db, job["id"], now + uploads.KEEP_PARTS_MS)
     error = {"code": "cancelled", "detail": "somebody cancelled the job", "step": None}
     close(track, job["run"], JobState.CANCELLED, error, now)
     return track.change()
@@ -241,6 +242,9 @@ def delete(db: sqlite3.Connection, pid: str) -> Change:
     running = db.execute(SQL["running_of_job"], {"job": job["id"]}).fetchall()
     track.throw_away(uploads.raw_key(pid), is_prefix=False)
     track.throw_away(uploads.derivative_prefix(pid), is_prefix=True)
+    if db.execute(SQL["end_upload"], {"job": job["id"]}).rowcount:
+        # what the file was to be joined from goes as well, unless it serves others
+        intake.release_parts(db, job["id"], 0)
     db.execute(SQL["delete_job"], {"job": job["id"]})
     return Change(
         job_id=pid,

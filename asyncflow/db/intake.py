@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from asyncflow import uploads
 from asyncflow.db import flow
 from asyncflow.db.base import Change, NewUpload, Once
 from asyncflow.db.queries import load
@@ -33,6 +34,8 @@ def create(db: sqlite3.Connection, new: NewUpload) -> tuple[str, Change | None]:
     job = _insert(db, new)
     for n, part in enumerate(new.places):
         db.execute(SQL["insert_place"], {"final": job, "n": n, "part": part})
+    if new.places:
+        _hold_if_whole(db, job)
     remember_creation(db, new.owner, new.once, job)
     if new.is_part:
         return new.id, None
@@ -120,6 +123,8 @@ def accept(
         raise UploadGone
     if row["is_part"]:
         db.execute(SQL["complete_part"], {"job": row["id"], "size": size})
+        for found in db.execute(SQL["waiting_for"], {"pid": pid}).fetchall():
+            _hold_if_whole(db, found["final"])
         return None
     done = db.execute(SQL["complete_upload"], {"job": row["id"], "size": size})
     if done.rowcount == 0:
@@ -135,6 +140,9 @@ def accept(
         },
     )
     track = flow.Tracker(db, row["id"], pid)
+    if row["parts"] is not None:
+        until = now + uploads.KEEP_PARTS_MS
+        track.trash = release_parts(db, row["id"], until, served=True)
     opened, gated = flow.write_event(track, 1, UPLOADED, gates, now=now)
     flow.count_steps(track, opened, gated)
     if not gated:
@@ -153,6 +161,7 @@ def end(
         return _forget_part(track, row["key"], state)
     if db.execute(SQL["end_upload"], {"job": row["id"]}).rowcount == 0:
         return None
+    release_parts(db, row["id"], now + uploads.KEEP_PARTS_MS)
     track.throw_away(row["key"], is_prefix=False)
     flow.close(track, 1, state, {"code": code, "detail": detail, "step": None}, now)
     return track.change()
@@ -164,12 +173,32 @@ def _forget_part(track: flow.Tracker, key: str, state: JobState) -> Change:
     return Change(job_id=track.pid, version=2, state=state, trash=True, gone=True)
 
 
-def drop_parts(db: sqlite3.Connection, pid: str, limit: int) -> list[Change]:
-    """Forget at most *limit* parts of a complete upload."""
-    found = db.execute(SQL["parts_of"], {"pid": pid, "limit": limit}).fetchall()
+def _hold_if_whole(db: sqlite3.Connection, final: int) -> None:
+    """Let an upload and its parts not expire once all of them are complete."""
+    args = {"final": final}
+    if db.execute(SQL["hold_whole"], args).rowcount:
+        db.execute(SQL["hold_parts"], args)
+
+
+def release_parts(
+    db: sqlite3.Connection, final: int, expires: int, *, served: bool = False
+) -> bool:
+    """Let go of the parts of an upload that is over; tell whether bytes are given up.
+
+    Those without a name are. The others get a time limit if they had none, or, if they
+    have *served*, a new one: *expires*, unless another upload waits for them.
+    """
+    args = {"final": final, "expires": expires, "served": served}
+    db.execute(SQL["release_parts"], args)
+    return db.execute(SQL["give_up_parts"], {"final": final}).rowcount > 0
+
+
+def drop_parts(db: sqlite3.Connection, limit: int) -> list[Change]:
+    """Forget at most *limit* parts that were given up."""
+    found = db.execute(SQL["given_up_parts"], {"limit": limit}).fetchall()
     return [
         _forget_part(
-            flow.Tracker(db, row["id"], row["pid"]), row["key"], JobState.COMPLETED
+            flow.Tracker(db, row["id"], row["pid"]), row["key"], JobState.CANCELLED
         )
         for row in found
     ]
@@ -206,6 +235,10 @@ def set_about(
 
 def take_place(db: sqlite3.Connection, pid: str, n: int, part: str) -> str:
     """Put a part into place *n*; return which part is there."""
-    args = {"final": _find(db, pid)["id"], "n": n}
-    db.execute(SQL["insert_place"], {**args, "part": part})
+    row = _find(db, pid)
+    if row["state"] == "ended":
+        raise UploadGone
+    args = {"final": row["id"], "n": n}
+    if db.execute(SQL["insert_place"], {**args, "part": part}).rowcount:
+        _hold_if_whole(db, row["id"])
     return str(db.execute(SQL["find_place"], args).fetchone()["part"])

@@ -108,6 +108,10 @@ class Reading:
         args = {"now": now, "limit": limit}
         return [row["pid"] for row in await self._rows("expired_uploads", args)]
 
+    async def latest_upload(self) -> int:
+        """Return the row id of the upload that was created last."""
+        return int((await self._rows("latest_upload", {}))[0]["n"])
+
     async def unfinished_uploads(self, after: int, limit: int) -> Sequence[UploadRow]:
         """Return a page of unfinished uploads, oldest first."""
         args = {"after": after, "limit": limit}

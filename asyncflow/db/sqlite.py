@@ -148,14 +148,16 @@ class SqliteDatabase(Reading):
         """Move the end of an unfinished upload's, or of a part's, time."""
         await self._writer.write(lambda db: intake.extend(db, upload_id, expires))
 
-    async def keep_parts(self, final_id: str, expires: int) -> None:
-        """Set the end of a complete upload's parts, unless others wait for them."""
-        await self._write("keep_parts", {"pid": final_id, "expires": expires})
+    async def give_up_strays(self, last: int) -> None:
+        """Give up complete parts without a name and a place."""
+        await self._write("give_up_strays", {"last": last})
 
-    async def drop_parts(self, final_id: str, limit: int) -> int:
-        """Forget some parts of a complete upload; return how many."""
-        dropped = await self._writer.write(
-            lambda db: intake.drop_parts(db, final_id, limit), after=self._tell
+    async def drop_parts(self, limit: int) -> int:
+        """Forget some of the parts that were given up; return how many."""
+        dropped = await self._make_room(
+            lambda: self._writer.write(
+                lambda db: intake.drop_parts(db, limit), after=self._tell
+            )
         )
         return len(dropped)
 

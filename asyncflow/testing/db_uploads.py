@@ -12,10 +12,12 @@ from asyncflow.errors import (
     JobNotFound,
     KeyReused,
     TooManyUploads,
+    UploadGone,
     UploadNotFound,
 )
 from asyncflow.jobs import JobState
 from asyncflow.testing.db_world import GATE, HOUR_MS, World
+from asyncflow.uploads import KEEP_PARTS_MS
 
 
 class UploadObligations:
@@ -157,30 +159,121 @@ class UploadObligations:
             assert await world.db.expired_uploads(after, 9) == [alone]
             after += HOUR_MS
 
+    @pytest.mark.parametrize("last", ["part", "place", "final"])
+    async def test_an_upload_whose_parts_are_all_complete_does_not_expire_nor_do_they(
+        self, world: World, last: str
+    ) -> None:
+        parts = [await world.upload(is_part=True, concat="partial") for _ in range(2)]
+        ever = world.now + 999 * HOUR_MS
+        if last == "final":
+            await world.accept(parts[0], GATE)
+            await world.accept(parts[1], GATE)
+            await world.upload(parts=2, places=tuple(parts))
+        else:
+            final = await world.upload(parts=2, places=tuple(parts[:1]))
+            await world.accept(parts[0], GATE)
+            assert len(await world.db.expired_uploads(ever, 9)) == 3
+            if last == "part":
+                await world.db.take_place(final, 1, parts[1])
+                await world.accept(parts[1], GATE)
+            else:
+                await world.accept(parts[1], GATE)
+                await world.db.take_place(final, 1, parts[1])
+        assert await world.db.expired_uploads(ever, 9) == []
+
     async def test_parts_that_have_served_end_when_nobody_waits_for_them(
         self, world: World
     ) -> None:
-        served, wanted = [await world.upload(is_part=True) for _ in range(2)]
-        final = await world.upload(parts=2, places=(served, wanted))
-        await world.upload(parts=1, places=(wanted,), expires=world.now + 9 * HOUR_MS)
-        await world.db.extend_upload(wanted, world.now + 9 * HOUR_MS)
-        await world.accept(final, GATE)
-        await world.db.keep_parts(final, world.now + HOUR_MS)
-        assert await world.db.expired_uploads(world.now + HOUR_MS, 9) == [served]
+        far = world.now + 9 * HOUR_MS
+        served, wanted, needed, other = [
+            await world.upload(is_part=True, concat="partial") for _ in range(4)
+        ]
+        places = (served, wanted, needed)
+        final = await world.upload(parts=3, places=places)
+        waits = await world.upload(parts=2, places=(wanted, other), expires=far)
+        holds = await world.upload(parts=1, places=(needed,))
+        for part in places:
+            await world.accept(part, GATE)
+        await world.db.extend_upload(other, far)
+        assert await world.db.expired_uploads(far - 1, 9) == []
 
-    async def test_the_parts_of_a_complete_upload_are_forgotten_some_at_a_time(
-        self, world: World
+        await world.accept(final, GATE)
+
+        soon = world.now + KEEP_PARTS_MS
+        assert await world.db.expired_uploads(soon - 1, 9) == []
+        assert await world.db.expired_uploads(soon, 9) == [served]
+        ends = [(await world.db.find_upload(one)).expires for one in (wanted, needed)]
+        assert ends == [far, None]
+        # what ends otherwise shortens nobody's time, but gives back what had no end
+        for one in (waits, holds):
+            await world.end_upload(one)
+        ends = [(await world.db.find_upload(one)).expires for one in (wanted, needed)]
+        assert ends == [far, soon]
+
+    @pytest.mark.parametrize("how", ["accept", "end", "cancel", "delete"])
+    async def test_parts_without_a_name_are_given_up_with_the_end_of_their_upload(
+        self, world: World, how: str
     ) -> None:
         parts = [await world.upload(is_part=True) for _ in range(5)]
-        final = await world.upload(parts=5, places=tuple(parts))
-        for one in (*parts, final):
+        final = await world.upload(parts=5, places=tuple(parts), length=None)
+        for one in parts:
             await world.accept(one, GATE)
-        assert [await world.db.drop_parts(final, 3) for _ in range(3)] == [3, 2, 0]
-        assert {one.key for one in await world.db.trash(9)} == {
-            f"raw/{part}" for part in parts
-        }
-        assert await world.db.usage() == {"local": 10}
-        assert all(change.trash for change in world.changes if change.gone)
+        world.changes.clear()
+
+        if how == "accept":
+            await world.accept(final, GATE)
+        elif how == "end":
+            await world.end_upload(final)
+        elif how == "cancel":
+            await world.db.cancel(final, world.now)
+        else:
+            await world.db.delete(final)
+
+        # they count no more from this moment on, and whoever removes bytes hears of it
+        kept = 10 if how == "accept" else 0
+        assert (await world.db.usage()).get("local", 0) == kept
+        assert await world.db.stored_bytes() == kept
+        assert [change.trash for change in world.changes] == [True]
+        assert await world.db.expired_uploads(world.now + 9 * HOUR_MS, 9) == []
+        if how != "delete":
+            assert [one.state for one in await world.db.places(final)] == [None] * 5
+
+        assert [await world.db.drop_parts(3) for _ in range(3)] == [3, 2, 0]
+        thrown = {one.key for one in await world.db.trash(9)}
+        assert {f"raw/{part}" for part in parts} <= thrown
+        assert (await world.db.usage()).get("local", 0) == kept
+        for part in parts:
+            with pytest.raises(UploadNotFound):
+                await world.db.find_upload(part)
+
+    async def test_what_has_ended_takes_no_part(self, world: World) -> None:
+        final = await world.upload(parts=2, length=None)
+        part = await world.upload(is_part=True)
+        await world.end_upload(final)
+        with pytest.raises(UploadGone):
+            await world.db.take_place(final, 0, part)
+
+    async def test_parts_that_a_dead_server_left_without_a_place_are_given_up(
+        self, world: World
+    ) -> None:
+        assert await world.db.latest_upload() == 0
+        placed, stray = [await world.upload(is_part=True) for _ in range(2)]
+        named = await world.upload(is_part=True, concat="partial")
+        final = await world.upload(parts=2, places=(placed,))
+        plain = await world.upload()
+        begun = await world.upload(is_part=True)
+        for one in (placed, stray, named):
+            await world.accept(one, GATE)
+        last = await world.db.latest_upload()
+        young = await world.upload(is_part=True)
+        await world.accept(young, GATE)
+
+        await world.db.give_up_strays(last)
+
+        assert await world.db.drop_parts(9) == 1
+        assert [one.key for one in await world.db.trash(9)] == [f"raw/{stray}"]
+        for one in (placed, named, final, plain, begun, young):
+            assert (await world.db.find_upload(one)).state != "ended"
 
     # ----- repeated and counted
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from asyncflow import crew, parcels
+from asyncflow.chunks import Chunks
 from asyncflow.db import control, flow, intake, sqlite, work, writer
 from asyncflow.engine import Engine
 from asyncflow.runtime import Runtime
@@ -97,6 +98,18 @@ def after_commit_of(holder: Any, name: str) -> Callable[[Bomb], None]:
     return lay
 
 
+def joined_upload_created(bomb: Bomb) -> None:
+    """Go off between the row of an upload that is joined from parts and its blob."""
+    real = Chunks._create_blob  # noqa: SLF001 -- only there the two are apart
+
+    async def instead(self: Any, new: Any) -> Any:
+        if new.parts is not None:
+            bomb.touch()
+        return await real(self, new)
+
+    Chunks._create_blob = instead  # type: ignore[method-assign]  # noqa: SLF001 -- same
+
+
 def cancel_during_settle(bomb: Bomb) -> None:
     """Cancel the job while its step is settled, then go off."""
     real = Engine.settle
@@ -141,6 +154,11 @@ POINTS: Final[dict[str, Callable[[Bomb], None]]] = {
     "mid-body": after(kernel, "write_all"),
     "before fdatasync": before(kernel, "sync_data"),
     "after fdatasync": after(kernel, "sync_data"),
+    "joined upload created": joined_upload_created,
+    "chunk stored": before(intake, "take_place"),
+    "chunk placed": after_commit_of(intake, "take_place"),
+    "joining": after(kernel, "append_whole"),
+    "joined": after_commit_of(intake, "release_parts"),
     "before the commit": after(intake, "accept"),
     "after the commit": after_commit_of(intake, "accept"),
     "task submitted": after_commit_of(control, "submit"),

@@ -13,6 +13,7 @@ import random
 import shutil
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,23 @@ class Client:
             told = int(answer.headers["upload-offset"])
         return job
 
+    def upload_in_chunks(self, data: bytes) -> str:
+        """Upload in three chunks."""
+        job, size = str(uuid.uuid4()), len(data) // 3 + 1
+        form = {"Content_Type": "multipart/form-data; boundary=edge"}
+        for n in range(3):
+            fields = {"chunkIndex": n, "totalChunks": 3, "jobId": job}
+            head = "".join(
+                f'--edge\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n'
+                for k, v in {**fields, "fileName": "a.jpg"}.items()
+            )
+            head += '--edge\r\nContent-Disposition: form-data; name="chunk"\r\n\r\n'
+            piece = data[n * size : (n + 1) * size]
+            body = head.encode() + piece + b"\r\n--edge--\r\n"
+            answer = self.ask("POST", "/upload/chunked", body, **form)
+            assert answer.status == (200 if n < 2 else 202), answer.body
+        return job
+
     def submit(self, path: str, **said: object) -> str:
         said["idempotencyKey"] = f"{random.random()}"
         body = json.dumps(said).encode()
@@ -160,6 +178,8 @@ def test_a_server_killed_at(point: str, nth: int, tmp_path: Path) -> None:
         count = max(3, nth)
         files = [photo() for _ in range(count)]
         sent = {client.upload(data): data for data in files}
+        pieces = [photo() for _ in range(2)]
+        sent |= {client.upload_in_chunks(data): data for data in pieces}
         tasks = [client.submit("/tasks", name="add", payload=[n]) for n in range(count)]
         dead = [client.submit("/tasks", name="refuse", payload=n) for n in range(count)]
         paid = {"type": "order.paid", "data": {"order": 7}}
@@ -183,6 +203,7 @@ def test_a_server_killed_at(point: str, nth: int, tmp_path: Path) -> None:
     assert client.kills == 1, "the server never came to this point"
     evidence = Evidence(server.data_dir)
     evidence.check()
+    assert evidence.ask("SELECT 1 FROM job WHERE is_part") == []
     evidence.check_originals(
         {job: hashlib.sha256(data).hexdigest() for job, data in sent.items()}
     )
@@ -197,7 +218,8 @@ def come_to_rest(client: Client) -> None:
     """Wait until nothing waits or runs, and the trash is empty."""
     evidence, end = Evidence(client.server.data_dir), time.monotonic() + GIVE_UP_S
     busy = "SELECT 1 FROM step WHERE state IN('waiting','ready','running','retrying')"
-    while evidence.ask(busy) or evidence.ask("SELECT 1 FROM trash"):
+    given_up = "SELECT 1 FROM upload WHERE state = 'ended' AND expires = 0"
+    while any(map(evidence.ask, (busy, given_up, "SELECT 1 FROM trash"))):
         assert time.monotonic() < end, "it does not come to rest"
         client.revive()
         time.sleep(0.05)

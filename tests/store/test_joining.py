@@ -240,8 +240,13 @@ async def test_nobody_joins_the_parts_of_others(
 ) -> None:
     part = await place.part(b"hello")
     said = replace(SAID, concat="final", owner=owner, tenant=tenant)
-    with pytest.raises(PartNotUsable):
+    with pytest.raises(PartNotUsable) as theirs:
         await place.joiner.create(said, [part])
+    nobody = str(uuid.uuid4())
+    with pytest.raises(PartNotUsable) as unknown:
+        await place.joiner.create(said, [nobody])
+    # whether there is such a part stays a secret
+    assert theirs.value.detail.replace(part, nobody) == unknown.value.detail
 
 
 async def test_who_brings_the_last_part_does_not_wait_for_the_join(
@@ -395,6 +400,7 @@ async def test_who_looks_while_the_parts_of_a_file_are_removed_sees_it_complete(
     place.db.before = be_joined()
     assert (await place.joiner.settle(whole.id)).is_complete
     # a chunk that comes too late has no place
+    assert await place.db.drop_parts(9) == 1
     for one in await place.db.trash(9):
         await store.delete(one.key)
     assert await chunk(place, whole, 1, 0) is None
@@ -417,6 +423,91 @@ async def test_a_file_in_chunks_lives_as_long_as_chunks_come(place: Place) -> No
 
     # and its parts have gone
     assert [one.state for one in await place.db.places(whole.id)] == [None] * 10
+
+
+async def test_a_file_whose_chunks_are_all_there_does_not_expire_while_it_is_joined(
+    gated: tuple[Place, Gated],
+) -> None:
+    place, store = gated
+    said = replace(SAID, parts=2, length=None, dialect="")
+    whole = await place.chunks.create(said)
+    for n in range(2):
+        await chunk(place, whole, 2, n)
+    joining = asyncio.create_task(place.joiner.settle(whole.id))
+    await store.begun.wait()
+    place.time.now_s += 100 * EXPIRY_S
+    assert await place.chunks.expire() == 0
+    assert (await place.chunks.find(whole.id)).expires is None
+    store.may_join.set()
+    assert (await joining).length == 10
+
+
+async def test_a_file_whose_chunks_are_all_there_does_not_expire_while_there_is_no_room(
+    tmp_path: Path,
+) -> None:
+    store = Full()
+    async with place_on(tmp_path, store) as place:
+        said = replace(SAID, parts=1, length=None, dialect="")
+        whole = await place.chunks.create(said)
+        await chunk(place, whole, 1, 0)
+        with pytest.raises(DiskFull):
+            await place.joiner.settle(whole.id)
+        place.time.now_s += 100 * EXPIRY_S
+        assert await place.chunks.expire() == 0
+        store.is_full = False
+        assert (await place.joiner.settle(whole.id)).length == 5
+
+
+async def test_a_file_whose_chunks_are_all_there_does_not_expire_while_nothing_runs(
+    gated: tuple[Place, Gated],
+) -> None:
+    place, store = gated
+    part = await place.begin()
+    named = await place.join(part)
+    await place.chunks.append(part, 0, Body(b"hello"), length=5)
+    said = replace(SAID, parts=1, length=None, dialect="")
+    whole = await place.chunks.create(said)
+    await chunk(place, whole, 1, 0)
+    store.may_join.set()
+    await place.joiner.stop()
+    place.time.now_s += 100 * EXPIRY_S
+
+    # the chores of the next server may come before its recovery
+    place.new_joiner()
+    assert await place.chunks.expire() == 0
+    for row in await place.db.unfinished_uploads(0, 100):
+        await place.joiner.recover(row)
+
+    assert (await place.joiner.settle(named.id)).length == 5
+    assert (await place.joiner.settle(whole.id)).length == 5
+
+
+async def test_what_waits_for_a_part_that_expires_has_expired(place: Place) -> None:
+    whole = await place.join(await place.begin(), await place.begin())
+    place.time.now_s += 2 * EXPIRY_S
+    while await place.chunks.expire(limit=1):
+        pass
+    error = (await place.db.job(whole.id)).error
+    assert error is not None
+    assert error.code == "expired"
+
+
+async def test_a_repeat_is_answered_when_the_parts_have_gone(place: Place) -> None:
+    said = replace(SAID, concat="final", once=Once(key="a-key", fingerprint="same"))
+    part = await place.part(b"hello")
+    made = await place.joiner.create(said, [part])
+    await place.chunks.terminate(part)
+    again = await place.joiner.create(said, [part])
+    assert (again.id, again.is_complete, again.is_known) == (made.id, True, True)
+
+
+async def test_a_join_without_a_blob_makes_it(place: Place) -> None:
+    part = await place.begin()
+    whole = await place.join(part)
+    # as if the server had died between the row and the blob
+    await place.store.delete(raw_key(whole.id))
+    await place.chunks.append(part, 0, Body(b"hello"), length=5)
+    assert (await place.joiner.settle(whole.id)).length == 5
 
 
 async def test_an_upload_that_moves_has_more_time_before_its_request_ends(

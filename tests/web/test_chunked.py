@@ -432,3 +432,46 @@ def test_a_chunk_may_count_as_json_schema_does(server: ServerProcess) -> None:
     answer = send_json(server, **said)
     assert (answer.status, answer.json["missing"]) == (202, [])
     assert original(server, answer.json["jobId"]) == b"hello"
+
+
+PARTS = "SELECT 1 FROM job WHERE is_part"
+USED = "SELECT coalesce(sum(bytes), 0) FROM usage"
+
+
+@pytest.mark.parametrize("path", ["/files/", "/jobs/"])
+def test_a_file_that_is_deleted_takes_its_chunks_with_it(
+    tmp_path: Path, job: str, path: str
+) -> None:
+    with healthy_server(tmp_path) as server:
+        send(server, 0, jobId=job)
+        assert rows(server, USED) == [(SIZE,)]
+        with Line(server) as line:
+            assert line.ask("DELETE", path + job, TUS).status == 204
+        # at once: whoever deletes makes room
+        assert rows(server, USED) == [(0,)]
+        until(lambda: not rows(server, PARTS) and not blobs(server))
+        assert "join.failed" not in server.log()
+
+
+def test_a_file_that_is_refused_takes_its_chunks_with_it(
+    tmp_path: Path, job: str
+) -> None:
+    with healthy_server(tmp_path) as server:
+        for index in range(LAST):
+            assert send(server, index, jobId=job, fileName="a.png").status == 200
+        assert code_of(send(server, LAST, jobId=job)) == "type_mismatch"
+        assert rows(server, USED) == [(0,)]
+        until(lambda: not rows(server, PARTS) and not blobs(server))
+
+
+def test_a_file_that_is_cancelled_takes_its_chunks_with_it(
+    tmp_path: Path, job: str
+) -> None:
+    with healthy_server(tmp_path) as server:
+        send(server, 0, jobId=job)
+        assert server.request("POST", f"/jobs/{job}/cancel").status == 200
+        assert rows(server, USED) == [(0,)]
+        until(lambda: not rows(server, PARTS) and not blobs(server))
+        late = send(server, 1, jobId=job)
+        assert code_of(late) == "upload_gone"
+        until(lambda: not rows(server, PARTS) and not blobs(server))

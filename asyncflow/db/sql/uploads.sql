@@ -32,7 +32,7 @@ UPDATE upload SET state = 'complete', length = :size, expires = NULL, checked_fr
 WHERE job_id = :job AND state = 'receiving';
 
 -- name: complete_part
--- A part still expires: it serves only the upload that it is joined into.
+-- A part still expires, unless all that it is joined from with others is there.
 UPDATE upload SET state = 'complete', length = :size, checked_from = NULL
 WHERE job_id = :job AND state = 'receiving';
 
@@ -73,7 +73,8 @@ SELECT part FROM place WHERE final = :final AND n = :n;
 -- The parts of a joined upload that have a place, in their order.
 SELECT p.n, p.part, u.state, u.length, u.key FROM place p
 JOIN job f ON f.id = p.final AND f.pid = :pid
-LEFT JOIN job j ON j.pid = p.part LEFT JOIN upload u ON u.job_id = j.id
+LEFT JOIN job j ON j.pid = p.part
+LEFT JOIN upload u ON u.job_id = j.id AND u.state <> 'ended'
 ORDER BY p.n;
 
 -- name: finals_of
@@ -100,18 +101,49 @@ WHERE expires < :expires AND job_id IN (
     SELECT final FROM place WHERE part = :pid
     UNION SELECT id FROM job WHERE pid = :pid));
 
--- name: keep_parts
-UPDATE upload SET expires = :expires
-WHERE expires IS NOT NULL AND job_id IN (
-  SELECT j.id FROM job f JOIN place p ON p.final = f.id JOIN job j ON j.pid = p.part
-  WHERE f.pid = :pid AND NOT EXISTS (
-    SELECT 1 FROM place o JOIN upload w ON w.job_id = o.final
-    WHERE o.part = p.part AND w.state = 'receiving'));
+-- name: waiting_for
+SELECT DISTINCT final FROM place WHERE part = :pid;
 
--- name: parts_of
-SELECT DISTINCT j.id, j.pid, u.key FROM job f JOIN place p ON p.final = f.id
-JOIN job j ON j.pid = p.part JOIN upload u ON u.job_id = j.id
-WHERE f.pid = :pid LIMIT :limit;
+-- name: hold_whole
+-- Once all parts of an upload are there, it is the server's to join them: no time limit.
+UPDATE upload SET expires = NULL
+WHERE job_id = :final AND state = 'receiving' AND expires IS NOT NULL
+  AND parts = (SELECT count(*) FROM place WHERE final = :final)
+  AND parts = (SELECT count(*) FROM place p JOIN job j ON j.pid = p.part
+    JOIN upload u ON u.job_id = j.id AND u.state = 'complete' WHERE p.final = :final);
+
+-- name: hold_parts
+UPDATE upload SET expires = NULL WHERE job_id IN (
+  SELECT j.id FROM place p JOIN job j ON j.pid = p.part WHERE p.final = :final);
+
+-- name: give_up_parts
+-- Parts that no client can name, of an upload that is over: they count no more.
+UPDATE upload SET state = 'ended', expires = 0
+WHERE state <> 'ended' AND concat = '' AND job_id IN (
+  SELECT j.id FROM place p JOIN job j ON j.pid = p.part WHERE p.final = :final);
+
+-- name: release_parts
+-- The other parts: they live as long as what still waits for them, else till :expires.
+UPDATE upload SET expires = coalesce((
+    SELECT max(w.expires) FROM job j JOIN place o ON o.part = j.pid
+    JOIN upload w ON w.job_id = o.final AND w.state = 'receiving'
+    WHERE j.id = upload.job_id), :expires)
+WHERE concat <> '' AND (expires IS NULL OR :served) AND job_id IN (
+  SELECT j.id FROM place p JOIN job j ON j.pid = p.part
+  WHERE p.final = :final AND NOT EXISTS (
+    SELECT 1 FROM place o JOIN upload w ON w.job_id = o.final
+    WHERE o.part = p.part AND w.state = 'receiving' AND w.expires IS NULL));
+
+-- name: give_up_strays
+-- Parts that no client can name and that have no place, though they are complete.
+UPDATE upload SET state = 'ended', expires = 0
+WHERE expires IS NOT NULL AND state = 'complete' AND concat = '' AND job_id <= :last
+  AND job_id IN (SELECT j.id FROM job j WHERE j.id = upload.job_id AND j.is_part = 1
+    AND NOT EXISTS (SELECT 1 FROM place WHERE part = j.pid));
+
+-- name: given_up_parts
+SELECT j.id, j.pid, u.key FROM upload u JOIN job j ON j.id = u.job_id
+WHERE u.expires = 0 AND u.state = 'ended' AND j.is_part = 1 LIMIT :limit;
 
 -- name: end_upload
 UPDATE upload SET state = 'ended', expires = NULL
@@ -119,7 +151,7 @@ WHERE job_id = :job AND state = 'receiving';
 
 -- name: expired_uploads
 SELECT j.pid FROM upload u JOIN job j ON j.id = u.job_id
-WHERE u.expires <= :now ORDER BY u.expires LIMIT :limit;
+WHERE u.expires <= :now AND u.state <> 'ended' ORDER BY u.expires LIMIT :limit;
 
 -- name: open_uploads
 SELECT count(*) AS n FROM upload WHERE state = 'receiving';
@@ -129,6 +161,9 @@ SELECT count(*) AS n FROM upload WHERE state = 'receiving' AND client = :client;
 
 -- name: stored_bytes
 SELECT bytes AS n FROM stored WHERE id = 1;
+
+-- name: latest_upload
+SELECT coalesce(max(job_id), 0) AS n FROM upload;
 
 -- name: unfinished_uploads
 -- For recovery: a page after the upload whose row id is :after.
