@@ -7,10 +7,13 @@ and settled by a `dispatch.Dispatcher`.
 
 import asyncio
 import dataclasses
+import itertools
 import os
+import re
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import Final
 
 import structlog
 
@@ -18,7 +21,12 @@ from asyncflow import uploads
 from asyncflow.db.base import Claimed, Ended, Published
 from asyncflow.dispatch import Begun, StepLost, ended_by, insist, no_room
 from asyncflow.engine import Engine
-from asyncflow.errors import AsyncflowError, DiskFull, TypeNotAllowed
+from asyncflow.errors import (
+    AsyncflowError,
+    DiskFull,
+    OutputRefused,
+    TypeNotAllowed,
+)
 from asyncflow.inputs import local_input
 from asyncflow.jobs import Verdict
 from asyncflow.packing import pack
@@ -31,6 +39,11 @@ log = structlog.get_logger(__name__)
 #: with less room than this no failure of a worker counts
 SCARCE_BYTES = 16 << 20
 IDENTIFY = "identify"
+#: what one attempt may hand over
+MOST_FILES: Final = 1000
+#: RFC 6838, section 4.2
+_NAME = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"
+_MEDIA_TYPE: Final = re.compile(rf"{_NAME}/{_NAME}")
 
 
 class PoolSteps:
@@ -62,6 +75,7 @@ class PoolSteps:
     async def work(self, claimed: Claimed, begun: Begun) -> Ended:
         """Run one attempt; raise StepLost if the step is not ours any more."""
         made: list[Published] = []
+        numbers = itertools.count(1)
         async with local_input(self._store, claimed.key, self._scratch) as source:
             order = Order(
                 label=f"{claimed.consumer} of {claimed.job_id}",
@@ -87,7 +101,9 @@ class PoolSteps:
                 on_progress=lambda percent: self._engine.hub.running(
                     claimed.job_id, claimed.consumer, percent
                 ),
-                on_derivative=lambda one: self._publish(claimed, one, made),
+                on_derivative=lambda one: self._publish(
+                    claimed, one, next(numbers), made
+                ),
             )
         return dataclasses.replace(self._read(claimed, outcome), made=tuple(made))
 
@@ -98,7 +114,15 @@ class PoolSteps:
             return no_room()
         if outcome.verdict is not Verdict.DONE or claimed.consumer != IDENTIFY:
             return ended
-        media_type = str(outcome.facts["mediaType"])
+        media_type = outcome.facts.get("mediaType")
+        if not (isinstance(media_type, str) and _MEDIA_TYPE.fullmatch(media_type)):
+            return dataclasses.replace(
+                ended,
+                verdict=Verdict.ERROR,
+                code=OutputRefused.code,
+                detail="what the file is was not said as a media type",
+                facts={},
+            )
         try:
             self._check_type(media_type)
         except TypeNotAllowed as refused:
@@ -136,12 +160,14 @@ class PoolSteps:
         )
 
     async def _publish(
-        self, claimed: Claimed, made: Made, held: list[Published]
+        self, claimed: Claimed, made: Made, number: int, held: list[Published]
     ) -> None:
         """Store a derivative, then make it visible, if the step is still ours.
 
         Those of a replay are *held*: they replace the old ones all at once, at its end.
         """
+        if number > MOST_FILES:
+            raise OutputRefused(f"the step made more than {MOST_FILES} files")
         key = uploads.derivative_key(
             claimed.job_id,
             claimed.step_id,

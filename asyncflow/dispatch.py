@@ -4,31 +4,34 @@ Theory of operation
 -------------------
 A dispatcher serves the consumers of one kind (in the pool, or on the loop). It waits
 for a ring, claims as many steps as there is room for and as each consumer's pace
-allows, and gives each a task: do the work, settle. A claimed step stays ours by the
-beat of `Dispatchers`, one for all of them: it renews all that is ours before it frees
-what nobody renewed, and names those that we lost, whose work is stopped. What a
-database in trouble cannot settle is settled as soon as it can; if the step has become
-somebody else's by then, the database refuses it.
+allows, and gives each a task: do the work, settle. While steps are short, a few more
+are claimed than there is room for: those wait for a place, and are given back when
+what is before them turns out to be long, or when they are paused.
+
+A claimed step stays ours by the beat of `Dispatchers`, one for all of them: it renews
+all that is ours before it frees what nobody renewed, and names those that we lost,
+whose work is stopped. What a database in trouble cannot settle is settled as soon as it
+can; if the step has become somebody else's by then, the database refuses it.
 """
 
 import asyncio
 import dataclasses
 import sys
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
 from asyncflow.causes import cause_of, trace_of
 from asyncflow.db.base import Change, Claimed, Ended
 from asyncflow.engine import Engine
-from asyncflow.errors import BlobNotFound, DatabaseUnavailable, DiskFull, NameTaken
+from asyncflow.errors import BlobNotFound, DatabaseUnavailable, DiskFull, OutputRefused
 from asyncflow.jobs import JobKind, StepState, Verdict
 from asyncflow.orders import Outcome
-from asyncflow.pace import Pace, Restraint
+from asyncflow.pace import LONG_S, Lookahead, Pace, Restraint
 
 log = structlog.get_logger(__name__)
 
@@ -36,12 +39,6 @@ log = structlog.get_logger(__name__)
 BEATS_PER_LEASE = 6
 #: how long to wait before a database in trouble is asked again
 AGAIN_S = 0.5
-#: how much work is claimed before its time
-AHEAD_S = 0.02
-#: steps are short if the latest took no longer on the average, and none of them long
-SHORT_S = 0.005
-LONG_S = 0.1
-MOST_AHEAD = 32
 #: how long a step waits for a full disk
 NO_ROOM_S = 5.0
 
@@ -54,6 +51,39 @@ Begun = Callable[[], None]
 
 class StepLost(Exception):
     """The step is somebody else's now."""
+
+
+class _Attempt:
+    """A step that is ours, from its claim until its end is stored."""
+
+    __slots__ = (
+        *("began", "consumer", "has_started", "is_released", "settles", "task"),
+        "tenant",
+    )
+
+    def __init__(self, claimed: Claimed, task: asyncio.Task[None]) -> None:
+        self.consumer = claimed.consumer
+        self.tenant = claimed.tenant
+        self.task = task
+        #: None while it waits for a place
+        self.began: float | None = None
+        #: its end is being stored: the database tells whether it was ours
+        self.settles = False
+        self.has_started = False
+        #: it is given back, unless it has ended by itself
+        self.is_released = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether the work has not begun."""
+        return self.began is None and not (self.settles or self.is_released)
+
+    def release(self) -> None:
+        """Give the step back."""
+        self.is_released = True
+        # a task that is cancelled before its first line never gets there
+        if self.has_started:
+            self.task.cancel()
 
 
 class Dispatcher:
@@ -79,19 +109,14 @@ class Dispatcher:
         self._names = frozenset(consumers)
         self._capacity = room
         self._work = work
-        self._running: dict[Held, asyncio.Task[None]] = {}
-        #: those whose end is being stored: the database tells whether they were ours
-        self._settling: set[Held] = set()
-        #: when the work on those began that do not wait for a place any more
-        self._began: dict[Held, float] = {}
+        self._running: dict[Held, _Attempt] = {}
         self._wake = asyncio.Event()
         #: consumers that have no more ready steps: only a ring is worth another claim
         self._dry: set[str] = set()
         self._rings = 0
-        self._draining = False
         self._tasks: list[asyncio.Task[None]] = []
-        #: when the latest attempts were over, and how long they took, in seconds
-        self._latest: deque[tuple[float, float]] = deque(maxlen=MOST_AHEAD)
+        self._lookahead = Lookahead()
+        self._look: asyncio.TimerHandle | None = None
 
     @property
     def running(self) -> int:
@@ -106,7 +131,7 @@ class Dispatcher:
     @property
     def waiting(self) -> tuple[Held, ...]:
         """Those of them that wait for a place."""
-        return tuple(held for held in self._running if held not in self._began)
+        return tuple(held for held, one in self._running.items() if one.waits)
 
     async def start(self) -> None:
         """Begin to claim."""
@@ -116,13 +141,14 @@ class Dispatcher:
 
     async def stop(self, grace_s: float) -> None:
         """Stop claiming, give what runs *grace_s* seconds, release the rest."""
-        self._draining = True
         await _end(self._tasks)
-        tasks = set(self._running.values())
+        if self._look is not None:
+            self._look.cancel()
+        tasks = {one.task for one in self._running.values()}
         if tasks:
             _done, late = await asyncio.wait(tasks, timeout=grace_s)
-            for task in late:
-                task.cancel()
+            for one in self._running.values():
+                one.release()
             if late:
                 await asyncio.wait(late, timeout=10.0)
 
@@ -139,10 +165,10 @@ class Dispatcher:
 
     def _stop_working(self, held: Held) -> bool:
         """Stop an attempt; tell whether there was one that has not ended by itself."""
-        task = self._running.get(held)
-        if task is None or held in self._settling:
+        one = self._running.get(held)
+        if one is None or one.settles:
             return False
-        return task.cancel()
+        return one.task.cancel()
 
     # ----- claim
 
@@ -152,6 +178,10 @@ class Dispatcher:
             self._rings += 1
             self._dry.clear()
             self._wake.set()
+            if self._engine.holds_some_back:
+                for one in self._running.values():
+                    if one.waits and self._engine.holds_back(one.consumer, one.tenant):
+                        one.release()
 
     async def _dispatch(self) -> None:
         while True:
@@ -162,16 +192,22 @@ class Dispatcher:
                 await self._woken(wait_s)
                 continue
             rings = self._rings
-            claimed = await self._try_claim(wants, room)
+            long = frozenset(n for n in wants if not self._lookahead.is_short(n))
+            most_long = max(0, self._capacity() - self._long())
+            claimed = await self._try_claim(wants, room, long, most_long)
             if claimed is None:
                 await asyncio.sleep(AGAIN_S)
                 continue
             for one in claimed:
                 self._begin(one)
+            self._look_later()
             if len(claimed) < room and rings == self._rings:
                 found = Counter(one.consumer for one in claimed)
+                is_held_back = sum(found[name] for name in long) >= most_long
                 self._dry |= {
-                    name for name, most in wants.items() if found[name] < most
+                    name
+                    for name, most in wants.items()
+                    if found[name] < most and not (is_held_back and name in long)
                 }
 
     def _room(self) -> int:
@@ -179,26 +215,46 @@ class Dispatcher:
 
         A claim that would only add a few to those that wait already can itself wait.
         """
-        places, ahead, ours = self._capacity(), self._ahead(), len(self._running)
+        now = self._engine.clock.mono_s()
+        places, ahead = self._capacity(), self._lookahead.steps(now)
+        ours = len(self._running)
         if not ahead:
             # a place is free as soon as the work is over
-            ours -= len(self._settling)
+            ours -= sum(one.settles for one in self._running.values())
         if ours > places + ahead // 2:
             return 0
         return places + ahead - ours
 
-    def _ahead(self) -> int:
-        """Return how many steps are claimed before there is a place for them.
+    def _long(self) -> int:
+        """Return how many steps that are not known to be short are in work, or wait."""
+        return sum(
+            not (one.settles or self._lookahead.is_short(one.consumer))
+            for one in self._running.values()
+        )
 
-        While steps are short, what is done in a moment, so that a claim costs little
-        beside them. None otherwise: beside a longer step a claim costs nothing, and
-        what is claimed holds up whose turn comes meanwhile.
-        """
-        took = [seconds for _, seconds in self._latest]
-        if not took or sum(took) > SHORT_S * len(took) or max(took) > LONG_S:
-            return 0
-        since = self._engine.clock.mono_s() - AHEAD_S
-        return sum(over > since for over, _ in self._latest)
+    # ----- what was claimed before its time
+
+    def _look_later(self) -> None:
+        """Look soon whether what waits for a place should still be ours."""
+        if self._look is None and len(self._running) > self._capacity():
+            loop = asyncio.get_running_loop()
+            self._look = loop.call_later(LONG_S, self._give_back)
+
+    def _give_back(self) -> None:
+        """Give back what waits behind steps that have turned out to be long."""
+        self._look = None
+        now = self._engine.clock.mono_s()
+        for one in self._running.values():
+            if one.began is not None and not one.settles and now - one.began > LONG_S:
+                self._lookahead.took(one.consumer, now - one.began)
+        more = self._long() - self._capacity()
+        for one in reversed(self._running.values()):
+            if more <= 0:
+                break
+            if one.waits and not self._lookahead.is_short(one.consumer):
+                one.release()
+                more -= 1
+        self._look_later()
 
     def _wants(self) -> tuple[dict[str, int], float | None]:
         """Return how many steps of whom may begin, and when a rate will allow more."""
@@ -224,19 +280,22 @@ class Dispatcher:
                 await self._wake.wait()
 
     async def _try_claim(
-        self, wants: Mapping[str, int], room: int
+        self, wants: Mapping[str, int], room: int, long: frozenset[str], most_long: int
     ) -> Sequence[Claimed] | None:
         """Claim; None: not now."""
+        claim = self._engine.claim(wants, room, long=long, most_long=most_long)
         try:
-            return await self._claim(wants, room)
+            return await self._claim(claim)
         except (DatabaseUnavailable, DiskFull) as error:
             log.warning("consumers.claim_failed", error=error.detail)
         except Exception:  # the supervisor of all steps: it must go on
             log.exception("consumers.claim_failed")
         return None
 
-    async def _claim(self, wants: Mapping[str, int], room: int) -> Sequence[Claimed]:
-        claim = asyncio.ensure_future(self._engine.claim(wants, room))
+    async def _claim(
+        self, claiming: Coroutine[Any, Any, Sequence[Claimed]]
+    ) -> Sequence[Claimed]:
+        claim = asyncio.ensure_future(claiming)
         try:
             return await asyncio.shield(claim)
         except asyncio.CancelledError:
@@ -254,13 +313,11 @@ class Dispatcher:
         task = asyncio.create_task(
             self._attempt(claimed), name=f"step-{claimed.step_id}-{claimed.token}"
         )
-        self._running[held] = task
+        self._running[held] = _Attempt(claimed, task)
         task.add_done_callback(lambda _task: self._ended(held, pace))
 
     def _ended(self, held: Held, pace: Pace) -> None:
-        self._running.pop(held, None)
-        self._settling.discard(held)
-        self._began.pop(held, None)
+        del self._running[held]
         pace.ended()
         if self._engine.tenant_limit < sys.maxsize:
             # who was held back by what has ended may go on
@@ -271,6 +328,8 @@ class Dispatcher:
 
     async def _attempt(self, claimed: Claimed) -> None:
         held, clock = (claimed.step_id, claimed.token), self._engine.clock
+        one = self._running[held]
+        one.has_started = True
         # for every line of this attempt, whoever writes it
         structlog.contextvars.bind_contextvars(
             job=claimed.job_id,
@@ -279,23 +338,28 @@ class Dispatcher:
             **({"request_id": claimed.request} if claimed.request else {}),
         )
         try:
+            if one.is_released:
+                raise asyncio.CancelledError  # noqa: TRY301 -- as if it had come later
             begun = partial(self._begun, held)
             ended = _of_task(claimed, await self._work(claimed, begun))
         except asyncio.CancelledError:
-            if not self._draining:
+            if not one.is_released:
                 log.info("step.stopped")
                 return
             ended = Ended(verdict=Verdict.RELEASED)
         except StepLost:
             log.info("step.stopped")
             return
+        except OutputRefused as error:
+            ended = self._ended_by(error)
         except Exception as error:  # the supervisor of a step: it must end somehow
             log.exception("step.failed_in_server")
             ended = self._ended_by(error)
         now = clock.mono_s()
-        seconds = now - self._began.get(held, now)
-        self._latest.append((now, seconds))
-        self._settling.add(held)
+        seconds = 0.0 if one.began is None else now - one.began
+        if one.began is not None:
+            self._lookahead.over(one.consumer, seconds, now)
+        one.settles = True
         self._wake.set()
         try:
             state = await self._settle(claimed, ended, seconds)
@@ -311,7 +375,7 @@ class Dispatcher:
         )
 
     def _begun(self, held: Held) -> None:
-        self._began[held] = self._engine.clock.mono_s()
+        self._running[held].began = self._engine.clock.mono_s()
 
     async def _settle(
         self, claimed: Claimed, ended: Ended, seconds: float
@@ -327,7 +391,7 @@ class Dispatcher:
         if isinstance(error, DiskFull):
             return no_room()
         code, detail = "error", "the step failed inside the server"
-        if isinstance(error, NameTaken):
+        if isinstance(error, OutputRefused):
             code, detail = "bad_output", error.detail
         if isinstance(error, BlobNotFound):
             detail = "the uploaded bytes are not in the store"

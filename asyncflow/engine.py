@@ -248,8 +248,30 @@ class Engine:
 
     # ----- steps
 
-    async def claim(self, wants: Mapping[str, int], limit: int) -> Sequence[Claimed]:
-        """Take up to *limit* ready steps, and so many of each consumer at most."""
+    @property
+    def holds_some_back(self) -> bool:
+        """Whether some steps, or all, may not begin."""
+        return self.is_drained or bool(self.paused.consumers or self.paused.tenants)
+
+    def holds_back(self, consumer: str, tenant: str) -> bool:
+        """Tell whether no step of a consumer, or of a tenant, may begin."""
+        paused = self.paused
+        return (
+            self.is_drained or consumer in paused.consumers or tenant in paused.tenants
+        )
+
+    async def claim(
+        self,
+        wants: Mapping[str, int],
+        limit: int,
+        *,
+        long: frozenset[str] = frozenset(),
+        most_long: int = 0,
+    ) -> Sequence[Claimed]:
+        """Take up to *limit* ready steps, and so many of each consumer at most.
+
+        Of the consumers *long* together at most *most_long*.
+        """
         free = {n: most for n, most in wants.items() if n not in self.paused.consumers}
         if self.is_drained or not free:
             return ()
@@ -257,6 +279,8 @@ class Engine:
             Demand(
                 wants=free,
                 limit=limit,
+                long=long,
+                most_long=most_long,
                 worker=self.worker,
                 lease_until=self._lease_until(),
                 now=self.clock.now(),

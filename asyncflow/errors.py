@@ -592,7 +592,7 @@ class Skip(ProcessorError):
         self.reason = reason
 
 
-class NameTaken(ProcessorError):
-    """Another step of the job already made a file of this name."""
+class OutputRefused(ProcessorError):
+    """The name of a file is that of another step of the job, or there are too many."""
 
     code = "bad_output"

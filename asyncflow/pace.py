@@ -1,4 +1,4 @@
-"""How many steps of a consumer may begin: at once, and in a span of time.
+"""How many steps may begin: at once, in a span of time, and before their time.
 
 Pure: the clock's readings come in as arguments, in seconds.
 """
@@ -6,6 +6,7 @@ Pure: the clock's readings come in as arguments, in seconds.
 import math
 import re
 import sys
+from collections import deque
 from dataclasses import dataclass
 
 _RATE = re.compile(r"([1-9][0-9]{0,8})/(s|m|h)")
@@ -14,6 +15,14 @@ _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 ATTEMPTS = (1, 100)
 CONCURRENCY = (1, 100_000)
 PRIORITY = (-100, 100)
+#: of a rate, what has not been used for so long may be made up for
+BURST_S = 0.1
+#: how much work is claimed before its time
+AHEAD_S = 0.02
+MOST_AHEAD = 32
+#: steps are short if the latest took no longer on the average, and none of them long
+SHORT_S = 0.005
+LONG_S = 0.1
 #: what a rate looks like, for messages
 RATE_FORM = "a number and a unit of time, such as 10/s, 600/m or 5/h"
 
@@ -44,8 +53,8 @@ class Pace:
     def __init__(self, restraint: Restraint) -> None:
         self._most = restraint.concurrency or sys.maxsize
         self._per_s = restraint.per_s
-        # a second's worth may begin at once, and always one
-        self._burst = max(1.0, restraint.per_s or 0.0)
+        # so much may begin at once, and always one
+        self._burst = max(1.0, (restraint.per_s or 0.0) * BURST_S)
         self._tokens = self._burst
         self._at: float | None = None
         self.running = 0
@@ -79,3 +88,40 @@ class Pace:
     def ended(self) -> None:
         """Count a step that is over."""
         self.running -= 1
+
+
+class Lookahead:
+    """How many steps are claimed before there is a place for them.
+
+    While a consumer's steps are short, what is done in a moment, so that a claim costs
+    little beside them. None of others: beside a longer step a claim costs nothing, and
+    what is claimed holds up whose turn comes meanwhile.
+    """
+
+    def __init__(self) -> None:
+        #: when the latest attempts were over, and whose they were
+        self._over: deque[tuple[float, str]] = deque(maxlen=MOST_AHEAD)
+        #: how long the latest of each consumer took, in seconds
+        self._took: dict[str, deque[float]] = {}
+
+    def took(self, consumer: str, seconds: float) -> None:
+        """Note how long a step took, or has taken until now."""
+        self._took.setdefault(consumer, deque(maxlen=MOST_AHEAD)).append(seconds)
+
+    def over(self, consumer: str, seconds: float, now_s: float) -> None:
+        """Note that a step is over."""
+        self.took(consumer, seconds)
+        self._over.append((now_s, consumer))
+
+    def is_short(self, consumer: str) -> bool:
+        """Tell whether the consumer's steps are known to be short."""
+        took = self._took.get(consumer)
+        if not took:
+            return False
+        return sum(took) <= SHORT_S * len(took) and max(took) <= LONG_S
+
+    def steps(self, now_s: float) -> int:
+        """Return how many short steps are done in a moment."""
+        lately = [consumer for over, consumer in self._over if over > now_s - AHEAD_S]
+        short = {consumer for consumer in set(lately) if self.is_short(consumer)}
+        return sum(consumer in short for consumer in lately)

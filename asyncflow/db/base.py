@@ -222,6 +222,7 @@ class Claimed:
 class Demand:
     """Which steps somebody could run: at most *limit*, and so many of each consumer.
 
+    Of the consumers *long* together at most *most_long*.
     No tenant of *paused* gets any; none gets more than *tenant_limit* at once.
     """
 
@@ -230,6 +231,8 @@ class Demand:
     worker: str
     lease_until: int
     now: int
+    long: frozenset[str] = frozenset()
+    most_long: int = 0
     paused: frozenset[str] = frozenset()
     tenant_limit: int = sys.maxsize
 

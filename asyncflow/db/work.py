@@ -27,7 +27,7 @@ from asyncflow.db.flow import (
     write_event,
 )
 from asyncflow.db.rows import plan_of, step_view
-from asyncflow.errors import NameTaken
+from asyncflow.errors import OutputRefused
 from asyncflow.jobs import (
     Failures,
     JobKind,
@@ -83,6 +83,7 @@ def _choose(
     chosen: list[int] = []
     of_consumer: Counter[str] = Counter()
     of_tenant: Counter[str] = Counter()
+    long = 0
     for _priority, _turn, step, consumer, tenant in found:
         if len(chosen) == demand.limit:
             break
@@ -90,6 +91,10 @@ def _choose(
             continue
         if of_tenant[tenant] >= room(tenant):
             continue
+        if consumer in demand.long:
+            if long == demand.most_long:
+                continue
+            long += 1
         of_consumer[consumer] += 1
         of_tenant[tenant] += 1
         chosen.append(step)
@@ -158,7 +163,7 @@ def publish(
         return None
     track = Tracker(db, row["job_id"], row["pid"])
     if not _store(track, row, token, made, now):
-        raise NameTaken(f"another step of this job already made {made.name!r}")
+        raise OutputRefused(f"another step of this job already made {made.name!r}")
     track.touch(step)
     return track.change()
 

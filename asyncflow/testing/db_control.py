@@ -132,6 +132,16 @@ class ControlObligations:
 
         assert sorted(found) == ["image", "text", "text"]
 
+    async def test_long_steps_are_counted_together(self, world: World) -> None:
+        for _ in range(3):
+            await world.past_gate(IMAGE, TEXT)
+
+        long = frozenset({"text"})
+        found = [one.consumer for one in await world.claim(long=long, most_long=2)]
+        assert sorted(found) == ["image", "image", "image", "text", "text"]
+        assert await world.claim(long=long, most_long=0) == []
+        assert [one.consumer for one in await world.claim()] == ["text"]
+
     # ----- tenants
 
     async def test_a_paused_tenant_gets_nothing(self, world: World) -> None:

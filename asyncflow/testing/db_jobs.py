@@ -13,7 +13,7 @@ from asyncflow.errors import (
     FileNotAvailable,
     JobNotFound,
     JobNotRetryable,
-    NameTaken,
+    OutputRefused,
     UploadGone,
     UploadNotFound,
 )
@@ -137,7 +137,7 @@ class JobObligations:
         image, text = await world.claim("image", "text")
         await world.publish(image)
 
-        with pytest.raises(NameTaken):
+        with pytest.raises(OutputRefused):
             await world.publish(text)
         assert [one.step for one in (await world.db.job(job)).files] == ["image"]
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import sys
 import time
 from collections.abc import Callable
@@ -106,6 +107,14 @@ async def hand_over(work: Task) -> Result | None:
         work.publish(_made(work))
         return None
     return Result(derivatives=(_made(work),))
+
+
+@task("hand-over-many", attempts=1)
+def hand_over_many(work: Task) -> None:
+    """Publish so many files."""
+    _made(work).path.write_text("text")
+    for number in range(work.payload):
+        work.publish(dataclasses.replace(_made(work), name=f"made-{number}"))
 
 
 @task("stay", attempts=1, wall_s=0.2)

@@ -1,7 +1,7 @@
 """The loop that works on steps, on a real database."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -16,11 +16,11 @@ from asyncflow.jobs import SUBMITTED, Limits, PlanEntry, Subscription, Verdict
 from asyncflow.pace import Restraint
 from asyncflow.progress import Hub
 
-REPORT = Subscription(entry=PlanEntry(consumer="report", on=SUBMITTED))
+NAMES = ("report", "film")
 
 
 class Place:
-    """An engine and one dispatcher, whose only step takes as long as it is told."""
+    """An engine and one dispatcher, whose steps take as long as they are told."""
 
     def __init__(self, folder: Path) -> None:
         self.engine = Engine(
@@ -34,19 +34,46 @@ class Place:
         self.engine.attach(self.db, Hub(self.db.job))
         self.engine.on_attempt = self.hear
         self.room = 4
-        self.dispatcher = Dispatcher(
-            engine=self.engine,
-            name="test",
-            consumers={"report": Restraint()},
-            room=lambda: self.room,
-            work=self.work,
-        )
+        self.dispatcher = self.new_dispatcher(self.work)
         self.free, self.begun, self.go_on, self.over = (
             asyncio.Event() for _ in range(4)
         )
         self.free.set()
         self.ended: list[Verdict] = []
         self.seconds = 0.0
+
+        self.places = asyncio.Semaphore(self.room)
+
+    def new_dispatcher(
+        self, work: Callable[[Claimed, Begun], Awaitable[Ended]]
+    ) -> Dispatcher:
+        return Dispatcher(
+            engine=self.engine,
+            name="test",
+            consumers=dict.fromkeys(NAMES, Restraint()),
+            room=lambda: self.room,
+            work=work,
+        )
+
+    async def work_in_places(self, claimed: Claimed, begun: Begun) -> Ended:
+        """Do what is at once over, unless it is a film or its payload says `long`."""
+        async with self.places:
+            begun()
+            if claimed.consumer == "film" or claimed.payload == '"long"':
+                self.begun.set()
+                await self.go_on.wait()
+        return Ended(verdict=Verdict.DONE)
+
+    async def many(self, count: int, name: str, payload: str = "null") -> None:
+        """Submit so many tasks."""
+        for _ in range(count):
+            await self.engine.submit_task(name, payload)
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait, bounded, until something *holds*."""
+        async with asyncio.timeout(20):
+            while not holds():
+                await self.engine.refresh()
 
     async def work(self, _claimed: Claimed, begun: Begun) -> Ended:
         self.begun.set()
@@ -62,15 +89,22 @@ class Place:
 
 
 @pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[Place]:
+async def resting(tmp_path: Path) -> AsyncIterator[Place]:
     place = Place(tmp_path)
     await place.db.start()
-    await place.engine.start([REPORT])
-    await place.dispatcher.start()
+    await place.engine.start(
+        [Subscription(entry=PlanEntry(consumer=name, on=SUBMITTED)) for name in NAMES]
+    )
     yield place
     await place.dispatcher.stop(0.0)
     await place.engine.hub.close()
     await place.db.close()
+
+
+@pytest.fixture
+async def place(resting: Place) -> Place:
+    await resting.dispatcher.start()
+    return resting
 
 
 async def test_time_that_is_waited_for_a_place_is_not_time_of_the_step(
@@ -108,6 +142,61 @@ async def test_what_would_wait_for_a_long_step_is_not_claimed_before_its_time(
         while len(place.ended) < 2:
             await place.over.wait()
             place.over.clear()
+
+
+@pytest.fixture
+async def busy(resting: Place) -> Place:
+    """Return a place that has many short steps to do."""
+    resting.dispatcher = resting.new_dispatcher(resting.work_in_places)
+    await resting.many(300, "report")
+    return resting
+
+
+async def test_long_steps_behind_short_ones_are_claimed_when_there_is_a_place(
+    busy: Place,
+) -> None:
+    await busy.many(20, "film")
+    await busy.dispatcher.start()
+    await busy.until(lambda: len(busy.ended) == 300)
+    await busy.begun.wait()
+    for _ in range(3):
+        await busy.engine.refresh()
+    assert busy.dispatcher.running == busy.room
+    busy.go_on.set()
+    await busy.until(lambda: len(busy.ended) == 320)
+
+
+async def test_steps_that_wait_behind_one_that_is_long_after_all_are_given_back(
+    busy: Place,
+) -> None:
+    await busy.many(60, "report", '"long"')
+    await busy.dispatcher.start()
+    await busy.begun.wait()
+    await busy.until(lambda: busy.dispatcher.running == busy.room)
+    assert busy.dispatcher.waiting == ()
+    busy.go_on.set()
+    await busy.until(lambda: busy.ended.count(Verdict.DONE) == 360)
+
+
+async def test_what_waits_for_a_place_is_given_back_when_it_is_paused(
+    busy: Place,
+) -> None:
+    await busy.dispatcher.start()
+    await busy.until(lambda: len(busy.dispatcher.waiting) > 0)
+    await busy.engine.pause_consumer("report", on=True)
+    await busy.until(lambda: busy.dispatcher.running == 0)
+    done = len(busy.ended)
+    assert done < 300
+    await busy.engine.pause_consumer("report", on=False)
+    await busy.until(lambda: busy.ended.count(Verdict.DONE) == 300)
+
+
+async def test_a_stop_gives_back_what_has_not_even_started(busy: Place) -> None:
+    await busy.dispatcher.start()
+    await busy.until(lambda: busy.dispatcher.running > 0)
+    await busy.dispatcher.stop(0.0)
+    await busy.engine.refresh()
+    assert busy.engine.tallies["report", "running"] == 0
 
 
 async def test_a_step_that_ends_while_its_lease_is_renewed_is_not_taken_for_lost(

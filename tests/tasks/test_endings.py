@@ -145,6 +145,40 @@ def test_a_file_from_the_loop_is_refused_and_not_lost(
     assert "an async function makes no files" in found["error"]["detail"]
 
 
+@pytest.mark.timeout(120)
+def test_who_hands_over_files_without_end_has_failed(server: ServerProcess) -> None:
+    found = ended(server, submit(server, "hand-over-many", 1001))
+
+    assert (found["status"], found["error"]["code"]) == ("FAILED", "bad_output")
+    assert found["error"]["detail"] == "the step made more than 1000 files"
+
+
+#: a decoder that was taken over says what it likes of the file that it reads
+TAKEN_OVER = """
+from asyncflow import worker
+
+LIES = {"number": 5, "none": None, "lines": "a/b\\r\\nX: y", "long": "a/" + "b" * 200}
+attend = worker._attend
+
+def lie(desk, surroundings, token, processor, about):
+    if processor != "identify":
+        return attend(desk, surroundings, token, processor, about)
+    facts = {"mediaType": LIES[about["file_name"]]}
+    desk.report(token, {"verdict": "done", "facts": facts, "made": []})
+
+worker._attend = lie
+"""
+
+
+def test_what_is_no_media_type_is_not_believed(tmp_path: Path) -> None:
+    (tmp_path / "taken_over.py").write_text(TAKEN_OVER)
+    with healthy_server(tmp_path, processors="taken_over", attempts="1") as server:
+        for lie in ("number", "none", "lines", "long"):
+            found = server.finished(server.upload(lie, b"text"))
+            assert found["status"] == "FAILED"
+            assert found["error"]["code"] == "bad_output"
+
+
 def test_a_function_on_the_loop_that_lacks_its_tool_is_not_called(
     server: ServerProcess,
 ) -> None:
