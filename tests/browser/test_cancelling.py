@@ -170,6 +170,8 @@ def test_a_cancel_without_a_network_is_done_when_it_is_back(
     expect(card.locator(".status")).to_contain_text("Cancelling")
     expect(card.locator(".problem")).to_have_text("The server cannot be reached.")
     expect(card.get_by_role("button", name="Try now: train.jpg")).to_be_visible()
+    live = visitor.page.locator("p.live")
+    expect(live).to_have_text("train.jpg: cancelling. The server cannot be reached.")
     assert visitor.violations() == []
     assert server.status(job)["status"] == "UPLOADING"
     assert visitor.page.evaluate(f"{KEPT}[0].id") == job
@@ -180,6 +182,7 @@ def test_a_cancel_without_a_network_is_done_when_it_is_back(
     asked.value.dismiss()
     visitor.context.set_offline(False)
     expect(visitor.page.locator("li.card")).to_have_count(0)
+    expect(live).to_contain_text("train.jpg cancelled.")
     assert server.status(job)["status"] == "CANCELLED"
     assert visitor.page.evaluate(KEPT) == []
     visitor.troubles[:] = [one for one in visitor.troubles if not lost_network(one)]

@@ -395,53 +395,9 @@ FRAME = """() => new Promise((done) => {
   requestAnimationFrame(() => requestAnimationFrame(end));
 })"""
 
-DROP_AND_PASTE = """() => {
-  const type = "text/plain";
-  const dataTransfer = new DataTransfer();
-  dataTransfer.items.add(new File(["dropped words"], "drop.txt", { type }));
-  const options = { bubbles: true, cancelable: true };
-  document.body.dispatchEvent(new DragEvent("drop", { dataTransfer, ...options }));
-  const clipboardData = new DataTransfer();
-  clipboardData.items.add(new File(["pasted words"], "paste.txt", { type }));
-  document.dispatchEvent(new ClipboardEvent("paste", { clipboardData, ...options }));
-}"""
-
 MOTION = """getComputedStyle(
   document.querySelector("asyncflow-uploader").shadowRoot.querySelector(".drop")
 ).transitionDuration"""
-
-
-DRAG_WORDS = """() => {
-  const dataTransfer = new DataTransfer();
-  dataTransfer.setData("text/plain", "only words");
-  const options = { dataTransfer, bubbles: true, cancelable: true };
-  return ["dragover", "drop"].map((name) =>
-    document.body.dispatchEvent(new DragEvent(name, options)));
-}"""
-
-
-def test_words_that_are_dragged_about_are_left_to_the_browser(visitor: Visitor) -> None:
-    visitor.open()
-    assert visitor.page.evaluate(DRAG_WORDS) == [True, True]
-    drop = visitor.page.locator(".drop")
-    expect(drop).not_to_contain_class("over")
-
-
-def test_dropped_and_pasted_files_are_taken(visitor: Visitor) -> None:
-    visitor.open()
-    visitor.page.evaluate(DROP_AND_PASTE)
-    visitor.wait("drop.txt", "COMPLETED")
-    visitor.wait("paste.txt", "COMPLETED")
-
-
-def test_a_folder_is_sent_with_what_is_in_it(visitor: Visitor, tmp_path: Path) -> None:
-    (tmp_path / "album" / "inner").mkdir(parents=True)
-    photo(tmp_path / "album" / "one.jpg", size=(64, 64))
-    photo(tmp_path / "album" / "inner" / "two.jpg", size=(64, 64), seed=9)
-    visitor.open()
-    visitor.page.locator("input.folder").set_input_files(tmp_path / "album")
-    visitor.wait("one.jpg", "COMPLETED")
-    visitor.wait("two.jpg", "COMPLETED")
 
 
 def test_a_refused_upload_says_why_in_plain_words(

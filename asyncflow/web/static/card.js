@@ -66,6 +66,8 @@ export class Card {
     this.gaps = [];
     this.upload = null;
     this.wantsFile = false;
+    // whether a cancel waits for the server
+    this.isHeldUp = false;
     this.rate = null;
     // whether somebody looks at it, or nearly
     this.isSeen = false;

@@ -18,7 +18,7 @@ import { slices } from "./slices.js";
 import { FINAL } from "./states.js";
 import { Upload } from "./upload.js";
 import { Watcher } from "./watch.js";
-import { count, kind, size } from "./words.js";
+import { count, fileTitle, kind, size } from "./words.js";
 
 const AT_ONCE = 3;
 // how often the line for all files is written anew
@@ -27,6 +27,10 @@ const FULL =
   "This browser has no room to remember these files. After a reload they are not on this list.";
 const forgets = (most) =>
   `This browser remembers the latest ${most} files. After a reload this list ends there; older files stay on the server.`;
+const leftOut = (paths) =>
+  paths.length === 1
+    ? `${paths[0]} could not be read and was left out.`
+    : `${paths.length} files or folders could not be read and were left out.`;
 // states that somebody who does not see the page wants to hear of
 const TOLD = new Set(["uploaded", "paused", "refused", "gone", ...FINAL]);
 
@@ -48,6 +52,7 @@ const TEMPLATE = `
 <p class="offline" hidden>You are offline. Uploads go on when the network is back.</p>
 <p class="barred" hidden></p>
 <div class="summary" hidden><p></p><button type="button">Remove finished from list</button></div>
+<p class="unread problem" hidden></p>
 <p class="forgotten problem" hidden></p>
 <ul class="cards" aria-label="Files"></ul>
 <p class="live" role="status"></p>
@@ -255,7 +260,8 @@ export class Uploader extends HTMLElement {
   }
 
   // Thousands at once are nothing that the page stands still for.
-  async #add(files) {
+  async #add({ files, unread }) {
+    this.#showUnread(unread);
     if (files.length === 0) return;
     this.#adding += files.length;
     await this.#restored;
@@ -286,6 +292,13 @@ export class Uploader extends HTMLElement {
     }
     here.remove();
     this.#admit(isKept);
+  }
+
+  #showUnread(paths) {
+    const place = this.shadowRoot.querySelector(".unread");
+    place.textContent = paths.length > 0 ? leftOut(paths.map(fileTitle)) : "";
+    place.hidden = paths.length === 0;
+    if (paths.length > 0) this.#announcer.say(place.textContent);
   }
 
   // Says what a reload will not know any more.
@@ -354,10 +367,20 @@ export class Uploader extends HTMLElement {
     this.#remember(card, upload);
     const before = card.state;
     card.showUpload(upload, error);
+    this.#tellHeldUp(card, upload, error);
     if (upload.state === "sent") this.#watcher.watch(upload.id);
     // who lacks the token may still go on with it
     if (upload.state === "refused" && error?.status !== 401) this.#memory.drop(card.known);
     this.#changed(card, before);
+  }
+
+  // A cancel is told when it is over; what it waits for is told once.
+  #tellHeldUp(card, upload, error) {
+    const isHeldUp = upload.state === "cancelled" && Boolean(error);
+    if (isHeldUp && !card.isHeldUp) {
+      this.#announcer.change(`${card.label}: cancelling. ${card.problem.textContent}`);
+    }
+    card.isHeldUp = isHeldUp;
   }
 
   #remember(card, { id, once }) {
