@@ -8,6 +8,8 @@ Rules
 - Between the last question and what is held for the answer lies no await: whoever asks
   meanwhile is asked to make do with the rest. See `asyncflow.reservations`.
 - What is held is given back unless somebody else counts it by then.
+- An upload of unknown length is counted from before it exists until it has ended: what
+  ends while somebody waits for an answer about it holds nothing afterwards.
 - Nobody is refused on old knowledge: before that the disk or the database is looked at.
 - Who has as many uploads open as they may holds nothing, not even for a moment.
 """
@@ -28,6 +30,7 @@ from asyncflow.errors import (
     ShuttingDown,
     TooManyUploads,
     TypeNotAllowed,
+    UploadGone,
     UploadTooLarge,
 )
 from asyncflow.reservations import Ledger, Reservation
@@ -211,15 +214,34 @@ class Admission:
 
     # ----- uploads of unknown length
 
-    async def grow(
-        self, upload_id: str, tenant: str, at: int, *, more: int | None
-    ) -> None:
+    def counts(self, upload_id: str) -> bool:
+        """Tell whether an upload is counted here, by its bytes."""
+        return upload_id in self._unmeasured
+
+    def found(self, upload_id: str, tenant: str, at: int) -> None:
+        """Count an upload of unknown length, which holds *at* bytes, from now on.
+
+        Who did not do so before anybody could end it, asks afterwards whether it is
+        still there.
+        """
+        held = self._unmeasured.setdefault(upload_id, self._new(tenant))
+        held.rest(at)
+
+    def _found(self, upload_id: str, at: int) -> Reservation:
+        held = self._unmeasured.get(upload_id)
+        if held is None:
+            raise UploadGone
+        held.rest(at)
+        return held
+
+    async def grow(self, upload_id: str, at: int, *, more: int | None) -> None:
         """Return if an upload that holds *at* bytes may get *more*; None: any number.
 
         Raises:
             DiskFull, QuotaExceeded: it has taken all that it may.
+            UploadGone: it has ended meanwhile.
         """
-        held = self._note(upload_id, tenant, at)
+        held = self._found(upload_id, at)
         with self._refusals():
             if more is None:
                 await self._promise(held)
@@ -231,6 +253,7 @@ class Admission:
 
         Raises:
             QuotaExceeded: it has taken all that it may.
+            UploadGone: it has ended meanwhile.
         """
         held = self._unmeasured.get(upload_id)
         if held is None or end <= held.bytes:
@@ -245,6 +268,7 @@ class Admission:
 
         Raises:
             DiskFull: it has taken all that it may.
+            UploadGone: it has ended meanwhile.
         """
         held = self._unmeasured.get(upload_id)
         if held is None:
@@ -269,13 +293,9 @@ class Admission:
         if (held := self._unmeasured.get(upload_id)) is not None:
             held.rest(at)
 
-    def found(self, upload_id: str, tenant: str, at: int) -> None:
-        """Count an upload of unknown length that an earlier server has begun."""
-        self._note(upload_id, tenant, at)
-
     @asynccontextmanager
     async def measured(
-        self, upload_id: str, tenant: str, *, length: int, at: int
+        self, upload_id: str, *, length: int, at: int
     ) -> AsyncIterator[None]:
         """Hold what an upload of *at* bytes takes now that it is to have *length*.
 
@@ -284,8 +304,9 @@ class Admission:
         Raises:
             DiskFull, QuotaExceeded: not now.
             UploadTooLarge: never.
+            UploadGone: it has ended meanwhile.
         """
-        held = self._note(upload_id, tenant, at)
+        held = self._found(upload_id, at)
         with self._refusals():
             self._check_length(length)
             await self._hold(held, length - at, length - at)
@@ -295,7 +316,7 @@ class Admission:
             held.rest(at)
             raise
         held.stored()
-        self.counted(upload_id, tenant, length)
+        self.counted(upload_id, held.tenant, length)
 
     def counted(self, upload_id: str, tenant: str, length: int) -> None:
         """Take note that the database counts an upload by its length from now on."""
@@ -309,13 +330,6 @@ class Admission:
         held = self._unmeasured.pop(upload_id, None)
         if held is not None:
             held.release()
-
-    def _note(self, upload_id: str, tenant: str, at: int) -> Reservation:
-        held = self._unmeasured.get(upload_id)
-        if held is None:
-            held = self._unmeasured[upload_id] = self._new(tenant)
-        held.rest(at)
-        return held
 
     # ----- what is held
 
@@ -333,6 +347,9 @@ class Admission:
     def _refusals(self) -> Iterator[None]:
         try:
             yield
+        except UploadGone:
+            # nobody has refused it
+            raise
         except AsyncflowError as refused:
             self.on_refusal(refused.code)
             raise

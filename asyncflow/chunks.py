@@ -148,6 +148,8 @@ class Chunks:
                 expiry_ms=self._expiry_ms,
                 client_limit=self._admission.rules.open_uploads,
             )
+            if new.length is None and new.parts is None:
+                self._admission.found(new.id, new.tenant, 0)
             # The row comes first: a blob without one would never be found again.
             made = await self._create_row(new)
             if made != new.id:
@@ -174,6 +176,7 @@ class Chunks:
         finally:
             if made != new.id:
                 self._fresh.pop(new.id, None)
+                self._admission.forget(new.id)
         return made
 
     async def _create_blob(self, new: NewUpload) -> UploadRow | None:
@@ -322,9 +325,10 @@ class Chunks:
             claims.agree_with(row.digest)
             if ends is Ends.WITH_BODY and total is None and length is not None:
                 total = offset + length
+            row = await self._count(row, offset)
             row = await self._settle_length(row, offset, total)
             if row.length is None:
-                await self._admission.grow(row.id, row.tenant, offset, more=length)
+                await self._admission.grow(row.id, offset, more=length)
             write = self._write_checked if claims.is_certain else self._write_unchecked
             at = await write(row, turn, offset, length=length, claims=claims, ends=ends)
             row = await self._settle_digest(row, claims.whole())
@@ -372,6 +376,23 @@ class Chunks:
         if self._admission.closed:
             raise ShuttingDown
 
+    async def _count(self, row: UploadRow, at: int) -> UploadRow:
+        """Count an upload of unknown length that holds *at* bytes, if nobody does.
+
+        An earlier server has begun it, or something has happened since *row* was read.
+        """
+        if row.length is not None or self._admission.counts(row.id):
+            return row
+        self._admission.found(row.id, row.tenant, at)
+        try:
+            row = await self._open(row.id)
+        except BaseException:
+            self._admission.forget(row.id)
+            raise
+        if row.length is not None:
+            self._admission.forget(row.id)
+        return row
+
     async def _settle_length(
         self, row: UploadRow, at: int, total: int | None
     ) -> UploadRow:
@@ -383,7 +404,7 @@ class Chunks:
                 f"the length is {total} now, but "
                 + (f"{row.length} before" if row.length is not None else f"{at} came")
             )
-        async with self._admission.measured(row.id, row.tenant, length=total, at=at):
+        async with self._admission.measured(row.id, length=total, at=at):
             await self._store.reserve(row.key, total)
             if not await self._db.set_length(row.id, total):
                 raise LengthMismatch
@@ -521,8 +542,8 @@ class Chunks:
             # sent in one request, which no client can continue
             detail = f"the server stopped when {offset} bytes had come"
             await self.endings.give_up(row.id, TruncatedBody.code, detail)
-        elif row.length is None:
-            self._admission.found(row.id, row.tenant, offset)
+        else:
+            await self._count(row, offset)
         return False
 
     async def terminate(self, upload_id: str) -> None:

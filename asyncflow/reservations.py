@@ -13,6 +13,8 @@ back what it holds.
 from collections import Counter
 from collections.abc import Mapping
 
+from asyncflow.errors import UploadGone
+
 
 class Ledger:
     """Sums of what is granted, by name, that the last look elsewhere did not show."""
@@ -56,7 +58,10 @@ def _add(sums: Counter[str], name: str, amount: int) -> None:
 
 
 class Reservation:
-    """What one upload holds; all of it can be given back at any time."""
+    """What one upload holds; all of it can be given back at any time.
+
+    Then it is over: who has waited meanwhile, to hold more, gets nothing.
+    """
 
     def __init__(self, quota: Ledger, room: Ledger, tenant: str) -> None:
         self._quota = quota
@@ -69,9 +74,19 @@ class Reservation:
         self.at = 0
         #: nobody has said how much comes
         self.is_endless = False
+        self.is_over = False
 
     def hold(self, count: int, room: int) -> None:
-        """Hold so much more of each; what is negative is given back."""
+        """Hold so much more of each; what is negative is given back.
+
+        Raises:
+            UploadGone: everything was given back, and nobody would do so again.
+        """
+        if self.is_over:
+            raise UploadGone
+        self._add(count, room)
+
+    def _add(self, count: int, room: int) -> None:
         self.bytes += count
         self.room += room
         self._quota.hold(self.tenant, count)
@@ -91,8 +106,10 @@ class Reservation:
     def rest(self, at: int) -> None:
         """Give back all but the *at* bytes that are there."""
         self.at, self.is_endless = at, False
-        self.hold(at - self.bytes, -self.room)
+        if not self.is_over:
+            self._add(at - self.bytes, -self.room)
 
     def release(self) -> None:
-        """Give back everything."""
-        self.hold(-self.bytes, -self.room)
+        """Give back everything, for good."""
+        self.is_over = True
+        self._add(-self.bytes, -self.room)

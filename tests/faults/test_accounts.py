@@ -1,14 +1,15 @@
 """Whatever happens to uploads, in whatever order: at the end nothing is held."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 
+import pytest
 from hypothesis import given, settings
 from hypothesis.strategies import integers, lists, sampled_from, tuples
 
 from asyncflow.admission import ROOM_EVERY_BYTES, Admission, Rules
-from asyncflow.errors import LengthMismatch, ServerBusy
+from asyncflow.errors import LengthMismatch, ServerBusy, UploadGone
 from asyncflow.store.base import Space
 
 UNIT = ROOM_EVERY_BYTES // 4
@@ -23,13 +24,14 @@ class Bytes:
         self.name = name
         self.at = 0
         self._admission = admission
+        admission.found(name, name, 0)
 
     async def fill(self, units: int, *, says: bool) -> None:
         """Send so much in one request; *says*: and tell before how much."""
         admission, name, end = self._admission, self.name, self.at + units * UNIT
         more = units * UNIT if says else None
         try:
-            await admission.grow(name, name, self.at, more=more)
+            await admission.grow(name, self.at, more=more)
             while self.at < end:
                 await admission.take(name, self.at + UNIT)
                 await asyncio.sleep(0)
@@ -41,13 +43,11 @@ class Bytes:
     async def measure(self, units: int, *, fails: bool) -> None:
         """Say the length, which the database may refuse to store."""
         length = self.at + units * UNIT
-        async with self._admission.measured(
-            self.name, self.name, length=length, at=self.at
-        ):
+        async with self._admission.measured(self.name, length=length, at=self.at):
             await asyncio.sleep(0)
             if fails:
                 raise LengthMismatch
-        self.at = 0
+        self.begin()
 
     async def announce(self, units: int, *, fails: bool) -> None:
         """Create an upload of known length, which may come to nothing."""
@@ -63,7 +63,23 @@ class Bytes:
     async def end(self) -> None:
         """Give it up, or have it accepted as it is."""
         self._admission.forget(self.name)
+        self.begin()
+
+    async def break_off(self, step: Coroutine[None, None, None], turns: int) -> None:
+        """End it while it does something, and so many turns of the loop later."""
+        doing = asyncio.ensure_future(step)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        self._admission.forget(self.name)
+        try:
+            await doing
+        finally:
+            self.begin()
+
+    def begin(self) -> None:
+        """Let another one take its place."""
         self.at = 0
+        self._admission.found(self.name, self.name, 0)
 
 
 async def nothing_is_counted() -> Mapping[str, int]:
@@ -77,14 +93,16 @@ async def nothing_is_stored() -> Space:
 
 
 STEPS = tuples(
-    sampled_from(["say", "fill", "measure", "refuse", "announce", "fail", "end"]),
+    sampled_from(
+        ["say", "fill", "measure", "refuse", "announce", "fail", "end", "break", "cut"]
+    ),
     integers(0, 12),
 )
 
 
 async def live(upload: Bytes, steps: list[tuple[str, int]]) -> None:
     for step, units in steps:
-        with suppress(ServerBusy, LengthMismatch):
+        with suppress(ServerBusy, LengthMismatch, UploadGone):
             match step:
                 case "say" | "fill":
                     await upload.fill(units, says=step == "say")
@@ -92,6 +110,11 @@ async def live(upload: Bytes, steps: list[tuple[str, int]]) -> None:
                     await upload.measure(units, fails=step == "refuse")
                 case "announce" | "fail":
                     await upload.announce(units, fails=step == "fail")
+                case "break":
+                    step_of = upload.fill(units, says=True)
+                    await upload.break_off(step_of, units)
+                case "cut":
+                    await upload.break_off(upload.measure(units, fails=False), units)
                 case _:
                     await upload.end()
     await upload.end()
@@ -123,3 +146,46 @@ def test_at_the_end_everything_is_free_again(
                 pass
 
     asyncio.run(run())
+
+
+async def test_what_ends_while_the_database_is_asked_holds_nothing_afterwards() -> None:
+    is_asked, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def usage() -> Mapping[str, int]:
+        is_asked.set()
+        await may_answer.wait()
+        return {}
+
+    rules = Rules(
+        max_bytes=100,
+        allowed_types=(),
+        backlog_limit=1,
+        fill_level=100,
+        quota_bytes=100,
+    )
+    admission = Admission(rules, space=None, backlog=lambda: 0, usage=usage)
+    for name in NAMES:
+        admission.found(name, "", 0)
+
+    async def measure() -> None:
+        async with admission.measured("b", length=50, at=0):
+            pass
+
+    async with admission.admitted(length=60, declared_type="text/plain"):
+        waiting = [
+            asyncio.ensure_future(admission.grow("a", 0, more=50)),
+            asyncio.ensure_future(measure()),
+            asyncio.ensure_future(admission.take("c", 50)),
+        ]
+        await is_asked.wait()
+    for name in NAMES:
+        admission.forget(name)
+    may_answer.set()
+    for one in waiting:
+        with pytest.raises(UploadGone):
+            await one
+    # who comes too late is told so, too
+    with pytest.raises(UploadGone):
+        await admission.grow("a", 0, more=1)
+    async with admission.admitted(length=100, declared_type="text/plain"):
+        pass

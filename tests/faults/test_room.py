@@ -16,7 +16,7 @@ from asyncflow.broker.memory import LocalDoorbell
 from asyncflow.chunks import Chunks
 from asyncflow.db.sqlite import SqliteDatabase
 from asyncflow.engine import Clock, Engine
-from asyncflow.errors import DiskFull, TooManyUploads, TruncatedBody
+from asyncflow.errors import DiskFull, TooManyUploads, TruncatedBody, UploadGone
 from asyncflow.jobs import Limits
 from asyncflow.progress import Hub
 from asyncflow.reservations import Reservation
@@ -79,6 +79,7 @@ async def chunks_on(
     *,
     space: Callable[[], Awaitable[Space]] | None = None,
     time: Time | None = None,
+    store: MemoryStore | None = None,
 ) -> AsyncIterator[Chunks]:
     engine = Engine(
         doorbell=LocalDoorbell(),
@@ -94,11 +95,12 @@ async def chunks_on(
         allowed_types=(),
         backlog_limit=10,
         fill_level=51.5,
+        quota_bytes=100 * ROOM_EVERY_BYTES,
     )
     chunks = Chunks(
         db=db,
         engine=engine,
-        store=MemoryStore(),
+        store=store or MemoryStore(),
         admission=Admission(rules, space=space, backlog=lambda: 0),
         expiry_s=EXPIRY_S,
     )
@@ -110,13 +112,13 @@ async def chunks_on(
         await db.close()
 
 
-def some_file() -> Announced:
+def some_file(length: int | None = None) -> Announced:
     return Announced(
         owner="local",
         tenant="local",
         file_name="a.bin",
         declared_type="application/octet-stream",
-        length=None,
+        length=length,
         dialect="tus",
     )
 
@@ -150,6 +152,49 @@ async def test_who_is_cut_off_after_the_expiry_has_time_to_come_back(
         assert (await chunks.find(upload.id)).offset == len(b"firstsecond")
         time.now_s += EXPIRY_S
         assert await chunks.expire() == 1
+
+
+class Slack(MemoryStore):
+    """A store that takes its time to tell a size: something else is done meanwhile."""
+
+    meanwhile: Callable[[], Awaitable[object]] | None = None
+
+    async def size(self, key: str) -> int:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            await meanwhile()
+        return await super().size(key)
+
+
+class Few:
+    """A body of some bytes."""
+
+    def __init__(self) -> None:
+        self._left = [PIECE]
+
+    async def read(self) -> bytes:
+        return self._left.pop() if self._left else b""
+
+    def stop(self, error: Exception) -> None:
+        raise error
+
+
+async def test_what_ends_while_its_next_bytes_begin_is_counted_no_more(
+    tmp_path: Path,
+) -> None:
+    store = Slack()
+    async with chunks_on(tmp_path, store=store) as earlier:
+        upload = await earlier.create(some_file())
+    async with chunks_on(tmp_path, store=store) as chunks:
+
+        async def end() -> None:
+            await chunks.endings.give_up(upload.id, "terminated", "by somebody else")
+
+        store.meanwhile = end
+        with pytest.raises(UploadGone):
+            await chunks.append(upload.id, 0, Few(), length=None, ends=Ends.LATER)
+        # the whole quota is free
+        await chunks.create(some_file(100 * ROOM_EVERY_BYTES))
 
 
 async def test_of_many_at_once_only_so_many_are_let_in_as_there_is_room_for() -> None:
