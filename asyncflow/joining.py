@@ -10,13 +10,14 @@ Rules
   `PATIENCE_S`, and whoever brings a part that has a name waits for none.
 - A join that a crash cut off begins again from nothing: the parts are still there.
 - Once all parts are complete, no time limit ends what is joined of them, nor them.
-- What waits for a part that ends, ends with it.
+- What waits for a part that ends, ends with it. A part that no client can name, and
+  that has a place, ends only with its upload: not because its request fails after that.
 - With the end of an upload, as a job or not, the transaction gives up its parts if no
   client knows their names. Others stay for a while: their client may ask again.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
@@ -38,7 +39,7 @@ from asyncflow.errors import (
 )
 from asyncflow.store.base import CanConcat, Interrupted, Store
 from asyncflow.store.digests import digest_of
-from asyncflow.turns import Announced, Upload
+from asyncflow.turns import Announced, Upload, said_of
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +53,15 @@ AGAIN_MOST_MS: Final = 600_000
 #: uploads whose places are remembered, each at most 10 kB
 REMEMBERED: Final = 1000
 COMPLETE = uploads.UploadState.COMPLETE
+
+
+#: returns what is said of a file now, of what was said before
+Say = Callable[[uploads.Said], uploads.Said]
+
+
+def say_nothing(before: uploads.Said) -> uploads.Said:
+    """Say nothing beyond what was said before."""
+    return before
 
 
 class Received:
@@ -136,17 +146,22 @@ class Joiner:
     # ----- places
 
     async def place(
-        self, final: Upload, total: int, n: int, part: str
+        self, final: Upload, total: int, n: int, part: str, say: Say = say_nothing
     ) -> Received | None:
         """Give a complete part its place, or end it if its bytes are there already.
 
         Return which of *total* places have come by then; None: the upload has become
         complete meanwhile, and the part has no place in it.
+        *say* returns what is said of the file with this part, beside what was before;
+        what it raises is raised, and the part has no place. It may be asked again.
 
         Raises:
             ChunkConflict: another one is there, with other bytes.
         """
-        there = await self._db.take_place(final.id, n, part)
+        there = None
+        while there is None:
+            saying = await self._saying(final.id, say)
+            there = await self._db.take_place(final.id, n, part, saying)
         if there != part:
             try:
                 is_same = await self._hash(there) == await self._hash(part)
@@ -156,12 +171,18 @@ class Joiner:
                 raise
             if not is_same:
                 raise ChunkConflict(f"chunk {n} has come before, with other bytes")
+            while not await self._db.say(final.id, await self._saying(final.id, say)):
+                pass
             await self._chunks.terminate(part)
         await self._chunks.keep_alive(final.id, final.expires)
         received = await self._received_of(final.id, total)
         # who looked the places up may have done so before this one was taken
         received.add(n)
         return received
+
+    async def _saying(self, final: str, say: Say) -> uploads.Saying:
+        before = said_of(await self._db.find_upload(final))
+        return uploads.Saying(before=before, after=say(before))
 
     async def _hash(self, part: str) -> uploads.Checksum:
         return await digest_of(self._store, uploads.raw_key(part), "sha256")

@@ -176,6 +176,16 @@ class Announced:
         )
 
 
+def said_of(row: UploadRow) -> uploads.Said:
+    """Return what is said of a file."""
+    return uploads.Said(
+        file_name=row.file_name,
+        declared_type=row.declared_type,
+        raw_metadata=row.raw_metadata,
+        digest=row.digest,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
     """An upload as its client may know it. `expires` is None once it is a job.

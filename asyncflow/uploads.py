@@ -41,6 +41,24 @@ class UploadState(enum.StrEnum):
     ENDED = "ended"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What is said of a file: name, type, Upload-Metadata and digest, '' if unsaid."""
+
+    file_name: str
+    declared_type: str
+    raw_metadata: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saying:
+    """What is to be said of a file, by somebody who knew of what was said *before*."""
+
+    before: Said
+    after: Said
+
+
 #: state -> {what happens: state}
 UPLOAD_TRANSITIONS: Mapping[UploadState, Mapping[str, UploadState]] = {
     UploadState.RECEIVING: {

@@ -27,7 +27,7 @@ from asyncflow.jobs import (
     Subscription,
     Verdict,
 )
-from asyncflow.uploads import UploadState
+from asyncflow.uploads import Saying, UploadState
 from asyncflow.views import AttemptView, EventView, JobView, StepView
 
 
@@ -386,7 +386,7 @@ class Database(Oversight, Protocol):
         """End an unfinished upload as CANCELLED or REJECTED; tell whether it was open.
 
         Its bytes go to the trash; a complete upload is left alone, a part is forgotten.
-        Its parts are given up if no client can name them.
+        Parts that no client can name end with what they have a place in, and only so.
         Raise UploadNotFound.
         """
         ...
@@ -418,15 +418,16 @@ class Database(Oversight, Protocol):
         """Store the digest that the whole unfinished upload must have."""
         ...
 
-    async def set_about(
-        self, upload_id: str, *, file_name: str, declared_type: str, raw_metadata: str
-    ) -> None:
-        """Store what an unfinished upload is called and declared to be."""
+    async def say(self, upload_id: str, saying: Saying) -> bool:
+        """Store what is said of an unfinished upload; False: it was not so before."""
         ...
 
-    async def take_place(self, final_id: str, n: int, part_id: str) -> str:
+    async def take_place(
+        self, final_id: str, n: int, part_id: str, saying: Saying | None = None
+    ) -> str | None:
         """Put a part into place *n*; return which part is there (the first stays).
 
+        Who comes later says nothing. None: see `say`; the part has no place.
         Raise UploadGone if the upload has ended.
         """
         ...

@@ -11,6 +11,7 @@ from asyncflow.db.base import Change, NewUpload, Once
 from asyncflow.db.queries import load
 from asyncflow.errors import KeyReused, TooManyUploads, UploadGone, UploadNotFound
 from asyncflow.jobs import UPLOADED, JobState, PlanEntry, lane_of
+from asyncflow.uploads import Saying
 
 SQL = load("uploads.sql")
 
@@ -154,10 +155,13 @@ def accept(
 def end(
     db: sqlite3.Connection, pid: str, state: JobState, code: str, detail: str, now: int
 ) -> Change | None:
-    """End an unfinished upload; None: it was over already."""
+    """End an unfinished upload; None: it was over, or others end it."""
     row = _find(db, pid)
     track = flow.Tracker(db, row["id"], pid)
     if row["is_part"]:
+        finals = db.execute(SQL["finals_of"], {"pid": pid}).fetchall()
+        if finals and not row["concat"]:
+            return None
         return _forget_part(track, row["key"], state)
     if db.execute(SQL["end_upload"], {"job": row["id"]}).rowcount == 0:
         return None
@@ -222,23 +226,36 @@ def set_length(db: sqlite3.Connection, pid: str, length: int) -> bool:
     return True
 
 
-def set_about(
-    db: sqlite3.Connection, pid: str, name: str, kind: str, raw_metadata: str
-) -> Change | None:
-    """Store what an upload is called and declared to be; None: it is complete."""
-    args = {"pid": pid, "raw_metadata": raw_metadata}
-    if db.execute(SQL["set_metadata"], args).rowcount == 0:
-        return None
-    db.execute(SQL["set_name"], {"pid": pid, "name": name, "kind": kind})
-    return flow.Tracker(db, _find(db, pid)["id"], pid).change()
+def say(db: sqlite3.Connection, pid: str, saying: Saying) -> tuple[bool, Change | None]:
+    """Store what is said of an unfinished upload; False: it was not so before."""
+    row, before, after = _find(db, pid), saying.before, saying.after
+    if after == before or row["state"] != "receiving":
+        return True, None
+    if (row["metadata"], row["digest"]) != (before.raw_metadata, before.digest):
+        return False, None
+    job = {"job": row["id"]}
+    about = {"raw_metadata": after.raw_metadata, "digest": after.digest}
+    db.execute(SQL["set_said"], {**job, **about})
+    name = {"name": after.file_name, "kind": after.declared_type}
+    db.execute(SQL["set_name"], {**job, **name})
+    return True, flow.Tracker(db, row["id"], pid).change()
 
 
-def take_place(db: sqlite3.Connection, pid: str, n: int, part: str) -> str:
-    """Put a part into place *n*; return which part is there."""
+def take_place(
+    db: sqlite3.Connection, pid: str, n: int, part: str, saying: Saying | None
+) -> tuple[str | None, Change | None]:
+    """Put a part into place *n*; return which part is there, None: see `say`."""
     row = _find(db, pid)
     if row["state"] == "ended":
         raise UploadGone
     args = {"final": row["id"], "n": n}
-    if db.execute(SQL["insert_place"], {**args, "part": part}).rowcount:
-        _hold_if_whole(db, row["id"])
-    return str(db.execute(SQL["find_place"], args).fetchone()["part"])
+    there = db.execute(SQL["find_place"], args).fetchone()
+    if there is not None:
+        return there["part"], None
+    was_so, change = (True, None) if saying is None else say(db, pid, saying)
+    if not was_so:
+        return None, None
+    db.execute(SQL["insert_place"], {**args, "part": part})
+    db.execute(SQL["hold_nameless"], {"part": part})
+    _hold_if_whole(db, row["id"])
+    return part, change

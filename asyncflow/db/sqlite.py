@@ -38,6 +38,7 @@ from asyncflow.errors import (
     StartError,
 )
 from asyncflow.jobs import JobState, Limits, PlanEntry, StepState, Subscription
+from asyncflow.uploads import Saying
 
 log = structlog.get_logger(__name__)
 
@@ -175,18 +176,23 @@ class SqliteDatabase(Reading):
         """Store the digest that the whole unfinished upload must have."""
         await self._write("set_digest", {"pid": upload_id, "digest": digest})
 
-    async def set_about(
-        self, upload_id: str, *, file_name: str, declared_type: str, raw_metadata: str
-    ) -> None:
-        """Store what an unfinished upload is called and declared to be."""
-        about = (file_name, declared_type, raw_metadata)
-        await self._change(lambda db: intake.set_about(db, upload_id, *about))
-
-    async def take_place(self, final_id: str, n: int, part_id: str) -> str:
-        """Put a part into place *n*; return which part is there."""
-        return await self._writer.write(
-            lambda db: intake.take_place(db, final_id, n, part_id)
+    async def say(self, upload_id: str, saying: Saying) -> bool:
+        """Store what is said of an unfinished upload; False: it was not so before."""
+        was_so, _ = await self._writer.write(
+            lambda db: intake.say(db, upload_id, saying),
+            after=lambda r: self._tell(r[1]),
         )
+        return was_so
+
+    async def take_place(
+        self, final_id: str, n: int, part_id: str, saying: Saying | None = None
+    ) -> str | None:
+        """Put a part into place *n*; return which part is there."""
+        there, _ = await self._writer.write(
+            lambda db: intake.take_place(db, final_id, n, part_id, saying),
+            after=lambda r: self._tell(r[1]),
+        )
+        return there
 
     # ----- steps
 

@@ -4,6 +4,7 @@ Part of `asyncflow.testing.db_suite.DbSuite`, which says how it is used.
 """
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -17,7 +18,8 @@ from asyncflow.errors import (
 )
 from asyncflow.jobs import JobState
 from asyncflow.testing.db_world import GATE, HOUR_MS, World
-from asyncflow.uploads import KEEP_PARTS_MS
+from asyncflow.turns import said_of
+from asyncflow.uploads import KEEP_PARTS_MS, Said, Saying
 
 
 class UploadObligations:
@@ -59,18 +61,36 @@ class UploadObligations:
         self, world: World
     ) -> None:
         job = await world.upload()
-        raw, kind = "filename YQ==", "text/csv"
-        await world.db.set_about(
-            job, file_name="a.csv", declared_type=kind, raw_metadata=raw
+        before = said_of(await world.db.find_upload(job))
+        table = Said(
+            file_name="a.csv",
+            declared_type="text/csv",
+            raw_metadata="filename YQ==",
+            digest="sha256:00",
         )
-        row = await world.db.find_upload(job)
-        assert (row.file_name, row.declared_type) == ("a.csv", "text/csv")
-        assert row.raw_metadata == raw
+        other = replace(table, file_name="b.csv", raw_metadata="filename Yg==")
+        assert await world.db.say(job, Saying(before=before, after=table))
+        # somebody who knew only of what was said before that
+        assert not await world.db.say(job, Saying(before=before, after=other))
+        assert said_of(await world.db.find_upload(job)) == table
         await world.accept(job, GATE)
-        await world.db.set_about(
-            job, file_name="b.csv", declared_type=kind, raw_metadata=raw
-        )
+        assert await world.db.say(job, Saying(before=table, after=other))
         assert (await world.db.job(job)).file_name == "a.csv"
+
+    async def test_what_is_said_with_a_part_counts_if_it_gets_its_place(
+        self, world: World
+    ) -> None:
+        final = await world.upload(parts=2, length=None)
+        parts = [await world.upload(is_part=True) for _ in range(3)]
+        before = said_of(await world.db.find_upload(final))
+        one = Saying(before=before, after=replace(before, digest="sha256:01"))
+        two = Saying(before=before, after=replace(before, digest="sha256:02"))
+        late = Saying(before=one.after, after=replace(before, digest="sha256:03"))
+        assert await world.db.take_place(final, 0, parts[0], one) == parts[0]
+        assert await world.db.take_place(final, 1, parts[1], two) is None
+        assert len(await world.db.places(final)) == 1
+        assert await world.db.take_place(final, 0, parts[2], late) == parts[0]
+        assert said_of(await world.db.find_upload(final)) == one.after
 
     # ----- parts
 
@@ -116,7 +136,9 @@ class UploadObligations:
 
     async def test_the_first_part_in_a_place_stays(self, world: World) -> None:
         final = await world.upload(parts=2, length=None)
-        one, two, late = [await world.upload(is_part=True) for _ in range(3)]
+        one, two, late = [
+            await world.upload(is_part=True, concat="partial") for _ in range(3)
+        ]
         assert await world.db.take_place(final, 1, two) == two
         assert await world.db.take_place(final, 0, one) == one
         assert await world.db.take_place(final, 1, late) == two
@@ -245,6 +267,19 @@ class UploadObligations:
         for part in parts:
             with pytest.raises(UploadNotFound):
                 await world.db.find_upload(part)
+
+    async def test_a_part_without_a_name_that_has_a_place_ends_with_its_upload_alone(
+        self, world: World
+    ) -> None:
+        final = await world.upload(parts=2, length=None)
+        part = await world.upload(is_part=True)
+        await world.accept(part, GATE)
+        await world.db.take_place(final, 0, part)
+        ever = world.now + 999 * HOUR_MS
+        assert await world.db.expired_uploads(ever, 9) == [final]
+        assert not await world.end_upload(part)
+        assert await world.end_upload(final)
+        assert await world.db.drop_parts(9) == 1
 
     async def test_what_has_ended_takes_no_part(self, world: World) -> None:
         final = await world.upload(parts=2, length=None)

@@ -16,6 +16,8 @@ import binascii
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from typing import Annotated, Final
 
 import msgspec
@@ -36,7 +38,7 @@ from asyncflow.errors import (
 )
 from asyncflow.runtime import Runtime
 from asyncflow.store.digests import digest_of
-from asyncflow.turns import Announced, Body, Ends, Upload
+from asyncflow.turns import Announced, Body, Ends, Upload, said_of
 from asyncflow.uploads import Checksum
 from asyncflow.views import View
 from asyncflow.web.auth import UPLOAD, Principal, require
@@ -258,7 +260,9 @@ async def _place(
     try:
         whole = await _whole(request, principal, fields)
         where = (fields.total, fields.index, part.id)
-        there = None if whole.is_complete else await runtime.joiner.place(whole, *where)
+        say = partial(_said, fields)
+        place = runtime.joiner.place
+        there = None if whole.is_complete else await place(whole, *where, say)
         if there is None:
             whole = await runtime.chunks.find(whole.id)
             await _compare(runtime, whole, fields, part)
@@ -267,8 +271,6 @@ async def _place(
     except BaseException as error:
         await runtime.chunks.endings.abandon(part.id, error)
         raise
-    # only now: what belongs to no place says nothing about the file
-    await _note(runtime, whole.id, fields)
     if there.is_all:
         whole = await runtime.joiner.settle(whole.id)
     if whole.is_complete:
@@ -324,28 +326,31 @@ async def _check_whole(
         raise ChunkConflict(
             f"totalChunks is {fields.total} now, but {row.parts} before"
         )
-    before = read_metadata(row.raw_metadata)
+    _said(fields, said_of(row))
+
+
+def _said(fields: _Fields, before: uploads.Said) -> uploads.Said:
+    """Return what is said of the file with this chunk as well.
+
+    Raises:
+        InvalidParameter: it contradicts what was said before.
+    """
+    known = read_metadata(before.raw_metadata)
     for name, value in fields.about.items():
-        if before.get(name, value) != value:
-            accepted = f"{before[name]!r}, as with another chunk"
+        if known.get(name, value) != value:
+            accepted = f"{known[name]!r}, as with another chunk"
             raise InvalidParameter(ABOUT[name], value, accepted=accepted)
-    if fields.digest is not None and row.digest not in {"", str(fields.digest)}:
+    digest = "" if fields.digest is None else str(fields.digest)
+    if fields.digest is not None and before.digest not in {"", digest}:
         accepted = "the one that came with another chunk"
         raise InvalidParameter("sha256", fields.digest.value.hex(), accepted=accepted)
-
-
-async def _note(runtime: Runtime, job: str, fields: _Fields) -> None:
-    """Store what this chunk is the first to say about the file."""
-    row = await runtime.db.find_upload(job)
-    before = read_metadata(row.raw_metadata)
-    about = {**fields.about, **before}
-    if about != before:
-        name, kind = _called(about, row.file_name)
-        await runtime.db.set_about(
-            job, file_name=name, declared_type=kind, raw_metadata=shown_metadata(about)
-        )
-    if fields.digest is not None and not row.digest:
-        await runtime.db.set_digest(job, str(fields.digest))
+    said = replace(before, digest=before.digest or digest)
+    about = {**fields.about, **known}
+    if about == known:
+        return said
+    name, kind = _called(about, before.file_name)
+    raw = shown_metadata(about)
+    return replace(said, file_name=name, declared_type=kind, raw_metadata=raw)
 
 
 async def _check_digest(runtime: Runtime, job: str, digest: Checksum | None) -> None:

@@ -13,7 +13,12 @@ from asyncflow.broker.memory import LocalDoorbell
 from asyncflow.chunks import Chunks
 from asyncflow.db.sqlite import SqliteDatabase
 from asyncflow.engine import Clock, Engine
-from asyncflow.errors import DatabaseUnavailable, JobNotFound, UploadGone
+from asyncflow.errors import (
+    DatabaseUnavailable,
+    JobNotFound,
+    UploadGone,
+    UploadNotFound,
+)
 from asyncflow.jobs import JobState, Limits
 from asyncflow.joining import Joiner
 from asyncflow.progress import Hub
@@ -183,3 +188,14 @@ async def test_who_fills_an_upload_that_is_ended_meanwhile_hears_so(
         await place.chunks.append(
             upload, 0, Interrupted(b"hello"), length=5, claims=claims
         )
+
+
+async def test_a_chunk_that_could_not_be_accepted_goes_with_its_request(
+    place: Place,
+) -> None:
+    part = await place.whole(replace(SAID, is_part=True))
+    await place.chunks.endings.abandon(part, DatabaseUnavailable())
+    place.engine.down = False
+    await place.chunks.endings.finish_pending()
+    with pytest.raises(UploadNotFound):
+        await place.db.find_upload(part)

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,14 +17,20 @@ from asyncflow.chunks import Chunks
 from asyncflow.db.base import Once, Place as Seat
 from asyncflow.db.sqlite import SqliteDatabase
 from asyncflow.engine import Clock, Engine
-from asyncflow.errors import DiskFull, PartNotUsable, QuotaExceeded
+from asyncflow.errors import (
+    DatabaseUnavailable,
+    DiskFull,
+    InvalidParameter,
+    PartNotUsable,
+    QuotaExceeded,
+)
 from asyncflow.jobs import Limits
-from asyncflow.joining import AGAIN_MS, JOINS, Joiner, Received
+from asyncflow.joining import AGAIN_MS, JOINS, Joiner, Received, Say, say_nothing
 from asyncflow.progress import Hub
 from asyncflow.store.base import CanConcat, Store, Writer
 from asyncflow.store.memory import MemoryStore
 from asyncflow.turns import Announced, Ends, Upload
-from asyncflow.uploads import raw_key
+from asyncflow.uploads import Said, raw_key
 
 SAID = Announced(
     owner="anna",
@@ -376,12 +383,14 @@ async def test_a_repeat_waits_for_what_it_repeats_and_is_not_refused(
         assert sum(isinstance(end, QuotaExceeded) for end in ends) == 2
 
 
-async def chunk(place: Place, whole: Upload, total: int, n: int) -> Received | None:
+async def chunk(
+    place: Place, whole: Upload, total: int, n: int, say: Say = say_nothing
+) -> Received | None:
     """Bring a chunk of a file."""
     said = replace(SAID, length=None, dialect="", is_part=True)
     part = await place.chunks.create(said)
     await place.chunks.append(part.id, 0, Body(b"12345"), length=5, ends=Ends.WITH_BODY)
-    return await place.joiner.place(whole, total, n, part.id)
+    return await place.joiner.place(whole, total, n, part.id, say)
 
 
 async def test_who_looks_while_the_parts_of_a_file_are_removed_sees_it_complete(
@@ -508,6 +517,41 @@ async def test_a_join_without_a_blob_makes_it(place: Place) -> None:
     await place.store.delete(raw_key(whole.id))
     await place.chunks.append(part, 0, Body(b"hello"), length=5)
     assert (await place.joiner.settle(whole.id)).length == 5
+
+
+async def test_a_chunk_that_has_its_place_stays_when_its_request_is_broken_off(
+    place: Place,
+) -> None:
+    whole = await place.chunks.create(replace(SAID, parts=2, length=None, dialect=""))
+
+    async def fail() -> None:
+        raise DatabaseUnavailable
+
+    # its place is taken; what is looked up after that fails
+    place.db.before = fail()
+    with pytest.raises(DatabaseUnavailable):
+        await chunk(place, whole, 2, 0)
+    (taken,) = await place.db.places(whole.id)
+    await place.chunks.endings.abandon(taken.part, asyncio.CancelledError())
+    await chunk(place, whole, 2, 1)
+    assert (await place.joiner.settle(whole.id)).length == 10
+
+
+async def test_what_two_chunks_say_at_once_does_not_contradict_itself(
+    place: Place,
+) -> None:
+    whole = await place.chunks.create(replace(SAID, parts=2, length=None, dialect=""))
+
+    def say(digest: str, before: Said) -> Said:
+        if before.digest not in {"", digest}:
+            raise InvalidParameter("sha256", digest, accepted="the other one")
+        return replace(before, digest=digest)
+
+    at_once = [chunk(place, whole, 2, n, partial(say, f"sha256:0{n}")) for n in (0, 1)]
+    ends = await asyncio.gather(*at_once, return_exceptions=True)
+    assert [isinstance(end, InvalidParameter) for end in ends].count(True) == 1
+    # and what contradicts has no place
+    assert len(await place.db.places(whole.id)) == 1
 
 
 async def test_an_upload_that_moves_has_more_time_before_its_request_ends(

@@ -56,15 +56,19 @@ UPDATE upload SET checked_from = :at WHERE job_id = (SELECT id FROM job WHERE pi
 UPDATE upload SET digest = :digest
 WHERE state = 'receiving' AND job_id = (SELECT id FROM job WHERE pid = :pid);
 
--- name: set_metadata
-UPDATE upload SET metadata = :raw_metadata
-WHERE state = 'receiving' AND job_id = (SELECT id FROM job WHERE pid = :pid);
+-- name: set_said
+UPDATE upload SET metadata = :raw_metadata, digest = :digest WHERE job_id = :job;
 
 -- name: set_name
-UPDATE job SET file_name = :name, declared_type = :kind WHERE pid = :pid;
+UPDATE job SET file_name = :name, declared_type = :kind WHERE id = :job;
 
 -- name: insert_place
-INSERT INTO place(final, n, part) VALUES(:final, :n, :part) ON CONFLICT DO NOTHING;
+INSERT INTO place(final, n, part) VALUES(:final, :n, :part);
+
+-- name: hold_nameless
+-- A part that no client can name ends with what it has a place in.
+UPDATE upload SET expires = NULL
+WHERE concat = '' AND job_id = (SELECT id FROM job WHERE pid = :part);
 
 -- name: find_place
 SELECT part FROM place WHERE final = :final AND n = :n;
