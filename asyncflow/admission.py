@@ -180,17 +180,24 @@ class Admission:
         finally:
             held.release()
 
-    async def check_form(self, length: int, *, is_repeat: bool) -> None:
+    async def check_form(
+        self,
+        length: int | None,
+        *,
+        tenant: str = "",
+        client: str = "",
+        is_repeat: bool,
+    ) -> None:
         """Return if a form of *length* bytes, its own included, may be read.
 
         What it asks for may be there already if it is a repeat: then only its size is
-        looked at.
+        looked at. Nothing is held: that is for each of its files.
 
         Raises:
-            ShuttingDown, DiskFull: not now.
+            ShuttingDown, BacklogFull, DiskFull, QuotaExceeded, TooManyUploads: not now.
             UploadTooLarge: no file may be as large as this.
         """
-        files = max(0, length - FORM_BYTES)
+        files = max(0, (length or 0) - FORM_BYTES)
         with self._refusals():
             if files > self.rules.max_bytes:
                 raise UploadTooLarge(
@@ -198,9 +205,11 @@ class Admission:
                 )
             if is_repeat:
                 return
-            if self.closed:
-                raise ShuttingDown
+            self.check_backlog()
+            await self._check_crowded(client)
+            await self._count(files, tenant)
             await self._see(files)
+            self._check_quota(files, tenant)
             self._check_room(files)
 
     async def check_room(self) -> None:

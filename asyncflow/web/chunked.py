@@ -52,6 +52,7 @@ from asyncflow.web.parsing import (
     refuse_encoding,
     shown_metadata,
 )
+from asyncflow.web.wholes import check_length
 
 CHUNK: Final = "chunk"
 MAX_CHUNKS: Final = 10_000
@@ -121,6 +122,8 @@ _json_body = msgspec.json.Decoder(_Json)
 async def _json(request: web.Request, principal: Principal) -> web.Response:
     rate = request.app[runtime_key].settings.body_min_rate
     wholes = request.app[chunks_key]
+    check_length(request, MAX_JSON)
+    await admit_form(request, principal, is_base64=True)
     async with wholes.read(request, max_bytes=MAX_JSON, min_rate=rate) as whole:
         fields, body = _said_in(whole.data)
         wholes.exchange(whole, body.size)
@@ -172,7 +175,7 @@ async def _form(request: web.Request, principal: Principal) -> web.Response:
 
 async def _read_form(request: web.Request, principal: Principal, got: _Got) -> Upload:
     runtime = request.app[runtime_key]
-    await admit_form(request)
+    await admit_form(request, principal)
     body = BodyReader(request, min_rate=runtime.settings.body_min_rate)
     form = FormReader(body, request.headers[hdrs.CONTENT_TYPE])
     while (part := await form.next_part()) is not None:

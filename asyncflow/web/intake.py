@@ -96,17 +96,24 @@ def refuse_range(request: web.Request) -> None:
     )
 
 
-async def admit_form(request: web.Request) -> None:
+async def admit_form(
+    request: web.Request, principal: Principal, *, is_base64: bool = False
+) -> None:
     """Return if a form may be read: its files cannot be larger than itself.
 
     Raises:
-        UploadTooLarge, DiskFull, ShuttingDown: before a byte of it is read.
+        ClientError, ServerBusy: before a byte of it is read, as `Admission.check_form`
+            says.
     """
     length = body_length(request)
-    if length is not None:
-        await request.app[runtime_key].admission.check_form(
-            length, is_repeat=IDEMPOTENCY_KEY in request.headers
-        )
+    if length is not None and is_base64:
+        length = length * 3 // 4
+    await request.app[runtime_key].admission.check_form(
+        length,
+        tenant=principal.tenant,
+        client=client_of(request, principal),
+        is_repeat=IDEMPOTENCY_KEY in request.headers,
+    )
 
 
 async def fill(

@@ -32,7 +32,6 @@ from asyncflow.errors import (
     MissingBody,
     MissingFile,
     ServerBusy,
-    ShuttingDown,
     SlowBody,
     TruncatedBody,
     UploadBusy,
@@ -257,7 +256,7 @@ async def _form(request: web.Request) -> web.Response:
     if resumable.begins_here(request) and not resumable.says_complete(request):
         raise InvalidHeader(resumable.COMPLETE, "?0", accepted="?1: a form comes whole")
     runtime = request.app[runtime_key]
-    await admit_form(request)
+    await admit_form(request, principal)
     body = BodyReader(request, min_rate=runtime.settings.body_min_rate)
     form = FormReader(body, request.headers[hdrs.CONTENT_TYPE])
     told = _Told()
@@ -290,7 +289,7 @@ async def _is_file(part: Part) -> bool:
 async def _take_part(
     runtime: Runtime, part: Part, said: Announced, told: "_Told"
 ) -> None:
-    """Store one file of a form; most refusals leave the next file its chance."""
+    """Store one file of a form; what is wrong with it leaves the next its chance."""
     began = time.monotonic()
     try:
         upload = await _store(runtime, said, part, length=None)
@@ -302,8 +301,8 @@ async def _take_part(
         told.accept(_answer(runtime, said, upload, began))
 
 
-#: the body is broken, or nobody will read the rest of it
-_ENDS_A_FORM: Final = (InvalidMultipart, TruncatedBody, SlowBody, ShuttingDown)
+#: the body is broken, or there is no room for the rest of it
+_ENDS_A_FORM: Final = (InvalidMultipart, TruncatedBody, SlowBody, ServerBusy)
 
 
 class _Told:

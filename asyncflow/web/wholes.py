@@ -78,8 +78,7 @@ class Wholes:
             BodyTooLarge: before reading, when it says so.
             ServerBusy: other bodies take all the memory, and move faster.
         """
-        if (request.content_length or 0) > max_bytes:
-            raise _too_large(max_bytes)
+        check_length(request, max_bytes)
         whole = Whole(BodyReader(request, min_rate=min_rate), self._now())
         try:
             self._coming.add(whole)
@@ -130,6 +129,12 @@ class Wholes:
     def _drop(self, whole: Whole) -> None:
         self._coming.discard(whole)
         self.exchange(whole, 0)
+
+
+def check_length(request: web.BaseRequest, max_bytes: int) -> None:
+    """Return unless a body says that it is too large. Raise BodyTooLarge."""
+    if (request.content_length or 0) > max_bytes:
+        raise _too_large(max_bytes)
 
 
 def _too_large(max_bytes: int) -> BodyTooLarge:

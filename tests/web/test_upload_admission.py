@@ -99,6 +99,69 @@ def test_a_form_that_cannot_fit_is_refused_before_its_body(full: ServerProcess) 
     assert jobs(full) == 0
 
 
+JSON = ("Content-Type", "application/json")
+FORM, _ = form(("large.bin", b""))
+in_full = pytest.mark.parametrize(
+    ("target", "kind"),
+    [("/upload", FORM), ("/upload/chunked", FORM), ("/upload/chunked", JSON)],
+)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with healthy_server(tmp_path_factory.mktemp("small"), quota_bytes="1MiB") as found:
+        yield found
+
+
+def refused_before_its_body(
+    server: ServerProcess, target: str, kind: tuple[str, str]
+) -> tuple[int, str]:
+    """Announce a body of 2 MiB and wait to be asked for it; return what comes."""
+    with Line(server) as line:
+        line.head("POST", target, EXPECT, kind, length=2 << 20)
+        answer = line.answer()
+    assert int(answer.headers["retry-after"]) > 0
+    return answer.status, code_of(answer)
+
+
+@in_full
+def test_what_exceeds_the_quota_is_refused_before_its_body(
+    small: ServerProcess, target: str, kind: tuple[str, str]
+) -> None:
+    refused = refused_before_its_body(small, target, kind)
+    assert refused == (507, "quota_exceeded")
+    assert kept(small) == (set(), 0)
+
+
+def test_a_body_that_is_never_taken_is_told_so_and_not_to_come_later(
+    small: ServerProcess,
+) -> None:
+    with Line(small) as line:
+        line.head("POST", "/upload/chunked", EXPECT, JSON, length=17 << 20)
+        answer = line.answer()
+    assert (answer.status, code_of(answer)) == (413, "body_too_large")
+
+
+def test_a_form_is_not_read_on_when_there_is_no_room_for_a_file_of_it(
+    small: ServerProcess,
+) -> None:
+    kind, body = form(("small.txt", b"hello"), ("large.bin", bytes(2 << 20)))
+    with Line(small) as line:
+        line.head("POST", "/upload", kind, ("Transfer-Encoding", "chunked"))
+        # all but its end, for which the server does not wait
+        line.chunk(body[:-1000])
+        answer = line.answer()
+    assert answer.status == 202
+    assert answer.headers["connection"] == "close"
+    taken, refused = answer.json["jobs"]
+    assert (taken["fileName"], taken["status"]) == ("small.txt", "PENDING")
+    assert (refused["fileName"], refused["error"]["code"]) == (
+        "large.bin",
+        "quota_exceeded",
+    )
+    assert small.request("DELETE", f"/jobs/{taken['jobId']}").status == 204
+
+
 @pytest.fixture(scope="module")
 def picky(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("picky")
@@ -177,6 +240,9 @@ def test_a_full_backlog_is_answered_503_until_there_is_room_again(
         until(is_full)
         for send in (by_form, by_tus):
             assert code_of(send(server, "a.txt", b"hello")) == "backlog_full"
+        for target, kind in (("/upload", FORM), ("/upload/chunked", JSON)):
+            early = refused_before_its_body(server, target, kind)
+            assert early == (503, "backlog_full")
         refused = metric(server, 'asyncflow_uploads_refused_total{code="backlog_full"}')
         assert refused >= 3
         for job in taken:
