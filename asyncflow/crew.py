@@ -180,7 +180,11 @@ class Hand:
     def _start(self, nursery: Nursery, setup: agreement.Setup) -> ProcessPoolExecutor:
         executor, context = nursery.hire(worker.begin, setup)
         self._release = context.release
-        life = executor.submit(worker.serve)
+        try:
+            life = executor.submit(worker.serve)
+        except BaseException:
+            context.abandon()
+            raise
         context.results.drop_writer()
         context.on_exit(self._tell(self._on_exit))
         self.pid = context.pid

@@ -1,10 +1,15 @@
-"""The first thing a fork server imports: it dies with the server and ignores signals.
+"""The first thing a fork server imports: it dies with the server, and of nothing else.
 
 Theory of operation
 -------------------
 A worker dies with the fork server, but what a worker has started does not die with the
 worker. So the fork server does not just die when the server does: it is told, kills
 everybody below it, also those that it adopts then, and ends when nobody is left.
+
+The fork server of the standard library lets one kind of failure pass, a connection that
+was aborted, and ends of all others, with every worker: of a client that hangs up
+before it has said what it wants, and of a fork that the system refuses (too many
+processes, too little memory). `_Steady` makes those of the kind that passes.
 
 Rules
 -----
@@ -15,12 +20,15 @@ Rules
 
 import atexit
 import contextlib
+import errno
 import functools
 import importlib
 import os
 import signal
+import socket
 import time
 import warnings
+from multiprocessing import reduction
 from typing import Final
 
 from asyncflow import agreement, processes, sandbox
@@ -46,11 +54,53 @@ def settle(server_pid: int) -> None:
     atexit.register(end)
     sandbox.die_with_parent(server_pid, by=agreement.FAREWELL)
     sandbox.adopt_orphans()
+    _Steady().take_over()
     # what we adopt, the standard library's fork server reaps with a warning
     warnings.filterwarnings("ignore", message="forkserver: waitpid")
     for name in HEAVY:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+
+
+class _Steady:
+    """Receives what a worker shall have, and forks it; a failure costs it alone."""
+
+    def __init__(self) -> None:
+        self._receive, self._fork = reduction.recvfds, os.fork
+        self._fds: list[int] = []
+
+    def take_over(self) -> None:
+        """Stand in for the functions that the fork server calls."""
+        for where, name, own in (
+            (reduction, "recvfds", self.receive),
+            (os, "fork", self.fork),
+        ):
+            setattr(where, name, own)
+
+    def receive(self, sock: socket.socket, size: int) -> list[int]:
+        """Return what a client has sent; raise ConnectionAbortedError for less."""
+        try:
+            self._fds = self._receive(sock, size)
+        except (EOFError, OSError, RuntimeError, AssertionError) as error:
+            raise _aborted(error) from error
+        return [*self._fds]
+
+    def fork(self) -> int:
+        """Fork, or let the client see that there is no worker."""
+        try:
+            pid = self._fork()
+        except OSError as error:
+            for fd in self._fds:
+                os.close(fd)
+            raise _aborted(error) from error
+        if pid == 0:
+            # nothing of this is for the worker
+            vars(os)["fork"] = self._fork
+        return pid
+
+
+def _aborted(error: BaseException) -> ConnectionAbortedError:
+    return ConnectionAbortedError(errno.ECONNABORTED, str(error))
 
 
 def _end_with_everybody(own_pid: int, *_signal: object) -> None:

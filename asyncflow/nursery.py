@@ -24,12 +24,24 @@ import io
 import os
 import pickle
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import context, forkserver, popen_forkserver, reduction, util
-from multiprocessing.connection import Connection
+from multiprocessing import (
+    context,
+    forkserver,
+    popen_forkserver,
+    reduction,
+    resource_tracker,
+    util,
+)
+from multiprocessing.connection import (
+    Connection,
+    answer_challenge,
+    deliver_challenge,
+)
 from typing import Any, Final, NoReturn
 
 from asyncflow import forkside
@@ -115,6 +127,14 @@ class ResultPipe:
         self._writer.close()
 
 
+def _pipe(*enders: contextlib.ExitStack) -> tuple[int, int]:
+    """Return the ends of a new pipe, each of which is closed by one of *enders*."""
+    ends = os.pipe()
+    for ender, end in zip(enders, ends, strict=True):
+        ender.callback(os.close, end)
+    return ends
+
+
 def _close(*fds: int) -> None:
     for fd in fds:
         os.close(fd)
@@ -136,11 +156,15 @@ class _Popen(popen_forkserver.Popen):
         finally:
             context.set_spawning_popen(None)
         self.sentinel, entry = self._nursery.connect(self._fds)  # type: ignore[attr-defined]
-        keep_open = os.dup(entry)
-        self.finalizer = util.Finalize(self, _close, (keep_open, self.sentinel))
-        with open(entry, "wb") as pipe:  # noqa: PTH123 -- a descriptor
-            pipe.write(parcel.getbuffer())
-        self.pid = forkserver.read_signed(self.sentinel)
+        # the worker sees by the open end that its parent lives
+        self.finalizer = util.Finalize(self, _close, (entry, self.sentinel))
+        try:
+            with open(entry, "wb", closefd=False) as pipe:
+                pipe.write(parcel.getbuffer())
+            self.pid = forkserver.read_signed(self.sentinel)
+        except BaseException:
+            self.finalizer()
+            raise
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
         """Return the exit code, None while running; tell whoever asked to know."""
@@ -179,6 +203,13 @@ class _Context(context.ForkServerContext):
         if self.process is None or self.process.pid is None:
             raise StartError("no worker process was started")
         return self.process.pid
+
+    def abandon(self) -> None:
+        """End a worker that was started for nothing, if it was."""
+        if self.process is not None and self.process.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, signal.SIGKILL)
+        self.release()
 
     def release(self) -> None:
         """Close what belonged to a worker that has ended; cycles would delay it."""
@@ -276,9 +307,36 @@ class Nursery:
             self._door = None
 
     def connect(self, fds: list[int]) -> tuple[int, int]:
-        """Ask the fork server for a process that receives *fds*."""
+        """Ask the fork server for a process that receives *fds*.
+
+        Return where its process id and exit code will come from, and where what it
+        shall do goes to. All that needs a descriptor is done before the fork server is
+        called, for it waits then until it has been told everything.
+        """
         self.ensure_running()
-        return self._server.connect_to_new_process(fds)
+        with contextlib.ExitStack() as done, contextlib.ExitStack() as failed:
+            status, its_status = _pipe(failed, done)
+            its_orders, orders = _pipe(done, failed)
+            alive: int = self._server._forkserver_alive_fd  # type: ignore[attr-defined]  # noqa: SLF001
+            tracker: int = resource_tracker.getfd()  # type: ignore[assignment]
+            client = done.enter_context(socket.socket(socket.AF_UNIX))
+            client.connect(self._address)
+            self._prove(client)
+            reduction.sendfds(client, [its_orders, its_status, alive, tracker, *fds])
+            failed.pop_all()
+        return status, orders
+
+    def _prove(self, client: socket.socket) -> None:
+        """Show that we may ask, where the fork server wants to know (Python 3.14)."""
+        key = getattr(self._server, "_forkserver_authkey", None)
+        if key is None:
+            return
+        link: Any = Connection(client.fileno())
+        try:
+            answer_challenge(link, key)
+            deliver_challenge(link, key)
+        finally:
+            link._detach()  # noqa: SLF001 -- the socket is not its own
 
     def hire(
         self, initializer: Callable[..., object], *args: object

@@ -268,9 +268,9 @@ class Pool:
     def _give_back(self, slot: Slot) -> None:
         if slot.hand is not None and slot.hand.fault:
             self._replace(slot)
-        self._places.give_back(slot)
-        if slot in self._places.vacant:
+        if slot.hand is None and not self._closed:
             log.warning("worker.missing", slot=slot.number, why=slot.why)
+        self._places.give_back(slot)
 
     def _adjust(self) -> None:
         """Grow while orders wait and memory allows it; let go who was idle for long."""
@@ -321,13 +321,18 @@ class Pool:
             return
         # it died while it loaded: another one at once would do the same
         self._empty(slot, "a worker process died while it started")
-        self._places.lose(slot)
+        self._vacate(slot)
 
     def _renew(self, slot: Slot) -> None:
         """Put a new worker into a free slot."""
         self._replace(slot)
         if slot.hand is None:
-            self._places.lose(slot)
+            self._vacate(slot)
+
+    def _vacate(self, slot: Slot) -> None:
+        """Leave a slot that was free without a worker for a moment."""
+        log.warning("worker.missing", slot=slot.number, why=slot.why)
+        self._places.lose(slot)
 
     def _replace(self, slot: Slot) -> None:
         """Put a new worker into *slot*; the old one and its folder go.

@@ -1,7 +1,9 @@
 """A server that may open few files: it refuses, loses nothing, and recovers."""
 
 import contextlib
+import os
 import resource
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +68,45 @@ def test_steps_that_find_no_descriptor_are_done_later(make: Make) -> None:
     for job in jobs:
         status = server.finished(job)
         assert status["status"] == "COMPLETED"
+    assert server.stop() == 0
+
+
+def no_room_for_a_worker(
+    server: ServerProcess,
+) -> contextlib.AbstractContextManager[None]:
+    """Let the server open nothing at all, whatever it closes."""
+    return watch.limit(server, resource.RLIMIT_NOFILE, 16)
+
+
+def test_no_step_is_blamed_for_a_worker_that_cannot_be_started(
+    make: Make, evidence: Evidence
+) -> None:
+    server = make()
+    jobs = [
+        server.upload(f"{n}.txt", probe.text(parts=1, before=0.3)) for n in range(6)
+    ]
+    watch.until_working(server, jobs[0])
+    with no_room_for_a_worker(server):
+        os.kill(watch.worker(server), signal.SIGKILL)
+        watch.until(lambda: "worker.missing" in server.log())
+        # longer than three attempts would take
+        watch.pause(8)
+
+    for job in jobs:
+        assert server.finished(job)["status"] == "COMPLETED"
+    # what the killed worker did, at most
+    assert len(evidence.ask("SELECT code FROM attempt")) <= 1
+    assert server.stop() == 0
+
+
+def test_a_server_gets_a_worker_again_without_being_asked_for_work(make: Make) -> None:
+    server = make()
+    assert server.request("GET", "/readyz").status == 200
+    with no_room_for_a_worker(server):
+        os.kill(watch.worker(server), signal.SIGKILL)
+        watch.until(lambda: "worker.missing" in server.log())
+
+    watch.until(lambda: server.request("GET", "/readyz").status == 200)
     assert server.stop() == 0
 
 
