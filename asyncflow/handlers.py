@@ -196,6 +196,7 @@ class LoopSteps:
                         },
                     ),
                     facts=claimed.facts,
+                    attempt=claimed.attempt,
                     progress=self._progress(claimed),
                     publish=_refuse_file,
                 )

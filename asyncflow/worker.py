@@ -244,6 +244,7 @@ class _Run:
             media_type=about["media_type"],
             options=base.options_of(processor, about["options"]),
             facts=about["facts"],
+            attempt=about["attempt"],
             progress=self._progress,
             publish=self._publish,
         )

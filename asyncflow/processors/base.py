@@ -70,6 +70,7 @@ class Work:
     `media_type` is what identify found (declared type for identify itself);
     `options` is what the processor declares, otherwise the table that pipelines say.
     `facts` are those of earlier steps of the job, by consumer name.
+    `attempt` counts how often the step was begun.
     `progress` takes 0 to 100. `publish` hands over a finished derivative.
     """
 
@@ -79,6 +80,7 @@ class Work:
     media_type: str
     options: Any = field(default_factory=dict)
     facts: Mapping[str, object] = field(default_factory=dict)
+    attempt: int = 1
     progress: Callable[[float], None] = lambda _percent: None
     publish: Callable[[Derivative], None] = lambda _made: None
 

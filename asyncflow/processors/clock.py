@@ -43,13 +43,15 @@ class Clock:
         return left
 
 
-@contextlib.contextmanager
-def limited(within_s: float, *, patience: float = _PATIENCE) -> Iterator[Clock]:
-    """Yield the clock of a page; end this process if the block outlasts it by far.
+def ends_after(within_s: float) -> float:
+    """Return after how many seconds a process ends that cannot stop a page in time."""
+    return within_s * _PATIENCE
 
-    By *patience* times the page's time, at which native code has heard nothing.
-    """
-    timer = threading.Timer(within_s * patience, os._exit, (TOO_LATE,))
+
+@contextlib.contextmanager
+def limited(within_s: float) -> Iterator[Clock]:
+    """Yield the clock of a page; end this process if the block outlasts it by far."""
+    timer = threading.Timer(ends_after(within_s), os._exit, (TOO_LATE,))
     timer.daemon = True
     timer.start()
     try:

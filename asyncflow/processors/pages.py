@@ -115,7 +115,7 @@ class PdfPage:
                 boxes.append(textpage.get_charbox(at))
             elif letters:
                 self.clock.left()
-                yield Word(text="".join(letters), box=to_shown.box(_around(boxes)))
+                yield Word(text=_whole(letters), box=to_shown.box(_around(boxes)))
                 letters, boxes = [], []
 
     def has_picture(self) -> bool:
@@ -350,6 +350,12 @@ def _opened(source: Path) -> Any:
 def _jpeg(picture: Any) -> bytes:
     with raster.explained():
         return bytes(picture.jpegsave_buffer(Q=_JPEG_QUALITY, keep="none"))
+
+
+def _whole(letters: list[str]) -> str:
+    """Return a word of PDFium's UTF-16 units: two of them may be one letter."""
+    units = "".join(letters).encode("utf-16-le", "surrogatepass")
+    return units.decode("utf-16-le", "ignore")
 
 
 def _around(boxes: list[Box]) -> Box:

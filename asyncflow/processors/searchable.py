@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from asyncflow.errors import BadFile
 from asyncflow.processors import glyphless
 from asyncflow.processors.matrix import Matrix
 from asyncflow.processors.ocr import Seen
@@ -63,8 +64,16 @@ class Searchable:
     def add_text(
         self, number: int, words: Sequence[Seen], to: Matrix, *, turn: int
     ) -> None:
-        """Write *words* over page *number* (from 0) and show it *turn* degrees on."""
-        page = self._pdf[number]
+        """Write *words* over page *number* (from 0) and show it *turn* degrees on.
+
+        Raise BadFile if there is no such page.
+        """
+        import pypdfium2  # noqa: PLC0415 -- few workers need it
+
+        try:
+            page = self._pdf[number]
+        except pypdfium2.PdfiumError as error:
+            raise BadFile("damaged", f"page {number + 1} is damaged") from error
         try:
             self._write(page, words, to)
             page.set_rotation((page.get_rotation() + turn) % 360)

@@ -23,14 +23,13 @@ whether to make them. `maxPages`. `pageS`: the longest time for one page, in sec
 import contextlib
 import importlib.util
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
 from asyncflow.errors import BadFile, Skip
 from asyncflow.jobs import REASONS
-from asyncflow.processors import matrix, ocr, pages, raster, reading, uncovered
+from asyncflow.processors import apart, ocr, pages, raster, sheets
 from asyncflow.processors.base import Derivative, Options, Result, Work, processor
 from asyncflow.processors.clock import PageTimeout, limited
 from asyncflow.processors.searchable import Searchable
@@ -111,7 +110,7 @@ def _worth_reading(document: pages.Document, options: TextOptions) -> bool:
 
 
 class _Run:
-    """One document, read page by page."""
+    """One document, written down page by page."""
 
     def __init__(
         self, work: Work, options: TextOptions, document: pages.Document
@@ -119,155 +118,103 @@ class _Run:
         self._work = work
         self._options = options
         self._document = document
-        self._engine: ocr.Engine | None = None
-        self._lacking: Skip | None = None
+        unread = ocr.lacking(options.codes)
+        self._unread = unread
+        self._languages = tuple(one for one in options.codes if one not in unread)
+        request = sheets.Request(
+            source=str(work.source),
+            media_type=work.media_type,
+            max_pages=options.max_pages,
+            engine=options.engine,
+            languages=options.codes,
+            page_s=options.page_s,
+            shown=options.searchable_pdf,
+        )
+        #: an attempt before may have ended with its process, by one of the pages
+        self._is_careful = work.attempt > 1
+        self._reader: sheets.Reader | apart.Apart = (
+            apart.reader(request, document)
+            if self._is_careful
+            else sheets.Reader(request, document)
+        )
         self._searchable: Searchable | None = None
+        self._engine = ""
         self._sources: list[str] = []
         self._confidences: list[float] = []
         self._failed: list[dict[str, object]] = []
-        self._last_error: Exception | None = None
+        self._failures: list[sheets.Failure] = []
         self._text = work.out / "text.txt"
         self._table = work.out / "text.json"
-        self._unread = ocr.lacking(options.codes)
-        self._languages = tuple(one for one in options.codes if one not in self._unread)
         self._transcript = Transcript(self._text, self._table, self._languages)
 
     def go(self) -> Result:
         """Read every page and return what was made."""
         try:
-            self._preview()
+            if not self._is_careful:
+                self._preview()
             for number in range(self._document.pages):
                 self._try(number)
                 self._work.progress(100 * (number + 1) / self._document.pages)
+            if self._is_careful and not self._has_failed(1):
+                self._preview()
             self._refuse_nothing()
             return Result(derivatives=tuple(self._made()), facts=self._facts())
         finally:
             self._transcript.close()
-            if self._engine is not None:
-                self._engine.close()
+            self._reader.close()
             if self._searchable is not None:
                 self._searchable.close()
 
     def _try(self, number: int) -> None:
         """Read one page; remember why if that fails."""
-        try:
-            with (
-                limited(self._options.page_s) as clock,
-                self._document.page(number, clock) as page,
-            ):
-                self._page(page)
-        except (BadFile, PageTimeout, Skip) as error:
-            self._transcript.add_failed(number, self._note(number, error))
-
-    def _note(self, number: int, error: BadFile | PageTimeout | Skip) -> str:
-        """Remember what is wrong with page *number*; return the reason."""
-        match error:
-            case BadFile():
-                reason = error.reason
-            case PageTimeout():
-                reason = "timeout"
-            case _:
-                reason = "missing_tool"
-                self._lacking = error
-        self._failed.append({"page": number + 1, "reason": reason})
-        self._last_error = error
-        return reason
-
-    def _page(self, page: pages.Page) -> None:
-        if not isinstance(page, pages.PdfPage):
-            self._read(page)
-            return
-        layer = page.layer()
-        if not layer.words:
-            if page.has_picture() or page.shows_something():
-                self._read(page)
-            else:
-                self._write(page, "none")
+        found = self._reader.read(number)
+        if isinstance(found, sheets.Failure):
+            self._note_lost(number, found)
             return
         try:
-            beside = uncovered.Uncovered(page, layer)
-            if beside.looks_like_text():
-                self._read_beside(page, layer, beside)
-            else:
-                self._write(page, "layer", text=layer.text, words=layer.words)
-        except (PageTimeout, Skip) as error:
-            # half of a page is better than none, as long as it is said
-            reason = self._note(page.number, error)
-            self._write(page, "layer", text=layer.text, words=layer.words, error=reason)
-
-    def _read(self, page: pages.Page) -> None:
-        """Read a page by OCR."""
-        found, to_page = self._found(page, page)
-        # before the transcript, which keeps no page that fails later
-        if self._options.searchable_pdf:
-            self._make_searchable(page, found, to_page)
-        self._write(
-            page,
-            "ocr",
-            text=found.text,
-            words=_placed(found, to_page),
-            rotation=found.turn,
-            skew=found.skew,
-        )
-        self._confidences += [seen.confidence for seen in found.words]
-
-    def _read_beside(
-        self, page: pages.PdfPage, layer: pages.Layer, beside: uncovered.Uncovered
-    ) -> None:
-        """Read by OCR what *layer* does not cover."""
-        found, to_page = self._found(page, beside)
-        found = beside.new(found, to_page)
-        if not found.words:
-            self._write(page, "layer", text=layer.text, words=layer.words)
+            # before the transcript, which keeps no page that fails later
+            with limited(self._options.page_s):
+                self._make_searchable(found)
+        except BadFile as error:
+            self._note_lost(number, sheets.failure_of(error))
             return
-        if self._options.searchable_pdf:
-            self._make_searchable(page, replace(found, turn=0), to_page)
-        words = _placed(found, to_page)
-        self._write(
-            page,
-            "mixed",
-            text=uncovered.joined(layer, found, words),
-            words=[*layer.words, *words],
-            rotation=found.turn,
-            skew=found.skew,
-        )
-        self._confidences += [seen.confidence for seen in found.words]
+        if found.failure is not None:
+            self._note(number, found.failure)
+        self._write(found)
 
-    def _found(
-        self, page: pages.Page, shown: pages.Page | uncovered.Uncovered
-    ) -> tuple[reading.Reading, matrix.Matrix]:
-        """Read what *page* has *shown*; return it and the map from its words to it."""
-        engine = self._reader()
-        picture, to_page, dpi = shown.picture()
-        found = reading.read(picture, dpi=dpi, engine=engine, clock=page.clock)
-        return found, found.back.then(to_page)
+    def _note_lost(self, number: int, failure: sheets.Failure) -> None:
+        self._transcript.add_failed(number, failure.reason)
+        self._note(number, failure)
 
-    def _write(self, page: pages.Page, source: str, **more: Any) -> None:
-        self._transcript.add(page, source=source, **more)
-        self._sources.append(source)
+    def _note(self, number: int, failure: sheets.Failure) -> None:
+        self._failed.append({"page": number + 1, "reason": failure.reason})
+        self._failures.append(failure)
 
-    def _reader(self) -> ocr.Engine:
-        if self._lacking is not None:
-            raise self._lacking
-        if self._engine is None:
-            self._engine = ocr.choose(self._options.engine, self._options.codes)
-        return self._engine
+    def _has_failed(self, page: int) -> bool:
+        return any(one["page"] == page for one in self._failed)
 
-    def _make_searchable(
-        self, page: pages.Page, found: reading.Reading, to_page: matrix.Matrix
-    ) -> None:
+    def _write(self, sheet: sheets.Sheet) -> None:
+        self._transcript.add(sheet)
+        self._sources.append(sheet.source)
+        self._engine = sheet.engine or self._engine
+        self._confidences += [
+            word.confidence for word in sheet.words if word.confidence is not None
+        ]
+
+    def _make_searchable(self, sheet: sheets.Sheet) -> None:
+        """Add the page to the searchable PDF, if it needs that. Raise BadFile."""
+        shown = sheet.shown
+        if shown is None:
+            return
         if self._searchable is None:
             source = self._work.source if self._document.is_pdf else None
             self._searchable = Searchable(source)
-        if isinstance(page, pages.PdfPage):
-            if found.words:
-                to_content = to_page.then(page.to_user_space)
-                self._searchable.add_text(
-                    page.number, found.words, to_content, turn=found.turn
-                )
-            return
-        jpeg, size, onto = page.turned(found.turn)
-        self._searchable.add_picture(jpeg, size, found.words, to_page.then(onto))
+        if not self._document.is_pdf:
+            self._searchable.add_picture(shown.jpeg, shown.size, shown.words, shown.to)
+        elif shown.words:
+            self._searchable.add_text(
+                sheet.number, shown.words, shown.to, turn=shown.turn
+            )
 
     def _preview(self) -> None:
         """Publish a picture of a PDF's first page."""
@@ -288,10 +235,11 @@ class _Run:
 
     def _refuse_nothing(self) -> None:
         """Raise what is wrong with every page, or what is missing for any text."""
-        if self._lacking is not None and not self._transcript.words:
-            raise self._lacking
-        if not self._sources and self._last_error is not None:
-            raise self._last_error
+        for failure in self._failures:
+            if failure.kind == "lacking" and not self._transcript.words:
+                raise failure.error()
+        if self._failures and not self._sources:
+            raise self._failures[-1].error()
 
     def _made(self) -> Iterator[Derivative]:
         self._transcript.close()
@@ -316,19 +264,9 @@ class _Run:
         }
         if self._unread:
             facts["missingLanguages"] = list(self._unread)
-        if self._engine is not None:
-            facts["engine"] = self._engine.name
+        if self._engine:
+            facts["engine"] = self._engine
         if self._confidences:
             mean = sum(self._confidences) / len(self._confidences)
             facts["confidence"] = round(mean, 1)
         return facts
-
-
-def _placed(found: reading.Reading, to_page: matrix.Matrix) -> list[pages.Word]:
-    """Return the words of *found* where they are on the page."""
-    return [
-        pages.Word(
-            text=seen.text, box=to_page.box(seen.box), confidence=seen.confidence
-        )
-        for seen in found.words
-    ]

@@ -17,11 +17,12 @@ has `error` instead of all but its number; one whose layer alone could be had ha
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from asyncflow.processors.pages import Page, Word
+from asyncflow.processors.pages import Word
+from asyncflow.processors.sheets import Sheet
 
 #: CSI, OSC and other commands that terminals obey
 _COMMANDS: Final = re.compile(
@@ -51,32 +52,23 @@ class Transcript:
         self._table = table.open("w", encoding="utf-8", newline="")
         self._table.write(f'{{"languages":{json.dumps(list(languages))},"pages":[')
 
-    def add(
-        self,
-        page: Page,
-        *,
-        source: str,
-        text: str = "",
-        words: Iterable[Word] = (),
-        rotation: int = 0,
-        skew: float = 0.0,
-        error: str | None = None,
-    ) -> None:
-        """Write one page; *error* is why only a part of it could be read."""
-        listed = [entry for word in words if (entry := _entry(word, page))]
+    def add(self, sheet: Sheet) -> None:
+        """Write one page."""
+        listed = [entry for word in sheet.words if (entry := _entry(word, sheet))]
         self.words += len(listed)
+        failure = sheet.failure
         self._write(
-            text,
+            sheet.text,
             {
-                "number": page.number + 1,
-                "width": round(page.width, 2),
-                "height": round(page.height, 2),
-                "unit": page.unit,
-                "source": source,
-                "rotation": rotation,
-                "skew": skew,
+                "number": sheet.number + 1,
+                "width": round(sheet.width, 2),
+                "height": round(sheet.height, 2),
+                "unit": sheet.unit,
+                "source": sheet.source,
+                "rotation": sheet.rotation,
+                "skew": sheet.skew,
                 "words": listed,
-                **({} if error is None else {"error": error}),
+                **({} if failure is None else {"error": failure.reason}),
             },
         )
 
@@ -104,7 +96,7 @@ class Transcript:
         self._table.write(f"\n{entry}")
 
 
-def _entry(word: Word, page: Page) -> dict[str, object] | None:
+def _entry(word: Word, page: Sheet) -> dict[str, object] | None:
     text = clean(word.text).strip()
     if not text:
         return None

@@ -56,6 +56,7 @@ def run_processor(
     file_name: str | None = None,
     options: Mapping[str, object] | None = None,
     facts: Mapping[str, object] | None = None,
+    attempt: int = 1,
     out: Path | None = None,
 ) -> Ran:
     """Run *process* on the file at *path* and return what it did.
@@ -76,6 +77,7 @@ def run_processor(
         media_type=media_type,
         options=_options_of(process, options or {}),
         facts=facts or {},
+        attempt=attempt,
         progress=percents.append,
         publish=made.append,
     )

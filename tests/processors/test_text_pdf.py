@@ -1,5 +1,7 @@
 import json
+import os
 import re
+import signal
 from pathlib import Path
 
 import PIL.Image
@@ -10,7 +12,10 @@ from asyncflow.errors import BadFile, Skip
 from asyncflow.jobs import Verdict
 from asyncflow.orders import Made, Order
 from asyncflow.pool import Pool
+from asyncflow.processes import children
 from asyncflow.processors import ocr
+from asyncflow.processors.apart import Apart
+from asyncflow.processors.sheets import Failure, Request, Sheet
 from asyncflow.processors.text import text
 from asyncflow.testing.processor import Ran, run_processor
 from tests.processors import text_pages
@@ -234,7 +239,58 @@ def test_without_an_engine_text_layers_are_still_taken(
         read(scanned, engine="pytesseract")
 
 
-async def test_a_confined_worker_reads_a_scan(tmp_path: Path) -> None:
+def test_a_page_that_ends_its_process_is_given_up_by_the_next_attempt(
+    tmp_path: Path,
+) -> None:
+    words = text_pages.some_words(60)
+    typed = typed_pdf([["typed"]], tmp_path / "typed.pdf")
+    slow = text_pages.plan(tmp_path / "plan.pdf", curves=60_000, at_once=True)
+    scan = scanned_pdf([sheet(words).rotate(90, expand=True)], tmp_path / "scan.pdf")
+    path = text_pages.joined([typed, slow, scan, slow], tmp_path / "all.pdf")
+    out = tmp_path / "out"
+    out.mkdir()
+    ran = run_processor(
+        text, path, media_type=PDF, options={"pageS": 4}, attempt=2, out=out
+    )
+    late = [{"page": page, "reason": "timeout"} for page in (2, 4)]
+    assert ran.facts["failedPages"] == late
+    said = [part.split() for part in ran.files["text"].read_text().split("\f")]
+    assert (said[0], said[1], said[3]) == (["typed"], [], [])
+    assert match(words, said[2]) >= 0.98
+    searchable = ran.files["searchablePdf"]
+    assert match(words, text_pages.words_in_pdf(searchable, 2)) >= 0.98
+    assert ran.facts["engine"]
+    assert ran.published == ("preview",)
+
+
+def test_a_page_that_crashes_its_process_is_given_up(tmp_path: Path) -> None:
+    typed = typed_pdf([["one"], ["two"]], tmp_path / "typed.pdf")
+    request = Request(
+        source=str(typed),
+        media_type=PDF,
+        max_pages=9,
+        engine="auto",
+        languages=("eng",),
+        page_s=30,
+        shown=True,
+    )
+    before = set(children(os.getpid()))
+    apart = Apart(request)
+    first = apart.read(0)
+    assert isinstance(first, Sheet)
+    assert first.text.strip() == "one"
+    (child,) = set(children(os.getpid())) - before
+    os.kill(child, signal.SIGSEGV)
+    lost, second = apart.read(1), apart.read(1)
+    apart.close()
+    assert isinstance(lost, Failure)
+    assert lost.reason == "crashed"
+    assert isinstance(second, Sheet)
+    assert second.text.strip() == "two"
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+async def test_a_confined_worker_reads_a_scan(tmp_path: Path, attempt: int) -> None:
     words = text_pages.some_words(60)
     source = scanned_pdf([sheet(words).rotate(180)] * 2, tmp_path / "scan.pdf")
     made: dict[str, str] = {}
@@ -255,12 +311,14 @@ async def test_a_confined_worker_reads_a_scan(tmp_path: Path) -> None:
             source=source,
             file_name="scan.pdf",
             media_type=PDF,
+            attempt=attempt,
         )
         outcome = await pool.run(order, on_progress=percents.append, on_derivative=take)
     finally:
         await pool.close()
     assert outcome.verdict is Verdict.DONE, outcome.trace
-    assert list(made) == ["preview", "text", "textJson", "searchablePdf"]
+    assert set(made) == {"preview", "text", "textJson", "searchablePdf"}
+    assert attempt > 1 or next(iter(made)) == "preview"
     assert match(words * 2, made["text"].split()) >= 0.98
     assert 50 in percents
 

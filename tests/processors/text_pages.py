@@ -110,14 +110,19 @@ def joined(paths: Sequence[Path], path: Path) -> Path:
     return path
 
 
-def plan(path: Path, *, curves: int) -> Path:
-    """Write a PDF of a page of dashed curves, each of which takes long to draw."""
+def plan(path: Path, *, curves: int, at_once: bool = False) -> Path:
+    """Write a PDF of a page of dashed curves, each of which takes long to draw.
+
+    *at_once*: they are one line, so that drawing it cannot be stopped.
+    """
     at = random.Random(1)
+    ends = "" if at_once else " S"
     drawn = " ".join(
-        "{} {} m {} {} {} {} {} {} c S".format(*(at.randrange(420) for _ in range(8)))
+        "{} {} m {} {} {} {} {} {} c".format(*(at.randrange(420) for _ in range(8)))
+        + ends
         for _ in range(curves)
     )
-    return page_pdf(f"[1 1] 0 d 0.2 w {drawn}", path)
+    return page_pdf(f"[1 1] 0 d 0.2 w {drawn} S", path)
 
 
 def with_lost_page(path: Path) -> Path:

@@ -1,0 +1,253 @@
+"""Finds out what one page of a document says, by its text layer, by OCR, or by both.
+
+Rules
+-----
+- A sheet is all that is known of a page; whoever writes it down needs the page no more,
+  and need not be in the same process.
+- What is wrong with a page is an answer, not an error: other pages may be good. Half of
+  a page is better than none, as long as it is said.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from asyncflow.errors import BadFile, Skip
+from asyncflow.processors import matrix, ocr, pages, reading, uncovered
+from asyncflow.processors.clock import PageTimeout, limited
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Why a page, or a part of it, could not be read; `reason` is one of REASONS."""
+
+    kind: Literal["bad_file", "timeout", "lacking"]
+    reason: str
+    detail: str = ""
+
+    def error(self) -> Exception:
+        """Return what to raise if this is all there is to say of a document."""
+        match self.kind:
+            case "bad_file":
+                return BadFile(self.reason, self.detail)
+            case "timeout":
+                return PageTimeout()
+            case "lacking":
+                return Skip(self.detail, reason=self.reason)
+
+
+TOOK_TOO_LONG = Failure(kind="timeout", reason="timeout")
+
+
+class Shown(msgspec.Struct, frozen=True, kw_only=True):
+    """What a searchable PDF needs of a page: words, and the map from them to it.
+
+    `turn` is how far the page is to be turned clockwise. A picture comes along as a
+    JPEG that is turned already, with its size in points.
+    """
+
+    words: list[ocr.Seen]
+    to: matrix.Matrix
+    turn: int
+    jpeg: bytes = b""
+    size: tuple[float, float] = (0.0, 0.0)
+
+
+class Sheet(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """What one page says; its fields are those of a page in `textJson`.
+
+    `number` counts from 0. `failure` is why only a part could be read, `engine` what
+    has read, if anything had to be.
+    """
+
+    number: int
+    width: float
+    height: float
+    unit: str
+    source: Literal["layer", "ocr", "mixed", "none"]
+    text: str = ""
+    words: list[pages.Word] = []
+    rotation: int = 0
+    skew: float = 0.0
+    failure: Failure | None = None
+    engine: str = ""
+    shown: Shown | None = None
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """How a document is to be read; `shown`: searchable PDFs are wanted."""
+
+    source: str
+    media_type: str
+    max_pages: int
+    engine: str
+    languages: tuple[str, ...]
+    page_s: float
+    shown: bool
+
+
+class Reader:
+    """Reads the pages of one document; `close` it."""
+
+    def __init__(self, request: Request, document: pages.Document) -> None:
+        self._request = request
+        self._document = document
+        self._engine: ocr.Engine | None = None
+        self._lacking: Skip | None = None
+
+    def read(self, number: int) -> Sheet | Failure:
+        """Return what page *number* (from 0) says, or why nobody knows."""
+        try:
+            with (
+                limited(self._request.page_s) as clock,
+                self._document.page(number, clock) as page,
+            ):
+                return self._page(page)
+        except (BadFile, PageTimeout, Skip) as error:
+            return failure_of(error)
+
+    def close(self) -> None:
+        """Free what the engine holds."""
+        if self._engine is not None:
+            self._engine.close()
+
+    def _page(self, page: pages.Page) -> Sheet:
+        if not isinstance(page, pages.PdfPage):
+            return self._read(page)
+        layer = page.layer()
+        if not layer.words:
+            if page.has_picture() or page.shows_something():
+                return self._read(page)
+            return self._sheet(page, "none")
+        try:
+            beside = uncovered.Uncovered(page, layer)
+            if beside.looks_like_text():
+                return self._read_beside(page, layer, beside)
+        except (PageTimeout, Skip) as error:
+            return self._of_layer(page, layer, failure_of(error))
+        return self._of_layer(page, layer)
+
+    def _read(self, page: pages.Page) -> Sheet:
+        """Read a page by OCR."""
+        found, to_page = self._found(page, page)
+        return self._sheet(
+            page,
+            "ocr",
+            text=found.text,
+            words=_placed(found, to_page),
+            rotation=found.turn,
+            skew=found.skew,
+            shown=self._shown(page, found, to_page, turn=found.turn),
+        )
+
+    def _read_beside(
+        self, page: pages.PdfPage, layer: pages.Layer, beside: uncovered.Uncovered
+    ) -> Sheet:
+        """Read by OCR what *layer* does not cover."""
+        found, to_page = self._found(page, beside)
+        found = beside.new(found, to_page)
+        if not found.words:
+            return self._of_layer(page, layer)
+        words = _placed(found, to_page)
+        return self._sheet(
+            page,
+            "mixed",
+            text=uncovered.joined(layer, found, words),
+            words=[*layer.words, *words],
+            rotation=found.turn,
+            skew=found.skew,
+            shown=self._shown(page, found, to_page, turn=0),
+        )
+
+    def _of_layer(
+        self, page: pages.PdfPage, layer: pages.Layer, failure: Failure | None = None
+    ) -> Sheet:
+        text, words = layer.text, layer.words
+        return self._sheet(page, "layer", text=text, words=words, failure=failure)
+
+    def _sheet(
+        self,
+        page: pages.Page,
+        source: Literal["layer", "ocr", "mixed", "none"],
+        *,
+        text: str = "",
+        words: Sequence[pages.Word] = (),
+        rotation: int = 0,
+        skew: float = 0.0,
+        failure: Failure | None = None,
+        shown: Shown | None = None,
+    ) -> Sheet:
+        return Sheet(
+            number=page.number,
+            width=page.width,
+            height=page.height,
+            unit=page.unit,
+            source=source,
+            text=text,
+            words=list(words),
+            rotation=rotation,
+            skew=skew,
+            failure=failure,
+            engine="" if self._engine is None else self._engine.name,
+            shown=shown,
+        )
+
+    def _found(
+        self, page: pages.Page, shown: pages.Page | uncovered.Uncovered
+    ) -> tuple[reading.Reading, matrix.Matrix]:
+        """Read what *page* has *shown*; return it and the map from its words to it."""
+        engine = self._reader()
+        picture, to_page, dpi = shown.picture()
+        found = reading.read(picture, dpi=dpi, engine=engine, clock=page.clock)
+        return found, found.back.then(to_page)
+
+    def _reader(self) -> ocr.Engine:
+        if self._lacking is not None:
+            raise self._lacking
+        if self._engine is None:
+            try:
+                self._engine = ocr.choose(self._request.engine, self._request.languages)
+            except Skip as lacking:
+                self._lacking = lacking
+                raise
+        return self._engine
+
+    def _shown(
+        self,
+        page: pages.Page,
+        found: reading.Reading,
+        to_page: matrix.Matrix,
+        *,
+        turn: int,
+    ) -> Shown | None:
+        if not self._request.shown:
+            return None
+        words = list(found.words)
+        if isinstance(page, pages.PdfPage):
+            return Shown(words=words, to=to_page.then(page.to_user_space), turn=turn)
+        jpeg, size, onto = page.turned(turn)
+        to = to_page.then(onto)
+        return Shown(words=words, to=to, turn=turn, jpeg=jpeg, size=size)
+
+
+def failure_of(error: BadFile | PageTimeout | Skip) -> Failure:
+    """Return what is said of a page that has met *error*."""
+    match error:
+        case BadFile():
+            detail = str(error.detail)
+            return Failure(kind="bad_file", reason=error.reason, detail=detail)
+        case PageTimeout():
+            return TOOK_TOO_LONG
+        case Skip():
+            detail = str(error.detail)
+            return Failure(kind="lacking", reason=error.reason, detail=detail)
+
+
+def _placed(found: reading.Reading, to_page: matrix.Matrix) -> list[pages.Word]:
+    """Return the words of *found* where they are on the page."""
+    return [
+        pages.Word(
+            text=seen.text, box=to_page.box(seen.box), confidence=seen.confidence
+        )
+        for seen in found.words
+    ]
