@@ -26,7 +26,7 @@ import msgspec
 import asyncflow
 from asyncflow.processors import pages
 from asyncflow.processors.clock import TOO_LATE, Clock, ends_after
-from asyncflow.processors.sheets import TOOK_TOO_LONG, Failure, Reader, Request, Sheet
+from asyncflow.processors.sheets import Failure, Reader, Request, Sheet, took_too_long
 
 #: a child that is to end itself has this long for it, in seconds
 _GRACE_S: Final = 5.0
@@ -79,9 +79,9 @@ class Apart:
             return found
         self._child = None
         if _end(child) == TOO_LATE or clock.is_over:
-            return TOOK_TOO_LONG
+            return took_too_long(number, self._request.page_s)
         detail = f"page {number + 1} ended the process that read it"
-        return Failure(kind="bad_file", reason="crashed", detail=detail)
+        return Failure(reason="crashed", detail=detail)
 
     def close(self) -> None:
         """End the child."""

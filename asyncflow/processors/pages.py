@@ -355,7 +355,7 @@ def _jpeg(picture: Any) -> bytes:
 def _whole(letters: list[str]) -> str:
     """Return a word of PDFium's UTF-16 units: two of them may be one letter."""
     units = "".join(letters).encode("utf-16-le", "surrogatepass")
-    return units.decode("utf-16-le", "ignore")
+    return units.decode("utf-16-le", "replace")
 
 
 def _around(boxes: list[Box]) -> Box:

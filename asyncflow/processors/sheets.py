@@ -19,24 +19,25 @@ from asyncflow.processors.clock import PageTimeout, limited
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Why a page, or a part of it, could not be read; `reason` is one of REASONS."""
+    """Why a page, or a part of it, could not be read; `reason` is one of REASONS.
 
-    kind: Literal["bad_file", "timeout", "lacking"]
+    `is_lack`: a tool is missing, and the page may be good.
+    """
+
     reason: str
-    detail: str = ""
+    detail: str
+    is_lack: bool = False
 
-    def error(self) -> Exception:
+    def error(self) -> BadFile | Skip:
         """Return what to raise if this is all there is to say of a document."""
-        match self.kind:
-            case "bad_file":
-                return BadFile(self.reason, self.detail)
-            case "timeout":
-                return PageTimeout()
-            case "lacking":
-                return Skip(self.detail, reason=self.reason)
+        if self.is_lack:
+            return Skip(self.detail, reason=self.reason)
+        return BadFile(self.reason, self.detail)
 
 
-TOOK_TOO_LONG = Failure(kind="timeout", reason="timeout")
+def took_too_long(number: int, page_s: float) -> Failure:
+    """Return what is said of page *number* (from 0) when its time is over."""
+    return Failure(reason="timeout", detail=f"page {number + 1} took over {page_s:g} s")
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,7 +105,7 @@ class Reader:
             ):
                 return self._page(page)
         except (BadFile, PageTimeout, Skip) as error:
-            return failure_of(error)
+            return self._failure(number, error)
 
     def close(self) -> None:
         """Free what the engine holds."""
@@ -124,8 +125,14 @@ class Reader:
             if beside.looks_like_text():
                 return self._read_beside(page, layer, beside)
         except (PageTimeout, Skip) as error:
-            return self._of_layer(page, layer, failure_of(error))
+            failure = self._failure(page.number, error)
+            return self._of_layer(page, layer, failure)
         return self._of_layer(page, layer)
+
+    def _failure(self, number: int, error: BadFile | PageTimeout | Skip) -> Failure:
+        if isinstance(error, PageTimeout):
+            return took_too_long(number, self._request.page_s)
+        return failure_of(error)
 
     def _read(self, page: pages.Page) -> Sheet:
         """Read a page by OCR."""
@@ -230,17 +237,10 @@ class Reader:
         return Shown(words=words, to=to, turn=turn, jpeg=jpeg, size=size)
 
 
-def failure_of(error: BadFile | PageTimeout | Skip) -> Failure:
+def failure_of(error: BadFile | Skip) -> Failure:
     """Return what is said of a page that has met *error*."""
-    match error:
-        case BadFile():
-            detail = str(error.detail)
-            return Failure(kind="bad_file", reason=error.reason, detail=detail)
-        case PageTimeout():
-            return TOOK_TOO_LONG
-        case Skip():
-            detail = str(error.detail)
-            return Failure(kind="lacking", reason=error.reason, detail=detail)
+    is_lack = isinstance(error, Skip)
+    return Failure(reason=error.reason, detail=str(error), is_lack=is_lack)
 
 
 def _placed(found: reading.Reading, to_page: matrix.Matrix) -> list[pages.Word]:

@@ -236,7 +236,7 @@ class _Run:
     def _refuse_nothing(self) -> None:
         """Raise what is wrong with every page, or what is missing for any text."""
         for failure in self._failures:
-            if failure.kind == "lacking" and not self._transcript.words:
+            if failure.is_lack and not self._transcript.words:
                 raise failure.error()
         if self._failures and not self._sources:
             raise self._failures[-1].error()

@@ -193,8 +193,28 @@ def test_a_page_that_takes_too_long_to_draw_does_not_spoil_the_others(
         ]
 
 
+def test_a_document_that_is_nothing_but_too_slow_says_so(tmp_path: Path) -> None:
+    with pytest.raises(BadFile, match=r"page 1 took over 1 s") as caught:
+        read(text_pages.plan(tmp_path / "plan.pdf", curves=60_000), pageS=1)
+    assert caught.value.reason == "timeout"
+
+
 def words_of(ran: Ran) -> list[str]:
     return ran.files["text"].read_text().split()
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+@pytest.mark.parametrize(
+    ("letter", "found"), [("\U0001f600", "\U0001f600"), ("\ud83d", "\ufffd")]
+)
+def test_letters_of_two_units_are_one_letter(
+    tmp_path: Path, letter: str, found: str, attempt: int
+) -> None:
+    path = text_pages.mapped_pdf(letter, tmp_path / "letter.pdf")
+    ran = run_processor(text, path, media_type=PDF, attempt=attempt)
+    assert words_of(ran) == [f"a{found}b"]
+    word = pages_of(ran)[0]["words"][0]  # type: ignore[index]
+    assert word["text"] == f"a{found}b"
 
 
 def test_terminal_commands_in_a_text_layer_are_removed(tmp_path: Path) -> None:

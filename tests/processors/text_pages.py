@@ -199,6 +199,28 @@ def page_pdf(
     return path
 
 
+def mapped_pdf(letter: str, path: Path) -> Path:
+    """Write a PDF that says "aXb", where X stands for *letter* in UTF-16."""
+    units = letter.encode("utf-16-be", "surrogatepass").hex().encode()
+    drawn = b"BT /F 12 Tf 30 300 Td (aXb) Tj ET"
+    table = (
+        b"/CIDInit /ProcSet findresource begin 12 dict begin begincmap /CMapName /A def"
+        b" 1 begincodespacerange <00> <FF> endcodespacerange 3 beginbfchar"
+        b" <61> <0061> <62> <0062> <58> <%s> endbfchar endcmap end end" % units
+    )
+    parts = {
+        1: b"<< /Type /Catalog /Pages 2 0 R >>",
+        2: b"<< /Type /Pages /Count 1 /Kids [3 0 R] >>",
+        3: b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 421] /Contents 4 0 R"
+        b" /Resources << /Font << /F 5 0 R >> >> >>",
+        4: b"<< /Length %d >> stream\n%s\nendstream" % (len(drawn), drawn),
+        5: b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /ToUnicode 6 0 R >>",
+        6: b"<< /Length %d >> stream\n%s\nendstream" % (len(table), table),
+    }
+    path.write_bytes(_file(parts))
+    return path
+
+
 def _file(parts: Mapping[int, bytes]) -> bytes:
     data, places = b"%PDF-1.7\n", {}
     for number, part in sorted(parts.items()):
