@@ -452,7 +452,7 @@ class Chunks:
         claims: Claims,
         ends: Ends,
     ) -> int:
-        """Write a body whose bytes count only if their checksum is right."""
+        """Write a body whose bytes count only if their checksums are right."""
         if row.checked_from != offset:
             await self._db.set_checked_from(row.id, offset)
         try:
@@ -467,13 +467,11 @@ class Chunks:
         return at
 
     async def _compare(
-        self, key: str, expected: uploads.Checksum | None, start: int, end: int
+        self, key: str, expected: Sequence[uploads.Checksum], start: int, end: int
     ) -> None:
-        if expected is None:
-            return
-        algorithm = expected.algorithm
-        if await digest_of(self._store, key, algorithm, start, end) != expected:
-            raise ChecksumMismatch
+        for one in expected:
+            if await digest_of(self._store, key, one.algorithm, start, end) != one:
+                raise ChecksumMismatch
 
     async def _cut_off(self, row: UploadRow, offset: int) -> int:
         """Take back the bytes behind *offset*, then the mark that they did not count.

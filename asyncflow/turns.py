@@ -33,8 +33,6 @@ TAKE_OVER_S: Final = 10.0
 TUS: Final = "tus"
 IETF: Final = "ietf"
 
-#: returns a checksum that was said; asked when the body has ended. None: none was
-Check = Callable[[], uploads.Checksum | None]
 #: hears which upload has ended, and by which code
 OnEnd = Callable[[str, str], Awaitable[None]]
 
@@ -79,12 +77,8 @@ class Ends(enum.Enum):
     LATER = "later"
 
 
-#: returns the digests that the whole file must have, by one algorithm each
+#: returns the checksums that were said; asked when the body has ended
 Digests = Callable[[], Sequence[uploads.Checksum]]
-
-
-def _no_checksum() -> None:
-    """Return none."""
 
 
 def _no_digests() -> Sequence[uploads.Checksum]:
@@ -96,12 +90,12 @@ def _no_digests() -> Sequence[uploads.Checksum]:
 class Claims:
     """What a request says that the bytes are.
 
-    *part*: the checksum of its body; *is_certain*: there is one, and until it has been
-    seen to be right no byte of the body counts; *whole*: the digests of the file, asked
-    before the body too.
+    *part*: the checksums of its body; *is_certain*: there is one, and until all have
+    been seen to be right no byte of the body counts; *whole*: the digests of the file,
+    one by each algorithm, asked before the body too.
     """
 
-    part: Check = _no_checksum
+    part: Digests = _no_digests
     is_certain: bool = False
     whole: Digests = _no_digests
 

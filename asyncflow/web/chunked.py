@@ -43,6 +43,7 @@ from asyncflow.uploads import Checksum
 from asyncflow.views import View
 from asyncflow.web.auth import UPLOAD, Principal, require
 from asyncflow.web.bodies import BodyReader, BytesBody, continue_later
+from asyncflow.web.digested import check_body, digested
 from asyncflow.web.formdata import FormReader
 from asyncflow.web.intake import JOB_ID, admit_form, chosen, client_of, once_of
 from asyncflow.web.keys import chunks_key, runtime_key
@@ -125,6 +126,7 @@ async def _json(request: web.Request, principal: Principal) -> web.Response:
     check_length(request, MAX_JSON)
     await admit_form(request, principal, is_base64=True)
     async with wholes.read(request, max_bytes=MAX_JSON, min_rate=rate) as whole:
+        await check_body(request, whole.data)
         fields, body = _said_in(whole.data)
         wholes.exchange(whole, body.size)
         part = await _keep(request, principal, body)
@@ -177,7 +179,8 @@ async def _read_form(request: web.Request, principal: Principal, got: _Got) -> U
     runtime = request.app[runtime_key]
     await admit_form(request, principal)
     body = BodyReader(request, min_rate=runtime.settings.body_min_rate)
-    form = FormReader(body, request.headers[hdrs.CONTENT_TYPE])
+    checked = digested(request, body)
+    form = FormReader(checked or body, request.headers[hdrs.CONTENT_TYPE])
     while (part := await form.next_part()) is not None:
         name = part.name or ""
         if name in got.said or (name == CHUNK and got.part is not None):
@@ -187,6 +190,8 @@ async def _read_form(request: web.Request, principal: Principal, got: _Got) -> U
             got.name = part.file_name or ""
         else:
             got.said[name] = await part.text()
+    if checked is not None:
+        checked.check()
     if got.part is None:
         raise MissingFile("the form has no part named `chunk`")
     return got.part

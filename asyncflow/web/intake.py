@@ -73,9 +73,10 @@ def digests_of(request: web.Request) -> Claims:
     """Return the digests that come with a body, before or behind it (RFC 9530)."""
     told = fields.digests(request.headers, "Content-Digest")
 
-    def part() -> Checksum | None:
+    def part() -> tuple[Checksum, ...]:
         said = told or fields.digests(trailers(request), "Content-Digest")
-        return said[0] if said else None
+        # the best one is enough
+        return said[:1]
 
     def whole() -> tuple[Checksum, ...]:
         said = fields.digests(request.headers, "Repr-Digest")

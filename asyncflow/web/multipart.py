@@ -44,7 +44,8 @@ from asyncflow.turns import NO_CLAIMS, Announced, Claims, Ends, Upload
 from asyncflow.views import ErrorView, View
 from asyncflow.web import resumable
 from asyncflow.web.auth import UPLOAD, Principal, require
-from asyncflow.web.bodies import BodyReader, continue_later
+from asyncflow.web.bodies import BodyReader, BytesBody, continue_later
+from asyncflow.web.digested import Digested, digested
 from asyncflow.web.errors import forget_frames, status_of
 from asyncflow.web.formdata import FormReader, Part
 from asyncflow.web.intake import (
@@ -169,9 +170,12 @@ async def _store(
     body: BodyReader | Part,
     *,
     length: int | None,
+    ends: Ends = Ends.WITH_BODY,
     claims: Claims = NO_CLAIMS,
 ) -> Upload:
     """Create, fill and complete an upload; leave nothing behind if that fails.
+
+    *ends*: LATER leaves its completion to the caller.
 
     With an Idempotency-Key it may be complete already.
     """
@@ -185,7 +189,7 @@ async def _store(
         return upload
     try:
         upload = await runtime.chunks.append(
-            upload.id, 0, body, length=length, ends=Ends.WITH_BODY, claims=claims
+            upload.id, 0, body, length=length, ends=ends, claims=claims
         )
     except BaseException as error:
         await runtime.chunks.endings.abandon(upload.id, error)
@@ -258,18 +262,15 @@ async def _form(request: web.Request) -> web.Response:
     runtime = request.app[runtime_key]
     await admit_form(request, principal)
     body = BodyReader(request, min_rate=runtime.settings.body_min_rate)
-    form = FormReader(body, request.headers[hdrs.CONTENT_TYPE])
+    checked = digested(request, body)
+    form = FormReader(checked or body, request.headers[hdrs.CONTENT_TYPE])
     told = _Told()
-    pipeline = request.query.get(PIPELINE)
+    files = _Files(request, principal, form, told)
+    if checked is not None:
+        await _take_checked(runtime, files, checked)
+        return told.answer()
     try:
-        while (part := await form.next_part()) is not None:
-            if part.name == FIELD and await _is_file(part):
-                said = _announced(request, part, principal, n=len(told.answers))
-                said = replace(said, metadata=chosen(pipeline))
-                await _take_part(runtime, part, said, told)
-            elif part.name == PIPELINE:
-                # of the files that come after it
-                pipeline = await part.text()
+        await files.take()
     except (ClientError, ServerBusy) as broken:
         # What was accepted before must be told: its sender would send it again.
         if not told.has_accepted:
@@ -279,26 +280,76 @@ async def _form(request: web.Request) -> web.Response:
     return told.answer()
 
 
+async def _take_checked(runtime: Runtime, files: "_Files", checked: Digested) -> None:
+    """Take the files of a form that is the one announced, or none of them."""
+    try:
+        await files.take(ends=Ends.LATER)
+        checked.check()
+    except BaseException as error:
+        for upload in files.held.values():
+            await runtime.chunks.endings.abandon(upload.id, error)
+        raise
+    for n, upload in files.held.items():
+        try:
+            await runtime.chunks.append(
+                upload.id, upload.offset, BytesBody(b""), length=0, ends=Ends.WITH_BODY
+            )
+        except (ClientError, ServerBusy) as refused:
+            await runtime.chunks.endings.abandon(upload.id, refused)
+            files.told.take_back(n, refused)
+
+
+class _Files:
+    """The files of one form."""
+
+    def __init__(
+        self,
+        request: web.Request,
+        principal: Principal,
+        form: FormReader,
+        told: "_Told",
+    ) -> None:
+        self._request = request
+        self._principal = principal
+        self._form = form
+        self.told = told
+        #: what somebody else completes, by its place in the answer
+        self.held: dict[int, Upload] = {}
+
+    async def take(self, *, ends: Ends = Ends.WITH_BODY) -> None:
+        """Store them one after the other, up to the end of the form."""
+        pipeline = self._request.query.get(PIPELINE)
+        while (part := await self._form.next_part()) is not None:
+            if part.name == FIELD and await _is_file(part):
+                n = len(self.told.answers)
+                said = _announced(self._request, part, self._principal, n=n)
+                said = replace(said, metadata=chosen(pipeline))
+                await self._take_part(part, said, ends)
+            elif part.name == PIPELINE:
+                # of the files that come after it
+                pipeline = await part.text()
+
+    async def _take_part(self, part: Part, said: Announced, ends: Ends) -> None:
+        """Store one file; what is wrong with it leaves the next one its chance."""
+        runtime, told = self._request.app[runtime_key], self.told
+        began = time.monotonic()
+        try:
+            upload = await _store(runtime, said, part, length=None, ends=ends)
+        except (ClientError, ServerBusy) as refused:
+            told.refuse(said.file_name, refused, began)
+            if isinstance(refused, _ENDS_A_FORM):
+                raise
+        else:
+            if not upload.is_complete:
+                self.held[len(told.answers)] = upload
+            told.accept(_answer(runtime, said, upload, began))
+
+
 async def _is_file(part: Part) -> bool:
     """Tell whether a part holds a file: a form where nobody chose one has none."""
     if part.file_name is None:
         return False
     return part.file_name != "" or not await part.is_empty()
-
-
-async def _take_part(
-    runtime: Runtime, part: Part, said: Announced, told: "_Told"
-) -> None:
-    """Store one file of a form; what is wrong with it leaves the next its chance."""
-    began = time.monotonic()
-    try:
-        upload = await _store(runtime, said, part, length=None)
-    except (ClientError, ServerBusy) as refused:
-        told.refuse(said.file_name, refused, began)
-        if isinstance(refused, _ENDS_A_FORM):
-            raise
-    else:
-        told.accept(_answer(runtime, said, upload, began))
 
 
 #: the body is broken, or there is no room for the rest of it
@@ -328,6 +379,13 @@ class _Told:
         forget_frames(refused)
         self.refusals.append(refused)
         self.answers.append(_refusal(file_name, refused, began))
+
+    def take_back(self, n: int, refused: AsyncflowError) -> None:
+        """Note that a file has become no job after all."""
+        forget_frames(refused)
+        self.refusals.append(refused)
+        name = self.answers[n].file_name
+        self.answers[n] = _refusal(name, refused, time.monotonic())
 
     def answer(self) -> web.Response:
         """Return the answer: one file's own, or a list in the order of the files.

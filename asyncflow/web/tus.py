@@ -28,6 +28,7 @@ from asyncflow.web.auth import UPLOAD, Principal, require
 from asyncflow.web.bodies import BodyReader
 from asyncflow.web.intake import (
     client_of,
+    digests_of,
     fill,
     headers_of,
     location,
@@ -281,20 +282,25 @@ def check_version(request: web.Request) -> None:
 
 
 def checksum(request: web.Request) -> Claims:
-    """Return what the request says its body's checksum is, or will be behind it."""
+    """Return what the request says its body's checksum is, or will be behind it.
+
+    A Content-Digest says the same, and may stand beside Upload-Checksum.
+    """
+    digests = digests_of(request)
     values = request.headers.getall(CHECKSUM, [])
     if values:
         found = _checksum(", ".join(values))
-        return Claims(part=lambda: found, is_certain=True)
+        return Claims(part=lambda: (found, *digests.part()), is_certain=True)
     is_certain = announces(request, CHECKSUM)
 
-    def part() -> Checksum | None:
+    def part() -> tuple[Checksum, ...]:
         values = trailers(request).getall(CHECKSUM, [])
         if not values and not is_certain:
-            return None
-        return _checksum(", ".join(values) if values else None)
+            return tuple(digests.part())
+        found = _checksum(", ".join(values) if values else None)
+        return (found, *digests.part())
 
-    return Claims(part=part, is_certain=is_certain)
+    return Claims(part=part, is_certain=is_certain or digests.is_certain)
 
 
 def _checksum(value: str | None) -> Checksum:

@@ -183,7 +183,7 @@ async def test_who_fills_an_upload_that_is_ended_meanwhile_hears_so(
             return await super().read()
 
     right = Checksum(algorithm="sha256", value=hashlib.sha256(b"hello").digest())
-    claims = Claims(part=lambda: right, is_certain=is_certain)
+    claims = Claims(part=lambda: (right,), is_certain=is_certain)
     with pytest.raises(UploadGone):
         await place.chunks.append(
             upload, 0, Interrupted(b"hello"), length=5, claims=claims

@@ -2,8 +2,10 @@
 
 import base64
 import hashlib
+import json
 import zlib
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -15,7 +17,9 @@ from tests.web.live import (
     Line,
     code_of,
     create as create_tus,
+    form,
     healthy_server,
+    jobs,
     kept,
     offset_of,
     until,
@@ -214,6 +218,120 @@ def test_a_checksum_behind_the_body_that_is_none_is_refused(
         assert (answer.status, code_of(answer)) == (400, "invalid_header")
         assert "is 'sha256 " in answer.json["detail"]
         assert offset_of(server, upload) == 0
+
+
+# ----- of requests that are more than one file
+
+
+def is_kept(server: ServerProcess, what: tuple[set[str], int]) -> bool:
+    return kept(server) == what
+
+
+def content_digest(body: bytes) -> Header:
+    return digest("Content-Digest", body)
+
+
+@pytest.mark.parametrize("where", ["before", "behind"])
+def test_a_form_is_taken_as_it_was_announced_or_not_at_all(
+    server: ServerProcess, where: str
+) -> None:
+    before, many = kept(server), jobs(server)
+    kind, body = form(("a.txt", DATA), ("b.txt", b"more"), ("empty.txt", b""))
+
+    def send(found: Header) -> Answer:
+        with Line(server) as line:
+            if where == "before":
+                return line.ask("POST", "/upload", kind, found, body=body)
+            announced = ("Trailer", "content-digest")
+            line.head("POST", "/upload", kind, announced, CHUNKED)
+            line.send(in_chunks(body, found))
+            return line.answer()
+
+    answer = send(content_digest(b"other"))
+    assert (answer.status, code_of(answer)) == (400, "digest_mismatch")
+    until(lambda: kept(server) == before)
+
+    answer = send(content_digest(body))
+    assert answer.status == 202
+    taken = answer.json["jobs"]
+    assert [one["status"] for one in taken] == ["PENDING"] * 3
+    assert stored(server, taken[0]["jobId"]) == DATA
+    assert stored(server, taken[1]["jobId"]) == b"more"
+    assert server.finished(taken[2]["jobId"])["error"]["code"] == "empty_file"
+    # what was refused tells its owner so, and is no file
+    assert jobs(server) == many + 6
+
+
+def test_a_file_that_is_not_what_it_is_named_is_refused_in_an_announced_form_too(
+    server: ServerProcess,
+) -> None:
+    kind, body = form(("a.txt", DATA), ("b.png", b"%PDF-1.7 is short"))
+    with Line(server) as line:
+        answer = line.ask("POST", "/upload", kind, content_digest(body), body=body)
+    assert answer.status == 202
+    first, second = answer.json["jobs"]
+    assert (first["status"], first["fileName"]) == ("PENDING", "a.txt")
+    assert second["status"] == "REFUSED"
+    assert stored(server, first["jobId"]) == DATA
+
+
+def test_an_announced_form_that_breaks_off_leaves_nothing(
+    server: ServerProcess,
+) -> None:
+    before = kept(server)
+    kind, body = form(("a.txt", DATA), ("b.txt", DATA))
+    with Line(server) as line:
+        line.head("POST", "/upload", kind, content_digest(body), length=len(body))
+        line.send(body[:-100])
+    until(lambda: kept(server) == before)
+
+
+def test_a_chunk_has_its_digest_or_is_not_kept(server: ServerProcess) -> None:
+    before = kept(server)
+    kind, as_form = form(("chunk", DATA), field="chunk")
+    fields = "".join(
+        f'--frontier\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{n}\r\n'
+        for name, n in (("chunkIndex", 0), ("totalChunks", 1))
+    )
+    encoded = base64.b64encode(DATA).decode()
+    as_json = json.dumps({"chunkIndex": 0, "totalChunks": 1, "chunk": encoded}).encode()
+    for kind_, body in (
+        (kind, fields.encode() + as_form),
+        (("Content-Type", "application/json"), as_json),
+    ):
+        for said, status in ((b"other", 400), (body, 202)):
+            with Line(server) as line:
+                found = content_digest(said)
+                answer = line.ask("POST", "/upload/chunked", kind_, found, body=body)
+            assert answer.status == status
+            if status == 400:
+                assert code_of(answer) == "digest_mismatch"
+                until(partial(is_kept, server, before))
+            else:
+                assert stored(server, answer.json["jobId"]) == DATA
+                before = kept(server)
+
+
+@pytest.mark.parametrize("where", ["before", "behind"])
+@pytest.mark.parametrize("beside", ["beside a checksum", "alone"])
+def test_the_bytes_of_a_tus_request_have_their_digest_or_are_not_kept(
+    server: ServerProcess, where: str, beside: str
+) -> None:
+    upload = create_tus(server, len(DATA))
+    also = [checksum(DATA)] if beside != "alone" else []
+    for said, status in ((b"other", 460), (DATA, 204)):
+        found = content_digest(said)
+        head = [found, *also] if where == "before" else []
+        with Line(server) as line:
+            at = ("Upload-Offset", "0")
+            line.head("PATCH", f"/files/{upload}", TUS, CHUNK, at, CHUNKED, *head)
+            line.send(in_chunks(DATA, *([] if head else [found, *also])))
+            answer = line.answer()
+        assert answer.status == status
+        if status == 460:
+            assert code_of(answer) == "checksum_mismatch"
+            assert offset_of(server, upload) == 0
+    assert stored(server, upload) == DATA
 
 
 # ----- several requests on one connection
