@@ -11,16 +11,27 @@ MAX_CAUSE: Final = 500
 MAX_TRACE: Final = 16_000
 #: what is kept with the attempt: the innermost calls stand last
 MAX_KEPT: Final = 4_000
+#: why Python finds the module that a function imports, and may not read it
+_LATE_IMPORT: Final = (
+    " (a worker reads only what its modules have loaded at its start, and their "
+    "packages: import it at the top of the module, or make a package of both)"
+)
 
 
 def cause_of(error: BaseException) -> str:
     """Return the type and the message of *error* in one line."""
     try:
-        message = str(error)
+        message = str(error) + _hint(error)
     except Exception:  # noqa: BLE001 -- a stranger's __str__ may raise anything
         message = "its message cannot be read"
     kind = type(error).__name__
     return in_one_line(f"{kind}: {message}" if message else kind)
+
+
+def _hint(error: BaseException) -> str:
+    if isinstance(error, PermissionError) and str(error.filename).endswith(".py"):
+        return _LATE_IMPORT
+    return ""
 
 
 def trace_of(error: BaseException) -> str:

@@ -63,6 +63,7 @@ class End(enum.Enum):
     TIMEOUT = "timeout"
     MEMORY = "memory"
     CROWD = "crowd"
+    SPACE = "space"
     CLOSED = "closed"
 
 
@@ -265,8 +266,11 @@ class Hand:
             return "another state"
         return ""
 
-    def sample(self, orphans: list[int], *, max_bytes: int) -> None:
-        """Measure the worker and what it started; end the run that has too much."""
+    def sample(self, orphans: list[int], *, max_bytes: int) -> list[int]:
+        """Measure the worker and what it started; end the run that has too much.
+
+        Return the processes.
+        """
         members = processes.tree(self.pid) + orphans
         self.prints.bound()
         resident = sum(map(processes.rss_bytes, members))
@@ -276,11 +280,13 @@ class Hand:
             self.stop(End.MEMORY)
         elif len(members) > _MOST_PROCESSES:
             self.stop(End.CROWD)
+        return members
 
-    def stop(self, why: End) -> None:
-        """Kill the worker unless its run is over already."""
-        if self.attempt is not None and self.attempt.ended is None:
-            self.attempt.end(why)
+    def stop(self, why: End, attempt: Attempt | None = None) -> None:
+        """Kill the worker unless its run, or this *attempt*, is over already."""
+        attempt = attempt or self.attempt
+        if attempt is not None and attempt is self.attempt and attempt.ended is None:
+            attempt.end(why)
             self.kill()
 
     def kill(self) -> None:

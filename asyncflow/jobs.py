@@ -160,6 +160,7 @@ REASONS: Mapping[str, str] = {
     "damaged": "the file cannot be read",
     "timeout": "the step ran longer than allowed",
     "out_of_memory": "the step needed more memory than allowed",
+    "too_much_output": "the step wrote more files, or larger ones, than allowed",
     "crashed": "the worker process died",
     "interrupted": "the server stopped too often while this step ran",
     "error": "the processor failed",

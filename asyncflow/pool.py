@@ -26,6 +26,7 @@ Rules
 import asyncio
 import collections
 import contextlib
+import functools
 import importlib.metadata
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
@@ -39,11 +40,13 @@ from asyncflow.capacity import available_memory, default_memory, default_size
 from asyncflow.causes import in_one_line
 from asyncflow.crew import Attempt, End, Hand
 from asyncflow.errors import ShuttingDown, StartError
+from asyncflow.holdings import Disk
 from asyncflow.jobs import Verdict
 from asyncflow.nursery import Nursery
 from asyncflow.orders import Made, OnDerivative, OnProgress, Order, Outcome, WorkerInfo
 from asyncflow.places import Places, Slot
 from asyncflow.runs import Blame, Run, plain, server_lacks
+from asyncflow.strays import Strays
 
 __all__ = ["Made", "Order", "Outcome", "Pool", "WorkerInfo", "default_size"]
 
@@ -73,7 +76,8 @@ class Pool:
     *folder* holds the slots; it must lie on the store's filesystem for inputs to be
     linked instead of copied. *private* are files and folders that no worker may read,
     wherever the code lies that it runs. *slot_memory_bytes* None: a share of what this
-    machine or container has.
+    machine or container has. *max_file_bytes* bounds each file that a run writes, and
+    all that it has on the disk at once.
     """
 
     def __init__(
@@ -118,8 +122,8 @@ class Pool:
         self._nursery = Nursery((worker.__name__, *agreement.BUILTIN))
         self._endings: collections.Counter[str] = collections.Counter()
         self._chores: set[asyncio.Task[None]] = set()
-        #: workers that have been killed and may not be gone yet
-        self._dying: set[int] = set()
+        self._strays = Strays(self._pids)
+        self._disk = Disk(folder, max_file_bytes)
         self._sampler: asyncio.Task[None] | None = None
         self._closed = False
         #: told how many seconds a worker has spent on an order
@@ -184,8 +188,7 @@ class Pool:
         ShuttingDown after `give_up`.
         """
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for stale in self._folder.iterdir():
-            await _remove(stale)
+        await self._clean_up()
         try:
             first = tuple(self._places.free)
             for slot in first:
@@ -202,6 +205,17 @@ class Pool:
             await self.close()
             raise
         self._sampler = asyncio.create_task(self._sample_forever())
+
+    async def _clean_up(self) -> None:
+        """End and remove what a server that was killed has left."""
+        left = tuple(self._folder.iterdir())
+        if left:
+            folder = str(self._folder.resolve())
+            killed = await asyncio.to_thread(processes.kill_holders, folder)
+            if killed:
+                log.warning("pool.orphans_killed", count=killed)
+        for stale in left:
+            await _remove(stale)
 
     def give_up(self) -> None:
         """End a start that is under way, whatever the workers are loading."""
@@ -228,6 +242,7 @@ class Pool:
                 self._empty(slot)
         if self._chores:
             await asyncio.wait(self._chores)
+        await self._disk.close()
         self._nursery.close()
 
     async def run(
@@ -356,7 +371,7 @@ class Pool:
     def _dismiss(self, hand: Hand) -> None:
         hand.attempt = None
         hand.kill()
-        self._dying.add(hand.pid)
+        self._strays.dying.add(hand.pid)
         self._do(self._bury(hand))
 
     def _do(self, chore: Coroutine[None, None, None]) -> None:
@@ -368,34 +383,12 @@ class Pool:
         """See that nothing of a killed worker is left: processes, then files."""
         await hand.bury(_EXIT_S)
         # only now does the fork server have its orphans
-        self._kill_strays(self._strays())
-        self._dying.discard(hand.pid)
+        self._strays.end(self._strays.find(self._nursery.pid))
+        self._strays.dying.discard(hand.pid)
         await _remove(hand.folder)
 
-    def _strays(self) -> dict[int, int | None]:
-        """Return orphans that the fork server adopted, with their process groups."""
-        nursery = self._nursery.pid
-        known = self._living() | self._dying
-        if nursery is None:
-            return {}
-        children = processes.children(nursery, threads=1)
-        found = (pid for pid in children if pid not in known)
-        return {pid: processes.group_of(pid) for pid in found}
-
-    def _living(self) -> set[int]:
+    def _pids(self) -> set[int]:
         return {slot.hand.pid for slot in self._slots if slot.hand is not None}
-
-    def _kill_strays(self, strays: Mapping[int, int | None]) -> bool:
-        """Kill *strays* that are in no living worker's group; tell if any were left.
-
-        Those of a worker that dies just now are no leftovers: they go with it.
-        """
-        living, left = self._living(), False
-        for pid, group in strays.items():
-            if group not in living:
-                processes.kill_stray(pid)
-                left = left or not (group is None or group in self._dying)
-        return left
 
     async def _greet(self, slot: Slot) -> None:
         """Learn what a new worker can do. Raise StartError if it cannot start."""
@@ -532,8 +525,8 @@ class Pool:
         Whose they are is known by their group. With the filter nobody can leave it;
         what has left it all the same ends now, and costs the worker that has just run.
         """
-        strays = self._strays()
-        left = self._kill_strays(strays) or hand.pid in strays.values()
+        strays = self._strays.find(self._nursery.pid)
+        left = self._strays.end(strays) or hand.pid in strays.values()
         if left:
             log.info("worker.replaced", processor=card.name, left="processes")
         return left
@@ -552,11 +545,15 @@ class Pool:
         while True:
             await asyncio.sleep(_SAMPLE_S)
             running = [s.hand for s in self._slots if s.hand and s.hand.attempt]
-            orphans = self._strays()
-            self._kill_strays(orphans)
+            orphans = self._strays.find(self._nursery.pid)
+            self._strays.end(orphans)
+            is_look_due = bool(running) and self._disk.is_look_due()
             for hand in running:
                 mine = [pid for pid, group in orphans.items() if group == hand.pid]
-                hand.sample(mine, max_bytes=self.slot_memory_bytes)
+                members = hand.sample(mine, max_bytes=self.slot_memory_bytes)
+                if is_look_due:
+                    tell = functools.partial(hand.stop, End.SPACE, hand.attempt)
+                    self._disk.look(hand.folder, members, tell)
             for slot in [s for s in self._places.free if s.is_ready]:
                 self._shrink(slot)
             self._adjust()

@@ -72,7 +72,7 @@ def blame(
 ) -> Blame:
     """Tell whose fault it is that a run *ended* so, with this *verdict*."""
     is_bad = verdict in {Verdict.LOST, Verdict.BAD_OUTPUT}
-    if not is_bad and ended not in {End.TIMEOUT, End.CROWD}:
+    if not is_bad and ended not in {End.TIMEOUT, End.CROWD, End.SPACE}:
         return Blame.NOBODY
     return Blame.UNKNOWN if was_used and not has_given else Blame.THE_RUN
 
@@ -169,6 +169,8 @@ class Run:
                 return plain(
                     Verdict.ERROR, "error", "the processor started too many processes"
                 )
+            case End.SPACE:
+                return plain(Verdict.ERROR, "too_much_output")
             case End.CLOSED:
                 return plain(Verdict.INTERRUPTED, "interrupted")
             case _:

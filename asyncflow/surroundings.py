@@ -14,6 +14,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from typing import Any, Final
 
 _TIMERS: Final = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
@@ -36,6 +37,7 @@ class Surroundings:
         self._environ = _variables().copy()
         self._limits = {which: resource.getrlimit(which) for which in _LIMITS}
         self._handlers = {one: signal.getsignal(one) for one in _HANDLED}
+        self._zone = time.tzname
         self._streams = {name: getattr(sys, name) for name in _STREAMS}
         self._free = _free_descriptor()
 
@@ -54,9 +56,12 @@ class Surroundings:
                     resource.setrlimit(which, limits)
         os.umask(self._umask)
         os.chdir(self._folder)
-        if _variables() != self._environ:
+        is_changed = _variables() != self._environ
+        if is_changed:
             os.environ.clear()
             os.environb.update(self._environ)
+        if is_changed or time.tzname != self._zone:
+            time.tzset()  # the C library reads TZ only then
         for name, stream in self._streams.items():
             setattr(sys, name, _opened(stream, _STREAMS[name]))
         self._close(may_keep_files=may_keep_files)

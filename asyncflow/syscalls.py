@@ -207,7 +207,7 @@ _UNKNOWN_CALLS: Final = ("clone3",)
 _PRETENDED_CALLS: Final = (
     *("chmod", "fchmod", "fchmodat", "fchmodat2"),
     *("chown", "lchown", "fchown", "fchownat"),
-    *("utime", "utimes", "futimesat", "utimensat"),
+    *("utime", "utimes", "futimesat"),
 )
 
 # where struct seccomp_data has what
@@ -215,6 +215,7 @@ _NUMBER: Final = 0
 _ARCHITECTURE: Final = 4
 _FIRST: Final = 16  # the lower half of the first argument
 _SECOND: Final = 24
+_THIRD: Final = 32
 
 # where to go on: at the next line, or with the end of this name
 _NEXT: Final = "next"
@@ -248,6 +249,7 @@ _AF_UNIX: Final = 1
 _CONNECTED_KINDS: Final = (1, 5)  # SOCK_STREAM, SOCK_SEQPACKET
 _KIND_MASK: Final = 0xF
 _PRIO_PROCESS: Final = 0
+_NOTHING: Final = 0  # the lower half of a null pointer
 _EVERYBODY: Final = 0xFFFFFFFF  # -1
 _PR_SET_PDEATHSIG: Final = 1
 # PR_SET_NAME, PR_SET_NO_NEW_PRIVS, PR_SET_VMA, and those that only ask: for the signal
@@ -299,6 +301,12 @@ _LOOKS: Final[Mapping[str, tuple[_Look, ...]]] = {
     ),
     "arch_prctl": (_Look(_FIRST, _HARMLESS_ARCH_PRCTLS, _ALLOW, _REFUSE),),
     "personality": (_Look(_FIRST, (_ASK_PERSONALITY,), _ALLOW, _REFUSE),),
+    # who sets the time of a path to now wants to know whether it exists, and makes it
+    # if not, as Python's `touch`: told that it cannot be done, it opens the file
+    "utimensat": (
+        _Look(_SECOND, (_NOTHING,), _PRETEND, _NEXT),
+        _Look(_THIRD, (_NOTHING,), _REFUSE, _PRETEND),
+    ),
     "kill": (_Look(_FIRST, (_EVERYBODY,), _REFUSE, _ALLOW),),
     "clone": (_Look(_FIRST, (0,), _ALLOW, _REFUSE, mask=_NO_CLONES),),
     "fcntl": (_Look(_SECOND, _HARMFUL_FCNTLS, _REFUSE, _ALLOW),),

@@ -315,6 +315,38 @@ def litters(work: Work) -> Result:
     return Result()
 
 
+@processor("fills", accepts=ANY)
+def fills(work: Work) -> Result:
+    """Fill the disk as told, as long as nobody objects; stop far above the bound."""
+    how, kept = work.options["how"], []
+    if how == "where no path leads":
+        deep = os.open(work.out, os.O_RDONLY)
+        for _ in range(20):
+            os.mkdir("d" * 250, dir_fd=deep)
+            deep = os.open("d" * 250, os.O_RDONLY, dir_fd=deep)
+    elif how == "too many files":
+        for number in range(60_000):
+            (work.out / str(number)).touch()
+    else:
+        for number in range(20):
+            kept.append((work.out / str(number)).open("wb"))
+            if how == "nameless files":
+                (work.out / str(number)).unlink()
+            os.write(kept[-1].fileno(), b"x" * (2 << 20))
+    time.sleep(50)
+    return Result()
+
+
+@processor("churns", accepts=ANY)
+def churns(work: Work) -> Result:
+    for number in range(30):
+        path = work.out / str(number)
+        path.write_bytes(b"x" * (2 << 20))
+        time.sleep(0.02)
+        path.unlink()
+    return Result()
+
+
 @processor("facts", accepts=ANY)
 def strange_facts(work: Work) -> Result:
     match work.options["kind"]:

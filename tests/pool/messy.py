@@ -36,6 +36,16 @@ def _a_file_that_nobody_holds() -> None:
     circle.append(circle)
 
 
+def _a_time_zone() -> None:
+    os.environ["TZ"] = "Asia/Tokyo"
+    time.tzset()
+
+
+def _a_time_zone_without_its_variable() -> None:
+    _a_time_zone()
+    del os.environ["TZ"]
+
+
 def _all_files() -> None:
     with contextlib.suppress(OSError):
         while True:
@@ -121,6 +131,8 @@ LEAVINGS: dict[str, Callable[[], object]] = {
     "a umask": lambda: os.umask(0o777),
     "a folder": lambda: os.chdir("/usr"),
     "a variable": lambda: os.environ.update(SECRET="x", TMPDIR="/nowhere"),
+    "a time zone": _a_time_zone,
+    "a time zone without its variable": _a_time_zone_without_its_variable,
     "a limit": lambda: _a_limit(resource.RLIMIT_NOFILE, 40),
     "a hard limit": lambda: _a_limit(resource.RLIMIT_NOFILE, 40, 40),
     "a limit of memory": lambda: _a_limit(resource.RLIMIT_AS, 1 << 20),
@@ -193,6 +205,7 @@ def looks_around(_work: Work) -> Result:
                 int(one) for one in signal.pthread_sigmask(signal.SIG_BLOCK, ())
             ],
             "threads": threading.active_count(),
+            "time": [list(time.tzname), time.strftime("%H:%M %z", time.localtime(0))],
             "priority": os.getpriority(os.PRIO_PROCESS, 0),
         }
     )

@@ -249,3 +249,19 @@ def pretends(work: Work) -> Result:
     os.fchown(fd, 12345, 12345)
     os.close(fd)
     return Result()
+
+
+@processor("touches", accepts=ANY)
+def touches(work: Work) -> Result:
+    new, old = work.out / "new", work.out / "old"
+    old.write_text("text")
+    for path in (new, old):
+        path.touch()
+    subprocess.run(["/usr/bin/touch", str(work.out / "more")], check=True)
+    return Result(
+        facts={
+            "new": new.exists(),
+            "old": old.read_text(),
+            "by a program": (work.out / "more").exists(),
+        }
+    )

@@ -114,3 +114,36 @@ def test_the_way_to_what_is_private_is_left_out_and_links_are_not_followed(
         Path("more/words.txt"),
         Path("more/deep/beside"),
     }
+
+
+LATE = """
+from asyncflow.processors.base import Result, processor
+
+
+@processor("imports-late", accepts=("*",))
+def imports_late(work):
+    import late_helper
+
+    return Result()
+"""
+
+
+@needs_landlock
+async def test_a_module_beside_that_only_a_function_imports_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "late_module.py").write_text(LATE)
+    (tmp_path / "late_helper.py").touch()
+    source = tmp_path / "blob"
+    source.write_text("the file")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    pool = Pool(size=1, folder=tmp_path / "slots", modules=("late_module",))
+    await pool.start()
+    try:
+        outcome = await Crew(pool=pool, source=source).run("imports-late")
+    finally:
+        await pool.close()
+
+    assert outcome.code == "error"
+    assert "late_helper.py" in outcome.cause
+    assert "import it at the top of the module" in outcome.cause

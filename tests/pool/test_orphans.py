@@ -1,5 +1,6 @@
 """What a pool leaves behind when its server is killed, and what it never runs twice."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from asyncflow import syscalls
+from asyncflow.pool import Pool
 from tests.pool.test_walls import is_alive
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,6 +95,30 @@ def test_no_process_outlives_a_killed_server(
         while any(map(is_alive, [*pids, *helpers])):
             assert time.monotonic() < give_up_at
             time.sleep(0.01)
+
+
+@pytest.mark.skipif(not syscalls.can_filter(), reason="no seccomp for this machine")
+def test_who_holds_an_old_slot_is_ended_at_the_next_start(tmp_path: Path) -> None:
+    with start(tmp_path, "with children") as process:
+        assert process.stdout is not None
+        pids = [int(pid) for pid in process.stdout.readline().split()]
+        workers, nursery, orphans = pids[:3], pids[3], pids[4:]
+        # the server must not see that its fork server has been killed
+        os.kill(process.pid, signal.SIGSTOP)
+        os.kill(nursery, signal.SIGKILL)
+        while any(map(is_alive, workers)):
+            time.sleep(0.01)
+        process.kill()
+    assert all(map(is_alive, orphans))
+
+    async def begin_again() -> None:
+        pool = Pool(size=1, folder=tmp_path / "slots", modules=("tests.pool.hostile",))
+        await pool.start()
+        await pool.close()
+
+    asyncio.run(begin_again())
+
+    assert not any(map(is_alive, orphans))
 
 
 def _children(pid: int) -> list[int]:

@@ -50,6 +50,8 @@ async def surroundings(crew: Crew) -> tuple[object, dict[str, object]]:
         "a umask",
         "a folder",
         "a variable",
+        "a time zone",
+        "a time zone without its variable",
         "a limit",
         "a limit of memory",
         "a stream",

@@ -498,6 +498,12 @@ async def test_modes_owners_and_times_stay_whatever_a_worker_does(
     assert [path.lstat() for path in (secret, folder)] == before
 
 
+async def test_a_new_file_can_be_touched(crew: Crew) -> None:
+    outcome = await crew.run("touches")
+
+    assert outcome.facts == {"new": True, "old": "text", "by a program": True}
+
+
 @needs_landlock
 async def test_a_large_file_is_linked_and_not_copied(crew: Crew) -> None:
     inode = crew.source.stat().st_ino

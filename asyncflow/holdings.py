@@ -1,0 +1,132 @@
+"""How much of the disk one run holds, and how much it may hold.
+
+Rules
+-----
+- What a run writes meets limits for each file, none in sum: that is looked at here.
+- A file without a name counts as long as a process of the run has it open.
+- What cannot be looked at counts as too much: paths longer than the kernel takes, and
+  folders that their owner may not read. Nobody makes such for an honest purpose.
+- Nothing here is exact: the run goes on writing meanwhile.
+"""
+
+import asyncio
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+#: of files and folders together; also what a look at them may cost
+MOST_ENTRIES: Final = 50_000
+#: nobody is ended for less, however little there is left
+_LEAST_BYTES: Final = 64 << 20
+#: while more than this is left, a look now and then is enough
+_PLENTY_BYTES: Final = 8 << 30
+_SELDOM: Final = 10
+_BLOCK: Final = 512  # the unit of st_blocks, whatever the filesystem's is
+
+
+class Disk:
+    """The disk on which *folder* is, and runs that may hold *most* bytes each."""
+
+    def __init__(self, folder: Path, most: int) -> None:
+        self._folder = folder
+        self._most = most
+        self._asked = 0
+        self._looks: dict[Path, asyncio.Task[None]] = {}
+
+    def is_look_due(self) -> bool:
+        """Tell whether to look at all runs; to be asked often while there are any."""
+        self._asked += 1
+        return self._asked % _SELDOM == 0 or self._free_bytes() < _PLENTY_BYTES
+
+    def look(self, slot: Path, pids: Sequence[int], tell: Callable[[], None]) -> None:
+        """Have *tell* called if the run in *slot*, with *pids*, holds too much.
+
+        Another thread looks; nothing happens while it is at it.
+        """
+        if slot not in self._looks:
+            self._looks[slot] = asyncio.create_task(self._look(slot, pids, tell))
+
+    async def close(self) -> None:
+        """Wait for the looks that are under way."""
+        if self._looks:
+            await asyncio.wait(self._looks.values())
+
+    async def _look(
+        self, slot: Path, pids: Sequence[int], tell: Callable[[], None]
+    ) -> None:
+        try:
+            held = await asyncio.to_thread(held_bytes, slot / "out", pids)
+            if held is None or held > may_hold(self._free_bytes(), self._most):
+                tell()
+        finally:
+            del self._looks[slot]
+
+    def _free_bytes(self) -> int:
+        found = os.statvfs(self._folder)
+        return found.f_bavail * found.f_frsize
+
+
+def may_hold(free: int, most: int) -> int:
+    """Return how many bytes a run may hold while *free* are left: *most* at most.
+
+    Never more than what is left: half of the disk remains, or a third beside two such.
+    """
+    return min(most, max(_LEAST_BYTES, free))
+
+
+def held_bytes(folder: Path, pids: Iterable[int]) -> int | None:
+    """Return what is in *folder*, and in nameless files of *pids*; None: too much."""
+    count, total = 0, 0
+    seen: set[int] = set()
+    try:
+        for one in _entries(folder):
+            count += 1
+            if count > MOST_ENTRIES:
+                return None
+            if one.st_nlink == 1 or one.st_ino not in seen:
+                seen.add(one.st_ino)
+                total += one.st_blocks * _BLOCK
+    except OSError:
+        return None
+    for one in _nameless(pids):
+        if one.st_ino not in seen:
+            seen.add(one.st_ino)
+            total += one.st_blocks * _BLOCK
+    return total
+
+
+def _entries(folder: Path) -> Iterator[os.stat_result]:
+    """Yield what all is in *folder*. Raise OSError for what cannot be looked at."""
+    folders = [str(folder)]
+    while folders:
+        where = folders.pop()
+        try:
+            with os.scandir(where) as entries:
+                for entry in entries:
+                    try:
+                        found = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue  # it has been removed meanwhile
+                    if stat.S_ISDIR(found.st_mode):
+                        folders.append(entry.path)
+                    yield found
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+
+
+def _nameless(pids: Iterable[int]) -> Iterator[os.stat_result]:
+    """Yield the open files of *pids* that have no name any more."""
+    for pid in pids:
+        try:
+            opened = os.listdir(f"/proc/{pid}/fd")  # noqa: PTH208 -- thousands of names
+        except OSError:
+            continue  # it has ended, or the kernel does not say
+        for one in opened:
+            try:
+                found = os.stat(f"/proc/{pid}/fd/{one}")  # noqa: PTH116 -- thousands
+            except OSError:
+                continue
+            if stat.S_ISREG(found.st_mode) and found.st_nlink == 0:
+                yield found

@@ -1,0 +1,76 @@
+"""No run fills the disk: what it holds is bounded in sum, with and without names."""
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from asyncflow import holdings
+from asyncflow.jobs import Verdict
+from asyncflow.pool import Pool
+from tests.pool.conftest import Crew
+from tests.pool.test_walls import needs_linux
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+async def crew(tmp_path: Path) -> AsyncIterator[Crew]:
+    """Workers whose runs may hold 24 MiB each."""
+    source = tmp_path / "blob"
+    source.write_text("the file")
+    pool = Pool(
+        size=1,
+        folder=tmp_path / "slots",
+        modules=("tests.pool.hostile",),
+        max_file_bytes=24 * MIB,
+    )
+    await pool.start()
+    try:
+        yield Crew(pool=pool, source=source)
+    finally:
+        await pool.close()
+        assert list((tmp_path / "slots").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "files",
+        pytest.param("nameless files", marks=needs_linux),
+        "too many files",
+        "where no path leads",
+    ],
+)
+async def test_a_run_that_holds_too_much_of_the_disk_is_ended(
+    crew: Crew, how: str
+) -> None:
+    outcome = await crew.run("fills", how=how, wall_s=60)
+
+    assert (outcome.verdict, outcome.code) == (Verdict.ERROR, "too_much_output")
+    assert (await crew.run("echo")).verdict is Verdict.DONE
+
+
+async def test_a_run_may_write_and_remove_as_much_as_it_likes(crew: Crew) -> None:
+    assert (await crew.run("churns")).verdict is Verdict.DONE
+
+
+def test_a_run_may_hold_what_is_left_and_never_more_than_the_bound() -> None:
+    gib = 1 << 30
+    assert holdings.may_hold(100 * gib, 16 * gib) == 16 * gib
+    assert holdings.may_hold(3 * gib, 16 * gib) == 3 * gib
+    # what is small fills no disk, and is not to be blamed for one that is full
+    assert holdings.may_hold(0, 16 * gib) == 64 * MIB
+
+
+def test_what_has_two_names_counts_once(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "one").write_bytes(os.urandom(MIB))
+    before = holdings.held_bytes(tmp_path, ())
+    (tmp_path / "folder" / "two").hardlink_to(tmp_path / "one")
+    (tmp_path / "away").symlink_to("/usr")
+
+    assert before is not None
+    assert before >= MIB
+    assert holdings.held_bytes(tmp_path, ()) == before
