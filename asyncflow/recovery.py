@@ -40,6 +40,7 @@ class Recovery:
         self._left: dict[str, Recover] = {}
         #: the row id of the last upload that a dead server may have left
         self._last: int | None = None
+        self._has_strays = False
 
     async def look(self) -> None:
         """Note what there is before the first request."""
@@ -52,9 +53,18 @@ class Recovery:
         # parts first: what is joined from them waits for the last one
         plain = await self._each(self._chunks.recover)
         joined = await self._each(self._joiner.recover)
-        # whoever sent these never heard that they had come
-        await self._db.give_up_strays(self._last or 0)
+        await self._give_up_strays()
         return plain + joined
+
+    async def _give_up_strays(self) -> None:
+        """Give up parts of which nobody ever heard that they had come."""
+        try:
+            await self._db.give_up_strays(self._last or 0)
+        except AsyncflowError as error:
+            log.warning("strays.not_given_up", error=error.detail)
+            self._has_strays = True
+        else:
+            self._has_strays = False
 
     async def _each(self, recover: Recover) -> int:
         found, after = 0, 0
@@ -88,4 +98,6 @@ class Recovery:
                 continue  # deleted meanwhile
             if row.state == UploadState.RECEIVING:
                 await self._one(row, recover)
+        if self._has_strays:
+            await self._give_up_strays()
         await self._joiner.again()

@@ -385,8 +385,8 @@ class Runtime:
         """
         if self._has_begun or self.draining:
             return
-        await self.recovery.look()
         try:
+            await self.recovery.look()
             freed = await self.engine.start(consumers)
         except (DatabaseUnavailable, DiskFull) as error:
             if not self.engine.subscriptions:

@@ -151,7 +151,7 @@ class SqliteDatabase(Reading):
 
     async def give_up_strays(self, last: int) -> None:
         """Give up complete parts without a name and a place."""
-        await self._write("give_up_strays", {"last": last})
+        await self._make_room(lambda: self._write("give_up_strays", {"last": last}))
 
     async def drop_parts(self, limit: int) -> int:
         """Forget some of the parts that were given up; return how many."""

@@ -27,6 +27,7 @@ from asyncflow.errors import (
 from asyncflow.jobs import Limits
 from asyncflow.joining import AGAIN_MS, JOINS, Joiner, Received, Say, say_nothing
 from asyncflow.progress import Hub
+from asyncflow.recovery import Recovery
 from asyncflow.store.base import CanConcat, Store, Writer
 from asyncflow.store.memory import MemoryStore
 from asyncflow.turns import Announced, Ends, Upload
@@ -123,6 +124,8 @@ class Watched(SqliteDatabase):
     """A database that counts how often all places of an upload are read."""
 
     looks = 0
+    #: whether there is no room to note anything of parts
+    is_full = False
     #: what happens before the next of them
     before: Awaitable[None] | None = None
 
@@ -132,6 +135,11 @@ class Watched(SqliteDatabase):
             before, self.before = self.before, None
             await before
         return await super().places(final_id)
+
+    async def give_up_strays(self, last: int) -> None:
+        if self.is_full:
+            raise DiskFull
+        await super().give_up_strays(last)
 
 
 class Time:
@@ -535,6 +543,34 @@ async def test_a_chunk_that_has_its_place_stays_when_its_request_is_broken_off(
     await place.chunks.endings.abandon(taken.part, asyncio.CancelledError())
     await chunk(place, whole, 2, 1)
     assert (await place.joiner.settle(whole.id)).length == 10
+
+
+async def test_chunks_without_a_place_go_after_a_crash_once_there_is_room(
+    place: Place,
+) -> None:
+    async def lonely() -> str:
+        said = replace(SAID, length=None, dialect="", is_part=True)
+        part = (await place.chunks.create(said)).id
+        await place.chunks.append(
+            part, 0, Body(b"12345"), length=5, ends=Ends.WITH_BODY
+        )
+        return part
+
+    left = await lonely()
+    recovery = Recovery(db=place.db, chunks=place.chunks, joiner=place.joiner)
+    await recovery.look()
+    young = await lonely()
+    place.db.is_full = True
+    await recovery.run()
+    assert await place.db.drop_parts(9) == 0
+
+    place.db.is_full = False
+    await recovery.again()
+
+    assert await place.db.drop_parts(9) == 1
+    assert [one.key for one in await place.db.trash(9)] == [raw_key(left)]
+    # its request may be about to give it its place
+    assert await place.is_complete(young)
 
 
 async def test_what_two_chunks_say_at_once_does_not_contradict_itself(
