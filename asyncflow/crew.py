@@ -338,8 +338,9 @@ class Hand:
             if data is None:
                 return
             self._take(data)
-            if self.fault:
-                return
+            attempt = self.attempt
+            if self.fault or (attempt is not None and attempt.ended is not None):
+                return  # nothing more is expected; whether it comes, `is_fit` will see
         self._loop.remove_reader(self._ear)
         self._loop.call_later(_PAUSE_S, self._listen_again)
 

@@ -86,8 +86,7 @@ class Places:
         """Say why nobody can work; None: somebody can, or is not needed."""
         if not self.vacant or len(self.vacant) + len(self.asleep) < len(self.all):
             return None
-        why = self.vacant[-1].why
-        return "no worker process can be started" + (f": {why}" if why else "")
+        return "no worker process can be started"
 
     async def take(self, place: tuple[int, int]) -> Slot:
         """Wait for a place; of those who wait, the smallest *place* goes first."""
