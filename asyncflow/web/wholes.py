@@ -21,9 +21,10 @@ from aiohttp import web
 from asyncflow.errors import BodyTooLarge, ServerBusy
 from asyncflow.web.bodies import KIB, BodyReader
 
-#: what one body counts at least: its reader and its buffers take memory, too; and what
-#: one that has just begun is taken to have brought
-LEAST: Final = 64 * KIB
+#: what one body counts at least: its reader and its buffers take memory, too
+LEAST: Final = 16 * KIB
+#: what one that has just begun is taken to have brought
+FRESH: Final = 64 * KIB
 #: what came so long ago counts for a third of what comes now
 LATELY_S: Final = 5.0
 
@@ -38,7 +39,7 @@ class Whole:
         self.held = 0
         #: why it is not read to its end
         self.refused: ServerBusy | None = None
-        self._lately = float(LEAST)
+        self._lately = float(FRESH)
         self._at = now
 
     def lately(self, now: float) -> float:
@@ -110,13 +111,20 @@ class Wholes:
             ServerBusy: it had to make room, now or before.
         """
         size = max(LEAST, len(whole.data) + more)
-        while whole.refused is None and self.held + size - whole.held > self._limit:
-            now = self._now()
-            self._refuse(min(self._coming, key=lambda one: one.lately(now)))
+        if whole.refused is None and self.held + size - whole.held > self._limit:
+            self._make_room(whole, size - whole.held)
         if whole.refused is not None:
             raise whole.refused
         self.held += size - whole.held
         whole.held = size
+
+    def _make_room(self, whole: Whole, count: int) -> None:
+        """Refuse bodies until *count* bytes fit, or *whole* is one of the refused."""
+        now = self._now()
+        for slowest in sorted(self._coming, key=lambda one: one.lately(now)):
+            self._refuse(slowest)
+            if slowest is whole or self.held + count <= self._limit:
+                return
 
     def _refuse(self, whole: Whole) -> None:
         whole.refused = ServerBusy(

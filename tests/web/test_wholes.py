@@ -11,7 +11,7 @@ from aiohttp import web
 from asyncflow.errors import ServerBusy
 from asyncflow.web.bodies import continue_later
 from asyncflow.web.errors import problems
-from asyncflow.web.wholes import Wholes, read_whole
+from asyncflow.web.wholes import LEAST, Wholes, read_whole
 from tests.server_process import ServerProcess
 from tests.web.live import Header, Line, code_of, healthy_server, rss_bytes, until
 from tests.web.wire import Dial, Serve, until as until_true
@@ -94,14 +94,35 @@ async def test_a_body_that_moves_comes_to_its_end_and_the_newest_is_not_asked_fo
     wholes = Wholes(LIMIT, clock=Clock())
     site = await serve(app_of(wholes))
     moving, newest = await dial(site), await dial(site)
-    await moving.send(post(f"Content-Length: {150 * KIB}") + b"x" * 140 * KIB)
-    await until_true(lambda: wholes.held == 140 * KIB)
+    await moving.send(post(f"Content-Length: {200 * KIB}") + b"x" * 190 * KIB)
+    await until_true(lambda: wholes.held == 190 * KIB)
     await newest.send(post("Content-Length: 100", "Expect: 100-continue"))
     answer = await newest.answer()
     assert (answer.status, answer.code) == (503, "busy")
     await moving.send(b"x" * 10 * KIB)
-    assert (await moving.answer()).body == b"153600"
+    assert (await moving.answer()).body == b"204800"
     assert wholes.held == 0
+
+
+async def test_no_more_are_refused_than_must_make_room(
+    serve: Serve, dial: Dial
+) -> None:
+    clock = Clock()
+    wholes = Wholes(LIMIT, clock=clock)
+    site = await serve(app_of(wholes))
+    wires = [await dial(site) for _ in range(3)]
+    for n, wire in enumerate(wires, 1):
+        # each one later than the one before
+        await wire.send(post(f"Content-Length: {70 * KIB}") + b"x" * 60 * KIB)
+        await until_true(lambda n=n: wholes.held == n * 60 * KIB)  # type: ignore[misc]
+        clock.now += 2
+    late = await dial(site)
+    await late.send(post(f"Content-Length: {50 * KIB}") + b"x" * 50 * KIB)
+    assert (await late.answer()).status == 200
+    assert (await wires[0].answer()).status == 503
+    for wire in wires[1:]:
+        await wire.send(b"x" * 10 * KIB)
+        assert (await wire.answer()).body == b"71680"
 
 
 async def test_what_was_announced_and_does_not_come_takes_hardly_anything(
@@ -109,12 +130,13 @@ async def test_what_was_announced_and_does_not_come_takes_hardly_anything(
 ) -> None:
     wholes = Wholes(LIMIT, clock=Clock())
     site = await serve(app_of(wholes))
-    for _ in range(2):
+    for _ in range(8):
         await (await dial(site)).send(post(f"Content-Length: {LIMIT}"))
-    await until_true(lambda: wholes.held == 128 * KIB)
+    await until_true(lambda: wholes.held == 8 * LEAST)
     wire = await dial(site)
     await wire.send(post(f"Content-Length: {70 * KIB}") + b"x" * 70 * KIB)
     assert (await wire.answer()).body == b"71680"
+    assert wholes.held == 8 * LEAST
 
 
 async def test_a_body_that_has_come_counts_until_its_reader_has_done_with_it(
