@@ -1,5 +1,6 @@
 """What a step left out although it is done: told on the card, aloud and in the sum."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,16 +41,20 @@ def test_pages_that_were_not_read_are_named_on_the_card_and_said(
 ) -> None:
     with visiting(browser, klingon.url) as visitor:
         visitor.open()
-        visitor.give(photo(tmp_path / "whole.jpg"), mixed(tmp_path))
-        card = visitor.wait("mixed.pdf", "COMPLETED", 40_000)
+        visitor.give(photo(tmp_path / "whole.jpg"))
         visitor.wait("whole.jpg", "COMPLETED")
+        visitor.give(mixed(tmp_path))
+        card = visitor.wait("mixed.pdf", "COMPLETED", 40_000)
         told = card.get_by_role("list", name="Reasons of mixed.pdf")
         expect(told.get_by_role("listitem")).to_have_text([NOT_READ, NO_DATA])
+        expect(card.locator(".status")).to_have_text(
+            re.compile("^Done, not read in full · ")
+        )
         expect(visitor.page.locator("p.live")).to_contain_text(
             f"mixed.pdf: done. {NOT_READ} {NO_DATA}"
         )
         expect(visitor.page.locator(".summary p")).to_have_text(
-            "2 files · 2 done · 1 not read in full"
+            "2 files · 2 done (1 not read in full)"
         )
         for scheme in SCHEMES:
             visitor.page.emulate_media(color_scheme=scheme)

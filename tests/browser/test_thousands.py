@@ -140,3 +140,27 @@ def test_no_connection_stays_open_for_files_that_are_done(
             visitor.wait(f"{n}.jpg", "COMPLETED", LONG_MS)
         visitor.until(lambda: all(one.is_closed() for one in sockets))
         assert sockets
+
+
+SAY = """async (changes) => {
+  const { Announcer } = await import("/assets/announcer.js");
+  const place = document.createElement("p");
+  const announcer = new Announcer(place, () => "many");
+  const said = new Promise((done) => {
+    const listener = new MutationObserver(() => done(place.textContent));
+    listener.observe(place, { childList: true });
+  });
+  for (const [what, text] of changes) announcer.change(what, text);
+  return said;
+}"""
+
+
+def test_two_files_that_change_often_are_still_said_one_by_one(
+    visitor: Visitor,
+) -> None:
+    visitor.open()
+    ends = [["a", "a: done."], ["b", "b: failed."]]
+    changes = [["a", "a: uploaded."], ["b", "b: uploaded."], *ends]
+    assert visitor.page.evaluate(SAY, changes) == "a: done. b: failed."
+    more = [[name, f"{name}: done."] for name in ("c", "d")]
+    assert visitor.page.evaluate(SAY, [*changes, *more]) == "many"

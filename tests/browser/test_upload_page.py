@@ -77,6 +77,8 @@ def test_an_upload_goes_on_after_a_reload(visitor: Visitor, tmp_path: Path) -> N
     other = photo(tmp_path / "other.jpg")
     card.locator("input").set_input_files(other)
     expect(card.locator(".problem")).to_contain_text("That is another file")
+    live = visitor.page.locator("p.live")
+    expect(live).to_contain_text("heavy.jpg: That is another file.")
 
     sent: list[int] = []
     visitor.page.on(
@@ -240,6 +242,18 @@ def test_a_damaged_file_says_why_and_can_be_tried_again(
     expect(problem).to_be_visible()
     again.wait_for()
     expect(visitor.page.locator("p.live")).to_contain_text("torn.jpg: failed. ")
+
+
+def test_what_is_asked_for_in_vain_is_said(visitor: Visitor, tmp_path: Path) -> None:
+    visitor.open()
+    visitor.give(damaged(tmp_path / "torn.jpg"))
+    card = visitor.wait("torn.jpg", "FAILED")
+    visitor.page.route("**/retry", lambda route: route.abort())
+    card.get_by_role("button", name="Retry: torn.jpg").click()
+    told = "The server cannot be reached."
+    expect(card.locator(".problem")).to_have_text(told)
+    expect(visitor.page.locator("p.live")).to_contain_text(f"torn.jpg: {told}")
+    visitor.troubles[:] = [one for one in visitor.troubles if "ERR_" not in one]
 
 
 def test_each_retry_tells_how_it_ends_also_when_it_ends_at_once(

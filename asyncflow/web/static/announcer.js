@@ -1,8 +1,9 @@
 // What a screen reader says: what somebody has done, changes of state, and with many
 // files a number instead of each.
 //
-// Changes are gathered for half a second. While they come by the dozen, the next are
-// gathered for twice as long: an hour of uploads is not an hour of talk.
+// Changes are gathered for half a second, and of each file the last is said. While they
+// come by the dozen, the next are gathered for twice as long: an hour of uploads is not
+// an hour of talk.
 
 const GATHER_MS = 500;
 const MOST_MS = 30_000;
@@ -14,7 +15,7 @@ export class Announcer {
     this.place = place;
     this.sum = sum;
     this.texts = [];
-    this.changes = [];
+    this.changes = new Map();
     this.timer = null;
     this.wait = GATHER_MS;
   }
@@ -25,9 +26,9 @@ export class Announcer {
     this.tellIn(GATHER_MS);
   }
 
-  // Said, or counted when there are many.
-  change(text) {
-    this.changes.push(text);
+  // Said of `what`, or counted when there are many.
+  change(what, text) {
+    this.changes.set(what, text);
     if (this.timer === null) this.tellIn(this.wait);
   }
 
@@ -39,7 +40,8 @@ export class Announcer {
   tell() {
     this.timer = null;
     const texts = this.texts.splice(0);
-    const changes = this.changes.splice(0);
+    const changes = [...this.changes.values()];
+    this.changes.clear();
     const many = changes.length > ONE_BY_ONE;
     this.wait = many ? Math.min(2 * this.wait, MOST_MS) : GATHER_MS;
     this.place.textContent = [...texts, ...(many ? [this.sum()] : changes)].join(" ");

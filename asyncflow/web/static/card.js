@@ -158,8 +158,14 @@ export class Card {
     try {
       await this.actions[name]();
     } catch (error) {
-      this.complain(error.message, error.code);
+      this.deny(error.message, error.code);
     }
+  }
+
+  // Somebody has asked for something and does not get it.
+  deny(text, code = "") {
+    this.complain(text, code);
+    this.actions.say(text);
   }
 
   complain(text, code = "") {
@@ -334,7 +340,8 @@ export class Card {
     this.bar.value = share(job.steps);
     const left = over ? null : job.estimatedTimeRemaining;
     const soon = left ? ` · about ${duration(left)} left` : "";
-    this.status.textContent = `${state} · ${size(job.fileSize ?? this.bytes)}${soon}`;
+    const not = job.status === "COMPLETED" && this.gaps.length > 0 ? ", not read in full" : "";
+    this.status.textContent = `${state}${not} · ${size(job.fileSize ?? this.bytes)}${soon}`;
     const isAgain = over && job.run > 1 && job.status !== "COMPLETED";
     if (isAgain) this.status.textContent += ` · try ${job.run}`;
     this.complain(job.error ? reason(job.error.detail) : "", job.error?.code);
@@ -406,6 +413,7 @@ export class Card {
     const { thumbnail, preview, text } = this.job.downloadUrls;
     const isStill = () => this.shown === shown && this.linked === linked;
     const picture = thumbnail ?? preview;
+    this.picture.classList.toggle("page", !thumbnail);
     if (picture) {
       this.server.picture(picture).then((address) => {
         if (isStill()) this.show(address);
@@ -434,7 +442,7 @@ export class Card {
     if (this.server.token) {
       link.addEventListener("click", (event) => {
         event.preventDefault();
-        this.server.save(address).catch((error) => this.complain(error.message));
+        this.server.save(address).catch((error) => this.deny(error.message));
       });
     }
     const item = make("li");

@@ -246,6 +246,7 @@ export class Uploader extends HTMLElement {
       remove: () => this.#remove(card),
       really: () => this.#erase(card),
       give: (again) => this.#give(card, again),
+      say: (text) => this.#announcer.say(`${card.label}: ${text}`),
     });
     card.known = known;
     card.file = file;
@@ -331,7 +332,7 @@ export class Uploader extends HTMLElement {
 
   #give(card, file) {
     if (!Memory.matches(card.known, file)) {
-      card.complain(`That is another file. To go on, choose ${card.label} again, unchanged.`);
+      card.deny(`That is another file. To go on, choose ${card.label} again, unchanged.`);
       return;
     }
     card.file = file;
@@ -378,7 +379,8 @@ export class Uploader extends HTMLElement {
   #tellHeldUp(card, upload, error) {
     const isHeldUp = upload.state === "cancelled" && Boolean(error);
     if (isHeldUp && !card.isHeldUp) {
-      this.#announcer.change(`${card.label}: cancelling. ${card.problem.textContent}`);
+      const why = card.problem.textContent;
+      this.#announcer.change(card, `${card.label}: cancelling. ${why}`);
     }
     card.isHeldUp = isHeldUp;
   }
@@ -425,7 +427,7 @@ export class Uploader extends HTMLElement {
     this.#count();
     if (!before || !TOLD.has(card.state)) return;
     const why = [card.problem.textContent, ...card.gaps].filter(Boolean);
-    this.#announcer.change([`${card.label}: ${card.stateText}.`, ...why].join(" "));
+    this.#announcer.change(card, [`${card.label}: ${card.stateText}.`, ...why].join(" "));
   }
 
   // One line for many files, at most some times a second.
@@ -447,8 +449,8 @@ export class Uploader extends HTMLElement {
     const partly = this.#done().filter((card) => card.gaps.length > 0).length;
     const over = [...this.#all].filter((card) => this.#isOver(card)).length;
     const all = this.#all.size + this.#adding;
-    const parts = [count(all, "file", "files"), `${done} done`];
-    if (partly > 0) parts.push(`${partly} not read in full`);
+    const not = partly > 0 ? ` (${partly} not read in full)` : "";
+    const parts = [count(all, "file", "files"), `${done} done${not}`];
     if (over > done) parts.push(`${over - done} failed`);
     return parts.join(" · ");
   }
