@@ -17,6 +17,7 @@ _RUN = 3
 _NO_TOOL = "missing_tool"
 #: why pages were not read: of one page, of several
 _WHY = {
+    "crashed": (": the reader crashed on it", ": the reader crashed on them"),
     "damaged": (": it is damaged", ": they are damaged"),
     "timeout": (" in full: it took too long", " in full: they took too long"),
     _NO_TOOL: (" in full: a tool for that is not installed",) * 2,

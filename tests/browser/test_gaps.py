@@ -3,13 +3,12 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.browser.visitor import SCHEMES, Visitor, letter, photo, visiting
-from tests.processors.text_pages import joined, page_pdf
+from tests.processors.text_pages import joined, page_pdf, with_lost_page
 from tests.server_process import ServerProcess, serving
 
 pytestmark = pytest.mark.needs("chromium")
@@ -65,6 +64,19 @@ def test_pages_that_were_not_read_are_named_on_the_card_and_said(
         expect(told.get_by_role("listitem")).to_have_text([NOT_READ, NO_DATA])
 
 
+def test_a_page_that_is_lost_is_named_beside_the_text_of_the_others(
+    visitor: Visitor, tmp_path: Path
+) -> None:
+    visitor.open()
+    visitor.give(with_lost_page(tmp_path / "lost.pdf"))
+    card = visitor.wait("lost.pdf", "COMPLETED", 40_000)
+    expect(card.locator(".reasons li")).to_have_text(
+        ["Page 2 could not be read: it is damaged."]
+    )
+    text = card.get_by_role("region", name="Text of lost.pdf")
+    expect(text).to_contain_text("third")
+
+
 def test_a_language_that_no_page_needed_is_not_missed(
     browser: Browser, klingon: ServerProcess, tmp_path: Path
 ) -> None:
@@ -98,7 +110,12 @@ def failed(*pages: int, reason: str = "damaged") -> list[dict[str, object]]:
     ("facts", "said"),
     [
         ({"failedPages": [], "ocrPages": 3}, []),
-        ({"result": "of somebody's own function", "failedPages": 3}, []),
+        # somebody's own function may find anything
+        ({"failedPages": 3}, []),
+        ({"failedPages": [7, None]}, []),
+        ({"failedPages": [], "missingLanguages": 2, "ocrPages": 1}, []),
+        ([], []),
+        (None, []),
         (
             {"failedPages": [*failed(2), *failed(3, 5, reason="timeout")]},
             [
@@ -120,6 +137,10 @@ def failed(*pages: int, reason: str = "damaged") -> list[dict[str, object]]:
             ],
         ),
         (
+            {"failedPages": failed(8, reason="crashed")},
+            ["Page 8 could not be read: the reader crashed on it."],
+        ),
+        (
             {"failedPages": failed(7, reason="too_odd")},
             ["Page 7 could not be read (too_odd)."],
         ),
@@ -135,7 +156,7 @@ def failed(*pages: int, reason: str = "damaged") -> list[dict[str, object]]:
     ],
 )
 def test_what_was_left_out_is_told_in_plain_words(
-    visitor: Visitor, facts: dict[str, Any], said: list[str]
+    visitor: Visitor, facts: object, said: list[str]
 ) -> None:
     visitor.open()
     words = """async (job) => (await import("/assets/gaps.js")).gaps(job)"""

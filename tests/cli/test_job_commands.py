@@ -58,6 +58,10 @@ def unread(*pages: int, reason: str = "damaged") -> list[dict[str, object]]:
             ["Page 2 could not be read: it is damaged."],
         ),
         (
+            {"failedPages": unread(8, reason="crashed")},
+            ["Page 8 could not be read: the reader crashed on it."],
+        ),
+        (
             {"failedPages": unread(1, 3, 4, 5, 8, 9) + unread(7, reason="timeout")},
             [
                 "Pages 1, 3 to 5, 8 and 9 could not be read: they are damaged.",

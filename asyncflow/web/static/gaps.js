@@ -4,6 +4,7 @@ const MOST_RUNS = 10;
 
 // why pages were not read: of one page, of several
 const WHY = {
+  crashed: [": the reader crashed on it", ": the reader crashed on them"],
   damaged: [": it is damaged", ": they are damaged"],
   timeout: [" in full: it took too long", " in full: they took too long"],
   missing_tool: Array(2).fill(" in full: a tool for that is not installed"),
@@ -12,18 +13,27 @@ const WHY = {
 // Sentences; none where nothing is missing.
 export const gaps = (job) =>
   job.steps.flatMap(({ name }) => {
-    const { failedPages, missingLanguages, ocrPages } = job.facts?.[name] ?? {};
-    // facts of somebody's own function may be anything
-    if (!Array.isArray(failedPages)) return [];
+    const facts = job.facts?.[name];
+    if (!areOfPages(facts)) return [];
+    const { failedPages, missingLanguages = [], ocrPages = 0 } = facts;
     const reasons = new Set(failedPages.map((one) => one.reason));
     const told = [...reasons].map((why) =>
       unread(failedPages.filter((one) => one.reason === why).map((one) => one.page), why),
     );
     // where each page carries its text nobody needs the data
     const isNeeded = ocrPages > 0 || reasons.has("missing_tool");
-    if (isNeeded && missingLanguages) told.push(unknown(missingLanguages));
+    if (isNeeded && missingLanguages.length > 0) told.push(unknown(missingLanguages));
     return told;
   });
+
+// Of a step that reads pages; somebody's own function may find anything.
+const areOfPages = (facts) =>
+  isList(facts?.failedPages, (one) => Number.isInteger(one?.page) && isText(one.reason)) &&
+  isList(facts.missingLanguages ?? [], isText);
+
+const isText = (one) => typeof one === "string";
+
+const isList = (some, isGood) => Array.isArray(some) && some.every(isGood);
 
 const unread = (pages, why) => {
   const one = pages.length === 1;
