@@ -103,19 +103,18 @@ class PdfPage:
         to_shown = self.to_user_space.inverse()
         letters: list[str] = []
         boxes: list[Box] = []
-        for at in range(textpage.count_chars() + 1):
+        count = textpage.count_chars()
+        for at in range(count + 1):
             # one beyond the end is a space: it ends the last word
             letter = (
-                chr(pdfium.FPDFText_GetUnicode(textpage, at))
-                if at < (textpage.count_chars())
-                else " "
+                chr(pdfium.FPDFText_GetUnicode(textpage, at)) if at < count else " "
             )
             if not letter.isspace() and letter != "\0":
                 letters.append(letter)
                 boxes.append(textpage.get_charbox(at))
             elif letters:
                 self.clock.left()
-                yield Word(text=_whole(letters), box=to_shown.box(_around(boxes)))
+                yield word_of(letters, boxes, to_shown)
                 letters, boxes = [], []
 
     def has_picture(self) -> bool:
@@ -352,10 +351,11 @@ def _jpeg(picture: Any) -> bytes:
         return bytes(picture.jpegsave_buffer(Q=_JPEG_QUALITY, keep="none"))
 
 
-def _whole(letters: list[str]) -> str:
-    """Return a word of PDFium's UTF-16 units: two of them may be one letter."""
+def word_of(letters: list[str], boxes: list[Box], to_shown: Matrix) -> Word:
+    """Return a word of PDFium's *letters*, UTF-16 units: two may be one letter."""
     units = "".join(letters).encode("utf-16-le", "surrogatepass")
-    return units.decode("utf-16-le", "replace")
+    text = units.decode("utf-16-le", "replace")
+    return Word(text=text, box=to_shown.box(_around(boxes)))
 
 
 def _around(boxes: list[Box]) -> Box:

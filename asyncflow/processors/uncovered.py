@@ -34,7 +34,7 @@ from typing import Any, Final
 from asyncflow.processors import matrix, paper
 from asyncflow.processors.matrix import Box, Matrix
 from asyncflow.processors.ocr import Seen
-from asyncflow.processors.pages import Layer, PdfPage, Word
+from asyncflow.processors.pages import Layer, PdfPage, Word, word_of
 from asyncflow.processors.reading import Reading
 
 #: a picture of half a page's width and a tenth of its height, larger than most logos
@@ -71,6 +71,7 @@ _ROW: Final = 3
 #: in pictures that are no pages, guesses are noise
 _LEAST_CONFIDENCE: Final = 50.0
 _TRANSPARENT: Final = 0
+_NOWHERE: Final = (0.0, 0.0, 0.0, 0.0)
 
 
 class Uncovered:
@@ -293,45 +294,52 @@ def _objects(page: Any) -> Iterator[tuple[Any, int, Matrix]]:
 
 def _unseen(page: PdfPage, hidden: Collection[int]) -> list[Word]:
     """Return the words of *hidden* texts, and where on the page they lie."""
-    import pypdfium2.raw as pdfium  # noqa: PLC0415 -- few workers need it
-
     if not hidden:
         return []
     textpage = page.raw.get_textpage()
     to_shown = page.to_user_space.inverse()
     words: list[Word] = []
-    is_within = False
+    letters: list[str] = []
+    boxes: list[Box] = []
     try:
-        for at in range(textpage.count_chars()):
-            page.clock.left()
-            text = pdfium.FPDFText_GetTextObject(textpage, at)
-            letter = chr(pdfium.FPDFText_GetUnicode(textpage, at))
-            if not text or _address(text) not in hidden or letter.isspace():
-                is_within = False
-                continue
-            box = to_shown.box(textpage.get_charbox(at, loose=True))
-            if is_within and _adjoin(words[-1].box, box):
-                last = words[-1]
-                words[-1] = Word(text=last.text + letter, box=_union(last.box, box))
-            else:
-                words.append(Word(text=letter, box=box))
-            is_within = True
+        for letter, box in _letters(textpage, hidden):
+            if letters and not (letter and _adjoin(boxes[-1], box)):
+                page.clock.left()
+                words.append(word_of(letters, boxes, to_shown))
+                letters, boxes = [], []
+            if letter:
+                letters.append(letter)
+                boxes.append(box)
     finally:
         textpage.close()
     return words
 
 
-def _adjoin(word: Box, letter: Box) -> bool:
-    """Tell whether *letter* may go on a word: it is near, and no new line."""
+def _letters(textpage: Any, hidden: Collection[int]) -> Iterator[tuple[str, Box]]:
+    """Yield the letters of *hidden* texts, and "" for all else and at the end."""
+    import pypdfium2.raw as pdfium  # noqa: PLC0415 -- few workers need it
+
+    for at in range(textpage.count_chars()):
+        letter = chr(pdfium.FPDFText_GetUnicode(textpage, at))
+        if not letter.isspace():
+            text = pdfium.FPDFText_GetTextObject(textpage, at)
+            if text and _address(text) in hidden:
+                yield letter, textpage.get_charbox(at, loose=True)
+                continue
+        yield "", _NOWHERE
+    yield "", _NOWHERE
+
+
+def _adjoin(last: Box, letter: Box) -> bool:
+    """Tell whether *letter* goes on a word after *last*: it is near, on one line."""
     x0, y0, x1, y1 = letter
     by = _GAP * min(x1 - x0, y1 - y0)
-    common = _common(word, (x0 - by, y0 - by, x1 + by, y1 + by))
-    return common[0] < common[2] and common[1] < common[3]
-
-
-def _union(one: Box, other: Box) -> Box:
-    x0, y0, x1, y1 = other
-    return min(one[0], x0), min(one[1], y0), max(one[2], x1), max(one[3], y1)
+    return (
+        x0 - by < last[2]
+        and last[0] < x1 + by
+        and y0 - by < last[3]
+        and last[1] < y1 + by
+    )
 
 
 def _is_invisible(text: Any) -> bool:
