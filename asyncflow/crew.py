@@ -34,7 +34,7 @@ import msgspec
 
 from asyncflow import agreement, parcels, processes, worker
 from asyncflow.nursery import Nursery
-from asyncflow.prints import Prints
+from asyncflow.prints import NAME, Prints
 
 _KIND: Final = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_DGRAM
 #: messages taken at once; a worker that says more waits until the pause is over
@@ -148,11 +148,14 @@ class Hand:
         #: True when the worker greets, False when it dies before
         self.greeted: asyncio.Future[bool] = self._loop.create_future()
         self.exited = asyncio.Event()
-        self._make_folders()
-        self.prints = Prints(folder)
-        self._ear, voice = socket.socketpair(socket.AF_UNIX, _KIND)
-        self._ear.settimeout(0)
-        try:
+        with contextlib.ExitStack() as failed:
+            failed.callback(self._unmake_folders)
+            self._make_folders()
+            self.prints = Prints(folder)
+            failed.callback(self.prints.close)
+            self._ear, voice = socket.socketpair(socket.AF_UNIX, _KIND)
+            failed.callback(self._ear.close)
+            self._ear.settimeout(0)
             with voice:
                 nursery.ensure_running()
                 setup = agreement.Setup(
@@ -166,17 +169,19 @@ class Hand:
                     private=tuple(map(str, private)),
                 )
                 self._executor = self._start(nursery, setup)
-        except BaseException:
-            self._ear.close()
-            self.prints.close()
-            with contextlib.suppress(OSError):
-                parcels.remove(folder)
-            raise
+            failed.pop_all()
         self._loop.add_reader(self._ear, self._listen)
 
     def _make_folders(self) -> None:
         for name in ("", "in", "out"):
             (self.folder / name).mkdir(mode=0o700)
+
+    def _unmake_folders(self) -> None:
+        """Remove the folders of a worker that never was; this takes no descriptor."""
+        with contextlib.suppress(OSError):
+            (self.folder / NAME).unlink(missing_ok=True)
+            for name in ("in", "out", ""):
+                (self.folder / name).rmdir()
 
     def _start(self, nursery: Nursery, setup: agreement.Setup) -> ProcessPoolExecutor:
         executor, context = nursery.hire(worker.begin, setup)

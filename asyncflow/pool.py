@@ -27,7 +27,6 @@ import asyncio
 import collections
 import contextlib
 import functools
-import importlib.metadata
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
@@ -35,11 +34,12 @@ from typing import Final, Literal
 
 import structlog
 
-from asyncflow import agreement, modules, parcels, processes, sandbox, worker
+from asyncflow import agreement, parcels, processes, sandbox, worker
 from asyncflow.capacity import available_memory, default_memory, default_size
 from asyncflow.causes import in_one_line
 from asyncflow.crew import Attempt, End, Hand
 from asyncflow.errors import ShuttingDown, StartError
+from asyncflow.greetings import default_modules, first_words
 from asyncflow.holdings import Disk
 from asyncflow.jobs import Verdict
 from asyncflow.nursery import Nursery
@@ -52,7 +52,6 @@ __all__ = ["Made", "Order", "Outcome", "Pool", "WorkerInfo", "default_size"]
 
 log = structlog.get_logger(__name__)
 
-ENTRY_POINTS: Final = "asyncflow.processors"
 _SAMPLE_S: Final = 0.1
 #: a worker is replaced after this many runs, or when it stays this large while idle
 MAX_RUNS: Final = 20_000
@@ -396,28 +395,13 @@ class Pool:
         if hand is None:
             raise StartError(slot.why)
         try:
-            async with asyncio.timeout_at(hand.started_at + self._load_s):
-                lives = await asyncio.shield(hand.greeted)
-        except TimeoutError:
-            raise unfit(hand.loading, modules.too_slow(self._load_s)) from None
+            greeting = await first_words(hand, self._load_s)
+        except StartError:
+            if self._closed:
+                raise ShuttingDown from None
+            raise
         if self._closed:
             raise ShuttingDown
-        if not lives:
-            died = f"the worker process died ({await hand.end(_EXIT_S)})"
-            raise unfit(hand.loading, died)
-        try:
-            greeting = parcels.decode_greeting(
-                parcels.read_report(hand.folder, hand.greeting)
-            )
-        except parcels.BadOutput as error:
-            raise unfit("", str(error)) from None
-        parcels.clear(hand.folder)
-        lines, count = hand.prints.take()
-        if count:
-            log.info("worker.printed", lines=lines, bytes=count)
-        if greeting.error:
-            log.debug("worker.unfit", module=greeting.module, trace=greeting.trace)
-            raise unfit(greeting.module, greeting.error)
         threads = hand.meet()
         if threads > 1:
             log.warning("worker.threads", threads=threads)
@@ -579,17 +563,3 @@ async def _remove(folder: Path) -> None:
     """Remove a dead worker's folder; what cannot be removed goes at the next start."""
     with contextlib.suppress(OSError):
         await asyncio.to_thread(parcels.remove, folder)
-
-
-def unfit(module: str, why: str) -> StartError:
-    """Return the error of a process that cannot start, because of a *module* if any."""
-    if not module or module in agreement.BUILTIN:
-        return StartError(f"a worker process could not start: {why}")
-    by = f"entry point {ENTRY_POINTS}" if module in default_modules() else "processors"
-    return StartError(f"{by}: the module {module} cannot be loaded: {why}")
-
-
-def default_modules() -> tuple[str, ...]:
-    """Return the modules that register processors: ours and installed ones."""
-    found = importlib.metadata.entry_points(group=ENTRY_POINTS)
-    return (*agreement.BUILTIN, *sorted({entry.module for entry in found}))

@@ -35,6 +35,7 @@ from asyncflow.errors import (
 )
 from asyncflow.estimates import left_s, pages_of
 from asyncflow.gauges import Check, Gauges
+from asyncflow.greetings import default_modules
 from asyncflow.janitor import Chore, Janitor
 from asyncflow.jobs import (
     JobKind,
@@ -46,7 +47,7 @@ from asyncflow.jobs import (
 from asyncflow.joining import Joiner
 from asyncflow.metrics import Metrics
 from asyncflow.pipelines import Pipelines
-from asyncflow.pool import Pool, default_modules, default_size
+from asyncflow.pool import Pool, default_size
 from asyncflow.processors import ocr
 from asyncflow.progress import Hub
 from asyncflow.recovery import Recovery

@@ -11,13 +11,14 @@ import structlog
 from asyncflow.consumers import PoolSteps
 from asyncflow.dispatch import Dispatcher
 from asyncflow.engine import Engine
+from asyncflow.greetings import unfit
 from asyncflow.handlers import CONCURRENCY, ROOM, LoopSteps, Stray
 from asyncflow.jobs import PlanEntry, Subscription
 from asyncflow.modules import CannotLoad, load_here
 from asyncflow.pace import Restraint, per_second
 from asyncflow.parcels import Card
 from asyncflow.pipelines import Behaviour, Pipelines
-from asyncflow.pool import Pool, unfit
+from asyncflow.pool import Pool
 from asyncflow.processors.base import REGISTRY, Processor
 from asyncflow.store.base import Store
 

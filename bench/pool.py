@@ -5,8 +5,9 @@ import time
 from pathlib import Path
 from typing import Final
 
+from asyncflow.greetings import default_modules
 from asyncflow.jobs import Verdict
-from asyncflow.pool import Made, Order, Pool, default_modules, default_size
+from asyncflow.pool import Made, Order, Pool, default_size
 from bench import photo
 from bench.machine import cpu_s, tree
 from bench.rows import Row, percentile

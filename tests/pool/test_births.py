@@ -44,6 +44,7 @@ async def started(folder: Path, size: int) -> AsyncIterator[Crew]:
         yield Crew(pool=pool, source=source)
     finally:
         await pool.close()
+    assert list((folder / "slots").iterdir()) == []
 
 
 def open_files() -> set[int]:
