@@ -227,10 +227,8 @@ class Dispatcher:
 
     def _long(self) -> int:
         """Return how many steps that are not known to be short are in work, or wait."""
-        return sum(
-            not (one.settles or self._lookahead.is_short(one.consumer))
-            for one in self._running.values()
-        )
+        ours = Counter(o.consumer for o in self._running.values() if not o.settles)
+        return sum(n for name, n in ours.items() if not self._lookahead.is_short(name))
 
     # ----- what was claimed before its time
 
