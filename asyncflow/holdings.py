@@ -3,7 +3,7 @@
 Rules
 -----
 - What a run writes meets limits for each file, none in sum: that is looked at here.
-- A file without a name counts as long as a process of the run has it open.
+- A file without a name counts as long as a process of the run has it open or mapped.
 - What cannot be looked at counts as too much: paths longer than the kernel takes, and
   folders that their owner may not read. Nobody makes such for an honest purpose.
 - Nothing here is exact: the run goes on writing meanwhile.
@@ -12,7 +12,7 @@ Rules
 import asyncio
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -76,7 +76,7 @@ def may_hold(free: int, most: int) -> int:
     return min(most, max(_LEAST_BYTES, free))
 
 
-def held_bytes(folder: Path, pids: Iterable[int]) -> int | None:
+def held_bytes(folder: Path, pids: Sequence[int]) -> int | None:
     """Return what is in *folder*, and in nameless files of *pids*; None: too much."""
     count, total = 0, 0
     seen: set[int] = set()
@@ -90,11 +90,9 @@ def held_bytes(folder: Path, pids: Iterable[int]) -> int | None:
                 total += one.st_blocks * _BLOCK
     except OSError:
         return None
-    for one in _nameless(pids):
-        if one.st_ino not in seen:
-            seen.add(one.st_ino)
-            total += one.st_blocks * _BLOCK
-    return total
+    return total + sum(
+        size for inode, size in _nameless(pids).items() if inode not in seen
+    )
 
 
 def _entries(folder: Path) -> Iterator[os.stat_result]:
@@ -116,17 +114,42 @@ def _entries(folder: Path) -> Iterator[os.stat_result]:
             continue
 
 
-def _nameless(pids: Iterable[int]) -> Iterator[os.stat_result]:
-    """Yield the open files of *pids* that have no name any more."""
+def _nameless(pids: Sequence[int]) -> dict[int, int]:
+    """Return the inodes and the sizes of files of *pids* that have no name any more.
+
+    Of those that are mapped and not open, it is only known how much is mapped.
+    """
+    found: dict[int, int] = {}
     for pid in pids:
+        for inode, size in _mapped(pid):
+            found[inode] = max(size, found.get(inode, 0))
+    for pid in pids:
+        for one in _opened(pid):
+            if stat.S_ISREG(one.st_mode) and one.st_nlink == 0:
+                found[one.st_ino] = one.st_blocks * _BLOCK
+    return found
+
+
+def _opened(pid: int) -> Iterator[os.stat_result]:
+    try:
+        names = os.listdir(f"/proc/{pid}/fd")  # noqa: PTH208 -- thousands of names
+    except OSError:
+        return  # it has ended, or the kernel does not say
+    for one in names:
         try:
-            opened = os.listdir(f"/proc/{pid}/fd")  # noqa: PTH208 -- thousands of names
+            yield os.stat(f"/proc/{pid}/fd/{one}")  # noqa: PTH116 -- thousands
         except OSError:
-            continue  # it has ended, or the kernel does not say
-        for one in opened:
-            try:
-                found = os.stat(f"/proc/{pid}/fd/{one}")  # noqa: PTH116 -- thousands
-            except OSError:
-                continue
-            if stat.S_ISREG(found.st_mode) and found.st_nlink == 0:
-                yield found
+            continue
+
+
+def _mapped(pid: int) -> Iterator[tuple[int, int]]:
+    try:
+        lines = Path(f"/proc/{pid}/maps").read_bytes().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        if line.endswith(b" (deleted)"):
+            # where from and to, rights, offset, device, inode, name
+            place, _, _, _, inode, _ = line.split(None, 5)
+            start, _, end = place.partition(b"-")
+            yield int(inode), int(end, 16) - int(start, 16)

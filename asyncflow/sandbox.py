@@ -76,7 +76,7 @@ _ITSELF: Final = (
     "auxv", "cgroup", "cmdline", "comm", "fd", "io", "limits", "maps",
     "oom_score_adj", "smaps", "smaps_rollup", "stat", "statm", "status",
 )  # fmt: skip
-_DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/full", "/dev/urandom", "/dev/random")
+_DEVICES: Final = ("/dev/null", "/dev/full", "/dev/urandom", "/dev/random")
 
 
 class _Ruleset(ctypes.Structure):
@@ -268,6 +268,8 @@ def _rules(
     rules += [(path, _READ) for path in _READABLE]
     rules += [(f"/proc/self/{name}", _READ) for name in _ITSELF]
     rules += [(path, _USE) for path in _DEVICES]
+    # who may write to it can share memory by it
+    rules += [("/dev/zero", _READ)]
     rules += [(str(source), _READ), (str(out), _OWN)]
     return rules
 

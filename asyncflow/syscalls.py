@@ -110,6 +110,7 @@ _CALLS: Final[Mapping[str, tuple[int | None, int | None]]] = {
     "mlock": (149, 228),
     "mlock2": (325, 284),
     "mlockall": (151, 230),
+    "mmap": (9, 222),
     "modify_ldt": (154, None),
     "mount": (165, 40),
     "mount_setattr": (442, 442),
@@ -216,6 +217,7 @@ _ARCHITECTURE: Final = 4
 _FIRST: Final = 16  # the lower half of the first argument
 _SECOND: Final = 24
 _THIRD: Final = 32
+_FOURTH: Final = 40
 
 # where to go on: at the next line, or with the end of this name
 _NEXT: Final = "next"
@@ -265,6 +267,9 @@ _HARMLESS_ARCH_PRCTLS: Final = (
     *(0x1002, 0x1003, 0x1004, 0x1021, 0x1022, 0x1023),
     *(0x3001, 0x5001, 0x5003, 0x5005),
 )
+# MAP_TYPE with MAP_ANONYMOUS; MAP_SHARED with MAP_ANONYMOUS
+_MEMORY_KIND: Final = 0x2F
+_SHARED_MEMORY: Final = 0x21
 _ASK_PERSONALITY: Final = 0xFFFFFFFF
 # CLONE_NEWNS, _NEWCGROUP, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID and _NEWNET; and
 # CLONE_PARENT: a child of the fork server's
@@ -301,6 +306,8 @@ _LOOKS: Final[Mapping[str, tuple[_Look, ...]]] = {
     ),
     "arch_prctl": (_Look(_FIRST, _HARMLESS_ARCH_PRCTLS, _ALLOW, _REFUSE),),
     "personality": (_Look(_FIRST, (_ASK_PERSONALITY,), _ALLOW, _REFUSE),),
+    # shared memory stays when a process lets go of its pages, and nobody has it then
+    "mmap": (_Look(_FOURTH, (_SHARED_MEMORY,), _REFUSE, _ALLOW, mask=_MEMORY_KIND),),
     # who sets the time of a path to now wants to know whether it exists, and makes it
     # if not, as Python's `touch`: told that it cannot be done, it opens the file
     "utimensat": (

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import json
+import mmap
 import os
 import signal
 import socket
@@ -318,7 +319,8 @@ def litters(work: Work) -> Result:
 @processor("fills", accepts=ANY)
 def fills(work: Work) -> Result:
     """Fill the disk as told, as long as nobody objects; stop far above the bound."""
-    how, kept = work.options["how"], []
+    how = work.options["how"]
+    kept: list[object] = []
     if how == "where no path leads":
         deep = os.open(work.out, os.O_RDONLY)
         for _ in range(20):
@@ -329,10 +331,16 @@ def fills(work: Work) -> Result:
             (work.out / str(number)).touch()
     else:
         for number in range(20):
-            kept.append((work.out / str(number)).open("wb"))
-            if how == "nameless files":
+            file = (work.out / str(number)).open("w+b")
+            file.write(b"x" * (2 << 20))
+            file.flush()
+            if how != "files":
                 (work.out / str(number)).unlink()
-            os.write(kept[-1].fileno(), b"x" * (2 << 20))
+            if how != "mapped files":
+                kept.append(file)
+                continue
+            kept.append(mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE))
+            file.close()
     time.sleep(50)
     return Result()
 

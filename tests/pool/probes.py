@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import platform
 import resource
@@ -126,6 +127,8 @@ def _to_touch_others(server: int) -> Tries:
         "leave the namespace": lambda: _call("unshare", 0x10000000),
         # in a user namespace of its own, a process cannot share its folder
         "clone into a namespace": lambda: _call("clone", 0x10000200 | signal.SIGCHLD),
+        # with CLONE_SIGHAND alone, which the kernel does not take either
+        "have a child of the fork server's": lambda: _call("clone", 0x8800),
         "ask for the server's limits": lambda: resource.prlimit(
             server, resource.RLIMIT_NOFILE
         ),
@@ -179,6 +182,7 @@ def _to_stay_different() -> Tries:
         ),
         "build a wall": lambda: _call("landlock_restrict_self", -1, 0),
         "keep all memory": lambda: _call("mlockall", 2),
+        "share memory": lambda: mmap.mmap(-1, 4096).close(),
         "have memory in no process": lambda: os.close(os.memfd_create("x")),
     } | ({} if platform.machine() != "x86_64" else _to_change_the_processor())
 

@@ -39,6 +39,7 @@ async def crew(tmp_path: Path) -> AsyncIterator[Crew]:
     [
         "files",
         pytest.param("nameless files", marks=needs_linux),
+        pytest.param("mapped files", marks=needs_linux),
         "too many files",
         "where no path leads",
     ],

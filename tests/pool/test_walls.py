@@ -422,7 +422,7 @@ async def test_a_worker_has_no_network_and_looks_into_no_other_process(
     assert isinstance(done, list)
     assert isinstance(refused, list)
     assert set(done) == set(ALLOWED)
-    assert len(refused) == 34 + (platform.machine() == "x86_64")
+    assert len(refused) == 36 + (platform.machine() == "x86_64")
 
 
 @needs_linux
