@@ -74,6 +74,18 @@ class Evidence:
             " AND state IN('waiting', 'ready', 'running', 'retrying'))"
         )
         assert self.ask(counted) == []
+        announced = "SELECT job_id, length AS n FROM upload WHERE state <> 'ended'"
+        made = "SELECT job_id, size AS n FROM derivative"
+        assert self.ask(
+            "SELECT tenant, bytes FROM usage WHERE bytes <> 0 ORDER BY 1"
+        ) == self.ask(
+            f"SELECT tenant, sum(n) FROM ({announced} UNION ALL {made})"  # noqa: S608 -- both are above
+            " JOIN job ON job.id = job_id GROUP BY 1 HAVING sum(n) <> 0 ORDER BY 1"
+        )
+        stored = "SELECT job_id, length AS n FROM upload WHERE state = 'complete'"
+        assert self.ask("SELECT bytes FROM stored") == self.ask(
+            f"SELECT coalesce(sum(n), 0) FROM ({stored} UNION ALL {made})"  # noqa: S608 -- both are above
+        )
 
     def check_blobs(self) -> None:
         """Every row has its bytes, and no bytes are there without a row."""
