@@ -18,7 +18,14 @@ import asyncio
 import dataclasses
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Mapping,
+    Sequence,
+)
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -39,6 +46,8 @@ log = structlog.get_logger(__name__)
 BEATS_PER_LEASE = 6
 #: how long to wait before a database in trouble is asked again
 AGAIN_S = 0.5
+#: how long a database in trouble may take, at a stop, for how steps ended
+STORE_S = 5.0
 #: how long a step waits for a full disk
 NO_ROOM_S = 5.0
 
@@ -79,10 +88,10 @@ class _Attempt:
         return self.began is None and not (self.settles or self.is_released)
 
     def release(self) -> None:
-        """Give the step back."""
+        """Give the step back, unless it is over."""
         self.is_released = True
         # a task that is cancelled before its first line never gets there
-        if self.has_started:
+        if self.has_started and not self.settles:
             self.task.cancel()
 
 
@@ -150,7 +159,8 @@ class Dispatcher:
             for one in self._running.values():
                 one.release()
             if late:
-                await asyncio.wait(late, timeout=10.0)
+                _done, late = await asyncio.wait(late, timeout=STORE_S)
+            await _end(late)
 
     def lose(self, lost: Sequence[Held]) -> None:
         """Stop the attempts whose steps are somebody else's now."""
@@ -519,7 +529,7 @@ def no_room() -> Ended:
     )
 
 
-async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+async def _end(tasks: Collection[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     if tasks:
