@@ -264,7 +264,7 @@ def test_a_page_that_ends_its_process_is_given_up_by_the_next_attempt(
 ) -> None:
     words = text_pages.some_words(60)
     typed = typed_pdf([["typed"]], tmp_path / "typed.pdf")
-    slow = text_pages.plan(tmp_path / "plan.pdf", curves=60_000, at_once=True)
+    slow = text_pages.plan(tmp_path / "plan.pdf", curves=150_000, at_once=True)
     scan = scanned_pdf([sheet(words).rotate(90, expand=True)], tmp_path / "scan.pdf")
     path = text_pages.joined([typed, slow, scan, slow], tmp_path / "all.pdf")
     out = tmp_path / "out"

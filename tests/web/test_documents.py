@@ -12,7 +12,7 @@ from tests.web.live import healthy_server
 
 RULES = """
 [pipelines.hurried.types."application/pdf".steps.text]
-options = { pageS = 3 }
+options = { pageS = 1 }
 """
 
 
@@ -45,7 +45,7 @@ def test_a_page_that_nothing_can_stop_costs_an_attempt_and_not_the_document(
     server: ServerProcess, tmp_path: Path
 ) -> None:
     typed = text_pages.typed_pdf([["typed"]], tmp_path / "typed.pdf")
-    slow = text_pages.plan(tmp_path / "plan.pdf", curves=90_000, at_once=True)
+    slow = text_pages.plan(tmp_path / "plan.pdf", curves=200_000, at_once=True)
     path = text_pages.joined([typed, slow, typed, slow], tmp_path / "all.pdf")
     sent = server.request("PUT", "/upload/all.pdf?pipeline=hurried", path.read_bytes())
     job = server.finished(sent.json["jobId"])
