@@ -224,10 +224,12 @@ class Dispatcher:
         """Return how many steps may be claimed now; several at once if they are short.
 
         A claim that would only add a few to those that wait already can itself wait.
+        Nothing is claimed ahead while a long step is ours: what came before it in the
+        order of claims would stand before it for ever, and it before others.
         """
+        places, ours = self._capacity(), len(self._running)
         now = self._engine.clock.mono_s()
-        places, ahead = self._capacity(), self._lookahead.steps(now)
-        ours = len(self._running)
+        ahead = 0 if self._long() else self._lookahead.steps(now)
         if not ahead:
             # a place is free as soon as the work is over
             ours -= sum(one.settles for one in self._running.values())

@@ -43,6 +43,7 @@ class Place:
         self.seconds = 0.0
 
         self.places = asyncio.Semaphore(self.room)
+        self.most_waiting = 0
 
     def new_dispatcher(
         self, work: Callable[[Claimed, Begun], Awaitable[Ended]]
@@ -57,6 +58,7 @@ class Place:
 
     async def work_in_places(self, claimed: Claimed, begun: Begun) -> Ended:
         """Do what is at once over, unless it is a film or its payload says `long`."""
+        self.most_waiting = max(self.most_waiting, len(self.dispatcher.waiting))
         async with self.places:
             begun()
             if claimed.consumer == "film" or claimed.payload == '"long"':
@@ -164,6 +166,23 @@ async def test_long_steps_behind_short_ones_are_claimed_when_there_is_a_place(
     assert busy.dispatcher.running == busy.room
     busy.go_on.set()
     await busy.until(lambda: len(busy.ended) == 320)
+
+
+async def test_nothing_is_claimed_ahead_while_a_long_step_is_in_work(
+    busy: Place,
+) -> None:
+    await busy.dispatcher.start()
+    await busy.until(lambda: len(busy.ended) == 300)
+    await busy.many(1, "film")
+    await busy.begun.wait()
+    await busy.engine.pause_consumer("report", on=True)
+    await busy.many(300, "report")
+    busy.most_waiting = 0
+    await busy.engine.pause_consumer("report", on=False)
+    await busy.until(lambda: len(busy.ended) == 600)
+    assert busy.most_waiting < busy.room
+    busy.go_on.set()
+    await busy.until(lambda: len(busy.ended) == 601)
 
 
 async def test_steps_that_wait_behind_one_that_is_long_after_all_are_given_back(
