@@ -4,6 +4,7 @@ import os
 import stat
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -25,6 +26,16 @@ def impatient(server: SmallServer, tmp_path: Path) -> Client:
     return Client(
         server.url, patience=ONE_TRY, state_dir=tmp_path / "state", chunk_bytes=300_000
     )
+
+
+async def break_off(
+    server: SmallServer, tmp_path: Path, source: Path, **how: Any
+) -> None:
+    """Upload *source* as an earlier process that lost the server on the way."""
+    server.cut_after = [250_000]
+    async with impatient(server, tmp_path) as earlier:
+        with pytest.raises(ServerUnreachable):
+            await earlier.upload(source, **how)
 
 
 async def test_a_later_process_finds_what_an_earlier_one_has_created_unanswered(
@@ -76,10 +87,7 @@ async def test_under_another_name_or_type_it_is_another_upload(
     more: dict[str, str],
 ) -> None:
     said = {"name": "a.jpg", "media_type": "image/jpeg"}
-    server.cut_after = [250_000]
-    async with impatient(server, tmp_path) as earlier:
-        with pytest.raises(ServerUnreachable):
-            await earlier.upload(photo, name="a.jpg", media_type="image/jpeg")
+    await break_off(server, tmp_path, photo, name="a.jpg", media_type="image/jpeg")
 
     job_id = await client.upload(
         photo, name=(said | more)["name"], media_type=(said | more)["media_type"]
@@ -93,10 +101,7 @@ async def test_under_another_name_or_type_it_is_another_upload(
 async def test_a_later_process_continues_where_an_earlier_one_stopped(
     server: SmallServer, client: Client, photo: Path, tmp_path: Path
 ) -> None:
-    server.cut_after = [250_000]
-    async with impatient(server, tmp_path) as earlier:
-        with pytest.raises(ServerUnreachable):
-            await earlier.upload(photo)
+    await break_off(server, tmp_path, photo)
     seen: list[Progress] = []
 
     job_id = await client.upload(photo, on_progress=seen.append)
@@ -109,10 +114,7 @@ async def test_a_later_process_continues_where_an_earlier_one_stopped(
 async def test_an_upload_that_is_gone_begins_anew(
     server: SmallServer, client: Client, photo: Path, tmp_path: Path
 ) -> None:
-    server.cut_after = [250_000]
-    async with impatient(server, tmp_path) as earlier:
-        with pytest.raises(ServerUnreachable):
-            await earlier.upload(photo)
+    await break_off(server, tmp_path, photo)
     server.uploads = {"other": server.uploads.popitem()[1]}
 
     job_id = await client.upload(photo)
@@ -124,10 +126,7 @@ async def test_an_upload_that_is_gone_begins_anew(
 async def test_a_changed_file_is_another_upload(
     server: SmallServer, client: Client, photo: Path, tmp_path: Path
 ) -> None:
-    server.cut_after = [250_000]
-    async with impatient(server, tmp_path) as earlier:
-        with pytest.raises(ServerUnreachable):
-            await earlier.upload(photo)
+    await break_off(server, tmp_path, photo)
     photo.write_bytes(os.urandom(1_000_001))
 
     job_id = await client.upload(photo)
@@ -139,10 +138,7 @@ async def test_a_changed_file_is_another_upload(
 async def test_without_resume_nothing_is_remembered(
     server: SmallServer, client: Client, photo: Path, tmp_path: Path
 ) -> None:
-    server.cut_after = [250_000]
-    async with impatient(server, tmp_path) as earlier:
-        with pytest.raises(ServerUnreachable):
-            await earlier.upload(photo, resume=False)
+    await break_off(server, tmp_path, photo, resume=False)
 
     assert await client.upload(photo) == "job-2"
 
@@ -151,10 +147,7 @@ async def test_what_is_remembered_is_for_its_owner_and_forgotten_at_the_end(
     server: SmallServer, client: Client, photo: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "state"
-    server.cut_after = [250_000]
-    async with impatient(server, tmp_path) as earlier:
-        with pytest.raises(ServerUnreachable):
-            await earlier.upload(photo)
+    await break_off(server, tmp_path, photo)
     (left,) = folder.iterdir()
     assert stat.S_IMODE(left.stat().st_mode) == 0o600
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -167,10 +160,7 @@ async def test_what_is_remembered_is_for_its_owner_and_forgotten_at_the_end(
 async def test_a_damaged_memory_is_ignored(
     server: SmallServer, client: Client, photo: Path, tmp_path: Path
 ) -> None:
-    server.cut_after = [250_000]
-    async with impatient(server, tmp_path) as earlier:
-        with pytest.raises(ServerUnreachable):
-            await earlier.upload(photo)
+    await break_off(server, tmp_path, photo)
     (left,) = (tmp_path / "state").iterdir()
     left.write_bytes(b"\xff{")
 
@@ -205,10 +195,7 @@ def test_what_nobody_came_back_for_is_forgotten(tmp_path: Path) -> None:
 async def test_of_two_servers_each_has_its_own_upload(
     server: SmallServer, client: Client, photo: Path, tmp_path: Path
 ) -> None:
-    server.cut_after = [250_000]
-    async with impatient(server, tmp_path) as earlier:
-        with pytest.raises(ServerUnreachable):
-            await earlier.upload(photo)
+    await break_off(server, tmp_path, photo)
 
     async with SmallServer() as other, impatient(other, tmp_path) as second:
         await second.upload(photo)

@@ -25,6 +25,7 @@ from asyncflow.progress import Hub
 from asyncflow.store.local import LocalStore
 from asyncflow.turns import Announced, Claims
 from asyncflow.uploads import Checksum, raw_key
+from tests.store.engine_room import Body, Time
 
 
 class Faltering(Engine):
@@ -36,28 +37,6 @@ class Faltering(Engine):
         if self.down:
             raise DatabaseUnavailable("the disk is full")
         await super().accept(upload_id, size)
-
-
-class Body:
-    """A body that comes in one piece."""
-
-    def __init__(self, data: bytes) -> None:
-        self._left = [data]
-
-    async def read(self) -> bytes:
-        return self._left.pop() if self._left else b""
-
-    def stop(self, error: Exception) -> None:
-        raise error
-
-
-class Time:
-    """Time that passes when it is told to."""
-
-    now_s = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 SAID = Announced(
