@@ -3,10 +3,12 @@
 import http.client
 import os
 import signal
+import subprocess
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 
@@ -101,6 +103,64 @@ def test_a_stopped_server_keeps_what_arrived_and_charges_nothing(
     finish(server, upload)
     for job in (long, upload):
         assert server.finished(job)["status"] == "COMPLETED"
+    assert server.stop() == 0
+    evidence.check()
+
+
+@contextmanager
+def slow_joins(server: ServerProcess) -> Iterator[None]:
+    """Let each copy inside the kernel wait for two seconds, as a slow disk does."""
+    command = ["strace", "-f", "-p", str(server.pid), "-e", "trace=copy_file_range"]
+    command += ["-e", "inject=copy_file_range:delay_enter=2000000"]
+    tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert tracer.stderr is not None
+        assert "attached" in tracer.stderr.readline()
+        yield
+    finally:
+        tracer.terminate()
+        tracer.communicate(timeout=20)
+
+
+def begin_part(server: ServerProcess, data: bytes) -> str:
+    """Send a part of a file; return where it is."""
+    answer = server.request(
+        "POST",
+        "/files/",
+        data,
+        **TUS,
+        Upload_Concat="partial",
+        Upload_Length=str(len(data)),
+        Content_Type="application/offset+octet-stream",
+    )
+    assert answer.status == 201, answer.body
+    return urllib.parse.urlsplit(urljoin("/files/", answer.headers["location"])).path
+
+
+@pytest.mark.needs("strace")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can trace a running server")
+def test_a_stop_waits_for_no_join_and_the_next_start_makes_it(
+    make: Make, evidence: Evidence
+) -> None:
+    server = make(grace="0.5")
+    # the second part begins within a block, so that no file system can share it
+    parts = os.urandom(1001), os.urandom(40 << 20)
+    named = " ".join(begin_part(server, part) for part in parts)
+    with slow_joins(server):
+        whole = server.request(
+            "POST", "/files/", b"", **TUS, Upload_Concat=f"final;{named}"
+        )
+        assert whole.status == 201, whole.body
+        job = whole.headers["location"].rpartition("/")[2]
+        assert server.stop() == 0
+    assert evidence.ask("SELECT state FROM upload WHERE parts IS NOT NULL") == [
+        ("receiving",)
+    ]
+
+    server.start()
+    assert server.finished(job)["status"] == "COMPLETED"
+    answer = server.request("GET", f"/jobs/{job}/files/original")
+    assert answer.body == b"".join(parts)
     assert server.stop() == 0
     evidence.check()
 
