@@ -122,6 +122,9 @@ def _skipped(config: pytest.Config) -> int:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
+    for report in terminalreporter.getreports("rerun"):
+        terminalreporter.section(f"tried again: {report.nodeid}")
+        terminalreporter.write_line(report.longreprtext)
     for lacking, count in sorted(config.stash[_left_out].items()):
         tests = "1 test needs" if count == 1 else f"{count} tests need"
         terminalreporter.write_line(f"not run here: {tests} {lacking}")

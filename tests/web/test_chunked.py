@@ -208,8 +208,8 @@ def test_a_chunk_that_breaks_off_leaves_nothing(
     with Line(server) as line:
         line.head("POST", "/upload/chunked", kind, length=len(body))
         line.send(body[: len(body) // 2])
-        until(lambda: kept(server) != before)
-    until(lambda: kept(server) == before)
+        until(lambda: kept(server) - before)
+    until(lambda: kept(server) <= before)
 
 
 def test_a_wrong_digest_refuses_the_whole(server: ServerProcess, job: str) -> None:
@@ -245,7 +245,7 @@ BAD_FIELDS: list[dict[str, object]] = [
 def test_bad_fields_are_refused_and_leave_nothing(
     server: ServerProcess, bad: dict[str, object]
 ) -> None:
-    before = kept(server)[1]
+    before = kept(server)
     fields = {"chunkIndex": 0, "totalChunks": LAST + 1, **bad}
     kind, body = chunk_form(b"x", fields)
     with Line(server) as line:
@@ -253,7 +253,7 @@ def test_bad_fields_are_refused_and_leave_nothing(
     assert (answer.status, code_of(answer)) == (400, "invalid_parameter")
     answer = send_json(server, chunk=encoded(b"x"), **fields)
     assert (answer.status, code_of(answer)) == (400, "invalid_parameter")
-    assert kept(server)[1] == before
+    assert kept(server) <= before
 
 
 def test_json_that_is_not_what_it_should_be_is_refused(server: ServerProcess) -> None:

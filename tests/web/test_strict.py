@@ -53,7 +53,7 @@ def test_an_empty_upload_takes_no_bytes(
     assert answer.status == status
     if body:
         assert code_of(answer) == "past_upload_length"
-        assert kept(server) == before
+        assert kept(server) <= before
 
 
 def test_a_refusal_of_what_is_too_large_tells_the_limit(server: ServerProcess) -> None:
@@ -127,7 +127,7 @@ def test_a_post_to_all_uploads_may_stand_for_another_method(
         for method in ("DELETE", "HEAD", "PUT", "x y"):
             answer = line.ask("POST", "/files/", TUS, five, meant(method))
             assert answer.status == 405
-    assert kept(server)[1] == before[1] + 1
+    assert len(kept(server) - before) == 1
     with Line(server) as line:
         whole = ("Upload-Complete", "?1")
         answer = line.ask("POST", "/files/", whole, meant("PUT"), body=b"abc")

@@ -11,7 +11,6 @@ from tests.web.live import (
     TUS,
     Header,
     Line,
-    blobs,
     code_of,
     create,
     healthy_server,
@@ -213,7 +212,7 @@ def test_a_body_longer_than_the_file_leaves_nothing_behind(
     with Line(server) as line:
         answer = line.ask("POST", "/files", TUS, CHUNK, length(5), body=b"too long")
     assert (answer.status, code_of(answer)) == (413, "past_upload_length")
-    assert kept(server) == before
+    assert kept(server) <= before
 
 
 def test_a_chunked_body_longer_than_the_file_leaves_nothing_behind(
@@ -228,7 +227,7 @@ def test_a_chunked_body_longer_than_the_file_leaves_nothing_behind(
         line.chunk(b"lo, world")
         answer = line.answer()
     assert (answer.status, code_of(answer)) == (413, "past_upload_length")
-    until(lambda: kept(server) == before)
+    until(lambda: kept(server) <= before)
 
 
 def test_a_creation_whose_sender_vanishes_leaves_nothing_behind(
@@ -239,8 +238,8 @@ def test_a_creation_whose_sender_vanishes_leaves_nothing_behind(
     with Line(server) as line:
         line.head("POST", "/files", TUS, CHUNK, length(1000), length=1000)
         line.send(TEXT)
-        until(lambda: len(blobs(server)) > len(before[0]))
-    until(lambda: kept(server) == before)
+        until(lambda: kept(server) - before)
+    until(lambda: kept(server) <= before)
 
 
 def test_a_file_that_is_plainly_not_what_it_claims_is_refused_early(
@@ -252,4 +251,4 @@ def test_a_file_that_is_plainly_not_what_it_claims_is_refused_early(
         said = metadata(filename="photo.jpg", filetype="image/jpeg")
         answer = line.ask("POST", "/files", TUS, CHUNK, length(10**6), said, body=page)
     assert (answer.status, code_of(answer)) == (422, "type_mismatch")
-    until(lambda: kept(server) == before)
+    until(lambda: kept(server) <= before)

@@ -159,7 +159,7 @@ def test_what_is_no_form_with_a_file_is_refused_and_leaves_nothing(
     with Line(server) as line:
         answer = line.ask("POST", "/upload", FRONTIER, body=body)
     assert (answer.status, code_of(answer)) == (400, code)
-    until(lambda: kept(server) == before)
+    until(lambda: kept(server) <= before)
 
 
 def test_a_form_without_a_boundary_is_told_what_is_accepted(
@@ -333,4 +333,4 @@ def test_a_chunk_whose_size_is_no_number_is_refused_and_freezes_nothing(
         answer = line.answer()
     assert (answer.status, code_of(answer)) == (400, "malformed_request")
     assert server.request("GET", "/livez").status == 200
-    until(lambda: kept(server) == before)
+    until(lambda: kept(server) <= before)
