@@ -16,7 +16,9 @@ import msgspec
 from aiohttp import web
 
 from asyncflow import views
-from asyncflow.db.base import Once
+from asyncflow.db.records import (
+    Once,
+)
 from asyncflow.errors import InvalidParameter, JobNotFound
 from asyncflow.jobs import JobKind, JobState
 from asyncflow.runtime import Runtime

@@ -64,6 +64,19 @@ def test_pages_that_were_not_read_are_named_on_the_card_and_said(
         expect(told.get_by_role("listitem")).to_have_text([NOT_READ, NO_DATA])
 
 
+def test_the_operator_sees_which_pages_were_not_read(
+    browser: Browser, klingon: ServerProcess, tmp_path: Path
+) -> None:
+    job = klingon.upload("torn.pdf", mixed(tmp_path).read_bytes())
+    assert klingon.finished(job)["status"] == "COMPLETED"
+    with visiting(browser, klingon.url) as visitor:
+        visitor.page.goto(f"{klingon.url}/admin?token={klingon.token}")
+        row = visitor.page.locator("#jobs li", has_text="torn.pdf")
+        row.get_by_role("button", name="torn.pdf", exact=True).click()
+        expect(row.locator(".gap")).to_have_text([NOT_READ, NO_DATA])
+        assert visitor.violations() == []
+
+
 def test_a_page_that_is_lost_is_named_beside_the_text_of_the_others(
     visitor: Visitor, tmp_path: Path
 ) -> None:

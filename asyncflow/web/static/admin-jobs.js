@@ -1,5 +1,6 @@
 // The jobs of the admin page: found by state, name or id; each opens to its history.
 
+import { gaps } from "./gaps.js";
 import { FINAL } from "./states.js";
 import { eventText, jobState, reason, size, stepName } from "./words.js";
 
@@ -249,6 +250,7 @@ class Row {
     const why = job.error ? because(job.error) : "";
     const parts = [make("p", "quiet", `Job ${this.id} · ${job.mediaType ?? "type unknown"}`)];
     if (why) parts.push(make("p", "problem", why));
+    if (job.status === "COMPLETED") parts.push(...gaps(job).map((gap) => make("p", "gap", gap)));
     this.past.replaceChildren(...parts, steps, this.erasing);
   }
 

@@ -66,8 +66,8 @@ export class Card {
     this.gaps = [];
     this.upload = null;
     this.wantsFile = false;
-    // whether a cancel waits for the server
-    this.isHeldUp = false;
+    // what was told last of what it waits for
+    this.heldUp = "";
     this.rate = null;
     // whether somebody looks at it, or nearly
     this.isSeen = false;

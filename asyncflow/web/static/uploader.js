@@ -375,14 +375,14 @@ export class Uploader extends HTMLElement {
     this.#changed(card, before);
   }
 
-  // A cancel is told when it is over; what it waits for is told once.
+  // What an upload or its cancel waits for is told once, not at each try.
   #tellHeldUp(card, upload, error) {
-    const isHeldUp = upload.state === "cancelled" && Boolean(error);
-    if (isHeldUp && !card.isHeldUp) {
-      const why = card.problem.textContent;
-      this.#announcer.change(card, `${card.label}: cancelling. ${why}`);
-    }
-    card.isHeldUp = isHeldUp;
+    const what = { uploading: "trying again", cancelled: "cancelling" }[upload.state];
+    if (!what || !error) return;
+    const told = `${card.label}: ${what}. ${card.problem.textContent}`;
+    const heldUp = `${upload.offset} ${told}`;
+    if (heldUp !== card.heldUp) this.#announcer.change(card, told);
+    card.heldUp = heldUp;
   }
 
   #remember(card, { id, once }) {
