@@ -224,13 +224,18 @@ class Upload:
             "Content-Type": "application/offset+octet-stream",
             "Content-Length": str(end - place.offset),
         }
-        with as_unreachable(self.session.address):
-            async with asyncio.timeout(SILENCE_S) as guard:
-                body = self._pieces(place.offset, end, resumed_at, guard)
-                async with self.session.request(
-                    "PATCH", place.url, headers=headers, data=body
-                ) as answer:
-                    offset = _offset(answer, limit=self.source.size)
+        try:
+            with as_unreachable(self.session.address):
+                async with asyncio.timeout(SILENCE_S) as guard:
+                    body = self._pieces(place.offset, end, resumed_at, guard)
+                    async with self.session.request(
+                        "PATCH", place.url, headers=headers, data=body
+                    ) as answer:
+                        offset = _offset(answer, limit=self.source.size)
+        except ServerUnreachable as error:
+            if changed := _of_source(error):
+                raise changed from None
+            raise
         self._tell(offset, resumed_at)
         return _Place(url=place.url, job_id=place.job_id, offset=offset)
 
@@ -263,6 +268,13 @@ class Upload:
     def _forget(self) -> None:
         if self.memo is not None:
             self.memo.unfinished.forget(self.memo.key)
+
+
+def _of_source(error: BaseException | None) -> SourceChanged | None:
+    """Return what ended the body: aiohttp takes it for a broken connection."""
+    while error is not None and not isinstance(error, SourceChanged):
+        error = error.__cause__
+    return error
 
 
 def _metadata(name: str, media_type: str | None) -> str:
