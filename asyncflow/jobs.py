@@ -13,9 +13,10 @@ last yes writes `file.accepted`, which creates the others. A task or an applicat
 event is a job without a file: its first event creates its steps.
 
 Whose job is next is decided by turns. Each lane (a client, an owner, a tenant) gives
-its jobs turns one after the other, the first of them behind what was claimed last; a
-step has its job's turn, shifted by its consumer's priority. So whoever comes with one
-file stands near the front, however many files somebody else has waiting.
+its jobs turns, each two behind the last one, the first of them directly behind what was
+claimed last; a step has its job's turn, shifted by its consumer's priority. So whoever
+comes with one file stands at the front, however many files somebody else has waiting,
+and whoever comes next stands behind those who have waited for a turn.
 """
 
 import enum

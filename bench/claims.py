@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from asyncflow.db.base import Claimed, Demand, Ended
+from asyncflow.db.records import Claimed, Demand, Ended
 from asyncflow.db.sqlite import SqliteDatabase
 from asyncflow.jobs import UPLOADED, Limits, PlanEntry, Verdict
 from bench.inserts import make_schema, new_upload

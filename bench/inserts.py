@@ -11,7 +11,7 @@ from typing import Final
 import aiosqlite
 
 from asyncflow import uploads
-from asyncflow.db.base import NewUpload
+from asyncflow.db.records import NewUpload
 from asyncflow.db.sqlite import SqliteDatabase
 from bench.machine import syncs_ms
 from bench.rows import Row, percentile

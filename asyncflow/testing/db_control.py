@@ -8,22 +8,15 @@ from dataclasses import replace
 import pytest
 
 from asyncflow import uploads
-from asyncflow.db.base import Demand, Once
 from asyncflow.db.oversight import ALERTS_KEPT, Paused
+from asyncflow.db.records import Demand, Once
 from asyncflow.errors import (
     KeyReused,
     StepNotFound,
     StepNotOpen,
     StepNotRetryable,
 )
-from asyncflow.jobs import (
-    SUBMITTED,
-    JobKind,
-    JobState,
-    PlanEntry,
-    StepState,
-    Verdict,
-)
+from asyncflow.jobs import SUBMITTED, JobKind, JobState, PlanEntry, StepState, Verdict
 from asyncflow.testing.db_world import (
     GATE,
     HOUR_MS,
@@ -52,8 +45,18 @@ class ControlObligations:
 
         claimed = await world.claim("identify", limit=2)
 
-        assert one in [c.job_id for c in claimed]
-        assert many[2] in [c.job_id for c in claimed]
+        assert [c.job_id for c in claimed] == [one, many[2]]
+
+    async def test_who_begins_all_the_time_keeps_nobody_waiting(
+        self, world: World
+    ) -> None:
+        many = [await world.accepted(client="a") for _ in range(5)]
+        order = []
+        for n in range(5):
+            await world.accepted(client=f"new {n}")
+            order += [c.job_id for c in await world.claim("identify", limit=2)]
+
+        assert [job for job in order if job in many] == many
 
     async def test_the_jobs_of_one_client_go_in_their_order(self, world: World) -> None:
         first = await world.past_gate(IMAGE, TEXT)

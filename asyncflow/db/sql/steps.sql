@@ -4,7 +4,7 @@
 INSERT INTO step(job_id, event_seq, consumer, tenant, run, state, detached, gate,
   required, priority, turn, max_attempts, options, run_at)
 SELECT id, :seq, :consumer, tenant, :run, :state, :detached, :gate, :required, priority,
-  turn + CASE WHEN :shift <= 0 THEN :shift ELSE min(:shift, max(0, coalesce(
+  turn + CASE WHEN :shift <= 0 THEN 2 * :shift ELSE min(2 * :shift, max(0, coalesce(
     (SELECT lane.turn FROM lane WHERE lane.name = job.lane), 0) - turn)) END,
   :max_attempts, :options, :run_at
 FROM job WHERE id = :job;
@@ -63,9 +63,10 @@ UPDATE job SET state = 'PROCESSING', started = coalesce(started, :now),
   version = version + 1 WHERE id = :job;
 
 -- name: next_turn
--- A lane's next job comes after its last one, and never before what was claimed already.
+-- A lane's turns are two apart. Who begins comes directly behind what was claimed last,
+-- before the next turn of those who had that.
 INSERT INTO lane(name, turn) SELECT :lane, turn + 1 FROM latest WHERE true
-ON CONFLICT DO UPDATE SET turn = max(lane.turn + 1, excluded.turn) RETURNING turn;
+ON CONFLICT DO UPDATE SET turn = max(lane.turn + 2, excluded.turn) RETURNING turn;
 
 -- name: advance
 UPDATE latest SET turn = :turn WHERE turn < :turn;
