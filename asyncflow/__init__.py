@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from asyncflow.client.sync import SyncClient as SyncClient
     from asyncflow.client.uploading import Progress as Progress
     from asyncflow.config import Settings as Settings
-    from asyncflow.db.base import Change as Change
+    from asyncflow.db.records import Change as Change
     from asyncflow.embedding import create_app as create_app, setup as setup
     from asyncflow.errors import (
         AsyncflowError as AsyncflowError,

@@ -31,7 +31,8 @@ import structlog
 
 from asyncflow import uploads
 from asyncflow.admission import Admission
-from asyncflow.db.base import Change, Database, NewUpload, UploadRow
+from asyncflow.db.base import Database
+from asyncflow.db.records import Change, NewUpload, UploadRow
 from asyncflow.endings import Endings
 from asyncflow.engine import Engine
 from asyncflow.errors import (

@@ -18,7 +18,7 @@ from typing import Final
 import structlog
 
 from asyncflow import uploads
-from asyncflow.db.base import Claimed, Ended, Published
+from asyncflow.db.records import Claimed, Ended, Published
 from asyncflow.dispatch import Begun, StepLost, ended_by, insist, no_room
 from asyncflow.engine import Engine
 from asyncflow.errors import (

@@ -33,7 +33,7 @@ from typing import Any, TypeVar
 import structlog
 
 from asyncflow.causes import cause_of, trace_of
-from asyncflow.db.base import Change, Claimed, Ended
+from asyncflow.db.records import Change, Claimed, Ended
 from asyncflow.engine import Engine
 from asyncflow.errors import BlobNotFound, DatabaseUnavailable, DiskFull, OutputRefused
 from asyncflow.jobs import JobKind, StepState, Verdict

@@ -15,7 +15,8 @@ from typing import Final
 
 from asyncflow import uploads
 from asyncflow.admission import Admission
-from asyncflow.db.base import Database, UploadRow
+from asyncflow.db.base import Database
+from asyncflow.db.records import UploadRow
 from asyncflow.engine import Engine
 from asyncflow.errors import (
     AsyncflowError,

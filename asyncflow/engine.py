@@ -20,10 +20,11 @@ import structlog
 from asyncflow import events, jobs, uploads
 from asyncflow.broker.base import Doorbell
 from asyncflow.chance import Entropy
-from asyncflow.db.base import (
+from asyncflow.db.base import Database
+from asyncflow.db.oversight import Paused
+from asyncflow.db.records import (
     Change,
     Claimed,
-    Database,
     Demand,
     Ended,
     NewUpload,
@@ -31,7 +32,6 @@ from asyncflow.db.base import (
     Published,
     Submission,
 )
-from asyncflow.db.oversight import Paused
 from asyncflow.errors import (
     InvalidEventType,
     JobNotRetryable,

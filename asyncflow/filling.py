@@ -14,7 +14,7 @@ from typing import Final
 
 from asyncflow import uploads
 from asyncflow.admission import Admission
-from asyncflow.db.base import UploadRow
+from asyncflow.db.records import UploadRow
 from asyncflow.endings import Endings
 from asyncflow.errors import (
     DiskFull,

@@ -13,8 +13,9 @@ import structlog
 
 from asyncflow import __version__
 from asyncflow.alerts import Alerts, Noted, Reading
-from asyncflow.db.base import Change, Claimed, Database, Ended
+from asyncflow.db.base import Database
 from asyncflow.db.oversight import ALERTS_KEPT
+from asyncflow.db.records import Change, Claimed, Ended
 from asyncflow.db.writer import Batch
 from asyncflow.engine import Engine
 from asyncflow.errors import AsyncflowError, DatabaseUnavailable, DiskFull

@@ -25,7 +25,7 @@ from typing import Final
 import structlog
 
 from asyncflow import parcels, reports, runs
-from asyncflow.db.base import Claimed, Ended
+from asyncflow.db.records import Claimed, Ended
 from asyncflow.dispatch import Begun, ended_by
 from asyncflow.engine import Engine
 from asyncflow.errors import Skip

@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 import msgspec
 import structlog
 
-from asyncflow.db.base import Change
+from asyncflow.db.records import Change
 from asyncflow.errors import JobNotFound
 from asyncflow.jobs import JobState
 from asyncflow.views import JobView

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import structlog
 
 from asyncflow.chunks import Chunks
-from asyncflow.db.base import Change, Database, Trash
+from asyncflow.db.base import Database
+from asyncflow.db.records import Change, Trash
 from asyncflow.engine import Engine
 from asyncflow.errors import AsyncflowError
 from asyncflow.recovery import Recovery

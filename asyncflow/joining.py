@@ -26,7 +26,8 @@ import structlog
 
 from asyncflow import uploads
 from asyncflow.chunks import Chunks
-from asyncflow.db.base import Change, Database, Place, UploadRow
+from asyncflow.db.base import Database
+from asyncflow.db.records import Change, Place, UploadRow
 from asyncflow.endings import EXPIRED
 from asyncflow.engine import Engine
 from asyncflow.errors import (

@@ -21,7 +21,7 @@ import msgspec
 import structlog
 
 from asyncflow import views
-from asyncflow.db.base import Change
+from asyncflow.db.records import Change
 from asyncflow.errors import AsyncflowError
 from asyncflow.jobs import JobKind, JobState, StepState
 from asyncflow.views import JobView

@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from asyncflow.chunks import Chunks
-from asyncflow.db.base import Database, UploadRow
+from asyncflow.db.base import Database
+from asyncflow.db.records import UploadRow
 from asyncflow.errors import (
     AsyncflowError,
     ClientError,

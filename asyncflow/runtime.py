@@ -37,13 +37,7 @@ from asyncflow.estimates import left_s, pages_of
 from asyncflow.gauges import Check, Gauges
 from asyncflow.greetings import default_modules
 from asyncflow.janitor import Chore, Janitor
-from asyncflow.jobs import (
-    JobKind,
-    JobState,
-    Limits,
-    StepState,
-    Subscription,
-)
+from asyncflow.jobs import JobKind, JobState, Limits, StepState, Subscription
 from asyncflow.joining import Joiner
 from asyncflow.metrics import Metrics
 from asyncflow.pipelines import Pipelines

@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import Final, Protocol, TypeVar, cast, runtime_checkable
 
 from asyncflow import uploads
-from asyncflow.db.base import NewUpload, Once, UploadRow
+from asyncflow.db.records import NewUpload, Once, UploadRow
 from asyncflow.errors import DigestConflict, ShuttingDown, UploadBusy, UploadPreempted
 from asyncflow.jobs import JobState
 from asyncflow.store.base import Burst, TakesBursts, Writer

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from asyncflow import events, uploads
 from asyncflow.db import intake
-from asyncflow.db.base import Change, Submission
 from asyncflow.db.flow import (
     SQL,
     Tracker,
@@ -20,6 +19,7 @@ from asyncflow.db.flow import (
     write_event,
 )
 from asyncflow.db.oversight import Cause
+from asyncflow.db.records import Change, Submission
 from asyncflow.errors import (
     JobNotFound,
     JobNotRetryable,
@@ -27,13 +27,7 @@ from asyncflow.errors import (
     StepNotOpen,
     StepNotRetryable,
 )
-from asyncflow.jobs import (
-    SUBMITTED,
-    JobKind,
-    JobState,
-    PlanEntry,
-    StepState,
-)
+from asyncflow.jobs import SUBMITTED, JobKind, JobState, PlanEntry, StepState
 
 
 def submit(db: sqlite3.Connection, new: Submission) -> tuple[str, Change | None]:

@@ -17,8 +17,8 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from asyncflow import jobs, uploads
-from asyncflow.db.base import Change
 from asyncflow.db.queries import load
+from asyncflow.db.records import Change
 from asyncflow.db.rows import step_view
 from asyncflow.jobs import (
     ACCEPTED,

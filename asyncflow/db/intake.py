@@ -7,8 +7,8 @@ import msgspec
 
 from asyncflow import uploads
 from asyncflow.db import flow
-from asyncflow.db.base import Change, NewUpload, Once
 from asyncflow.db.queries import load
+from asyncflow.db.records import Change, NewUpload, Once
 from asyncflow.errors import KeyReused, TooManyUploads, UploadGone, UploadNotFound
 from asyncflow.jobs import UPLOADED, JobState, PlanEntry, lane_of
 from asyncflow.uploads import Saying

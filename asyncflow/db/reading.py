@@ -12,9 +12,9 @@ import msgspec
 
 from asyncflow import uploads
 from asyncflow.db import intake, rows
-from asyncflow.db.base import Once, Owner, Page, Place, StoredFile, Trash, UploadRow
 from asyncflow.db.oversight import Cause, LogOffset, Paused
 from asyncflow.db.queries import load
+from asyncflow.db.records import Once, Owner, Page, Place, StoredFile, Trash, UploadRow
 from asyncflow.db.writer import translate
 from asyncflow.errors import FileNotAvailable, JobNotFound, UploadNotFound
 from asyncflow.estimates import Spent

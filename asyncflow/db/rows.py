@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from asyncflow import causes, views
-from asyncflow.db.base import StoredFile, UploadRow
+from asyncflow.db.records import StoredFile, UploadRow
 from asyncflow.jobs import JobKind, JobState, PlanEntry, StepState
 from asyncflow.views import (
     AttemptView,

@@ -17,7 +17,10 @@ import structlog
 
 from asyncflow.db import control, intake, work
 from asyncflow.db.ballast import Ballast
-from asyncflow.db.base import (
+from asyncflow.db.oversight import ALERTS_KEPT, AUDIT_KEPT, Cause
+from asyncflow.db.queries import load, migrations
+from asyncflow.db.reading import Reading
+from asyncflow.db.records import (
     Change,
     Claimed,
     Demand,
@@ -26,9 +29,6 @@ from asyncflow.db.base import (
     Published,
     Submission,
 )
-from asyncflow.db.oversight import ALERTS_KEPT, AUDIT_KEPT, Cause
-from asyncflow.db.queries import load, migrations
-from asyncflow.db.reading import Reading
 from asyncflow.db.schema import connect, migrate
 from asyncflow.db.writer import Batch, GroupWriter, Operation, translate
 from asyncflow.errors import (

@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 
 from asyncflow import causes, events, jobs
-from asyncflow.db.base import Change, Claimed, Demand, Ended, Published
 from asyncflow.db.flow import (
     SQL,
     Tracker,
@@ -26,6 +25,7 @@ from asyncflow.db.flow import (
     to_json,
     write_event,
 )
+from asyncflow.db.records import Change, Claimed, Demand, Ended, Published
 from asyncflow.db.rows import plan_of, step_view
 from asyncflow.errors import OutputRefused
 from asyncflow.jobs import (

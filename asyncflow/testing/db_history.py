@@ -3,7 +3,7 @@
 import pytest
 
 from asyncflow import uploads
-from asyncflow.db.base import Ended, Published
+from asyncflow.db.records import Ended, Published
 from asyncflow.errors import FileNotAvailable, JobNotRetryable
 from asyncflow.jobs import JobState, Verdict
 from asyncflow.testing.db_world import GATE, HOUR_MS, IMAGE, TEXT, World

@@ -6,7 +6,7 @@ Part of `asyncflow.testing.db_suite.DbSuite`, which says how it is used.
 import asyncio
 
 from asyncflow import uploads
-from asyncflow.db.base import Ended
+from asyncflow.db.records import Ended
 from asyncflow.jobs import JobState, Limits, PlanEntry, StepState, Verdict
 from asyncflow.testing.db_world import (
     GATE,

@@ -20,17 +20,14 @@ import pytest
 import pytest_asyncio
 
 from asyncflow import uploads
-from asyncflow.db.base import Change, Database
+from asyncflow.db.base import Database
+from asyncflow.db.records import Change
 from asyncflow.errors import (
     JobNotFound,
     UploadGone,
     UploadNotFound,
 )
-from asyncflow.jobs import (
-    JobState,
-    Subscription,
-    Verdict,
-)
+from asyncflow.jobs import JobState, Subscription, Verdict
 from asyncflow.testing.db_control import ControlObligations
 from asyncflow.testing.db_history import HistoryObligations
 from asyncflow.testing.db_jobs import JobObligations

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from asyncflow.db.base import Once
+from asyncflow.db.records import Once
 from asyncflow.errors import (
     JobNotFound,
     KeyReused,

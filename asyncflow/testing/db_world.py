@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from asyncflow import uploads
-from asyncflow.db.base import (
+from asyncflow.db.base import Database
+from asyncflow.db.records import (
     Change,
     Claimed,
-    Database,
     Demand,
     Ended,
     NewUpload,

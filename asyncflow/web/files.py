@@ -5,9 +5,7 @@ from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
 from asyncflow import uploads
-from asyncflow.db.records import (
-    StoredFile,
-)
+from asyncflow.db.records import StoredFile
 from asyncflow.errors import FileNotAvailable, JobNotFound
 from asyncflow.naming import fitted, parted
 from asyncflow.runtime import Runtime

@@ -12,9 +12,7 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from asyncflow import uploads
-from asyncflow.db.records import (
-    Once,
-)
+from asyncflow.db.records import Once
 from asyncflow.engine import PIPELINE
 from asyncflow.errors import InvalidHeader, UploadNotFound
 from asyncflow.runtime import Runtime

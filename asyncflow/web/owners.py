@@ -17,9 +17,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from asyncflow import uploads
-from asyncflow.db.records import (
-    Owner,
-)
+from asyncflow.db.records import Owner
 from asyncflow.errors import AsyncflowError, JobNotFound, UploadNotFound
 from asyncflow.web.auth import ADMIN, Principal, principal_key
 

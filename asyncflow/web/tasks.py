@@ -16,9 +16,7 @@ import msgspec
 from aiohttp import web
 
 from asyncflow import views
-from asyncflow.db.records import (
-    Once,
-)
+from asyncflow.db.records import Once
 from asyncflow.errors import InvalidParameter, JobNotFound
 from asyncflow.jobs import JobKind, JobState
 from asyncflow.runtime import Runtime

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from asyncflow import jobs
-from asyncflow.db.base import Claimed, Ended
+from asyncflow.db.records import Claimed, Ended
 from asyncflow.db.sqlite import SqliteDatabase
 from asyncflow.errors import JobNotRetryable
 from asyncflow.jobs import FINAL_STEP, JobState, Limits, PlanEntry, StepState, Verdict

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from asyncflow.db.base import Change
 from asyncflow.db.queries import load, migrations
+from asyncflow.db.records import Change
 from asyncflow.db.schema import migrate
 from asyncflow.db.sqlite import SqliteDatabase
 from asyncflow.errors import DatabaseTooNew

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from asyncflow.db.base import Change
+from asyncflow.db.records import Change
 from asyncflow.errors import DatabaseUnavailable, JobNotFound
 from asyncflow.hooks import Hooks, OwnedJob
 from asyncflow.jobs import JobState

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from asyncflow.db.base import Change
+from asyncflow.db.records import Change
 from asyncflow.errors import JobNotFound
 from asyncflow.jobs import JobState, StepState
 from asyncflow.progress import SNAPSHOTS_KEPT, Hub, Message, encode

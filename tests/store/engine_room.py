@@ -9,7 +9,7 @@ from pathlib import Path
 from asyncflow.admission import Admission, Rules
 from asyncflow.broker.memory import LocalDoorbell
 from asyncflow.chunks import Chunks
-from asyncflow.db.base import Place as Seat
+from asyncflow.db.records import Place as Seat
 from asyncflow.db.sqlite import SqliteDatabase
 from asyncflow.engine import Clock, Engine
 from asyncflow.errors import (

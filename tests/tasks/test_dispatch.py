@@ -8,7 +8,7 @@ import pytest
 import structlog
 
 from asyncflow.broker.memory import LocalDoorbell
-from asyncflow.db.base import Claimed, Ended
+from asyncflow.db.records import Claimed, Ended
 from asyncflow.db.sqlite import SqliteDatabase
 from asyncflow.dispatch import Begun, Dispatcher
 from asyncflow.engine import Clock, Engine
