@@ -1,6 +1,7 @@
 """`asyncflow download`: the files of jobs into a folder."""
 
 import asyncio
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -122,7 +123,8 @@ class _Fetching:
     async def _file(self, job_id: str, name: str) -> None:
         told = await self.client.file_name(job_id, name)
         target = self.folder / self._free(_harmless(told or name))
-        if await asyncio.to_thread(target.exists):
+        # a link that leads nowhere is there, too
+        if await asyncio.to_thread(os.path.lexists, target):
             self._complain(f"{job_id} {name}", f"{target} exists already")
             return
         await self.client.download(job_id, name, target)

@@ -353,12 +353,14 @@ class Client:
     ) -> Path:
         """Fetch the file called *name* (`original`, `thumbnail`, …) into *to*.
 
-        *to* appears only when it is whole. A broken download continues. Who may read
-        it is for the umask to say.
+        *to* appears only when it is whole. A broken download continues: until then its
+        part lies beside *to*, as `.NAME.asyncflow-part`. Who may read it is for the
+        umask to say.
 
         Raises:
             BlockingIOError: another download is filling *to*.
-            OSError: there is no place for it, or a link lies where its part belongs.
+            OSError: there is no place for it; at *to* is a folder, a device or a pipe;
+                or somebody else's file lies where its part belongs.
         """
         return await Download(
             session=self._session,

@@ -2,14 +2,18 @@
 
 Theory of operation
 -------------------
-A part lies beside its target as `.part`, with the version it is a part of (its ETag) in
-`.part.etag`; a later download of the same continues it. A name too long for that is
-cut, and told from others by a hash.
+A part lies hidden beside its target, under a name that nobody has by accident; the note
+next to it says that it is one of ours, and the version it is a part of (its ETag). A
+later download of the same continues it. A name too long for that is cut, and told from
+others by a hash.
 
 Who fills a part holds it open and locked (flock) from before it is measured until it is
 in its place or given up, and reads and writes it by that one descriptor: so no other
-program can cut it, or put it in its place before it is whole. What is found under these
-names may be somebody else's trap, so no link is followed.
+program can cut it, or put it in its place before it is whole.
+
+What is found under these names without our note is somebody else's: it is neither read
+nor cut nor removed, and no link is followed. Bytes are written only below a note, so
+that what an earlier download left is always known.
 """
 
 import errno
@@ -23,12 +27,14 @@ from pathlib import Path
 
 from asyncflow.naming import fitted, longest_in, size_of
 
-_PART, _TAG = ".part", ".part.etag"
+_PART, _NOTE = ".asyncflow-part", ".asyncflow-part.note"
+#: how our notes begin; the version follows, or nothing where it promises nothing
+_OURS = "part of an asyncflow download\n"
 _HASH_DIGITS = 16
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 # what curl and browsers create with: who may read it is for the umask to say
 _MODE = 0o666
-_MAX_TAG_BYTES = 1024
+_MAX_NOTE_BYTES = 1024
 #: a strong entity tag (RFC 9110, section 8.8.3), of what can stand in a header here
 _STRONG = re.compile(r'"[\x21\x23-\x7e]*"')
 
@@ -39,7 +45,7 @@ class Part:
     def __init__(self, target: Path) -> None:
         self._target = target
         self._path = _beside(target, _PART)
-        self._tag_path = _beside(target, _TAG)
+        self._note_path = _beside(target, _NOTE)
         self._place: int | None = None
 
     def open(self) -> None:
@@ -47,10 +53,27 @@ class Part:
 
         Raise BlockingIOError if another download fills it, OSError if it cannot be had.
         """
+        _check_target(self._target)
         place = None
         while place is None:
             place = _locked(self._path)
         self._place = place
+        try:
+            self._check_ours()
+        except OSError:
+            self._let_go()
+            raise
+
+    def _check_ours(self) -> None:
+        """Raise OSError if what lies here is not known to be of an earlier download."""
+        note = _read(self._note_path)
+        if note is not None and note.startswith(_OURS):
+            return
+        if self.size():
+            raise _not_ours(self._path)
+        # when the machine stops, one of ours may break off at its beginning
+        if note is not None and not _OURS.startswith(note):
+            raise _not_ours(self._note_path)
 
     def close(self) -> None:
         """Let go of the part; nothing stays of one that cannot be continued."""
@@ -58,7 +81,9 @@ class Part:
             return
         try:
             if self.held() == 0:
-                self._tag_path.unlink(missing_ok=True)
+                # without bytes first: they never lie here without their note
+                os.ftruncate(self._place, 0)
+                self._note_path.unlink(missing_ok=True)
                 self._path.unlink(missing_ok=True)
         finally:
             self._let_go()
@@ -71,17 +96,8 @@ class Part:
 
     def tag(self) -> str:
         """Return the version that this is a part of; empty if nobody knows."""
-        try:
-            fd = os.open(self._tag_path, os.O_RDONLY | _FLAGS)
-        except OSError:
-            return ""
-        try:
-            text = os.read(fd, _MAX_TAG_BYTES).decode("ascii", "replace")
-        except OSError:
-            return ""
-        finally:
-            os.close(fd)
-        return text if _STRONG.fullmatch(text) else ""
+        tag = (_read(self._note_path) or "").removeprefix(_OURS)
+        return tag if _STRONG.fullmatch(tag) else ""
 
     def size(self) -> int:
         """Return how many bytes lie there."""
@@ -110,10 +126,11 @@ class Part:
         os.fsync(self._fd)
 
     def publish(self) -> None:
-        """Put the part in its target's place."""
+        """Put the part in its target's place. Raise OSError if that is taken."""
+        _check_target(self._target)
         self._path.replace(self._target)
         with suppress(OSError):
-            self._tag_path.unlink(missing_ok=True)
+            self._note_path.unlink(missing_ok=True)
         self._let_go()
 
     def _let_go(self) -> None:
@@ -121,21 +138,62 @@ class Part:
         os.close(place)
 
     def _note(self, tag: str) -> None:
-        self._tag_path.unlink(missing_ok=True)
         # a weak ETag does not promise the same bytes: such a part is not continued
-        if not _STRONG.fullmatch(tag) or len(tag) > _MAX_TAG_BYTES:
+        fits = _STRONG.fullmatch(tag) and len(_OURS) + len(tag) <= _MAX_NOTE_BYTES
+        text = _OURS + (tag if fits else "")
+        if _read(self._note_path) == text:
             return
+        self._note_path.unlink(missing_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS
-        with open(os.open(self._tag_path, flags, _MODE), "w", encoding="ascii") as file:  # noqa: PTH123 -- a descriptor has no path
-            file.write(tag)
+        place = os.open(self._note_path, flags, _MODE)
+        try:
+            os.write(place, text.encode())
+            # on the disk before the first byte that it speaks for
+            os.fsync(place)
+        finally:
+            os.close(place)
+
+
+def _check_target(target: Path) -> None:
+    """Raise OSError if a file must not take the place of what is at *target*."""
+    try:
+        # a link may be replaced, but not one such as /dev/stdout, which means a device
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "a folder is there", str(target))
+    if not stat.S_ISREG(mode):
+        why = "no regular file is there, and none takes its place"
+        raise OSError(errno.EEXIST, why, str(target))
 
 
 def _beside(target: Path, end: str) -> Path:
-    most, name = longest_in(target.parent), target.name
-    if size_of(f"{name}{_TAG}") > most:
+    most, name = longest_in(target.parent), f".{target.name}"
+    if size_of(f"{name}{_NOTE}") > most:
         told = hashlib.sha256(os.fsencode(name)).hexdigest()[:_HASH_DIGITS]
-        name = fitted(name, f"~{told}", most=most - len(_TAG))
-    return target.with_name(f"{name}{end}")
+        name = fitted(name, f"~{told}", most=most - len(_NOTE))
+    return target.parent / f"{name}{end}"
+
+
+def _read(path: Path) -> str | None:
+    """Return what the note at *path* says; None: there is none.
+
+    Raise OSError if it is no file, or cannot be read.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | _FLAGS)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENXIO}:
+            raise _not_ours(path) from None
+        raise
+    try:
+        _check_plain(os.fstat(fd), path)
+        return os.read(fd, _MAX_NOTE_BYTES).decode("ascii", "replace")
+    finally:
+        os.close(fd)
 
 
 def _locked(path: Path) -> int | None:
@@ -161,8 +219,7 @@ def _locked(path: Path) -> int | None:
 
 
 def _lock(fd: int, found: os.stat_result, path: Path) -> None:
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-        raise _not_ours(path)
+    _check_plain(found, path)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -172,8 +229,14 @@ def _lock(fd: int, found: os.stat_result, path: Path) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 
+def _check_plain(found: os.stat_result, path: Path) -> None:
+    """Raise OSError if a file found at *path* cannot be one of ours."""
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        raise _not_ours(path)
+
+
 def _not_ours(path: Path) -> OSError:
-    why = "a link, or no regular file: remove it, the download needs this name"
+    why = "not of an earlier download: move it away, the download needs this name"
     return OSError(errno.EEXIST, why, str(path))
 
 

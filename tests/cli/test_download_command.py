@@ -120,3 +120,37 @@ def test_a_job_of_a_real_server_is_fetched_and_cancelled(
     shown = capsys.readouterr()
     assert f"{job_id}  COMPLETED" in shown.out
     assert "nobody: " in shown.err
+
+
+def test_files_called_as_parts_of_each_other_arrive_beside_ones_own(
+    tmp_path: Path,
+) -> None:
+    sent = {end: f"all of a.txt{end}".encode() for end in ("", ".part", ".part.etag")}
+    mine = {f"b.txt{end}": b"mine" for end in (".part", ".part.etag")}
+    for name, data in mine.items():
+        Path(name).write_bytes(data)
+    with serving(tmp_path / "data", workers="1") as server:
+        jobs = {end: server.upload(f"a.txt{end}", data) for end, data in sent.items()}
+        other = server.upload("b.txt", b"all of b.txt")
+        for job_id in (*jobs.values(), other):
+            server.finished(job_id)
+        ids = [jobs[".part.etag"], jobs[".part"], jobs[""], other]
+        where = ["--url", server.url, "--token", server.token]
+
+        assert main(["download", *ids, "--only", "original", *where]) == 0
+
+    found = {path.name: path.read_bytes() for path in Path().iterdir()}
+    wanted = {f"a.txt{end}": data for end, data in sent.items()}
+    assert found == mine | wanted | {"b.txt": b"all of b.txt"}
+
+
+def test_a_link_that_leads_nowhere_is_left_alone_too(
+    done: SmallServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("photo.jpg").symlink_to("nowhere")
+
+    assert main(["download", "j", "--only", "original"]) == 1
+
+    assert Path("photo.jpg").readlink() == Path("nowhere")
+    assert "photo.jpg exists already" in capsys.readouterr().err
+    assert done.ranges == []

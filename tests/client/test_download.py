@@ -1,6 +1,8 @@
 import asyncio
 import os
+import socket
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -113,9 +115,9 @@ async def test_a_new_version_is_not_noted_while_the_old_bytes_lie_there(
 ) -> None:
     target = tmp_path / "t.jpg"
     await broken_download(server, target)
-    tag = tmp_path / "t.jpg.part.etag"
+    tag = tmp_path / ".t.jpg.asyncflow-part.note"
     old = tag.read_text()
-    part = tmp_path / "t.jpg.part"
+    part = tmp_path / ".t.jpg.asyncflow-part"
     part.unlink()
     part.mkdir()  # nothing can be cut off here
     server.etag, server.files["thumbnail"] = '"two"', data[::-1]
@@ -132,7 +134,7 @@ async def test_a_part_longer_than_the_file_is_thrown_away(
 ) -> None:
     target = tmp_path / "t.jpg"
     await broken_download(server, target)
-    (tmp_path / "t.jpg.part").write_bytes(data + b"more")
+    (tmp_path / ".t.jpg.asyncflow-part").write_bytes(data + b"more")
 
     await client.download("j", "thumbnail", target)
 
@@ -225,36 +227,36 @@ async def test_a_download_that_is_cancelled_lets_go_of_its_part(
     assert target.read_bytes() == data
 
 
-@pytest.mark.parametrize("end", [".part", ".part.etag"])
+OURS = "part of an asyncflow download\n"
+
+
+@pytest.mark.parametrize("end", ["", ".note"])
 @pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
 async def test_a_link_where_the_part_belongs_is_not_followed(
     data: bytes, client: Client, tmp_path: Path, end: str, link: str
 ) -> None:
     target, victim = tmp_path / "t.jpg", tmp_path / "victim"
-    victim.write_text('"one"')
-    (tmp_path / "t.jpg.part.etag").write_text('"one"')
-    trap = tmp_path / f"t.jpg{end}"
+    victim.write_text(f'{OURS}"one"')
+    (tmp_path / ".t.jpg.asyncflow-part.note").write_text(f'{OURS}"one"')
+    trap = tmp_path / f".t.jpg.asyncflow-part{end}"
     trap.unlink(missing_ok=True)
     getattr(trap, link)(victim)
 
-    if end == ".part":
-        with pytest.raises(OSError, match=r"remove it.*t\.jpg\.part"):
-            await client.download("j", "thumbnail", target)
-        assert not target.exists()
-    else:
+    with pytest.raises(OSError, match=r"move it away.*t\.jpg\.asyncflow-part"):
         await client.download("j", "thumbnail", target)
-        assert target.read_bytes() == data
 
-    assert victim.read_text() == '"one"'
-    assert not target.is_symlink()
+    assert data
+    assert not target.exists()
+    assert trap.samefile(victim)
+    assert victim.read_text() == f'{OURS}"one"'
 
 
 async def test_a_pipe_where_the_part_belongs_holds_nobody_up(
     data: bytes, client: Client, tmp_path: Path
 ) -> None:
-    os.mkfifo(tmp_path / "t.jpg.part")
+    os.mkfifo(tmp_path / ".t.jpg.asyncflow-part")
 
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(OSError, match="not of an earlier download"):
         await client.download("j", "thumbnail", tmp_path / "t.jpg")
 
     assert data
@@ -279,13 +281,88 @@ async def test_a_range_that_ends_too_early_is_no_whole_file(
 async def test_a_version_that_is_none_is_not_asked_for(
     server: SmallServer, data: bytes, client: Client, tmp_path: Path, note: bytes
 ) -> None:
-    (tmp_path / "t.jpg.part").write_bytes(b"of something else")
-    (tmp_path / "t.jpg.part.etag").write_bytes(note)
+    (tmp_path / ".t.jpg.asyncflow-part").write_bytes(b"of something else")
+    (tmp_path / ".t.jpg.asyncflow-part.note").write_bytes(OURS.encode() + note)
 
     await client.download("j", "thumbnail", tmp_path / "t.jpg")
 
     assert (tmp_path / "t.jpg").read_bytes() == data
     assert server.ranges == [None]
+
+
+@pytest.mark.parametrize(
+    ("part", "note"),
+    [
+        (b"mine", None),
+        (b"mine", b""),
+        (b"mine", OURS.encode()[:-1]),
+        (b"mine", b'"one"'),
+        (b"", b"mine as well"),
+    ],
+)
+async def test_what_is_not_of_a_download_is_left_alone(
+    data: bytes, client: Client, tmp_path: Path, part: bytes, note: bytes | None
+) -> None:
+    paths = [tmp_path / f".t.jpg.asyncflow-part{end}" for end in ("", ".note")]
+    paths[0].write_bytes(part)
+    if note is not None:
+        paths[1].write_bytes(note)
+
+    with pytest.raises(OSError, match="not of an earlier download: move it away"):
+        await client.download("j", "thumbnail", tmp_path / "t.jpg")
+
+    assert data
+    found = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    kept = {paths[0].name: part} | ({paths[1].name: note} if note is not None else {})
+    assert found == kept
+
+
+@pytest.mark.parametrize("note", ["", OURS[:7]])
+async def test_a_note_that_broke_off_before_the_first_byte_holds_nobody_up(
+    data: bytes, client: Client, tmp_path: Path, note: str
+) -> None:
+    target = tmp_path / "t.jpg"
+    (tmp_path / ".t.jpg.asyncflow-part").touch()
+    (tmp_path / ".t.jpg.asyncflow-part.note").write_text(note)
+
+    await client.download("j", "thumbnail", target)
+
+    assert target.read_bytes() == data
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def listener(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(path))
+
+
+def link_to_a_device(path: Path) -> None:
+    path.symlink_to(os.devnull)
+
+
+@pytest.mark.parametrize("make", [pipe, listener, link_to_a_device, Path.mkdir])
+async def test_what_is_no_file_is_never_replaced_by_one(
+    server: SmallServer,
+    data: bytes,
+    client: Client,
+    tmp_path: Path,
+    make: Callable[[Path], None],
+) -> None:
+    target = tmp_path / "t.jpg"
+    make(target)
+    before = target.lstat()
+
+    with pytest.raises(OSError, match=r"is there.*t\.jpg"):
+        await client.download("j", "thumbnail", target)
+
+    assert data
+    assert os.path.samestat(target.lstat(), before)
+    assert list(tmp_path.iterdir()) == [target]
+    assert server.ranges == []
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077])
