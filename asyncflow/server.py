@@ -35,13 +35,20 @@ from asyncflow.web import (
 from asyncflow.web.admin import add_admin
 from asyncflow.web.archive import add_archive
 from asyncflow.web.auth import Authenticate, TokenAuth, ensure_token
+from asyncflow.web.digests import FileDigests
 from asyncflow.web.downloads import add_downloads
 from asyncflow.web.edge import install_edge
 from asyncflow.web.fastpath import FastPath
 from asyncflow.web.files import JobFiles
 from asyncflow.web.guards import Guards
 from asyncflow.web.health import Capabilities, ProcessorStatus, add_health
-from asyncflow.web.keys import chunks_key, fast_key, orders_key, runtime_key
+from asyncflow.web.keys import (
+    chunks_key,
+    digests_key,
+    fast_key,
+    orders_key,
+    runtime_key,
+)
 from asyncflow.web.limits import ConnectionLimits
 from asyncflow.web.openapi import add_description
 from asyncflow.web.operations import OPERATIONS
@@ -119,6 +126,7 @@ def build_app(runtime: Runtime, authenticate: Authenticate) -> web.Application:
     app = web.Application(client_max_size=0)
     app[runtime_key] = runtime
     app[fast_key] = fast = FastPath()
+    app[digests_key] = FileDigests(db=runtime.db, store=runtime.store)
     app[orders_key] = Wholes(ORDERS_BYTES)
     refused = runtime.metrics.uploads_refused.inc
     app[chunks_key] = Wholes(CHUNKS_BYTES, on_refusal=refused)

@@ -129,6 +129,10 @@ class Database(Oversight, Protocol):
         """Store the digest that the whole unfinished upload must have."""
         ...
 
+    async def note_digest(self, upload_id: str, digest: str) -> None:
+        """Store the digest that a complete upload has, if none is stored."""
+        ...
+
     async def say(self, upload_id: str, saying: Saying) -> bool:
         """Store what is said of an unfinished upload; False: it was not so before."""
         ...

@@ -176,6 +176,10 @@ class SqliteDatabase(Reading):
         """Store the digest that the whole unfinished upload must have."""
         await self._write("set_digest", {"pid": upload_id, "digest": digest})
 
+    async def note_digest(self, upload_id: str, digest: str) -> None:
+        """Store the digest that a complete upload has, if none is stored."""
+        await self._write("note_digest", {"pid": upload_id, "digest": digest})
+
     async def say(self, upload_id: str, saying: Saying) -> bool:
         """Store what is said of an unfinished upload; False: it was not so before."""
         was_so, _ = await self._writer.write(

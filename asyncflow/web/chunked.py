@@ -46,7 +46,7 @@ from asyncflow.web.bodies import BodyReader, BytesBody, continue_later
 from asyncflow.web.digested import check_body, digested
 from asyncflow.web.formdata import FormReader
 from asyncflow.web.intake import JOB_ID, admit_form, chosen, client_of, once_of
-from asyncflow.web.keys import chunks_key, runtime_key
+from asyncflow.web.keys import chunks_key, digests_key, runtime_key
 from asyncflow.web.parsing import (
     json_body,
     read_metadata,
@@ -273,7 +273,7 @@ async def _place(
         there = None if whole.is_complete else await place(whole, *where, say)
         if there is None:
             whole = await runtime.chunks.find(whole.id)
-            await _compare(runtime, whole, fields, part)
+            await _compare(request, whole, fields, part)
             await runtime.chunks.terminate(part.id)
             return _answer(runtime, whole.id, fields.total, ())
     except BaseException as error:
@@ -282,7 +282,7 @@ async def _place(
     if there.is_all:
         whole = await runtime.joiner.settle(whole.id)
     if whole.is_complete:
-        await _check_digest(runtime, whole.id, fields.digest)
+        await _check_digest(request, whole.id, fields.digest)
     missing = there.missing(MAX_LISTED)
     return _answer(runtime, whole.id, there.count, missing)
 
@@ -334,7 +334,11 @@ async def _check_whole(
         raise ChunkConflict(
             f"totalChunks is {fields.total} now, but {row.parts} before"
         )
-    _said(fields, said_of(row))
+    said = said_of(row)
+    if row.state == uploads.UploadState.COMPLETE:
+        # its digest is the file's own, whoever has said it: `_check_digest` compares it
+        said = replace(said, digest="")
+    _said(fields, said)
 
 
 def _said(fields: _Fields, before: uploads.Said) -> uploads.Said:
@@ -361,22 +365,24 @@ def _said(fields: _Fields, before: uploads.Said) -> uploads.Said:
     return replace(said, file_name=name, declared_type=kind, raw_metadata=raw)
 
 
-async def _check_digest(runtime: Runtime, job: str, digest: Checksum | None) -> None:
+async def _check_digest(
+    request: web.Request, job: str, digest: Checksum | None
+) -> None:
     """Return if a complete file has a digest, where none was known when it was joined.
 
     Raises:
         DigestMismatch: it has another.
     """
-    if digest is None or (await runtime.db.find_upload(job)).digest == str(digest):
+    if digest is None:
         return
+    digests = request.app[digests_key]
     with suppress(BlobNotFound):  # removed since: nothing to compare with
-        key = uploads.raw_key(job)
-        if await digest_of(runtime.store, key, digest.algorithm) != digest:
+        if await digests.of(request, job, digest.algorithm) != digest:
             raise DigestMismatch("the file is complete, and has another sha256")
 
 
 async def _compare(
-    runtime: Runtime, whole: Upload, fields: _Fields, part: Upload
+    request: web.Request, whole: Upload, fields: _Fields, part: Upload
 ) -> None:
     """Return if a chunk repeats what is in the complete file, as far as can be seen.
 
@@ -386,7 +392,8 @@ async def _compare(
         ChunkConflict: it has other bytes.
         DigestMismatch: the file has not the digest that is said now.
     """
-    await _check_digest(runtime, whole.id, fields.digest)
+    await _check_digest(request, whole.id, fields.digest)
+    store = request.app[runtime_key].store
     size, total = part.offset, fields.total
     start = fields.index * size
     if fields.index == total - 1:
@@ -394,16 +401,11 @@ async def _compare(
     elif fields.index and not size * (total - 1) < whole.offset <= size * total:
         return
     with suppress(BlobNotFound):
-        there = await digest_of(
-            runtime.store,
-            uploads.raw_key(whole.id),
-            "sha256",
-            max(0, start),
-            start + size,
-        )
+        raw = uploads.raw_key(whole.id)
+        there = await digest_of(store, raw, "sha256", max(0, start), start + size)
         key = uploads.raw_key(part.id)
         is_there = start >= 0 and (start == 0 or total > 1)
-        if not is_there or there != await digest_of(runtime.store, key, "sha256"):
+        if not is_there or there != await digest_of(store, key, "sha256"):
             raise ChunkConflict(
                 f"chunk {fields.index} is in the complete file, with other bytes"
             )

@@ -39,7 +39,6 @@ from asyncflow.errors import (
     UploadGone,
 )
 from asyncflow.runtime import Runtime
-from asyncflow.store.digests import digest_of
 from asyncflow.turns import NO_CLAIMS, Announced, Claims, Ends, Upload
 from asyncflow.views import ErrorView, View
 from asyncflow.web import resumable
@@ -59,7 +58,7 @@ from asyncflow.web.intake import (
     once_of,
     refuse_range,
 )
-from asyncflow.web.keys import fast_key, runtime_key
+from asyncflow.web.keys import digests_key, fast_key, runtime_key
 from asyncflow.web.parsing import content_disposition, number_header, refuse_encoding
 
 FIELD: Final = "file"
@@ -148,7 +147,7 @@ async def _raw(request: web.Request, name: str | None) -> web.Response:
     body = BodyReader(request, min_rate=runtime.settings.body_min_rate, fast=fast)
     try:
         upload = await _store(
-            runtime, said, body, length=length, claims=digests_of(request)
+            request, said, body, length=length, claims=digests_of(request)
         )
     finally:
         body.close()
@@ -165,7 +164,7 @@ def _accepted(answer: UploadAnswer) -> web.Response:
 
 
 async def _store(
-    runtime: Runtime,
+    request: web.Request,
     said: Announced,
     body: BodyReader | Part,
     *,
@@ -179,9 +178,10 @@ async def _store(
 
     With an Idempotency-Key it may be complete already.
     """
+    runtime = request.app[runtime_key]
     upload = await _begin(runtime, said)
     if upload.is_complete and upload.is_known:
-        await _compare(runtime, upload, body)
+        await _compare(request, upload, body)
         return upload
     runtime.metrics.uploads_created.inc("form" if length is None else "raw")
     if upload.is_complete:
@@ -204,18 +204,24 @@ async def _store(
     return upload
 
 
-async def _compare(runtime: Runtime, upload: Upload, body: BodyReader | Part) -> None:
+async def _compare(
+    request: web.Request, upload: Upload, body: BodyReader | Part
+) -> None:
     """Return if *body* is the file that came first with an Idempotency-Key.
 
     Raises:
-        KeyReused: it is another one. A file that was removed since is compared no more.
+        KeyReused: it is another one. Of a file that was removed since, and whose digest
+            nobody knows, only the size is compared.
     """
     hasher = hashlib.sha256()
     while data := await body.read():
         hasher.update(data)
     with suppress(BlobNotFound):
-        stored = await digest_of(runtime.store, uploads.raw_key(upload.id), "sha256")
-        if stored.value != hasher.digest():
+        is_same = body.received == upload.offset
+        if is_same:
+            stored = await request.app[digests_key].of(request, upload.id, "sha256")
+            is_same = stored.value == hasher.digest()
+        if not is_same:
             raise KeyReused("this Idempotency-Key came before, with another file")
 
 
@@ -334,7 +340,7 @@ class _Files:
         runtime, told = self._request.app[runtime_key], self.told
         began = time.monotonic()
         try:
-            upload = await _store(runtime, said, part, length=None, ends=ends)
+            upload = await _store(self._request, said, part, length=None, ends=ends)
         except (ClientError, ServerBusy) as refused:
             told.refuse(said.file_name, refused, began)
             if isinstance(refused, _ENDS_A_FORM):

@@ -29,9 +29,10 @@ from asyncflow.errors import (
     InvalidHeader,
     LengthMismatch,
     PastUploadLength,
+    ServerBusy,
     UnsupportedContentType,
+    UploadNotFound,
 )
-from asyncflow.store.digests import digest_of
 from asyncflow.turns import Announced, Ends, Upload
 from asyncflow.views import View
 from asyncflow.web import fields
@@ -50,7 +51,7 @@ from asyncflow.web.intake import (
     refuse_range,
     upload_id,
 )
-from asyncflow.web.keys import runtime_key
+from asyncflow.web.keys import digests_key, runtime_key
 from asyncflow.web.parsing import content_disposition, refuse_encoding
 
 INTEROP: Final = "Upload-Draft-Interop-Version"
@@ -300,14 +301,18 @@ def _shown(request: web.Request, upload: Upload) -> dict[str, str]:
 
 
 async def _digest(request: web.Request, upload: Upload) -> dict[str, str]:
-    """Return the digest of the whole file that the client wants, if it does."""
+    """Return the digest of the whole file that the client wants, if it does.
+
+    Raises:
+        ServerBusy: it is not known, and too many others wait for such.
+    """
     wanted = fields.wanted_digest(request.headers)
     if wanted is None:
         return {}
-    store, key = request.app[runtime_key].store, uploads.raw_key(upload.id)
+    digests = request.app[digests_key]
     # the file may have been removed since
-    with suppress(BlobNotFound):
-        found = await digest_of(store, key, fields.DIGESTS[wanted])
+    with suppress(BlobNotFound, UploadNotFound):
+        found = await digests.of(request, upload.id, fields.DIGESTS[wanted])
         return {"Repr-Digest": fields.shown_digest(found)}
     return {}
 
@@ -319,7 +324,9 @@ async def _answer(request: web.Request, upload: Upload, *, status: int) -> web.R
         headers[hdrs.LOCATION] = location(request, runtime, upload.id)
     if not upload.is_complete:
         return web.Response(status=status, headers=headers)
-    headers |= await _digest(request, upload)
+    # the file is accepted: who wants more than to hear of it can ask again
+    with suppress(ServerBusy):
+        headers |= await _digest(request, upload)
     if upload.is_part:
         return web.Response(status=status, headers=headers)
     done = Done(

@@ -1,8 +1,11 @@
 """Checksums and digests: before and behind the bytes, and when they count."""
 
 import base64
+import contextlib
 import hashlib
 import json
+import os
+import select
 import zlib
 from collections.abc import Iterator
 from functools import partial
@@ -10,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from asyncflow.web.digests import AT_ONCE, MOST_ASKERS
 from tests.server_process import Answer, ServerProcess
 from tests.web.live import (
     CHUNK,
+    PATIENCE_S,
     TUS,
     Header,
     Line,
@@ -402,3 +407,108 @@ def test_a_large_body_s_trailer_is_found(server: ServerProcess) -> None:
         line.send(f"\r\nHost: {line.host}\r\n\r\n".encode())
         assert line.answer().status == 204
     assert offset_of(server, upload) == len(data)
+
+
+# ----- digests of complete files, for whoever asks
+
+
+def wanting(upload: str, algorithm: str = "sha-512") -> tuple[str, str, Header, Header]:
+    said = ("Want-Repr-Digest", f"{algorithm}=9")
+    return "HEAD", f"/files/{upload}", ("Upload-Complete", "?1"), said
+
+
+def read_bytes(server: ServerProcess) -> int:
+    """Return how much the server has read so far, from whatever it was."""
+    lines = Path(f"/proc/{server.pid}/io").read_text().splitlines()
+    return int(dict(line.split(": ") for line in lines)["rchar"])
+
+
+def readers_of(server: ServerProcess, upload: str) -> int:
+    """Return how many descriptors the server has for the bytes of an upload."""
+    found = 0
+    for fd in Path(f"/proc/{server.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += upload in str(fd.readlink())
+    return found
+
+
+def endless(server: ServerProcess) -> str:
+    """Return a complete upload whose file takes minutes to read."""
+    upload = begun(server)
+    assert append(server, upload).status == 200
+    assert server.finished(upload)["status"] == "COMPLETED"
+    (path,) = (server.data_dir / "store").rglob(upload)
+    os.truncate(path, 1 << 40)
+    return upload
+
+
+def test_the_digest_of_a_complete_file_is_computed_once(server: ServerProcess) -> None:
+    data = os.urandom(4 << 20)
+    with Line(server) as line:
+        complete = ("Upload-Complete", "?1")
+        made = line.ask("POST", "/files/", complete, body=data)
+    upload = made.headers["asyncflow-job-id"]
+    assert server.finished(upload)["status"] == "COMPLETED"
+    for algorithm in ("sha-256", "sha-512"):
+        expected = digest("", data, algorithm)[1]
+        before = read_bytes(server)
+        for _ in range(20):
+            with Line(server) as line:
+                answer = line.ask(*wanting(upload, algorithm))
+            assert answer.headers["repr-digest"] == expected
+        assert read_bytes(server) - before < 2 * len(data)
+
+
+def test_a_digest_that_was_computed_outlives_the_server(tmp_path: Path) -> None:
+    data = os.urandom(4 << 20)
+    with healthy_server(tmp_path) as server:
+        with Line(server) as line:
+            complete = ("Upload-Complete", "?1")
+            made = line.ask("POST", "/files/", complete, body=data)
+        upload = made.headers["asyncflow-job-id"]
+        assert server.finished(upload)["status"] == "COMPLETED"
+        with Line(server) as line:
+            told = line.ask(*wanting(upload)).headers["repr-digest"]
+        server.stop()
+        server.start()
+        before = read_bytes(server)
+        with Line(server) as line:
+            assert line.ask(*wanting(upload)).headers["repr-digest"] == told
+        assert read_bytes(server) - before < len(data)
+
+
+def test_a_digest_that_nobody_waits_for_any_more_is_given_up(tmp_path: Path) -> None:
+    with healthy_server(tmp_path) as server:
+        upload = endless(server)
+        lines = [Line(server) for _ in range(20)]
+        for line in lines:
+            line.head(*wanting(upload))
+        until(lambda: readers_of(server, upload))
+        with Line(server) as line:
+            assert line.ask("GET", "/livez").status == 200
+        # one reading serves them all
+        assert readers_of(server, upload) == 1
+        for line in lines:
+            line.sock.close()
+        until(lambda: not readers_of(server, upload))
+
+
+def test_so_many_may_wait_for_digests_and_one_more_is_told_to_come_later(
+    tmp_path: Path,
+) -> None:
+    with healthy_server(tmp_path) as server:
+        uploads = [endless(server) for _ in range(4)]
+        lines = [Line(server) for _ in range(MOST_ASKERS + 1)]
+        for n, line in enumerate(lines):
+            line.head(*wanting(uploads[n % 4]))
+        answered, _, _ = select.select(
+            [line.sock for line in lines], [], [], PATIENCE_S
+        )
+        (busy,) = (one.answer(has_body=False) for one in lines if one.sock in answered)
+        assert busy.status == 503
+        assert busy.headers["retry-after"] == "5"
+        assert sum(readers_of(server, one) for one in uploads) == AT_ONCE
+        assert append(server, begun(server)).status == 200
+        for line in lines:
+            line.sock.close()
+        until(lambda: not any(readers_of(server, one) for one in uploads))

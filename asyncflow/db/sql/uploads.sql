@@ -56,6 +56,11 @@ UPDATE upload SET checked_from = :at WHERE job_id = (SELECT id FROM job WHERE pi
 UPDATE upload SET digest = :digest
 WHERE state = 'receiving' AND job_id = (SELECT id FROM job WHERE pid = :pid);
 
+-- name: note_digest
+-- Of a complete file: what nobody had said of it, and is known now.
+UPDATE upload SET digest = :digest WHERE state = 'complete' AND digest = ''
+  AND job_id = (SELECT id FROM job WHERE pid = :pid);
+
 -- name: set_said
 UPDATE upload SET metadata = :raw_metadata, digest = :digest WHERE job_id = :job;
 
