@@ -26,7 +26,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from asyncflow.errors import Forbidden, StartError, Unauthorized
-from asyncflow.web.proxies import address_of, is_secure
+from asyncflow.web.proxies import address_of, came_by_proxy, is_secure, was_handed_on
 
 UPLOAD: Final = "upload"
 READ: Final = "read"
@@ -217,7 +217,9 @@ async def _asking(authenticate: Authenticate, request: web.Request) -> Principal
 
 
 def _is_near(request: web.Request) -> bool:
-    """Tell whether the other end of the connection is this machine."""
+    """Tell whether the client is this machine, as far as is known for certain."""
+    if was_handed_on(request) and not came_by_proxy(request):
+        return False
     try:
         return ipaddress.ip_address(address_of(request) or "").is_loopback
     except ValueError:

@@ -9,6 +9,8 @@ Rules
 - `X-Forwarded-*` and `Forwarded` (RFC 7239) count alike; where both are there and
   differ on who the client is, neither is believed: one of them is the client's own.
 - What cannot be read counts as not said.
+- A client of which a proxy does not say for certain who it is, is nobody: it never
+  passes for the proxy, which may be on this very machine.
 - A forwarded host stands beside Host, never in its place: a page behind a name of its
   own can send both from the proxy's machine, and must be refused for either.
 """
@@ -30,13 +32,16 @@ _WITH_PORT = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::\d+)?|([0-9.]+):\d+")
 _SCHEMES: Final = frozenset({"http", "https"})
 #: a chain longer than this is nobody's set-up
 _MAX_HOPS: Final = 20
+_OF_PROXIES: Final = ("Forwarded", "X-Forwarded-For", "X-Real-IP", hdrs.VIA)
+#: names the clients of trusted proxies that are not known: no address is like it
+NOBODY: Final = "unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
     """Where a request came from, as far as it is believed; None: as we see it."""
 
-    address: str | None = None
+    address: str = NOBODY
     scheme: str | None = None
     host: str | None = None
 
@@ -62,11 +67,9 @@ def behind_proxies(trusted: tuple[Network, ...]) -> Middleware:
 
 
 def address_of(request: web.BaseRequest) -> str | None:
-    """Return the client's address; None: it has none (a UNIX socket)."""
+    """Return the client's address, or NOBODY; None: it has none (a UNIX socket)."""
     origin: Origin | None = request.get(origin_key)
-    if origin is not None and origin.address is not None:
-        return origin.address
-    return request.remote
+    return request.remote if origin is None else origin.address
 
 
 def peer_of(request: web.BaseRequest) -> str | None:
@@ -87,6 +90,11 @@ def peer_of(request: web.BaseRequest) -> str | None:
 def came_by_proxy(request: web.BaseRequest) -> bool:
     """Tell whether a trusted proxy handed the request on."""
     return request.get(origin_key) is not None
+
+
+def was_handed_on(request: web.BaseRequest) -> bool:
+    """Tell whether a request says that a proxy handed it on, trusted or not."""
+    return any(name in request.headers for name in _OF_PROXIES)
 
 
 def is_secure(request: web.BaseRequest) -> bool:
@@ -121,32 +129,31 @@ def _plain(address: Address) -> Address:
 
 def _origin(request: web.Request, trusted: tuple[Network, ...]) -> Origin:
     hops = _elements(request)
-    # RFC 7239 first where it says something, for it says it in one place
-    by_rfc = _client([hop.get("for", "") for hop in hops], trusted)
-    by_custom = _client(_list(request, "X-Forwarded-For"), trusted)
-    if by_rfc is not None and by_custom is not None and by_rfc != by_custom:
+    chains = [[hop.get("for", "") for hop in hops], _list(request, "X-Forwarded-For")]
+    clients = {_client(chain, trusted) for chain in chains if any(chain)}
+    if len(clients) > 1:
         return Origin()
     last = hops[-1] if hops else {}
     scheme = _last(request, "X-Forwarded-Proto") or last.get("proto", "")
     host = _last(request, "X-Forwarded-Host") or last.get("host", "")
     return Origin(
-        address=by_rfc or by_custom,
+        address=next(iter(clients), NOBODY),
         scheme=scheme.lower() if scheme.lower() in _SCHEMES else None,
         host=host if _HOST.fullmatch(host) else None,
     )
 
 
-def _client(said: list[str], trusted: tuple[Network, ...]) -> str | None:
-    """Return the rightmost address that is no proxy of ours."""
+def _client(said: list[str], trusted: tuple[Network, ...]) -> str:
+    """Return the rightmost address that is no proxy of ours, or NOBODY.
+
+    Where all are ours it is the first one: a program on the proxy's own machine.
+    """
     found = None
     for text in reversed(said[-_MAX_HOPS:]):
-        address = _address(text)
-        if address is None:
-            break
-        found = address
-        if not _is_trusted(address, trusted):
-            break
-    return found
+        found = _address(text)
+        if found is None or not _is_trusted(found, trusted):
+            return found or NOBODY
+    return NOBODY if found is None or len(said) > _MAX_HOPS else found
 
 
 def _address(text: str) -> str | None:

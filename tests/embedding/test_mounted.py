@@ -142,6 +142,39 @@ async def test_supervisors_ask_without_a_token_below_the_prefix(
             assert not open_socket.closed
 
 
+@pytest.mark.parametrize(
+    ("trusted", "headers", "status"),
+    [
+        ("127.0.0.1", {"X-Forwarded-For": "203.0.113.5"}, 401),
+        (
+            "127.0.0.1",
+            {"X-Forwarded-For": "203.0.113.5", "Forwarded": "for=127.0.0.1"},
+            401,
+        ),
+        (
+            "127.0.0.1",
+            {"X-Forwarded-For": "203.0.113.5", "Forwarded": "for=198.51.100.1"},
+            401,
+        ),
+        ("127.0.0.1", {"X-Forwarded-For": "unix:"}, 401),
+        ("127.0.0.1", {}, 401),
+        ("127.0.0.1", {"X-Forwarded-For": "127.0.0.1"}, 202),
+        ("10.0.0.0/8", {"X-Forwarded-For": "203.0.113.5"}, 401),
+        ("10.0.0.0/8", {"Forwarded": "for=127.0.0.1"}, 401),
+        ("10.0.0.0/8", {}, 202),
+    ],
+)
+async def test_who_comes_by_a_proxy_is_not_this_machine_unless_that_is_certain(
+    settings: asyncflow.Settings, trusted: str, headers: dict[str, str], status: int
+) -> None:
+    proxied = settings.model_copy(update={"trusted_proxies": (trusted,)})
+    app = web.Application()
+    asyncflow.setup(app, settings=asyncflow.Settings(**proxied.model_dump()))
+    async with TestClient(TestServer(app)) as host:
+        sent = await host.put("/uploads/upload/a.txt", data=b"hi", headers=headers)
+        assert sent.status == status
+
+
 async def test_without_a_token_only_this_machine_may_upload() -> None:
     auth = TokenAuth("a-secret-of-the-test", open_locally=True, near_only=True)
     request = make_mocked_request("GET", "/capabilities")

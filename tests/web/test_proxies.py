@@ -62,9 +62,13 @@ async def test_forwarded_of_rfc_7239_is_understood(serve: Serve, dial: Dial) -> 
         ("203.0.113.9:4711", "203.0.113.9"),
         ("2001:db8::7", "2001:db8::7"),
         ("::ffff:203.0.113.9", "203.0.113.9"),
-        ("unknown", "127.0.0.1"),
-        ("", "127.0.0.1"),
-        ("<script>", "127.0.0.1"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("unknown", "unknown"),
+        ("", "unknown"),
+        ("<script>", "unknown"),
+        ("<script>, 127.0.0.1", "unknown"),
+        ("203.0.113.9, unix:", "unknown"),
+        (", ".join(["127.0.0.1"] * 21), "unknown"),
     ],
 )
 async def test_the_client_is_the_rightmost_address_that_is_no_proxy(
@@ -74,13 +78,28 @@ async def test_the_client_is_the_rightmost_address_that_is_no_proxy(
     assert found.split()[0] == client
 
 
+@pytest.mark.parametrize(
+    ("custom", "rfc"),
+    [
+        ("203.0.113.9", "for=198.51.100.1"),
+        ("203.0.113.9", "for=127.0.0.1"),
+        ("203.0.113.9", "for=_hidden"),
+        ("unix:", "for=127.0.0.1"),
+    ],
+)
 async def test_headers_that_contradict_each_other_are_not_believed(
-    serve: Serve, dial: Dial
+    serve: Serve, dial: Dial, custom: str, rfc: str
 ) -> None:
-    found = await seen(
-        serve, dial, "X-Forwarded-For: 203.0.113.9", "Forwarded: for=198.51.100.1"
-    )
-    assert found.split()[0] == "127.0.0.1"
+    said = f"X-Forwarded-For: {custom}", f"Forwarded: {rfc};proto=https"
+    assert await seen(serve, dial, *said) == "unknown False localhost"
+
+
+async def test_headers_that_agree_are_believed(serve: Serve, dial: Dial) -> None:
+    said = "X-Forwarded-For: 203.0.113.9", "Forwarded: for=203.0.113.9;proto=https"
+    assert await seen(serve, dial, *said) == "203.0.113.9 True localhost"
+    # this one says only how, not who
+    said = "X-Forwarded-For: 203.0.113.9", "Forwarded: proto=https"
+    assert await seen(serve, dial, *said) == "203.0.113.9 True localhost"
 
 
 async def test_a_scheme_or_host_that_cannot_be_one_is_not_believed(
@@ -89,7 +108,7 @@ async def test_a_scheme_or_host_that_cannot_be_one_is_not_believed(
     found = await seen(
         serve, dial, "X-Forwarded-Proto: gopher", "X-Forwarded-Host: a b/c"
     )
-    assert found == "127.0.0.1 False localhost"
+    assert found == "unknown False localhost"
 
 
 # ----- a whole server
@@ -114,6 +133,23 @@ def test_limits_count_clients_and_not_the_proxy(server: ServerProcess) -> None:
     assert create_as(server, "203.0.113.2") == 201
     clients = {row[0] for row in rows(server, "SELECT client FROM upload")}
     assert {"peer 203.0.113.1", "peer 203.0.113.2"} <= clients
+
+
+def test_a_client_that_nobody_knows_is_not_taken_for_the_proxy(
+    server: ServerProcess,
+) -> None:
+    length, lie = ("Upload-Length", "9"), ("Forwarded", "for=198.51.100.1")
+    with Line(server) as line:
+        said = ("X-Forwarded-For", "203.0.113.77")
+        assert line.ask("POST", "/files", TUS, length, said, lie).status == 201
+        # all of them count as one, whatever each of them says
+        assert line.ask("POST", "/files", TUS, length).status == 429
+    clients = {row[0] for row in rows(server, "SELECT client FROM upload")}
+    assert "peer unknown" in clients
+    assert "peer 127.0.0.1" not in clients
+    logged = {one["client"] for one in server.log_events() if "client" in one}
+    assert "unknown" in logged
+    assert "127.0.0.1" not in logged
 
 
 def test_a_cookie_is_secure_when_the_proxy_speaks_https(server: ServerProcess) -> None:
