@@ -249,8 +249,7 @@ class PicturePage:
         picture = self._shrunk(
             min(1.0, math.sqrt(MAX_PIXELS / self.width / self.height))
         )
-        if picture.hasalpha():
-            picture = picture.flatten(background=255)
+        picture = paper.opaque(picture)
         if turn:
             picture = picture.rot(f"d{turn}")
         points = _POINTS / self.dpi

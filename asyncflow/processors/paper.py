@@ -44,13 +44,35 @@ _MIN_INK: Final = 0.002
 _PAPER_VARIES: Final = 24
 _MOST_IS_PAPER: Final = 0.75
 _WHITE: Final = 255
+#: an opaque sheet on nothing has an edge on black, which tells nothing
+_MUCH_MORE: Final = 2.0
 
 
 def grey(picture: Any) -> Any:
-    """Return *picture* as one 8-bit band in memory, transparent parts white."""
-    if picture.hasalpha():
-        picture = picture.flatten(background=_WHITE)
-    return picture.colourspace("b-w")[0].cast("uchar").copy_memory()
+    """Return *picture* as one 8-bit band in memory."""
+    return _grey(opaque(picture)).copy_memory()
+
+
+def opaque(picture: Any) -> Any:
+    """Return *picture* on white; on black if that shows much more of it.
+
+    White letters on nothing are meant for a dark ground.
+    """
+    if not picture.hasalpha():
+        return picture
+    if picture[-1].min() < _WHITE:
+        step = max(1, max(picture.width, picture.height) // LOOK_SIDE)
+        small = picture.subsample(step, step).copy_memory()
+        white, black = (
+            ink(_grey(small.flatten(background=ground))) for ground in (_WHITE, 0)
+        )
+        if black > _MUCH_MORE * white:
+            return picture.flatten(background=0)
+    return picture.flatten(background=_WHITE)
+
+
+def _grey(picture: Any) -> Any:
+    return picture.colourspace("b-w")[0].cast("uchar")
 
 
 def looks_like_text(picture: Any) -> bool:

@@ -114,6 +114,40 @@ def test_a_small_picture_of_text_is_read(tmp_path: Path, *, dark: bool) -> None:
     assert match(words, words_of(ran)) >= 0.95
 
 
+@pytest.mark.parametrize("form", ["png", "webp", "tiff"])
+@pytest.mark.parametrize("ink", [0, 235, 255])
+def test_letters_on_nothing_are_read_light_or_dark(
+    tmp_path: Path, form: str, ink: int
+) -> None:
+    words = text_pages.some_words(40)
+    letters = PIL.Image.new("RGBA", text_pages.SIZE, (ink, ink, ink, 0))
+    letters.putalpha(PIL.ImageChops.invert(sheet(words)))
+    more = {"lossless": True} if form == "webp" else {}
+    path = saved(letters, tmp_path / f"page.{form}", **more)
+    ran = read(path, f"image/{form}")
+    assert match(words, words_of(ran)) >= 0.98
+    # and are seen in the PDF, on the ground that they are meant for
+    pdf = pypdfium2.PdfDocument(ran.files["searchablePdf"])
+    shown = pdf[0].render(scale=1, grayscale=True).to_pil()
+    pdf.close()
+    assert shown.getextrema()[1] - shown.getextrema()[0] > 150
+    assert (shown.getpixel((5, 5)) < 50) == (ink > 200)
+
+
+def test_a_sheet_with_nothing_around_it_stays_on_white(tmp_path: Path) -> None:
+    words = text_pages.some_words(40)
+    page = sheet(words).convert("RGBA")
+    cut = PIL.Image.new("L", page.size, 0)
+    cut.paste(255, (40, 40, page.width - 40, page.height - 40))
+    page.putalpha(cut)
+    ran = read(saved(page, tmp_path / "page.png"))
+    assert match(words, words_of(ran)) >= 0.98
+    pdf = pypdfium2.PdfDocument(ran.files["searchablePdf"])
+    shown = pdf[0].render(scale=1, grayscale=True).to_pil()
+    pdf.close()
+    assert shown.getpixel((5, 5)) > 200
+
+
 def test_all_pages_of_a_tiff_are_read(tmp_path: Path) -> None:
     first, second = text_pages.some_words(40), text_pages.some_words(40, seed=2)
     pages = [sheet(first), PIL.Image.new("L", text_pages.SIZE, 255), sheet(second)]
