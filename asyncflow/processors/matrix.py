@@ -56,11 +56,6 @@ class Matrix:
 IDENTITY: Final = Matrix(1, 0, 0, 1, 0, 0)
 
 
-def scaled(factor: float) -> Matrix:
-    """Return the map that makes everything *factor* times as large."""
-    return Matrix(factor, 0, 0, factor, 0, 0)
-
-
 def unturned(turn: int, width: float, height: float) -> Matrix:
     """Return the map from a picture turned clockwise back to how it was.
 

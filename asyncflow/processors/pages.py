@@ -10,15 +10,16 @@ Rules
 
 import contextlib
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from asyncflow.errors import BadFile
 from asyncflow.processors import matrix, paper, raster
 from asyncflow.processors.clock import Clock, PageTimeout
+from asyncflow.processors.layers import Layer, Word, layer_of
 from asyncflow.processors.matrix import Box, Matrix
+from asyncflow.processors.notes import Note, has_notes, hide, notes_of
 
 #: A4 at 300 dpi has 8.7 million, A3 17.4; larger pages are read at a lower resolution
 MAX_PIXELS: Final = 18_000_000
@@ -39,31 +40,17 @@ _WHITE: Final = (255, 255, 255, 255)
 _FLATTENED: Final = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Word:
-    """A word on a page; `confidence` is 0 to 100, None where it is not a guess."""
-
-    text: str
-    box: Box
-    confidence: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
-    """The text that a page of a PDF carries itself."""
-
-    text: str
-    words: list[Word]
-
-
 class PdfPage:
     """A page of a PDF."""
 
     unit: Final = "pt"
 
-    def __init__(self, page: Any, number: int, clock: Clock) -> None:
+    def __init__(
+        self, page: Any, number: int, clock: Clock, notes: Sequence[Note] = ()
+    ) -> None:
         #: PDFium's page
         self.raw = page
+        self._notes = notes
         self.number = number
         self.clock = clock
         self.width, self.height = (float(side) for side in page.get_size())
@@ -89,33 +76,18 @@ class PdfPage:
                 return Matrix(1, 0, 0, -1, x0, y1)
 
     def layer(self) -> Layer:
-        """Return the page's own text, as it is in the file."""
-        textpage = self.raw.get_textpage()
-        try:
-            text = str(textpage.get_text_range(errors="replace"))
-            return Layer(text=text, words=list(self._words(textpage)))
-        finally:
-            textpage.close()
+        """Return the page's own text, as it is in the file. Raise PageTimeout."""
+        return layer_of(self.raw, self.to_user_space.inverse(), self.clock)
 
-    def _words(self, textpage: Any) -> Iterator[Word]:
-        import pypdfium2.raw as pdfium  # noqa: PLC0415 -- few workers need it
-
+    def noted(self) -> Layer:
+        """Return what was typed onto the page as notes that are not drawn."""
         to_shown = self.to_user_space.inverse()
-        letters: list[str] = []
-        boxes: list[Box] = []
-        count = textpage.count_chars()
-        for at in range(count + 1):
-            # one beyond the end is a space: it ends the last word
-            letter = (
-                chr(pdfium.FPDFText_GetUnicode(textpage, at)) if at < count else " "
-            )
-            if not letter.isspace() and letter != "\0":
-                letters.append(letter)
-                boxes.append(textpage.get_charbox(at))
-            elif letters:
-                self.clock.left()
-                yield word_of(letters, boxes, to_shown)
-                letters, boxes = [], []
+        words = [
+            Word(text=text, box=to_shown.box(note.box))
+            for note in self._notes
+            for text in note.text.split()
+        ]
+        return Layer(text="\n\n".join(note.text for note in self._notes), words=words)
 
     def has_picture(self) -> bool:
         """Tell whether there is a picture on the page, which may show text."""
@@ -130,14 +102,20 @@ class PdfPage:
         picture, _to_page, _dpi = self.picture(scale)
         return paper.ink(picture) > 0
 
-    def picture(self, scale: float = RENDER_DPI / _POINTS) -> tuple[Any, Matrix, int]:
+    def picture(
+        self, scale: float = RENDER_DPI / _POINTS, within: Box | None = None
+    ) -> tuple[Any, Matrix, int]:
         """Render the page; return it in grey, the map to points, and its dpi.
 
+        *within* is the part of the page that is rendered, all of it by default.
         Raise PageTimeout.
         """
-        scale = min(scale, math.sqrt(MAX_PIXELS / (self.width * self.height)))
-        scale = min(scale, _MAX_SIDE / max(self.width, self.height))
-        bitmap = self._drawn(scale, grey=True)
+        x0, y0, x1, y1 = within or (0.0, 0.0, self.width, self.height)
+        scale = min(scale, math.sqrt(MAX_PIXELS / ((x1 - x0) * (y1 - y0))))
+        scale = min(scale, _MAX_SIDE / max(x1 - x0, y1 - y0))
+        left, top = math.floor(x0 * scale), math.floor(y0 * scale)
+        size = math.ceil(x1 * scale) - left, math.ceil(y1 * scale) - top
+        bitmap = self._drawn(scale, size, left=left, top=top, grey=True)
         try:
             stride, height = bitmap.stride, bitmap.height
             picture = _vips().Image.new_from_memory(
@@ -146,7 +124,8 @@ class PdfPage:
             picture = picture.crop(0, 0, bitmap.width, height).copy_memory()
         finally:
             bitmap.close()
-        return picture, matrix.scaled(1 / scale), round(scale * _POINTS)
+        to_page = Matrix(1 / scale, 0, 0, 1 / scale, left / scale, top / scale)
+        return picture, to_page, round(scale * _POINTS)
 
     def preview(self, side: int) -> bytes:
         """Return the page as a JPEG that fits into a square of *side* pixels.
@@ -154,7 +133,8 @@ class PdfPage:
         Raise PageTimeout.
         """
         scale = side / max(self.width, self.height)
-        bitmap = self._drawn(scale, grey=False)
+        size = math.ceil(self.width * scale), math.ceil(self.height * scale)
+        bitmap = self._drawn(scale, size, grey=False)
         try:
             shown = bitmap.to_pil().convert("RGB")
         finally:
@@ -165,23 +145,29 @@ class PdfPage:
         )
         return _jpeg(picture.copy(interpretation="srgb"))
 
-    def _drawn(self, scale: float, *, grey: bool) -> Any:
-        """Draw the page, object by object, for as long as it has time."""
+    def _drawn(
+        self,
+        scale: float,
+        size: tuple[int, int],
+        *,
+        grey: bool,
+        left: int = 0,
+        top: int = 0,
+    ) -> Any:
+        """Draw *size* pixels of the page, object by object, while it has time."""
         import pypdfium2  # noqa: PLC0415 -- few workers need it
         import pypdfium2.raw as pdfium  # noqa: PLC0415 -- likewise
 
-        width, height = math.ceil(self.width * scale), math.ceil(self.height * scale)
+        whole = math.ceil(self.width * scale), math.ceil(self.height * scale)
         form = pdfium.FPDFBitmap_Gray if grey else pdfium.FPDFBitmap_BGR
         flags = pdfium.FPDF_ANNOT
         flags |= pdfium.FPDF_GRAYSCALE if grey else pdfium.FPDF_REVERSE_BYTE_ORDER
-        bitmap = pypdfium2.PdfBitmap.new_native(
-            width, height, form, rev_byteorder=not grey
-        )
-        bitmap.fill_rect(_WHITE, 0, 0, width, height)
+        bitmap = pypdfium2.PdfBitmap.new_native(*size, form, rev_byteorder=not grey)
+        bitmap.fill_rect(_WHITE, 0, 0, *size)
         pause = pdfium.IFSDK_PAUSE(version=1)
         ask = type(pause.NeedToPauseNow)(lambda _pause: self.clock.is_over)
         pause.NeedToPauseNow = ask
-        place = (0, 0, width, height, 0)
+        place = (-left, -top, *whole, 0)
         state = pdfium.FPDF_RenderPageBitmap_Start(
             bitmap, self.raw, *place, flags, pause
         )
@@ -282,6 +268,9 @@ class Document:
         self._source = source
         self._media_type = media_type
         self._pdf: Any = None
+        #: the same, of which nothing is ever shown
+        self._unseen: Any = None
+        self._noted: dict[int, list[Note]] = {}
         if media_type == "application/pdf":
             self._pdf = _opened(source)
             self.pages = len(self._pdf)
@@ -303,8 +292,20 @@ class Document:
 
     def close(self) -> None:
         """Free what the document holds."""
-        if self._pdf is not None:
-            self._pdf.close()
+        for pdf in (self._pdf, self._unseen):
+            if pdf is not None:
+                pdf.close()
+
+    def _notes(self, number: int) -> list[Note]:
+        import pypdfium2  # noqa: PLC0415 -- few workers need it
+
+        if self._unseen is None:
+            self._unseen = pypdfium2.PdfDocument(self._source)
+        page = self._unseen[number]
+        try:
+            return notes_of(page)
+        finally:
+            page.close()
 
     @contextlib.contextmanager
     def page(self, number: int, clock: Clock) -> Iterator[Page]:
@@ -317,6 +318,10 @@ class Document:
 
         try:
             page = self._pdf[number]
+            if number not in self._noted:
+                # before they become a part of the page
+                self._noted[number] = self._notes(number) if has_notes(page) else []
+                hide(page, self._noted[number])
             # what was filled into a form or noted on the page is text of the page
             if pdfium.FPDFPage_Flatten(page, pdfium.FLAT_NORMALDISPLAY) == _FLATTENED:
                 page.close()
@@ -324,7 +329,7 @@ class Document:
         except pypdfium2.PdfiumError as error:
             raise BadFile("damaged", f"page {number + 1} is damaged") from error
         try:
-            yield PdfPage(page, number, clock)
+            yield PdfPage(page, number, clock, self._noted[number])
         except pypdfium2.PdfiumError as error:
             raise BadFile("damaged", f"page {number + 1}: {error}") from error
         finally:
@@ -348,18 +353,6 @@ def _opened(source: Path) -> Any:
 def _jpeg(picture: Any) -> bytes:
     with raster.explained():
         return bytes(picture.jpegsave_buffer(Q=_JPEG_QUALITY, keep="none"))
-
-
-def word_of(letters: list[str], boxes: list[Box], to_shown: Matrix) -> Word:
-    """Return a word of PDFium's *letters*, UTF-16 units: two may be one letter."""
-    units = "".join(letters).encode("utf-16-le", "surrogatepass")
-    text = units.decode("utf-16-le", "replace")
-    return Word(text=text, box=to_shown.box(_around(boxes)))
-
-
-def _around(boxes: list[Box]) -> Box:
-    x0, y0, x1, y1 = zip(*boxes, strict=True)
-    return min(x0), min(y0), max(x1), max(y1)
 
 
 def _vips() -> Any:

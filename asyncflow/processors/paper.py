@@ -43,6 +43,9 @@ _MIN_INK: Final = 0.002
 #: grey levels by which a sheet differs from place to place, and how much of it is bare
 _PAPER_VARIES: Final = 24
 _MOST_IS_PAPER: Final = 0.75
+#: of letters that touch the edges, a third is ink; of photographs, a half is seldom sky
+_LEAST_GROUND: Final = 0.5
+_FRAME: Final = 20  # pixels
 _WHITE: Final = 255
 #: an opaque sheet on nothing has an edge on black, which tells nothing
 _MUCH_MORE: Final = 2.0
@@ -94,9 +97,16 @@ def is_sheet(picture: Any) -> bool:
     Paper has one colour, more or less.
     """
     small = _small(picture)
-    back = _most_common(small)
-    same = ((small - back).abs() <= _PAPER_VARIES).avg() / _WHITE
-    return same >= _MOST_IS_PAPER and ink(small) > 0
+    return _bare(small) >= _MOST_IS_PAPER and ink(small) > 0
+
+
+def may_show_text(picture: Any) -> bool:
+    """Tell whether the grey *picture* has a ground of one colour and ink on it.
+
+    Cuttings have it, however few lines they show; most photographs have not.
+    """
+    small = _small(picture)
+    return _bare(small) >= _LEAST_GROUND and ink(small) >= _MIN_INK
 
 
 def blank(picture: Any, boxes: Sequence[Box]) -> Any:
@@ -122,6 +132,19 @@ def only(picture: Any, boxes: Sequence[Box]) -> Any:
         if place[0] < place[2] and place[1] < place[3]:
             canvas.paste(whole.crop(place), place)
     return _from_pillow(canvas)
+
+
+def framed(picture: Any) -> tuple[Any, Matrix]:
+    """Return the grey *picture* with paper around it, and the map to that.
+
+    Letters that touch an edge are read badly.
+    """
+    wide, high = picture.width + 2 * _FRAME, picture.height + 2 * _FRAME
+    back = [_most_common(picture)]
+    around = picture.embed(
+        _FRAME, _FRAME, wide, high, extend="background", background=back
+    )
+    return around.copy_memory(), Matrix(1, 0, 0, 1, _FRAME, _FRAME)
 
 
 def skew_of(picture: Any) -> float:
@@ -162,6 +185,12 @@ def _small(picture: Any) -> Any:
     if side <= LOOK_SIDE:
         return picture
     return picture.resize(LOOK_SIDE / side).copy_memory()
+
+
+def _bare(picture: Any) -> float:
+    """Return how much of *picture* has about the colour that is most common."""
+    back = _most_common(picture)
+    return float(((picture - back).abs() <= _PAPER_VARIES).avg()) / _WHITE
 
 
 def _pillow(picture: Any) -> Any:

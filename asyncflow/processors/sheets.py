@@ -8,14 +8,20 @@ Rules
   a page is better than none, as long as it is said.
 """
 
+import contextlib
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
 from asyncflow.errors import BadFile, Skip
 from asyncflow.processors import matrix, ocr, pages, reading, uncovered
 from asyncflow.processors.clock import PageTimeout, limited
+from asyncflow.processors.layers import Layer, Word
+from asyncflow.processors.places import Place
+
+#: small pictures that are remembered
+_MOST_KNOWN: Final = 64
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -67,7 +73,7 @@ class Sheet(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     unit: str
     source: Literal["layer", "ocr", "mixed", "none"]
     text: str = ""
-    words: list[pages.Word] = []
+    words: list[Word] = []
     rotation: int = 0
     skew: float = 0.0
     failure: Failure | None = None
@@ -95,6 +101,8 @@ class Reader:
         self._document = document
         self._engine: ocr.Engine | None = None
         self._lacking: Skip | None = None
+        #: small pictures by their looks: letterheads are on every page, and read once
+        self._known: dict[bytes, reading.Reading] = {}
 
     def read(self, number: int) -> Sheet | Failure:
         """Return what page *number* (from 0) says, or why nobody knows."""
@@ -114,29 +122,41 @@ class Reader:
 
     def _page(self, page: pages.Page) -> Sheet:
         if not isinstance(page, pages.PdfPage):
-            return self._read(page)
+            return self._of_reading(page, *self._found(page, page.picture()))
         layer = page.layer()
-        if not layer.words:
-            if page.has_picture() or page.shows_something():
-                return self._read(page)
-            return self._sheet(page, "none")
+        whole = layer.whole or layer
         try:
-            beside = uncovered.Uncovered(page, layer)
-            if beside.looks_like_text():
-                return self._read_beside(page, layer, beside)
+            sheet = self._covered(page, layer)
         except (PageTimeout, Skip) as error:
-            failure = self._failure(page.number, error)
-            return self._of_layer(page, layer, failure)
-        return self._of_layer(page, layer)
+            if not whole.words:
+                raise
+            sheet = self._of_layer(page, whole, self._failure(page.number, error))
+        return _with_notes(sheet, page.noted())
+
+    def _covered(self, page: pages.PdfPage, layer: Layer) -> Sheet:
+        """Return what *layer* says, and what is read where it says nothing."""
+        if layer.words:
+            beside = uncovered.Uncovered(page, layer)
+            if places := beside.worth_reading(self._can_read):
+                return self._read_beside(page, layer, beside, places)
+            # what is doubtful is not seen, or covered by what is not
+            return self._of_layer(page, layer)
+        if page.has_picture() or page.shows_something():
+            found, to_page = self._found(page, page.picture())
+            if not (layer.whole and uncovered.bears_out(found, layer.doubtful)):
+                return self._of_reading(page, found, to_page)
+        elif not layer.doubtful:
+            return self._sheet(page, "none")
+        return self._of_layer(page, layer.whole or layer)
 
     def _failure(self, number: int, error: BadFile | PageTimeout | Skip) -> Failure:
         if isinstance(error, PageTimeout):
             return took_too_long(number, self._request.page_s)
         return failure_of(error)
 
-    def _read(self, page: pages.Page) -> Sheet:
-        """Read a page by OCR."""
-        found, to_page = self._found(page, page)
+    def _of_reading(
+        self, page: pages.Page, found: reading.Reading, to_page: matrix.Matrix
+    ) -> Sheet:
         return self._sheet(
             page,
             "ocr",
@@ -148,10 +168,22 @@ class Reader:
         )
 
     def _read_beside(
-        self, page: pages.PdfPage, layer: pages.Layer, beside: uncovered.Uncovered
+        self,
+        page: pages.PdfPage,
+        layer: Layer,
+        beside: uncovered.Uncovered,
+        places: Sequence[Place],
     ) -> Sheet:
         """Read by OCR what *layer* does not cover."""
-        found, to_page = self._found(page, beside)
+        parts = [
+            self._found(page, beside.picture(place), is_small=beside.is_small(place))
+            for place in places
+        ]
+        found, to_page = reading.together(parts)
+        whole = layer.whole if beside.has_doubtful else None
+        if whole and uncovered.bears_out(found, layer.doubtful):
+            found = uncovered.without(found, to_page, layer.doubtful)
+            layer = whole
         found = beside.new(found, to_page)
         if not found.words:
             return self._of_layer(page, layer)
@@ -167,7 +199,7 @@ class Reader:
         )
 
     def _of_layer(
-        self, page: pages.PdfPage, layer: pages.Layer, failure: Failure | None = None
+        self, page: pages.PdfPage, layer: Layer, failure: Failure | None = None
     ) -> Sheet:
         text, words = layer.text, layer.words
         return self._sheet(page, "layer", text=text, words=words, failure=failure)
@@ -178,7 +210,7 @@ class Reader:
         source: Literal["layer", "ocr", "mixed", "none"],
         *,
         text: str = "",
-        words: Sequence[pages.Word] = (),
+        words: Sequence[Word] = (),
         rotation: int = 0,
         skew: float = 0.0,
         failure: Failure | None = None,
@@ -195,18 +227,37 @@ class Reader:
             rotation=rotation,
             skew=skew,
             failure=failure,
-            engine="" if self._engine is None else self._engine.name,
+            engine=self._reader().name if source in {"ocr", "mixed"} else "",
             shown=shown,
         )
 
     def _found(
-        self, page: pages.Page, shown: pages.Page | uncovered.Uncovered
+        self,
+        page: pages.Page,
+        shown: tuple[Any, matrix.Matrix, int],
+        *,
+        is_small: bool = False,
     ) -> tuple[reading.Reading, matrix.Matrix]:
         """Read what *page* has *shown*; return it and the map from its words to it."""
         engine = self._reader()
-        picture, to_page, dpi = shown.picture()
-        found = reading.read(picture, dpi=dpi, engine=engine, clock=page.clock)
-        return found, found.back.then(to_page)
+        picture, to_page, dpi = shown
+        if not is_small:
+            found = reading.read(picture, dpi=dpi, engine=engine, clock=page.clock)
+            return found, found.back.then(to_page)
+        looks = reading.looks_of(picture)
+        known = self._known.get(looks)
+        if known is None:
+            known = reading.try_to_read(
+                picture, dpi=dpi, engine=engine, clock=page.clock
+            )
+            if len(self._known) < _MOST_KNOWN:
+                self._known[looks] = known
+        return known, known.back.then(to_page)
+
+    def _can_read(self) -> bool:
+        with contextlib.suppress(Skip):
+            self._reader()
+        return self._lacking is None
 
     def _reader(self) -> ocr.Engine:
         if self._lacking is not None:
@@ -243,11 +294,23 @@ def failure_of(error: BadFile | Skip) -> Failure:
     return Failure(reason=error.reason, detail=str(error), is_lack=is_lack)
 
 
-def _placed(found: reading.Reading, to_page: matrix.Matrix) -> list[pages.Word]:
+def _with_notes(sheet: Sheet, notes: Layer) -> Sheet:
+    """Return *sheet* with what was typed onto the page as notes behind it."""
+    if not notes.words:
+        return sheet
+    source: Literal["layer", "mixed"]
+    source = "layer" if sheet.source in {"layer", "none"} else "mixed"
+    return msgspec.structs.replace(
+        sheet,
+        source=source,
+        text="\n\n".join(text for text in (sheet.text.strip(), notes.text) if text),
+        words=[*sheet.words, *notes.words],
+    )
+
+
+def _placed(found: reading.Reading, to_page: matrix.Matrix) -> list[Word]:
     """Return the words of *found* where they are on the page."""
     return [
-        pages.Word(
-            text=seen.text, box=to_page.box(seen.box), confidence=seen.confidence
-        )
+        Word(text=seen.text, box=to_page.box(seen.box), confidence=seen.confidence)
         for seen in found.words
     ]

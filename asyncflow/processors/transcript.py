@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from asyncflow.processors.pages import Word
+from asyncflow.processors.layers import Word
 from asyncflow.processors.sheets import Sheet
 
 #: CSI, OSC and other commands that terminals obey

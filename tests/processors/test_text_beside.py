@@ -242,17 +242,6 @@ def test_an_illustration_is_not_read(tmp_path: Path, content: str) -> None:
     assert "engine" not in ran.facts
 
 
-def test_a_small_picture_is_not_read_even_if_it_shows_text(tmp_path: Path) -> None:
-    words = text_pages.some_words(400)
-    lines = [" ".join(words[at : at + 12]) for at in range(0, len(words), 12)]
-    typed = " ".join(f"({line}) ' " for line in lines)
-    content = f"BT /F 8 Tf 10 TL 30 400 Td {typed} ET q 90 0 0 60 450 20 cm /I Do Q"
-    logo = sheet(text_pages.some_words(60))
-    ran = read(page_pdf(content, tmp_path / "logo.pdf", picture=logo))
-    assert words_of(ran) == words
-    assert "engine" not in ran.facts
-
-
 def test_what_was_filled_in_and_noted_is_text_of_the_page(tmp_path: Path) -> None:
     path = tmp_path / "form.pdf"
     label = "BT /F 12 Tf 50 355 Td (Name) Tj ET"

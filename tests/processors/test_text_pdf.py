@@ -210,7 +210,9 @@ def words_of(ran: Ran) -> list[str]:
 def test_letters_of_two_units_are_one_letter(
     tmp_path: Path, letter: str, found: str, attempt: int
 ) -> None:
-    path = text_pages.mapped_pdf(letter, tmp_path / "letter.pdf")
+    meanings = {"a": "a", "X": letter, "b": "b"}
+    drawn = text_pages.typed(["aXb"])
+    path = text_pages.mapped_pdf(drawn, meanings, tmp_path / "letter.pdf")
     ran = run_processor(text, path, media_type=PDF, attempt=attempt)
     assert words_of(ran) == [f"a{found}b"]
     word = pages_of(ran)[0]["words"][0]  # type: ignore[index]

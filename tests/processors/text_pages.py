@@ -149,49 +149,53 @@ def page_pdf(
     path: Path,
     *,
     picture: PIL.Image.Image | None = None,
+    other: PIL.Image.Image | None = None,
     rotate: int = 0,
     filled: str = "",
     noted: str = "",
     shows: bool = True,
+    note: str = "",
 ) -> Path:
     """Write a PDF of one page of 595 x 421 points, with *content* drawn on it.
 
-    *picture* is `/I`, `/F` is a font; `/N` draws *picture* and "nested words". *filled*
-    stands in a field of a form, *noted* in a note on the page. *shows*: the file says
-    how the field looks; many programs leave that to whoever opens it.
+    *picture* is `/I`, *other* is `/J`, `/F` is a font; `/N` draws *picture* and "nested
+    words". *filled* stands in a field of a form, *noted* in a note on the page.
+    *shows*: the file says how the field looks; many programs leave that to whoever
+    opens it. *note* is what the file says of another note.
     """
     nested = b"q 595 0 0 421 0 0 cm /I Do Q BT /F 12 Tf 30 20 Td (nested words) Tj ET"
-    resources = b"<< /Font << /F 6 0 R >> /XObject << /I 5 0 R /N 7 0 R >> >>"
-    drawn, body = content.encode(), io.BytesIO()
-    (picture or PIL.Image.new("L", (8, 8), 255)).convert("L").save(body, "JPEG")
-    width, height = picture.size if picture else (8, 8)
+    resources = b"<< /Font << /F 6 0 R >> /XObject << /I 5 0 R /J 12 0 R /N 7 0 R >> >>"
+    form = b"/Type /XObject /Subtype /Form /Resources " + resources
+    forms = (
+        b"/AcroForm << /Fields [8 0 R] /NeedAppearances %s /DA (/F 12 Tf 0 g) /DR %s >>"
+        % (b"false" if shows else b"true", resources)
+    )
     parts = {
-        1: b"<< /Type /Catalog /Pages 2 0 R /AcroForm << /Fields [8 0 R]"
-        b" /NeedAppearances %s /DA (/F 12 Tf 0 g) /DR %s >> >>"
-        % (b"false" if shows else b"true", resources),
+        1: b"<< /Type /Catalog /Pages 2 0 R %s >>" % (forms if filled else b""),
         2: b"<< /Type /Pages /Count 1 /Kids [3 0 R] >>",
         3: b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 421] /Rotate %d"
         b" /Annots [%s] /Contents 4 0 R /Resources %s >>"
-        % (rotate, b"8 0 R 10 0 R" if filled or noted else b"", resources),
-        4: b"<< /Length %d >> stream\n%s\nendstream" % (len(drawn), drawn),
-        5: b"<< /Type /XObject /Subtype /Image /Width %d /Height %d"
-        b" /ColorSpace /DeviceGray /BitsPerComponent 8 /Filter /DCTDecode"
-        b" /Length %d >> stream\n%s\nendstream"
-        % (width, height, len(body.getvalue()), body.getvalue()),
+        % (
+            rotate,
+            b"8 0 R 10 0 R 13 0 R" if filled or noted or note else b"",
+            resources,
+        ),
+        4: _stream(content.encode()),
+        5: _picture(picture),
         6: b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
-        7: b"<< /Type /XObject /Subtype /Form /BBox [0 0 595 421] /Resources %s"
-        b" /Length %d >> stream\n%s\nendstream" % (resources, len(nested), nested),
+        7: _stream(nested, form + b" /BBox [0 0 595 421]"),
+        12: _picture(other),
+        13: b"<< /Type /Annot /Subtype /FreeText /F 4 %s >>" % note.encode(),
+        14: _stream(b"", form + b" /BBox [0 0 350 20]"),
     }
+    noted_too = b"/Subtype /FreeText /Rect [50 300 400 320] /Contents (%s)"
     for at, (kind, said) in {
         8: (b"/Subtype /Widget /FT /Tx /T (name) /Rect [150 350 400 370]", filled),
-        10: (b"/Subtype /FreeText /Rect [50 300 400 320]", noted),
+        10: (noted_too % noted.encode(), noted),
     }.items():
         shown = b"BT /F 12 Tf 2 5 Td (%s) Tj ET" % said.encode()
         parts[at] = b"<< /Type /Annot /F 4 /AP << /N %d 0 R >> %s >>" % (at + 1, kind)
-        parts[at + 1] = (
-            b"<< /Type /XObject /Subtype /Form /BBox [0 0 350 20] /Resources %s"
-            b" /Length %d >> stream\n%s\nendstream" % (resources, len(shown), shown)
-        )
+        parts[at + 1] = _stream(shown, form + b" /BBox [0 0 350 20]")
     if not shows:
         value = b" /V (%s) /DA (/F 12 Tf 0 g) >>" % filled.encode()
         parts[8] = parts[8].replace(b"/AP << /N 9 0 R >>", b"").replace(b" >>", value)
@@ -199,26 +203,123 @@ def page_pdf(
     return path
 
 
-def mapped_pdf(letter: str, path: Path) -> Path:
-    """Write a PDF that says "aXb", where X stands for *letter* in UTF-16."""
-    units = letter.encode("utf-16-be", "surrogatepass").hex().encode()
-    drawn = b"BT /F 12 Tf 30 300 Td (aXb) Tj ET"
+def _picture(picture: PIL.Image.Image | None) -> bytes:
+    body = io.BytesIO()
+    shown = picture or PIL.Image.new("L", (8, 8), 255)
+    shown.convert("L").save(body, "JPEG")
+    kind = b"/Type /XObject /Subtype /Image /ColorSpace /DeviceGray /BitsPerComponent 8"
+    size = b"/Filter /DCTDecode /Width %d /Height %d" % shown.size
+    return _stream(body.getvalue(), kind + size)
+
+
+def mapped_pdf(content: str, meanings: Mapping[str, str], path: Path) -> Path:
+    """Write a PDF of a page with *content*, in a font that tells what letters mean.
+
+    `/F` is drawn like `/G`, but its letters mean what *meanings* says, in UTF-16.
+    """
+    entries = " ".join(
+        f"<{ord(code):02x}> <{meant.encode('utf-16-be', 'surrogatepass').hex()}>"
+        for code, meant in meanings.items()
+    )
     table = (
         b"/CIDInit /ProcSet findresource begin 12 dict begin begincmap /CMapName /A def"
-        b" 1 begincodespacerange <00> <FF> endcodespacerange 3 beginbfchar"
-        b" <61> <0061> <62> <0062> <58> <%s> endbfchar endcmap end end" % units
+        b" 1 begincodespacerange <00> <FF> endcodespacerange %d beginbfchar"
+        b" %s endbfchar endcmap end end" % (len(meanings), entries.encode())
     )
+    return _font_pdf(
+        content,
+        {
+            5: b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica"
+            b" /ToUnicode 7 0 R >>",
+            7: _stream(table),
+        },
+        path,
+    )
+
+
+def drawn_pdf(content: str, path: Path, *, codes: Mapping[str, str]) -> Path:
+    """Write a PDF of a page with *content*, in a font that says nothing of meanings.
+
+    `/F` draws for each letter of *codes* what it stands for.
+    """
+    font = PIL.ImageFont.load_default(size=_EM)
+    glyphs = {code: _glyph(letter, font) for code, letter in codes.items()}
+    first, last = min(map(ord, codes)), max(map(ord, codes))
+    widths = [
+        round(font.getlength(codes[chr(at)])) if chr(at) in codes else 0
+        for at in range(first, last + 1)
+    ]
+    names = b" ".join(b"%d /glyph%d" % (ord(code), ord(code)) for code in codes)
+    procs = b" ".join(
+        b"/glyph%d %d 0 R" % (ord(code), 7 + at) for at, code in enumerate(codes)
+    )
+    return _font_pdf(
+        content,
+        {
+            5: b"<< /Type /Font /Subtype /Type3 /FontBBox [0 -%d %d %d]"
+            b" /FontMatrix [%f 0 0 %f 0 0] /FirstChar %d /LastChar %d /Widths %s"
+            b" /Encoding << /Type /Encoding /Differences [%s] >> /CharProcs << %s >>"
+            b" /Resources << >> >>"
+            % (
+                *(_EM, _EM, _EM, 1 / _EM, 1 / _EM, first, last),
+                *(str(widths).replace(",", "").encode(), names, procs),
+            ),
+            **{7 + at: _stream(glyph) for at, glyph in enumerate(glyphs.values())},
+        },
+        path,
+    )
+
+
+_EM = 40
+
+
+def _glyph(
+    letter: str, font: PIL.ImageFont.FreeTypeFont | PIL.ImageFont.ImageFont
+) -> bytes:
+    """Return the drawing of a letter for a font: a rectangle for each run of ink."""
+    picture = PIL.Image.new("1", (2 * _EM, 2 * _EM))
+    PIL.ImageDraw.Draw(picture).text((4, _EM), letter, font=font, fill=1, anchor="ls")
+    dots = [
+        b"%d %d 1 1 re" % (x - 4, _EM - 1 - y)
+        for y in range(picture.height)
+        for x in range(picture.width)
+        if picture.getpixel((x, y))
+    ]
+    width = round(font.getlength(letter))
+    return b"%d 0 0 -%d %d %d d1 %s f" % (width, _EM, _EM, _EM, b" ".join(dots))
+
+
+def _font_pdf(content: str, font: Mapping[int, bytes], path: Path) -> Path:
+    """Write a PDF of one page; *font* are object 5, called `/F`, and those from 7."""
     parts = {
         1: b"<< /Type /Catalog /Pages 2 0 R >>",
         2: b"<< /Type /Pages /Count 1 /Kids [3 0 R] >>",
         3: b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 421] /Contents 4 0 R"
-        b" /Resources << /Font << /F 5 0 R >> >> >>",
-        4: b"<< /Length %d >> stream\n%s\nendstream" % (len(drawn), drawn),
-        5: b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /ToUnicode 6 0 R >>",
-        6: b"<< /Length %d >> stream\n%s\nendstream" % (len(table), table),
+        b" /Resources << /Font << /F 5 0 R /G 6 0 R >> >> >>",
+        4: _stream(content.encode("latin-1")),
+        6: b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+        **font,
     }
     path.write_bytes(_file(parts))
     return path
+
+
+def typed(
+    lines: Iterable[str], *, font: str = "F", size: int = 12, top: int = 390
+) -> str:
+    """Return the drawing of *lines* of text."""
+    marked = str.maketrans({sign: f"\\{sign}" for sign in "()\\"})
+    said = " ".join(f"({line.translate(marked)}) '" for line in lines)
+    return f"BT /{font} {size} Tf {size * 3 // 2} TL 30 {top} Td {said} ET"
+
+
+def in_lines(words: Sequence[str], *, of: int = 8) -> list[str]:
+    """Return the words in lines *of* so many."""
+    return [" ".join(words[at : at + of]) for at in range(0, len(words), of)]
+
+
+def _stream(data: bytes, kind: bytes = b"") -> bytes:
+    return b"<< %s /Length %d >> stream\n%s\nendstream" % (kind, len(data), data)
 
 
 def _file(parts: Mapping[int, bytes]) -> bytes:
