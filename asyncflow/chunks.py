@@ -129,8 +129,8 @@ class Chunks:
         if said.once is None:
             return await self._create(said)
         # a repeat waits for what it repeats, and is looked for before it can be refused
-        async with self._repeats.turn(said.owner, said.once):
-            made = await self._db.created_before(said.owner, said.once)
+        async with self._repeats.turn(said.owner, said.tenant, said.once):
+            made = await self._db.created_before(said.owner, said.tenant, said.once)
             if made is not None:
                 return replace(await self.find(made), is_known=True)
             return await self._create(said)

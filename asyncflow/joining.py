@@ -124,7 +124,7 @@ class Joiner:
         """
         if said.once is not None:
             # before its parts are looked at, which may have gone since
-            made = await self._db.created_before(said.owner, said.once)
+            made = await self._db.created_before(said.owner, said.tenant, said.once)
             if made is not None:
                 return replace(await self.settle(made), is_known=True)
         lengths = [(await self._part(said, part)).length for part in parts]

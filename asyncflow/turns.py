@@ -317,12 +317,12 @@ class Repeats:
     """Requests of one owner with one Idempotency-Key, one after the other."""
 
     def __init__(self) -> None:
-        self._running: dict[tuple[str, str], asyncio.Event] = {}
+        self._running: dict[tuple[str, str, str], asyncio.Event] = {}
 
     @asynccontextmanager
-    async def turn(self, owner: str, once: Once) -> AsyncIterator[None]:
+    async def turn(self, owner: str, tenant: str, once: Once) -> AsyncIterator[None]:
         """Wait for whoever runs with the same key; then nobody else does."""
-        key = (owner, once.key)
+        key = (tenant, owner, once.key)
         while (running := self._running.get(key)) is not None:
             await running.wait()
         over = self._running[key] = asyncio.Event()

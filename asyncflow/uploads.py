@@ -93,6 +93,14 @@ def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
+def is_choosable(text: str) -> bool:
+    """Tell whether an id is of the kind that clients choose: a random UUID.
+
+    Ours carry the time: one of those that no upload has, had one, or has another use.
+    """
+    return uuid.UUID(text).version == 4  # noqa: PLR2004 -- RFC 9562 section 5.4
+
+
 def offset_of(size: int, *, length: int | None, checked_from: int | None) -> int:
     """Return how many of a blob's *size* bytes count as received.
 

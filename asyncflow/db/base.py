@@ -63,11 +63,12 @@ class Database(Oversight, Protocol):
 
         Another id, or the chosen one again: such an upload is there already, by the
         same Idempotency-Key or by the chosen id; nothing was stored.
-        Raise KeyReused, TooManyUploads.
+        Raise KeyReused, TooManyUploads, UploadGone if one that was deleted had the
+        chosen id, UploadNotFound if no client may choose it.
         """
         ...
 
-    async def created_before(self, owner: str, once: Once) -> str | None:
+    async def created_before(self, owner: str, tenant: str, once: Once) -> str | None:
         """Return what a request with this Idempotency-Key has created; None: nothing.
 
         Raise KeyReused.
@@ -244,7 +245,10 @@ class Database(Oversight, Protocol):
         ...
 
     async def delete(self, job_id: str) -> None:
-        """Forget the job; its bytes go to the trash. Raise JobNotFound."""
+        """Forget the job; its bytes go to the trash, and nobody gets its id again.
+
+        Raise JobNotFound.
+        """
         ...
 
     async def job(self, job_id: str) -> JobView:
@@ -305,7 +309,7 @@ class Database(Oversight, Protocol):
         ...
 
     async def trash(self, limit: int) -> Sequence[Trash]:
-        """Return bytes to remove."""
+        """Return bytes to remove, but for what a row names all the same."""
         ...
 
     async def drop_trash(self, removed: Sequence[str]) -> None:

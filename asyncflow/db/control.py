@@ -32,7 +32,7 @@ from asyncflow.jobs import SUBMITTED, JobKind, JobState, PlanEntry, StepState
 
 def submit(db: sqlite3.Connection, new: Submission) -> tuple[str, Change | None]:
     """Store a task or an event as a job; return its id, of one that was there too."""
-    there = intake.created_before(db, new.owner, new.once)
+    there = intake.created_before(db, new.owner, new.tenant, new.once)
     if there is not None:
         return there, None
     kind = SUBMITTED if new.kind is JobKind.TASK else new.name
@@ -53,7 +53,7 @@ def submit(db: sqlite3.Connection, new: Submission) -> tuple[str, Change | None]
         "request": new.request,
     }
     job = db.execute(SQL["submit_job"], row).lastrowid or 0
-    intake.remember_creation(db, new.owner, new.once, job)
+    intake.remember_creation(db, new.owner, new.tenant, new.once, job)
     track = Tracker(db, job, new.id)
     event = {"job": job, "run": 1, "type": kind, "data": "{}", "now": new.now}
     seq = insert_event(db, event)
@@ -230,8 +230,10 @@ def cancel(db: sqlite3.Connection, pid: str, now: int) -> Change | None:
 
 
 def delete(db: sqlite3.Connection, pid: str) -> Change:
-    """Forget the job; its bytes go to the trash."""
+    """Forget the job; its bytes go to the trash, and nobody gets its id."""
     job = find_job(db, pid)
+    if uploads.is_choosable(pid):
+        db.execute(SQL["spend_id"], {"pid": pid})
     track = Tracker(db, job["id"], pid)
     running = db.execute(SQL["running_of_job"], {"job": job["id"]}).fetchall()
     track.throw_away(uploads.raw_key(pid), is_prefix=False)

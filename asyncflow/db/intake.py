@@ -20,12 +20,8 @@ _encode = msgspec.json.Encoder().encode
 
 def create(db: sqlite3.Connection, new: NewUpload) -> tuple[str, Change | None]:
     """Store the upload and its job; return the id, of one that was there as well."""
-    there = created_before(db, new.owner, new.once)
-    if (
-        there is None
-        and new.chosen
-        and db.execute(SQL["find_upload"], {"pid": new.id}).fetchone()
-    ):
+    there = created_before(db, new.owner, new.tenant, new.once)
+    if there is None and new.chosen and _is_taken(db, new.id):
         there = new.id
     if there is not None:
         return there, None
@@ -37,17 +33,35 @@ def create(db: sqlite3.Connection, new: NewUpload) -> tuple[str, Change | None]:
         db.execute(SQL["insert_place"], {"final": job, "n": n, "part": part})
     if new.places:
         _hold_if_whole(db, job)
-    remember_creation(db, new.owner, new.once, job)
+    remember_creation(db, new.owner, new.tenant, new.once, job)
     if new.is_part:
         return new.id, None
     return new.id, Change(job_id=new.id, version=1, state=JobState.UPLOADING)
 
 
-def created_before(db: sqlite3.Connection, owner: str, once: Once | None) -> str | None:
+def _is_taken(db: sqlite3.Connection, pid: str) -> bool:
+    """Tell whether an upload has a chosen id; False: it may get it.
+
+    Raises:
+        UploadGone: one had it. Its bytes, or a request for it, may still be there.
+        UploadNotFound: it is none that a client may choose.
+    """
+    if db.execute(SQL["find_upload"], {"pid": pid}).fetchone():
+        return True
+    if db.execute(SQL["is_spent"], {"pid": pid}).fetchone():
+        raise UploadGone("the upload of this id was deleted: begin with another id")
+    if not uploads.is_choosable(pid):
+        raise UploadNotFound
+    return False
+
+
+def created_before(
+    db: sqlite3.Connection, owner: str, tenant: str, once: Once | None
+) -> str | None:
     """Return the job that a request with this Idempotency-Key has created already."""
     if once is None:
         return None
-    args = {"owner": owner, "key": once.key}
+    args = {"owner": owner, "tenant": tenant, "key": once.key}
     return creation(db.execute(SQL["find_creation"], args).fetchone(), once)
 
 
@@ -61,11 +75,11 @@ def creation(row: sqlite3.Row | None, once: Once) -> str | None:
 
 
 def remember_creation(
-    db: sqlite3.Connection, owner: str, once: Once | None, job: int
+    db: sqlite3.Connection, owner: str, tenant: str, once: Once | None, job: int
 ) -> None:
     """Keep which job a request with an Idempotency-Key has created."""
     if once is not None:
-        row = {"owner": owner, "key": once.key, "job": job}
+        row = {"owner": owner, "tenant": tenant, "key": once.key, "job": job}
         row["fingerprint"] = once.fingerprint
         db.execute(SQL["insert_creation"], row)
 

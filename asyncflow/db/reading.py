@@ -67,9 +67,9 @@ class Reading:
 
     # ----- uploads
 
-    async def created_before(self, owner: str, once: Once) -> str | None:
+    async def created_before(self, owner: str, tenant: str, once: Once) -> str | None:
         """Return what a request with this Idempotency-Key has created."""
-        args = {"owner": owner, "key": once.key}
+        args = {"owner": owner, "tenant": tenant, "key": once.key}
         found = await self._rows("find_creation", args)
         return intake.creation(found[0] if found else None, once)
 

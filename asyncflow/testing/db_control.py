@@ -227,6 +227,13 @@ class ControlObligations:
             await world.submit(REPORT, once=Once(key="k", fingerprint="other"))
         assert len(await world.claim("report")) == 1
 
+    async def test_another_tenant_may_have_the_same_key(self, world: World) -> None:
+        once = Once(key="k", fingerprint="f")
+        first = await world.submit(REPORT, once=once)
+
+        assert await world.submit(REPORT, once=once, tenant="theirs") != first
+        assert len(await world.claim("report", "report")) == 2
+
     async def test_an_event_reaches_every_subscriber_and_who_follows_them(
         self, world: World
     ) -> None:

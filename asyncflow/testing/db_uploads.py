@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from asyncflow import uploads
 from asyncflow.db.records import Once
 from asyncflow.errors import (
     JobNotFound,
@@ -20,6 +21,8 @@ from asyncflow.jobs import JobState
 from asyncflow.testing.db_world import GATE, HOUR_MS, World
 from asyncflow.turns import said_of
 from asyncflow.uploads import KEEP_PARTS_MS, Said, Saying
+
+CHOSEN = "3f1de8a0-5d1c-4a52-9a6f-0d6a3b1c2e4f"
 
 
 class UploadObligations:
@@ -323,17 +326,21 @@ class UploadObligations:
         other = await world.upload(once=Once(key="other", fingerprint="f"))
         assert other != first
         assert await world.upload(once=once, owner="somebody") not in {first, other}
+        assert await world.upload(once=once, tenant="theirs") not in {first, other}
 
     async def test_what_a_key_has_created_can_be_asked(self, world: World) -> None:
         once = Once(key="k", fingerprint="f")
-        assert await world.db.created_before("local", once) is None
+        assert await world.db.created_before("local", "local", once) is None
         first = await world.upload(once=once)
-        assert await world.db.created_before("local", once) == first
-        assert await world.db.created_before("somebody", once) is None
+        assert await world.db.created_before("local", "local", once) == first
+        assert await world.db.created_before("somebody", "local", once) is None
+        assert await world.db.created_before("local", "theirs", once) is None
         with pytest.raises(KeyReused):
-            await world.db.created_before("local", Once(key="k", fingerprint="other"))
+            await world.db.created_before(
+                "local", "local", Once(key="k", fingerprint="other")
+            )
         await world.end_upload(first)
-        assert await world.db.created_before("local", once) is None
+        assert await world.db.created_before("local", "local", once) is None
 
     async def test_two_creations_with_one_key_at_once_create_one_upload(
         self, world: World
@@ -357,6 +364,31 @@ class UploadObligations:
         first = await world.upload(parts=2)
         assert await world.upload(id=first, chosen=True) == first
         assert (await world.db.find_upload(first)).parts == 2
+
+    async def test_the_id_of_a_deleted_upload_is_given_to_nobody(
+        self, world: World
+    ) -> None:
+        mine = {"id": CHOSEN, "key": uploads.raw_key(CHOSEN), "chosen": True}
+        assert await world.upload(parts=1, **mine) == CHOSEN
+        await world.db.delete(CHOSEN)
+        with pytest.raises(UploadGone):
+            await world.upload(parts=1, **mine)
+        await world.db.drop_trash(list(await world.trash()))
+        await world.db.close()
+        await world.start()
+        with pytest.raises(UploadGone):
+            await world.upload(parts=1, **mine)
+
+    async def test_an_id_that_nobody_could_choose_is_given_to_nobody(
+        self, world: World
+    ) -> None:
+        gone = await world.upload()
+        await world.db.delete(gone)
+        for taken in (gone, await world.submit()):
+            with pytest.raises(UploadNotFound):
+                await world.upload(
+                    id=taken, key=uploads.raw_key(taken), chosen=True, parts=1
+                )
 
     async def test_a_client_may_have_so_many_uploads_open(self, world: World) -> None:
         mine = [await world.upload(client="me", client_limit=2) for _ in range(2)]

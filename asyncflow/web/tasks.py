@@ -16,7 +16,7 @@ import msgspec
 from aiohttp import web
 
 from asyncflow import views
-from asyncflow.db.records import Once
+from asyncflow.db.records import Once, Owner
 from asyncflow.errors import InvalidParameter, JobNotFound
 from asyncflow.jobs import JobKind, JobState
 from asyncflow.runtime import Runtime
@@ -135,15 +135,16 @@ async def submit(request: web.Request) -> web.Response:
     body = await _body(request, runtime)
     order = json_body(_order, body)
     once = _once(request, order.idempotency_key, body)
+    whose = Owner(owner=principal.owner, tenant=_tenant(principal, order.tenant))
     found = await _begin(
         runtime,
-        principal,
+        whose,
         once,
         lambda: runtime.engine.submit_task(
             order.name,
             bytes(order.payload).decode(),
-            owner=principal.owner,
-            tenant=_tenant(principal, order.tenant),
+            owner=whose.owner,
+            tenant=whose.tenant,
             client=client_of(request, principal),
             priority=order.priority,
             run_at=_time(runtime, order),
@@ -162,15 +163,16 @@ async def publish(request: web.Request) -> web.Response:
     body = await _body(request, runtime)
     said = json_body(_announcement, body)
     once = _once(request, said.idempotency_key, body)
+    whose = Owner(owner=principal.owner, tenant=_tenant(principal, said.tenant))
     found = await _begin(
         runtime,
-        principal,
+        whose,
         once,
         lambda: runtime.engine.submit_event(
             said.type,
             bytes(said.data).decode(),
-            owner=principal.owner,
-            tenant=_tenant(principal, said.tenant),
+            owner=whose.owner,
+            tenant=whose.tenant,
             client=client_of(request, principal),
             priority=said.priority,
             once=once,
@@ -183,7 +185,7 @@ async def publish(request: web.Request) -> web.Response:
 
 async def _begin(
     runtime: Runtime,
-    principal: Principal,
+    whose: Owner,
     once: Once | None,
     submit: Callable[[], Awaitable[str]],
 ) -> str:
@@ -192,7 +194,7 @@ async def _begin(
     A repeat is answered whatever waits by then.
     """
     if once is not None:
-        known = await runtime.db.created_before(principal.owner, once)
+        known = await runtime.db.created_before(whose.owner, whose.tenant, once)
         if known is not None:
             return known
     # nothing comes between this and being counted

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from asyncflow import uploads
 from asyncflow.db.queries import load, migrations
-from asyncflow.db.records import Change
+from asyncflow.db.records import Change, Once
 from asyncflow.db.schema import migrate
 from asyncflow.db.sqlite import SqliteDatabase
-from asyncflow.errors import DatabaseTooNew
+from asyncflow.errors import DatabaseTooNew, UploadGone
 from asyncflow.jobs import JobState, StepState, Subscription, Verdict
 from asyncflow.testing.db_suite import DbSuite
 from asyncflow.testing.db_world import GATE, HOUR_MS, IMAGE, TEXT, World
@@ -132,6 +133,13 @@ def read(folder: Path, query: str) -> list[tuple[object, ...]]:
         return db.execute(query).fetchall()
 
 
+def world_in(folder: Path) -> World:
+    async def make(on_change: Callable[[Change], None]) -> SqliteDatabase:
+        return SqliteDatabase(folder / FILE, on_change=on_change)
+
+    return World(make=make)
+
+
 @pytest.fixture
 def empty(tmp_path: Path) -> Path:
     """Give a folder with a database of the newest schema."""
@@ -186,7 +194,47 @@ def test_no_statement_walks_through_history(empty: Path) -> None:
     }
 
 
+async def test_what_a_row_names_is_no_trash(tmp_path: Path) -> None:
+    world = world_in(tmp_path)
+    await world.start()
+    job = await world.past_gate(IMAGE)
+    step = await world.take("image")
+    await world.publish(step)
+    await world.done(step)
+    (made,) = (await world.db.job(job)).files
+    named = [(uploads.raw_key(job), 0), (made.key, 0)]
+    named += [(uploads.derivative_prefix(job), 1), (made.key.rpartition("/")[0], 1)]
+    with closing(sqlite3.connect(tmp_path / FILE)) as db:
+        db.executemany("INSERT INTO trash VALUES(?, ?)", [*named, ("raw/x", 0)])
+        db.commit()
+    assert await world.trash() == {"raw/x": False}
+    await world.db.delete(job)
+    assert set(await world.trash()) == {"raw/x", *(key for key, _ in named)}
+    await world.db.close()
+
+
 # ----- migrations
+
+
+async def test_keys_and_deleted_ids_of_before_count_as_they_did(tmp_path: Path) -> None:
+    chosen = "3f1de8a0-5d1c-4a52-9a6f-0d6a3b1c2e4f"
+    migrate(tmp_path / FILE, migrations()[:6])
+    with closing(sqlite3.connect(tmp_path / FILE)) as db:
+        db.execute(
+            "INSERT INTO job(id, pid, owner, tenant, state, file_name, declared_type,"
+            " created) VALUES(1, 'old', 'anna', 'acme', 'PENDING', 'a', 'b', 0)"
+        )
+        db.execute("INSERT INTO creation VALUES('anna', 'k', 'f', 1)")
+        db.execute("INSERT INTO trash VALUES(?, 0)", (f"raw/{chosen}",))
+        db.commit()
+    world = world_in(tmp_path)
+    await world.start()
+    once = Once(key="k", fingerprint="f")
+    assert await world.db.created_before("anna", "acme", once) == "old"
+    assert await world.db.created_before("anna", "", once) is None
+    with pytest.raises(UploadGone):
+        await world.upload(id=chosen, chosen=True, parts=1)
+    await world.db.close()
 
 
 def schema(folder: Path) -> int:

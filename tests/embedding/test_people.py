@@ -1,5 +1,7 @@
 """Everybody has their own jobs, and none of anybody else's."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -91,6 +93,52 @@ async def test_somebody_elses_job_looks_like_none(
             assert seen[0][0] == 404
     own = await host.get(f"/uploads/status/{job}", headers=ANNA)
     assert (await own.json())["status"] == "COMPLETED"
+
+
+@pytest.mark.parametrize("stranger", STRANGERS)
+async def test_an_idempotency_key_is_ones_own(
+    mount: Mount, stranger: dict[str, str]
+) -> None:
+    host = await mount(authenticate=by_name)
+    key = {"Idempotency-Key": "invoice-2026-11"}
+    ids = []
+    for who in (ANNA, stranger):
+        bills = [await put(host, "bill.txt", b"bill", **who, **key) for _ in range(2)]
+        assert bills[0]["jobId"] == bills[1]["jobId"]
+        await ended(host, bills[0]["jobId"], **who)
+        ids.append(bills[0]["jobId"])
+        tus = {**TUS, "Upload-Length": "9", "Idempotency-Key": "tus", **who}
+        async with host.post("/uploads/files/", headers=tus) as said:
+            ids.append(said.headers["Asyncflow-Job-Id"])
+        event = {"type": "bill.paid", "idempotencyKey": "event"}
+        async with host.post("/uploads/events", json=event, headers=who) as said:
+            ids.append((await said.json())["jobId"])
+    assert len(set(ids)) == 6
+
+
+async def test_nobody_ends_what_another_tenant_sends_under_the_same_key(
+    mount: Mount,
+) -> None:
+    host = await mount(authenticate=by_name)
+    key = {"Idempotency-Key": "raw"}
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b"a" * 100_000
+        begun.set()
+        await go_on.wait()
+        yield b"a"
+
+    async def send() -> int:
+        url = "/uploads/upload/a.txt"
+        async with host.put(url, data=slowly(), headers={**ANNA, **key}) as said:
+            return said.status
+
+    sending = asyncio.create_task(send())
+    await begun.wait()
+    await put(host, "a.txt", b"text", **STRANGERS[1], **key)
+    go_on.set()
+    assert await sending == 202
 
 
 async def test_a_socket_tells_nothing_of_somebody_elses_job(mount: Mount) -> None:

@@ -3,9 +3,11 @@ import hashlib
 import itertools
 import json
 import random
+import sqlite3
 import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -315,6 +317,61 @@ def test_chunks_for_an_ended_upload_are_refused(
     answer = send(server, 1, jobId=job)
     assert (answer.status, code_of(answer)) == (410, "upload_gone")
     until(lambda: not [name for name in blobs(server) if job in name])
+
+
+def test_the_id_of_a_deleted_file_is_given_to_no_other(
+    tmp_path: Path, job: str
+) -> None:
+    with healthy_server(tmp_path) as server:
+        assert send(server, 0, b"old", total=1, jobId=job).status == 202
+        original(server, job)
+        with Line(server) as line:
+            assert line.ask("DELETE", f"/jobs/{job}").status == 204
+        again = send(server, 0, b"new", total=1, jobId=job)
+        assert (again.status, code_of(again)) == (410, "upload_gone")
+        until(lambda: not blobs(server))
+        server.stop()
+        server.start()
+        again = send_json(
+            server, jobId=job, chunkIndex=0, totalChunks=1, chunk=encoded(b"new")
+        )
+        assert (again.status, code_of(again)) == (410, "upload_gone")
+        until(lambda: not blobs(server))
+
+
+def test_an_id_that_stands_for_something_else_takes_no_chunks(
+    server: ServerProcess,
+) -> None:
+    event = json.dumps({"type": "order.paid"}).encode()
+    ids = [server.request("POST", "/events", event).json["jobId"]]
+    ids.append(server.request("PUT", "/upload/a.txt", b"text").json["jobId"])
+    server.finished(ids[1])
+    with Line(server) as line:
+        assert line.ask("DELETE", f"/jobs/{ids[1]}").status == 204
+    for taken in ids:
+        answer = send(server, 0, b"x", total=1, jobId=taken)
+        assert (answer.status, code_of(answer)) == (404, "upload_not_found")
+
+
+def test_bytes_that_a_job_names_are_kept_whoever_threw_them_away(
+    tmp_path: Path, job: str
+) -> None:
+    with healthy_server(tmp_path) as server:
+        assert send(server, 0, b"text", total=1, jobId=job).status == 202
+        original(server, job)
+        server.stop()
+        with closing(sqlite3.connect(server.data_dir / "asyncflow.db")) as db:
+            db.execute("INSERT INTO trash VALUES(?, 0)", (f"raw/{job}",))
+            db.execute("INSERT INTO trash VALUES(?, 1)", (f"processed/{job}",))
+            db.execute("INSERT INTO trash VALUES('raw/other', 0)")
+            db.commit()
+        server.start()
+        until(lambda: len(rows(server, "SELECT key FROM trash")) == 2)
+        assert original(server, job) == b"text"
+        with Line(server) as line:
+            assert line.ask("DELETE", f"/jobs/{job}").status == 204
+        until(lambda: not rows(server, "SELECT key FROM trash"))
+        assert not blobs(server)
 
 
 def test_a_lost_first_answer_is_given_again(server: ServerProcess) -> None:

@@ -238,7 +238,14 @@ FROM consumer c;
 INSERT INTO trash(key, is_prefix) VALUES(:key, :is_prefix) ON CONFLICT DO NOTHING;
 
 -- name: trash
-SELECT key, is_prefix FROM trash LIMIT :limit;
+-- What a row names is no trash, whoever has thrown it away.
+SELECT key, is_prefix FROM trash WHERE CASE WHEN is_prefix
+  THEN NOT EXISTS(SELECT 1 FROM job WHERE pid = substr(trash.key, length('processed/') + 1))
+    AND NOT EXISTS(SELECT 1 FROM derivative d
+      WHERE d.key >= trash.key || '/' AND d.key < trash.key || '0')
+  ELSE NOT EXISTS(SELECT 1 FROM upload u WHERE u.key = trash.key AND u.state <> 'ended')
+    AND NOT EXISTS(SELECT 1 FROM derivative d WHERE d.key = trash.key)
+  END LIMIT :limit;
 
 -- name: drop_trash
 DELETE FROM trash WHERE key = :key;

@@ -12,13 +12,20 @@ VALUES(:job, :key, :length, :raw_metadata, 'receiving', :expires, :client, :dial
   :parts, :concat, :digest);
 
 -- name: insert_creation
-INSERT INTO creation(owner, key, fingerprint, job_id)
-VALUES(:owner, :key, :fingerprint, :job)
+INSERT INTO creation(tenant, owner, key, fingerprint, job_id)
+VALUES(:tenant, :owner, :key, :fingerprint, :job)
 ON CONFLICT DO UPDATE SET fingerprint = excluded.fingerprint, job_id = excluded.job_id;
 
 -- name: find_creation
 SELECT j.pid, u.state, c.fingerprint FROM creation c JOIN job j ON j.id = c.job_id
-LEFT JOIN upload u ON u.job_id = c.job_id WHERE c.owner = :owner AND c.key = :key;
+LEFT JOIN upload u ON u.job_id = c.job_id
+WHERE c.tenant = :tenant AND c.owner = :owner AND c.key = :key;
+
+-- name: spend_id
+INSERT INTO spent(pid) VALUES(:pid) ON CONFLICT DO NOTHING;
+
+-- name: is_spent
+SELECT 1 FROM spent WHERE pid = :pid;
 
 -- name: find_upload
 SELECT j.id, j.pid, j.owner, j.tenant, j.file_name, j.declared_type,
