@@ -22,6 +22,13 @@ _WHY = {
     "timeout": (" in full: it took too long", " in full: they took too long"),
     _NO_TOOL: (" in full: a tool for that is not installed",) * 2,
 }
+#: what could not be made, and why
+_OUTPUTS = {"preview": "preview", "searchablePdf": "searchable PDF"}
+_WHY_NOT_MADE = {
+    "crashed": ": what makes it crashed",
+    "damaged": ": the document is damaged",
+    "timeout": ": it took too long",
+}
 
 
 class _Unread(msgspec.Struct, frozen=True):
@@ -29,10 +36,16 @@ class _Unread(msgspec.Struct, frozen=True):
     reason: str
 
 
+class _Unmade(msgspec.Struct, frozen=True):
+    output: str
+    reason: str
+
+
 class _Facts(msgspec.Struct, frozen=True, rename="camel"):
     """What `text` says that it could not do."""
 
     failed_pages: tuple[_Unread, ...]
+    failed_outputs: tuple[_Unmade, ...] = ()
     missing_languages: tuple[str, ...] = ()
     ocr_pages: int = 0
 
@@ -56,6 +69,10 @@ def _sentences(facts: _Facts) -> Iterator[str]:
     for why, pages in unread.items():
         what = "Page" if len(pages) == 1 else "Pages"
         yield f"{what} {_listed(_runs(pages))} could not be read{_because(why, pages)}."
+    for made in facts.failed_outputs:
+        what = _OUTPUTS.get(made.output) or name_of(made.output)
+        because = _WHY_NOT_MADE.get(made.reason) or f" ({name_of(made.reason)})"
+        yield f"The {what} could not be made{because}."
     # where each page carries its text nobody needs the data
     if facts.missing_languages and (facts.ocr_pages or _NO_TOOL in unread):
         is_one = len(facts.missing_languages) == 1

@@ -285,11 +285,6 @@ class Document:
                 f"the document has {self.pages} pages, more than {max_pages}",
             )
 
-    @property
-    def is_pdf(self) -> bool:
-        """Whether the pages are those of a PDF."""
-        return self._pdf is not None
-
     def close(self) -> None:
         """Free what the document holds."""
         for pdf in (self._pdf, self._unseen):

@@ -11,7 +11,8 @@ Makes `text` (a form feed between pages), `textJson` (each word's place and conf
 picture without any look of text is skipped.
 
 Facts: pages, words, layerPages, ocrPages (a page with both counts twice), failedPages
-[{page, reason}], languages, and once something was read by OCR engine and confidence.
+[{page, reason}], languages, once something was read by OCR engine and confidence, and
+failedOutputs [{output, reason}] if a preview or searchable PDF could not be made.
 
 Options
 -------
@@ -27,17 +28,17 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from asyncflow.errors import BadFile, Skip
+from asyncflow.errors import Skip
 from asyncflow.jobs import REASONS
-from asyncflow.processors import apart, ocr, pages, raster, sheets
+from asyncflow.processors import apart, ocr, raster, sheets
 from asyncflow.processors.base import Derivative, Options, Result, Work, processor
-from asyncflow.processors.clock import PageTimeout, limited
-from asyncflow.processors.searchable import Searchable
+from asyncflow.processors.desk import PDF, Desk
 from asyncflow.processors.transcript import Transcript
 
 MAX_PAGES: Final = 2000
 PAGE_S: Final = 30.0
-PREVIEW_SIDE: Final = 800
+_PREVIEW: Final = "preview"
+_COPY: Final = "searchablePdf"
 _PICTURES: Final = tuple(
     kind for kind in (*raster.VIPS, *raster.PILLOW, *raster.HEIC) if kind != "image/gif"
 )
@@ -75,8 +76,8 @@ def _missing() -> str | None:
 
 @processor(
     "text",
-    accepts=("application/pdf", *_PICTURES),
-    outputs=("text", "textJson", "searchablePdf", "preview"),
+    accepts=(PDF, *_PICTURES),
+    outputs=("text", "textJson", _COPY, _PREVIEW),
     # each page has its own limit; this one only ends what escapes all of them
     # thumbnails first: reading a page takes a second, a thumbnail a moment
     priority=10,
@@ -90,22 +91,41 @@ def _missing() -> str | None:
 def text(work: Work) -> Result:
     """Write down the document's text, page by page."""
     options: TextOptions = work.options
-    document = pages.Document(work.source, work.media_type, max_pages=options.max_pages)
-    with contextlib.closing(document):
-        if not document.is_pdf and not _worth_reading(document, options):
+    request = sheets.Request(
+        source=str(work.source),
+        media_type=work.media_type,
+        max_pages=options.max_pages,
+        engine=options.engine,
+        languages=options.codes,
+        page_s=options.page_s,
+        shown=options.searchable_pdf,
+    )
+    # an attempt before may have ended with its process, by something in the document
+    with contextlib.closing(
+        apart.desk(request) if work.attempt > 1 else Desk(request)
+    ) as desk:
+        pages = desk.open()
+        if isinstance(pages, sheets.Failure):
+            raise pages.error()
+        if work.media_type != PDF and not _worth_reading(desk, pages, options):
             reason = "switched_off" if options.images == "never" else "no_text"
             raise Skip(REASONS[reason], reason=reason)
-        return _Run(work, options, document).go()
+        return _Run(work, options, desk, pages).go()
 
 
-def _worth_reading(document: pages.Document, options: TextOptions) -> bool:
+def _worth_reading(desk: Desk | apart.Apart, pages: int, options: TextOptions) -> bool:
     """Tell whether any page of a picture looks like text, or shall be read anyway."""
     if options.images != "auto":
         return options.images == "always"
-    for number in range(document.pages):
-        with limited(options.page_s) as clock, document.page(number, clock) as page:
-            if isinstance(page, pages.PicturePage) and page.looks_like_text():
-                return True
+    failure: sheets.Failure | None = None
+    for number in range(pages):
+        looks = desk.looks_like_text(number)
+        if isinstance(looks, sheets.Failure):
+            failure = looks
+        elif looks:
+            return True
+    if failure is not None:
+        raise failure.error()
     return False
 
 
@@ -113,36 +133,24 @@ class _Run:
     """One document, written down page by page."""
 
     def __init__(
-        self, work: Work, options: TextOptions, document: pages.Document
+        self, work: Work, options: TextOptions, desk: Desk | apart.Apart, pages: int
     ) -> None:
         self._work = work
         self._options = options
-        self._document = document
+        self._desk = desk
+        self._pages = pages
+        self._is_pdf = work.media_type == PDF
         unread = ocr.lacking(options.codes)
         self._unread = unread
         self._languages = tuple(one for one in options.codes if one not in unread)
-        request = sheets.Request(
-            source=str(work.source),
-            media_type=work.media_type,
-            max_pages=options.max_pages,
-            engine=options.engine,
-            languages=options.codes,
-            page_s=options.page_s,
-            shown=options.searchable_pdf,
-        )
-        #: an attempt before may have ended with its process, by one of the pages
-        self._is_careful = work.attempt > 1
-        self._reader: sheets.Reader | apart.Apart = (
-            apart.reader(request, document)
-            if self._is_careful
-            else sheets.Reader(request, document)
-        )
-        self._searchable: Searchable | None = None
+        self._has_copy = False
         self._engine = ""
         self._sources: list[str] = []
         self._confidences: list[float] = []
         self._failed: list[dict[str, object]] = []
         self._failures: list[sheets.Failure] = []
+        #: why an output could not be made, by its name
+        self._unmade: dict[str, str] = {}
         self._text = work.out / "text.txt"
         self._table = work.out / "text.json"
         self._transcript = Transcript(self._text, self._table, self._languages)
@@ -150,34 +158,25 @@ class _Run:
     def go(self) -> Result:
         """Read every page and return what was made."""
         try:
-            if not self._is_careful:
+            if self._work.attempt == 1:
                 self._preview()
-            for number in range(self._document.pages):
+            for number in range(self._pages):
                 self._try(number)
-                self._work.progress(100 * (number + 1) / self._document.pages)
-            if self._is_careful and not self._has_failed(1):
+                self._work.progress(100 * (number + 1) / self._pages)
+            if self._work.attempt > 1 and not self._has_failed(1):
                 self._preview()
             self._refuse_nothing()
             return Result(derivatives=tuple(self._made()), facts=self._facts())
         finally:
             self._transcript.close()
-            self._reader.close()
-            if self._searchable is not None:
-                self._searchable.close()
 
     def _try(self, number: int) -> None:
         """Read one page; remember why if that fails."""
-        found = self._reader.read(number)
+        found = self._desk.read(number)
         if isinstance(found, sheets.Failure):
             self._note_lost(number, found)
             return
-        try:
-            # before the transcript, which keeps no page that fails later
-            with limited(self._options.page_s):
-                self._make_searchable(found)
-        except BadFile as error:
-            self._note_lost(number, sheets.failure_of(error))
-            return
+        self._copy(found)
         if found.failure is not None:
             self._note(number, found.failure)
         self._write(found)
@@ -201,37 +200,32 @@ class _Run:
             word.confidence for word in sheet.words if word.confidence is not None
         ]
 
-    def _make_searchable(self, sheet: sheets.Sheet) -> None:
-        """Add the page to the searchable PDF, if it needs that. Raise BadFile."""
+    def _copy(self, sheet: sheets.Sheet) -> None:
+        """Add the page to the searchable PDF, if it needs that."""
         shown = sheet.shown
-        if shown is None:
+        if shown is None or (self._is_pdf and not shown.words):
             return
-        if self._searchable is None:
-            source = self._work.source if self._document.is_pdf else None
-            self._searchable = Searchable(source)
-        if not self._document.is_pdf:
-            self._searchable.add_picture(shown.jpeg, shown.size, shown.words, shown.to)
-        elif shown.words:
-            self._searchable.add_text(
-                sheet.number, shown.words, shown.to, turn=shown.turn
-            )
+        if _COPY not in self._unmade:
+            failure = self._desk.add(sheet.number, shown)
+            self._has_copy = failure is None
+            self._note_unmade(_COPY, failure)
 
     def _preview(self) -> None:
         """Publish a picture of a PDF's first page."""
-        if not (self._document.is_pdf and self._options.preview):
+        if not (self._is_pdf and self._options.preview):
             return
+        path = self._work.out / "preview.jpg"
         # a page that cannot be shown is not the end: it may not be needed at all
-        with (
-            contextlib.suppress(BadFile, PageTimeout),
-            limited(self._options.page_s) as clock,
-            self._document.page(0, clock) as page,
-        ):
-            if isinstance(page, pages.PdfPage):
-                path = self._work.out / "preview.jpg"
-                path.write_bytes(page.preview(PREVIEW_SIDE))
-                self._work.publish(
-                    Derivative(name="preview", path=path, media_type="image/jpeg")
-                )
+        failure = self._desk.preview(str(path))
+        if failure is None:
+            self._work.publish(
+                Derivative(name=_PREVIEW, path=path, media_type="image/jpeg")
+            )
+        self._note_unmade(_PREVIEW, failure)
+
+    def _note_unmade(self, output: str, failure: sheets.Failure | None) -> None:
+        if failure is not None:
+            self._unmade[output] = failure.reason
 
     def _refuse_nothing(self) -> None:
         """Raise what is wrong with every page, or what is missing for any text."""
@@ -246,16 +240,17 @@ class _Run:
         plain, table = "text/plain; charset=utf-8", "application/json"
         yield Derivative(name="text", path=self._text, media_type=plain)
         yield Derivative(name="textJson", path=self._table, media_type=table)
-        if self._searchable is not None and self._searchable.has_text:
+        if self._has_copy:
             path = self._work.out / "searchable.pdf"
-            self._searchable.save(path)
-            yield Derivative(
-                name="searchablePdf", path=path, media_type="application/pdf"
-            )
+            is_made = self._desk.save(str(path))
+            if isinstance(is_made, sheets.Failure):
+                self._note_unmade(_COPY, is_made)
+            elif is_made:
+                yield Derivative(name=_COPY, path=path, media_type=PDF)
 
     def _facts(self) -> dict[str, object]:
         facts: dict[str, object] = {
-            "pages": self._document.pages,
+            "pages": self._pages,
             "words": self._transcript.words,
             "layerPages": sum(one in {"layer", "mixed"} for one in self._sources),
             "ocrPages": sum(one in {"ocr", "mixed"} for one in self._sources),
@@ -264,6 +259,14 @@ class _Run:
         }
         if self._unread:
             facts["missingLanguages"] = list(self._unread)
+        # where the page itself could not be read that is said already
+        unmade = [
+            {"output": output, "reason": reason}
+            for output, reason in self._unmade.items()
+            if output != _PREVIEW or not self._has_failed(1)
+        ]
+        if unmade:
+            facts["failedOutputs"] = unmade
         if self._engine:
             facts["engine"] = self._engine
         if self._confidences:

@@ -47,13 +47,13 @@ def test_pages_that_were_not_read_are_named_on_the_card_and_said(
         told = card.get_by_role("list", name="Reasons of mixed.pdf")
         expect(told.get_by_role("listitem")).to_have_text([NOT_READ, NO_DATA])
         expect(card.locator(".status")).to_have_text(
-            re.compile("^Done, not read in full · ")
+            re.compile("^Done, not in full · ")
         )
         expect(visitor.page.locator("p.live")).to_contain_text(
             f"mixed.pdf: done. {NOT_READ} {NO_DATA}"
         )
         expect(visitor.page.locator(".summary p")).to_have_text(
-            "2 files · 2 done (1 not read in full)"
+            "2 files · 2 done (1 not in full)"
         )
         for scheme in SCHEMES:
             visitor.page.emulate_media(color_scheme=scheme)
@@ -153,6 +153,23 @@ def failed(*pages: int, reason: str = "damaged") -> list[dict[str, object]]:
             {"failedPages": failed(8, reason="crashed")},
             ["Page 8 could not be read: the reader crashed on it."],
         ),
+        (
+            {
+                "failedPages": failed(3),
+                "failedOutputs": [
+                    {"output": "searchablePdf", "reason": "crashed"},
+                    {"output": "preview", "reason": "timeout"},
+                    {"output": "abstract", "reason": "odd"},
+                ],
+            },
+            [
+                "Page 3 could not be read: it is damaged.",
+                "The searchable PDF could not be made: what makes it crashed.",
+                "The preview could not be made: it took too long.",
+                "The abstract could not be made (odd).",
+            ],
+        ),
+        ({"failedPages": [], "failedOutputs": [{"output": 3}]}, []),
         (
             {"failedPages": failed(7, reason="too_odd")},
             ["Page 7 could not be read (too_odd)."],

@@ -93,6 +93,22 @@ def unread(*pages: int, reason: str = "damaged") -> list[dict[str, object]]:
                 f"No data for the {BOTH} is installed: text in them {NO_DATA}",
             ],
         ),
+        (
+            {
+                "failedPages": unread(3),
+                "failedOutputs": [
+                    {"output": "searchablePdf", "reason": "crashed"},
+                    {"output": "preview", "reason": "timeout"},
+                    {"output": "odd\x1b[2J", "reason": "odd\x1b[2J"},
+                ],
+            },
+            [
+                "Page 3 could not be read: it is damaged.",
+                "The searchable PDF could not be made: what makes it crashed.",
+                "The preview could not be made: it took too long.",
+                "The odd\\x1b[2J could not be made (odd\\x1b[2J).",
+            ],
+        ),
         # where each page carries its text nobody needs the data
         ({"failedPages": [], "missingLanguages": ["deu"], "ocrPages": 0}, []),
         # somebody's own function may find anything

@@ -2,6 +2,7 @@ import json
 import os
 import re
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 
 import PIL.Image
@@ -10,7 +11,7 @@ import pytest
 
 from asyncflow.errors import BadFile, Skip
 from asyncflow.jobs import Verdict
-from asyncflow.orders import Made, Order
+from asyncflow.orders import Made, Order, Outcome
 from asyncflow.pool import Pool
 from asyncflow.processes import children
 from asyncflow.processors import ocr
@@ -311,10 +312,10 @@ def test_a_page_that_crashes_its_process_is_given_up(tmp_path: Path) -> None:
     assert second.text.strip() == "two"
 
 
-@pytest.mark.parametrize("attempt", [1, 2])
-async def test_a_confined_worker_reads_a_scan(tmp_path: Path, attempt: int) -> None:
-    words = text_pages.some_words(60)
-    source = scanned_pdf([sheet(words).rotate(180)] * 2, tmp_path / "scan.pdf")
+async def run_in_worker(
+    source: Path, folder: Path, *, attempt: int, options: Mapping[str, object]
+) -> tuple[Outcome, dict[str, str], list[float]]:
+    """Run `text` in a worker; return how it ended, what it made, and its progress."""
     made: dict[str, str] = {}
     percents: list[float] = []
 
@@ -322,27 +323,77 @@ async def test_a_confined_worker_reads_a_scan(tmp_path: Path, attempt: int) -> N
         with open(one.fd, "rb", closefd=False) as file:
             made[one.name] = file.read().decode("utf-8", errors="replace")
 
-    pool = Pool(
-        size=1, folder=tmp_path / "slots", modules=("asyncflow.processors.text",)
-    )
+    pool = Pool(size=1, folder=folder, modules=("asyncflow.processors.text",))
     await pool.start()
     try:
         order = Order(
             label="text",
             processor="text",
             source=source,
-            file_name="scan.pdf",
+            file_name=source.name,
             media_type=PDF,
+            options=options,
             attempt=attempt,
         )
         outcome = await pool.run(order, on_progress=percents.append, on_derivative=take)
     finally:
         await pool.close()
+    return outcome, made, percents
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+async def test_a_confined_worker_reads_a_scan(tmp_path: Path, attempt: int) -> None:
+    words = text_pages.some_words(60)
+    source = scanned_pdf([sheet(words).rotate(180)] * 2, tmp_path / "scan.pdf")
+    outcome, made, percents = await run_in_worker(
+        source, tmp_path / "slots", attempt=attempt, options={}
+    )
     assert outcome.verdict is Verdict.DONE, outcome.trace
     assert set(made) == {"preview", "text", "textJson", "searchablePdf"}
     assert attempt > 1 or next(iter(made)) == "preview"
     assert match(words * 2, made["text"].split()) >= 0.98
     assert 50 in percents
+
+
+async def test_a_searchable_pdf_that_crashes_its_process_is_left_out_and_named(
+    tmp_path: Path,
+) -> None:
+    words = text_pages.some_words(60)
+    source = text_pages.page_pdf(
+        "q 595 0 0 421 0 0 cm /I Do Q BT /F 9 Tf 20 20 Td (stamp) Tj ET",
+        tmp_path / "stamped.pdf",
+        picture=sheet(words),
+    )
+    # PDFium cannot write a document that has its catalog among its pages
+    kids = (b"/Count 1 /Kids [3 0 R]", b"/Count 2 /Kids [3 0 R 1 0 R]")
+    source.write_bytes(source.read_bytes().replace(*kids))
+    slots = tmp_path / "slots"
+    first, _, _ = await run_in_worker(source, slots, attempt=1, options={})
+    assert first.verdict is Verdict.LOST
+    outcome, made, _ = await run_in_worker(source, slots, attempt=2, options={})
+    assert outcome.verdict is Verdict.DONE, outcome.trace
+    assert set(made) == {"preview", "text", "textJson"}
+    assert match(words, made["text"].split()) >= 0.95
+    assert outcome.facts["failedPages"] == [{"page": 2, "reason": "damaged"}]
+    assert outcome.facts["failedOutputs"] == [
+        {"output": "searchablePdf", "reason": "crashed"}
+    ]
+
+
+async def test_a_preview_that_takes_too_long_costs_no_text(tmp_path: Path) -> None:
+    source = text_pages.plan(
+        tmp_path / "plan.pdf", curves=150_000, at_once=True, said="ground floor"
+    )
+    outcome, made, _ = await run_in_worker(
+        source, tmp_path / "slots", attempt=2, options={"pageS": 3}
+    )
+    assert outcome.verdict is Verdict.DONE, outcome.trace
+    assert made["text"] == "ground floor\n"
+    assert set(made) == {"text", "textJson"}
+    assert outcome.facts["failedPages"] == []
+    assert outcome.facts["failedOutputs"] == [
+        {"output": "preview", "reason": "timeout"}
+    ]
 
 
 def test_a_real_scan_is_read(corpus: Path) -> None:

@@ -110,10 +110,11 @@ def joined(paths: Sequence[Path], path: Path) -> Path:
     return path
 
 
-def plan(path: Path, *, curves: int, at_once: bool = False) -> Path:
+def plan(path: Path, *, curves: int, at_once: bool = False, said: str = "") -> Path:
     """Write a PDF of a page of dashed curves, each of which takes long to draw.
 
-    *at_once*: they are one line, so that drawing it cannot be stopped.
+    *at_once*: they are one line, so that drawing it cannot be stopped. *said* stands
+    beside them.
     """
     at = random.Random(1)
     ends = "" if at_once else " S"
@@ -122,7 +123,8 @@ def plan(path: Path, *, curves: int, at_once: bool = False) -> Path:
         + ends
         for _ in range(curves)
     )
-    return page_pdf(f"[1 1] 0 d 0.2 w {drawn} S", path)
+    typed = f"BT /F 12 Tf 30 390 Td ({said}) Tj ET "
+    return page_pdf(f"{typed if said else ''}[1 1] 0 d 0.2 w {drawn} S", path)
 
 
 def with_lost_page(path: Path) -> Path:

@@ -340,7 +340,7 @@ export class Card {
     this.bar.value = share(job.steps);
     const left = over ? null : job.estimatedTimeRemaining;
     const soon = left ? ` · about ${duration(left)} left` : "";
-    const not = job.status === "COMPLETED" && this.gaps.length > 0 ? ", not read in full" : "";
+    const not = job.status === "COMPLETED" && this.gaps.length > 0 ? ", not in full" : "";
     this.status.textContent = `${state}${not} · ${size(job.fileSize ?? this.bytes)}${soon}`;
     const isAgain = over && job.run > 1 && job.status !== "COMPLETED";
     if (isAgain) this.status.textContent += ` · try ${job.run}`;

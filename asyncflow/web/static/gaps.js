@@ -10,16 +10,25 @@ const WHY = {
   missing_tool: Array(2).fill(" in full: a tool for that is not installed"),
 };
 
+// what could not be made, and why
+const OUTPUTS = { preview: "preview", searchablePdf: "searchable PDF" };
+const WHY_NOT_MADE = {
+  crashed: ": what makes it crashed",
+  damaged: ": the document is damaged",
+  timeout: ": it took too long",
+};
+
 // Sentences; none where nothing is missing.
 export const gaps = (job) =>
   job.steps.flatMap(({ name }) => {
     const facts = job.facts?.[name];
     if (!areOfPages(facts)) return [];
-    const { failedPages, missingLanguages = [], ocrPages = 0 } = facts;
+    const { failedPages, failedOutputs = [], missingLanguages = [], ocrPages = 0 } = facts;
     const reasons = new Set(failedPages.map((one) => one.reason));
     const told = [...reasons].map((why) =>
       unread(failedPages.filter((one) => one.reason === why).map((one) => one.page), why),
     );
+    told.push(...failedOutputs.map(({ output, reason }) => unmade(output, reason)));
     // where each page carries its text nobody needs the data
     const isNeeded = ocrPages > 0 || reasons.has("missing_tool");
     if (isNeeded && missingLanguages.length > 0) told.push(unknown(missingLanguages));
@@ -29,6 +38,7 @@ export const gaps = (job) =>
 // Of a step that reads pages; somebody's own function may find anything.
 const areOfPages = (facts) =>
   isList(facts?.failedPages, (one) => Number.isInteger(one?.page) && isText(one.reason)) &&
+  isList(facts.failedOutputs ?? [], (one) => isText(one?.output) && isText(one.reason)) &&
   isList(facts.missingLanguages ?? [], isText);
 
 const isText = (one) => typeof one === "string";
@@ -40,6 +50,9 @@ const unread = (pages, why) => {
   const because = WHY[why]?.[one ? 0 : 1] ?? ` (${why})`;
   return `${one ? "Page" : "Pages"} ${list(runs(pages))} could not be read${because}.`;
 };
+
+const unmade = (output, why) =>
+  `The ${OUTPUTS[output] ?? output} could not be made${WHY_NOT_MADE[why] ?? ` (${why})`}.`;
 
 const unknown = (languages) => {
   const [what, it] = languages.length === 1 ? ["language", "it"] : ["languages", "them"];

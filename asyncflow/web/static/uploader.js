@@ -449,7 +449,7 @@ export class Uploader extends HTMLElement {
     const partly = this.#done().filter((card) => card.gaps.length > 0).length;
     const over = [...this.#all].filter((card) => this.#isOver(card)).length;
     const all = this.#all.size + this.#adding;
-    const not = partly > 0 ? ` (${partly} not read in full)` : "";
+    const not = partly > 0 ? ` (${partly} not in full)` : "";
     const parts = [count(all, "file", "files"), `${done} done${not}`];
     if (over > done) parts.push(`${over - done} failed`);
     return parts.join(" · ");
