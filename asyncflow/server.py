@@ -8,6 +8,7 @@ import ssl
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from asyncflow.config import Settings
 from asyncflow.errors import ShuttingDown, StartError
 from asyncflow.notify import READY, STOPPING, notify
 from asyncflow.runtime import Runtime
+from asyncflow.threads import begun
 from asyncflow.web import (
     chunked,
     dialects,
@@ -85,6 +87,8 @@ LEAVE_S = 3.0
 #: so long may a thread that computes keep the event loop waiting; Python's own 5 ms is
 #: most of what a small request takes
 SWITCH_S = 0.0005
+#: threads for what blocks and is no work of the store
+BLOCKING = 8
 #: a server with fewer is of no use
 LEAST_CONNECTIONS = 8
 
@@ -215,8 +219,13 @@ def run(settings: Settings) -> int:
         import uvloop  # noqa: PLC0415 -- not there on every platform
 
         factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
+    runner = asyncio.Runner(loop_factory=factory)
+    try:
         return _run_to_its_end(runner.get_loop(), _serve(settings, who))
+    finally:
+        # it waits for its threads on one more, which may not be had: they have no work
+        with suppress(RuntimeError):
+            runner.close()
 
 
 def _run_to_its_end(
@@ -255,7 +264,9 @@ def _leave() -> None:
     """
     timer = threading.Timer(LEAVE_S, os._exit, (0,))
     timer.daemon = True
-    timer.start()
+    # where no thread can be begun, nobody's keep us long either
+    with suppress(RuntimeError):
+        timer.start()
 
 
 def _find_modules_here(settings: Settings) -> None:
@@ -270,6 +281,8 @@ def _find_modules_here(settings: Settings) -> None:
 
 async def _serve(settings: Settings, who: Access) -> int:
     stop = _signals()
+    # asyncio's own would begin one by one, as work comes for them
+    asyncio.get_running_loop().set_default_executor(begun(BLOCKING, "asyncio"))
     certified = _certified(settings)
     runtime = Runtime(settings)
     if not await _started(runtime, stop):

@@ -29,7 +29,6 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -42,6 +41,7 @@ from asyncflow.errors import (
     DiskFull,
     OutcomeUnknown,
 )
+from asyncflow.threads import begun
 
 log = structlog.get_logger(__name__)
 
@@ -107,7 +107,7 @@ class GroupWriter:
         self._connect = connect
         self._on_batch = on_batch
         self._on_doubt = on_doubt
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="db-writer")
+        self._thread = begun(1, "db-writer")
         self._connection: sqlite3.Connection | None = None
         self._queue: deque[_Item] = deque()
         self._bulk: deque[_Item] = deque()

@@ -28,7 +28,6 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import aiofiles
@@ -43,7 +42,7 @@ from asyncflow.errors import (
 from asyncflow.store import kernel
 from asyncflow.store.base import Burst, Interrupted, Space
 from asyncflow.store.keys import segments
-from asyncflow.store.threads import Threads
+from asyncflow.threads import Threads, begun
 
 WRITEBACK_BYTES = 1 << 20
 READ_BYTES = 256 << 10
@@ -74,7 +73,7 @@ class LocalStore:
         self._writers = Threads(threads, "store-write", _be_nice)
         self._readers = Threads(threads, "store-look")
         self._bursts = Threads(BURST_THREADS, "store-burst", _be_nice)
-        self._files = ThreadPoolExecutor(threads, "store-read")
+        self._files = begun(threads, "store-read")
         self._durable: set[tuple[str, ...]] = set()
         self._durable_lock = threading.Lock()
 

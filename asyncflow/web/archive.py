@@ -13,7 +13,7 @@ Rules
 import io
 import zipfile
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import aclosing
 from typing import Final
 
@@ -24,6 +24,7 @@ from asyncflow.jobs import JobKind
 from asyncflow.naming import fitted, parted
 from asyncflow.packing import is_text
 from asyncflow.store.base import Store
+from asyncflow.threads import begun
 from asyncflow.views import JobView
 from asyncflow.web.auth import ADMIN, READ, require
 from asyncflow.web.downloads import SANDBOX, Download, plain_pieces
@@ -42,7 +43,7 @@ THREADS: Final = 2
 
 def add_archive(app: web.Application, files: JobFiles, store: Store) -> None:
     """Add `GET /jobs/{id}/files.zip` to *app*."""
-    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="archive")
+    pool = begun(THREADS, "archive")
     app.router.add_get("/jobs/{id}/files.zip", Archives(files, store, pool).serve)
 
     async def let_go(_: web.Application) -> None:
@@ -64,7 +65,7 @@ def _names(view: JobView) -> list[str]:
 class Archives:
     """Serves all files of a job at once."""
 
-    def __init__(self, files: JobFiles, store: Store, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, files: JobFiles, store: Store, pool: Executor) -> None:
         self._files, self._store, self._sender = files, store, Sender(pool)
 
     async def serve(self, request: web.Request) -> web.StreamResponse:

@@ -16,7 +16,6 @@ import base64
 import os
 import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -28,6 +27,7 @@ from aiohttp import hdrs, web
 
 from asyncflow.errors import BlobNotFound, FileNotAvailable, StoreError
 from asyncflow.packing import unpacked
+from asyncflow.threads import begun
 from asyncflow.web.auth import ADMIN, READ, require
 from asyncflow.web.encodings import gzip_tag, takes_gzip
 from asyncflow.web.names import content_disposition
@@ -117,7 +117,7 @@ def add_downloads(
     threads: int = 4,
 ) -> None:
     """Add `GET` and `HEAD /jobs/{id}/files/{name}` to *app*."""
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="download")
+    pool = begun(threads, "download")
     downloads = Downloads(finder, store, Sender(pool, write_timeout_s=write_timeout_s))
     app.router.add_get("/jobs/{id}/files/{name}", downloads.serve)
 

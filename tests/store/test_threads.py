@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from asyncflow.store.threads import Threads
+from asyncflow.threads import Threads
 
 
 @pytest.fixture

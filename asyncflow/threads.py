@@ -5,6 +5,8 @@ Rules
 - A caller that is cancelled waits until its thread is done all the same, and what was
   made in vain is undone: nothing happens late.
 - As many threads are begun as there is work at one time, up to the limit.
+- Where no thread can be begun those do the work that are there. If none is, the work is
+  refused: what has not begun counts nowhere.
 
 Theory of operation
 -------------------
@@ -17,8 +19,11 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
+
+from asyncflow.errors import ServerBusy, StartError
 
 T = TypeVar("T")
 
@@ -83,6 +88,7 @@ class Threads:
 
         Raises:
             RuntimeError: the threads have been let go.
+            ServerBusy: there is no thread, and none can be begun now.
         """
         if self._closed:
             raise RuntimeError(f"the threads {self._name} have ended")
@@ -119,8 +125,13 @@ class Threads:
     def _add_thread(self) -> None:
         name = f"{self._name}_{len(self._threads)}"
         thread = threading.Thread(target=self._run, name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            if not self._threads:
+                raise ServerBusy("no thread can be begun just now") from error
+            return
         self._threads.append(thread)
-        thread.start()
 
     def _run(self) -> None:
         self._begin()
@@ -135,3 +146,28 @@ class Threads:
             self._queue.put(None)
         for thread in self._threads:
             thread.join()
+
+
+def begun(limit: int, name: str) -> ThreadPoolExecutor:
+    """Return *limit* threads called *name*, all of which are there.
+
+    Begun as work comes, one that cannot be begun would leave its piece of work in the
+    queue: it would be done late, although its caller was told that it failed.
+
+    Raises:
+        StartError: so many threads cannot be begun.
+    """
+    pool = ThreadPoolExecutor(limit, thread_name_prefix=name)
+    together = threading.Barrier(limit + 1)
+    try:
+        for _ in range(limit):
+            pool.submit(together.wait)
+    except RuntimeError as error:
+        together.abort()
+        pool.shutdown(wait=False)
+        raise StartError(
+            f"{limit} threads called {name} cannot be begun: raise the limit "
+            "(ulimit -u, or TasksMax= of the service)"
+        ) from error
+    together.wait()
+    return pool
