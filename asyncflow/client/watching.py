@@ -2,9 +2,11 @@
 
 Theory of operation
 -------------------
-Every connection begins with a snapshot, so a reconnect misses nothing. A socket that
-cannot be opened (an old proxy in between, a full server) is no reason to give up: then
-the status is asked for again and again, with growing pauses while nothing changes.
+Every connection begins with a snapshot, so a reconnect misses nothing. Before each
+socket the status is asked for, and what it says is told: a job that is over needs no
+socket. One that cannot be opened (an old proxy in between, a full server) or that says
+nothing at first is no reason to give up: then the status is asked for again and again,
+with growing pauses while nothing changes.
 """
 
 import asyncio
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 
 import aiohttp
 import msgspec
+from yarl import URL
 
 from asyncflow.client.failures import ServerUnreachable
 from asyncflow.client.messages import FINAL, Frame, Job, Step, Update, ending
@@ -27,6 +30,11 @@ _SLOWEST_POLL_S = 2.0
 _MAX_FRAME_BYTES = 4 << 20
 # after these a socket tells no more of the job; asking for its status says why
 _TELLS_NO_MORE = frozenset({"job.deleted", "error"})
+# a server on the other side of the world speaks within one second; what something in
+# between swallows, nobody answers
+_FIRST_WORD_S = 5.0
+# a server answers a goodbye at once, and nothing is lost without its answer
+_GOODBYE_S = 1.0
 # sockets that end without a word this often in a row: something in between is
 # against them
 _SILENT_SOCKETS = 3
@@ -50,24 +58,33 @@ class Watch:
         stays away for longer than the session's patience.
         """
         pause, silent = 0.0, 0
+        told: Job | None = None
         while silent < _SILENT_SOCKETS:
             await asyncio.sleep(pause)
             pause = min(_SLOWEST_POLL_S, max(_FIRST_POLL_S, 2 * pause))
             silent += 1
             # says if there is no such job; waits, with patience, for a server that left
-            await self._status()
+            job = await self._status()
+            if job != told:
+                yield Update(type=_kind(told, job), job=job)
+                told = job
+            if job.is_final:
+                return
             try:
                 async with aclosing(self._listen()) as heard:
                     async for update in heard:
                         silent = 0
-                        yield update
-                        if update.job.is_final:
+                        # a socket begins with what may be known already
+                        if update.job != told:
+                            yield update
+                            told = update.job
+                        if told.is_final:
                             return
             except _SocketRefusedError:
                 break
             except ServerUnreachable:
                 continue
-        async with aclosing(self._poll()) as polled:
+        async with aclosing(self._poll(told)) as polled:
             async for update in polled:
                 yield update
 
@@ -78,32 +95,42 @@ class Watch:
     async def _listen(self) -> AsyncGenerator[Update, None]:
         url = self.session.resolve("ws").with_query(job=self.job_id)
         with as_unreachable(self.session.address):
-            try:
+            socket, message = await self._opened(url)
+            async with socket:
+                job: Job | None = None
+                while message.type is aiohttp.WSMsgType.TEXT:
+                    frame = decode(message.data, Frame, str(url))
+                    if frame.job_id in {None, self.job_id}:
+                        if frame.type in _TELLS_NO_MORE:
+                            return
+                        job = after(job, frame)
+                        if job is not None:
+                            yield Update(type=frame.type, job=job)
+                    message = await socket.receive()
+
+    async def _opened(
+        self, url: URL
+    ) -> tuple[aiohttp.ClientWebSocketResponse, aiohttp.WSMessage]:
+        """Return a socket and the first that it says."""
+        try:
+            async with asyncio.timeout(_FIRST_WORD_S):
                 socket = await self.session.http.ws_connect(
                     url,
                     headers=self.session.headers_for(url),
                     heartbeat=_HEARTBEAT_S,
                     max_msg_size=_MAX_FRAME_BYTES,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=_GOODBYE_S),
                 )
-            except aiohttp.WSServerHandshakeError as error:
-                raise _SocketRefusedError from error
-            async with socket:
-                job: Job | None = None
-                async for message in socket:
-                    if message.type is not aiohttp.WSMsgType.TEXT:
-                        return
-                    frame = decode(message.data, Frame, str(url))
-                    if frame.job_id not in {None, self.job_id}:
-                        continue
-                    if frame.type in _TELLS_NO_MORE:
-                        return
-                    job = after(job, frame)
-                    if job is not None:
-                        yield Update(type=frame.type, job=job)
+                try:
+                    return socket, await socket.receive()
+                except BaseException:
+                    await socket.close()
+                    raise
+        except (aiohttp.WSServerHandshakeError, TimeoutError) as error:
+            raise _SocketRefusedError from error
 
-    async def _poll(self) -> AsyncGenerator[Update, None]:
+    async def _poll(self, seen: Job | None) -> AsyncGenerator[Update, None]:
         pause = _FIRST_POLL_S
-        seen: Job | None = None
         while True:
             job = await self._status()
             if job != seen:

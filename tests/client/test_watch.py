@@ -79,22 +79,34 @@ async def test_a_broken_socket_is_opened_again(
     server: SmallServer, client: Client
 ) -> None:
     server.jobs["j"] = begun()
+    further = job("j", "PROCESSING", steps=[step("identify", "done")])
     server.scripts["j"] = [
         [whole("snapshot", begun())],
-        [whole("snapshot", begun()), moved("identify", "done")],
-        [whole("job.completed", ended())],
+        [whole("snapshot", begun()), whole("snapshot", further)],
+        [whole("snapshot", further), whole("job.completed", ended())],
     ]
     seen: list[Update] = []
 
-    final = await client.wait("j", seen.append)
+    def go_on(update: Update) -> None:
+        seen.append(update)
+        server.jobs["j"] = begun() if len(seen) == 1 else further
+
+    final = await client.wait("j", go_on)
 
     assert final.status == "COMPLETED"
-    assert [update.type for update in seen] == [
-        "snapshot",
-        "snapshot",
-        "step",
-        "job.completed",
-    ]
+    # each state once, however often it was told
+    assert [update.job.version for update in seen] == [1, 1, 9]
+    assert [len(update.job.steps) for update in seen] == [2, 1, 2]
+
+
+async def test_a_job_that_is_over_needs_no_socket(
+    server: SmallServer, client: Client
+) -> None:
+    server.jobs["j"] = ended()
+
+    assert (await client.wait("j")).status == "COMPLETED"
+
+    assert server.requests == [("GET", "/status/j")]
 
 
 async def test_without_sockets_the_status_is_asked_for(
@@ -118,10 +130,19 @@ async def test_without_sockets_the_status_is_asked_for(
 async def test_sockets_that_always_break_are_given_up(
     server: SmallServer, client: Client
 ) -> None:
-    server.jobs["j"] = ended()
+    server.jobs["j"] = begun()
     server.scripts["j"] = []
+    sockets: list[None] = []
+
+    def end_it() -> None:
+        sockets.append(None)
+        if len(sockets) == 3:
+            server.jobs["j"] = ended()
+
+    server.on_socket = end_it
 
     assert (await client.wait("j")).status == "COMPLETED"
+    assert len(sockets) == 3
 
 
 async def test_a_job_that_is_deleted_meanwhile_is_said_to_be_absent(

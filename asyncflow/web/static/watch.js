@@ -5,6 +5,9 @@
 //   nothing; a job is given up once its terminal message has come.
 // - A way is left for the next one when it fails twice although the server answers an
 //   ordinary request: a server that is away is waited for, not blamed on the way.
+//   To say nothing for five seconds is to fail: much that stands in between swallows
+//   what it does not know, and a browser waits for minutes.
+// - Until a way speaks after a failure, its jobs are polled: nobody waits for it.
 // - A socket carries a thousand jobs; those beyond are polled until there is room.
 // - A browser opens six connections to a server. Streams take two of them, polling one,
 //   so that uploads always find one.
@@ -38,9 +41,12 @@ export class Watcher {
     this.isOpen = false;
     this.way = "socket";
     this.socket = null;
+    this.isSpeaking = false;
     // the jobs that the open socket was asked for
     this.subscribed = new Set();
     this.streams = new Map();
+    // the jobs whose streams speak
+    this.streamed = new Set();
     this.polling = false;
     this.pausing = false;
     this.failures = 0;
@@ -56,7 +62,7 @@ export class Watcher {
   forget(job) {
     if (!this.jobs.delete(job)) return;
     this.streams.get(job)?.abort();
-    this.streams.delete(job);
+    this.drop(job);
     if (this.subscribed.delete(job)) this.wish({ unsubscribe: [job] });
     if (this.jobs.size === 0) this.hangUp();
     else this.begin();
@@ -74,12 +80,23 @@ export class Watcher {
   }
 
   hangUp() {
-    const { socket } = this;
-    this.socket = null;
-    this.subscribed.clear();
-    socket?.close();
+    this.leave();
     for (const stream of this.streams.values()) stream.abort();
     this.streams.clear();
+    this.streamed.clear();
+  }
+
+  leave() {
+    const { socket } = this;
+    this.socket = null;
+    this.isSpeaking = false;
+    this.subscribed.clear();
+    socket?.close();
+  }
+
+  drop(job) {
+    this.streams.delete(job);
+    this.streamed.delete(job);
   }
 
   begin() {
@@ -120,17 +137,22 @@ export class Watcher {
       return;
     }
     this.socket = socket;
+    const lost = () => {
+      clearTimeout(patience);
+      if (this.socket !== socket) return;
+      this.leave();
+      this.again();
+    };
+    const patience = setTimeout(lost, FIRST_WORD_MS);
     socket.onopen = () => this.subscribe();
     socket.onmessage = (event) => {
+      if (this.socket !== socket) return;
+      clearTimeout(patience);
+      this.isSpeaking = true;
       this.failures = 0;
       this.hear(JSON.parse(event.data));
     };
-    socket.onclose = () => {
-      if (this.socket !== socket) return;
-      this.socket = null;
-      this.subscribed.clear();
-      this.again();
-    };
+    socket.onclose = lost;
   }
 
   // Asks an open socket for as many jobs as it may carry.
@@ -155,41 +177,42 @@ export class Watcher {
   async byEvents(job) {
     const control = new AbortController();
     this.streams.set(job, control);
+    // a proxy may also keep everything to itself until the end
+    const patience = setTimeout(() => control.abort(), FIRST_WORD_MS);
     try {
       const answer = await fetch(this.server.url(`jobs/${job}/events`), {
         headers: this.server.headers({ Accept: "text/event-stream" }),
         signal: control.signal,
       });
       if (!answer.ok) throw new Error(`The server answered ${answer.status}.`);
-      await this.read(answer, control);
+      await this.read(answer, () => {
+        clearTimeout(patience);
+        if (this.streams.get(job) === control) this.streamed.add(job);
+      });
       if (this.streams.get(job) === control) throw new Error("The stream broke off.");
     } catch {
       if (this.streams.get(job) !== control) return;
-      this.streams.delete(job);
+      this.drop(job);
       this.again();
+    } finally {
+      clearTimeout(patience);
     }
   }
 
-  async read(answer, control) {
+  async read(answer, speaks) {
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-    // a proxy that keeps everything to itself until the end is no way to follow a job
-    const patience = setTimeout(() => control.abort(), FIRST_WORD_MS);
     let text = "";
-    try {
-      for (;;) {
-        const { value, done } = await reader.read();
-        if (done) return;
-        clearTimeout(patience);
-        this.failures = 0;
-        const events = (text + value).split("\n\n");
-        text = events.pop();
-        for (const event of events) {
-          const line = event.split("\n").find((one) => one.startsWith("data: "));
-          if (line) this.hear(JSON.parse(line.slice(6)));
-        }
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      speaks();
+      this.failures = 0;
+      const events = (text + value).split("\n\n");
+      text = events.pop();
+      for (const event of events) {
+        const line = event.split("\n").find((one) => one.startsWith("data: "));
+        if (line) this.hear(JSON.parse(line.slice(6)));
       }
-    } finally {
-      clearTimeout(patience);
     }
   }
 
@@ -210,7 +233,8 @@ export class Watcher {
   }
 
   isUnheard(job) {
-    const isFollowed = this.streams.has(job) || this.subscribed.has(job);
+    const bySocket = this.isSpeaking && this.subscribed.has(job);
+    const isFollowed = bySocket || this.streamed.has(job);
     return this.isOpen && this.jobs.has(job) && !isFollowed;
   }
 
@@ -218,7 +242,8 @@ export class Watcher {
   async poll(job) {
     try {
       const told = await this.server.get(`status/${job}`);
-      this.hear({ type: "snapshot", jobId: job, job: told });
+      // what a way has said meanwhile is newer
+      if (this.isUnheard(job)) this.hear({ type: "snapshot", jobId: job, job: told });
       return true;
     } catch (error) {
       const isBarred = BARRED.has(error.status);
@@ -239,6 +264,7 @@ export class Watcher {
         this.failures = 0;
         this.way = NEXT[this.way];
       }
+      this.byPolling();
     } else {
       this.silent += 1;
     }
