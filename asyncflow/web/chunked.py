@@ -11,8 +11,6 @@ Rules
   with another. What came expressly is kept as Upload-Metadata.
 """
 
-import base64
-import binascii
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -42,7 +40,8 @@ from asyncflow.turns import Announced, Body, Ends, Upload, said_of
 from asyncflow.uploads import Checksum
 from asyncflow.views import View
 from asyncflow.web.auth import UPLOAD, Principal, require
-from asyncflow.web.bodies import BodyReader, BytesBody, continue_later
+from asyncflow.web.base64body import Base64Body, split
+from asyncflow.web.bodies import BodyReader, continue_later
 from asyncflow.web.digested import check_body, digested
 from asyncflow.web.formdata import FormReader
 from asyncflow.web.intake import JOB_ID, admit_form, chosen, client_of, once_of
@@ -76,7 +75,13 @@ class ChunkAnswer(View, frozen=True, kw_only=True):
     status_url: str
 
 
-class _Json(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class _Json(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    rename="camel",
+    forbid_unknown_fields=True,
+):
     chunk_index: Annotated[int, msgspec.Meta(ge=0)]
     total_chunks: Annotated[int, msgspec.Meta(ge=1)]
     chunk: str
@@ -128,29 +133,27 @@ async def _json(request: web.Request, principal: Principal) -> web.Response:
     async with wholes.read(request, max_bytes=MAX_JSON, min_rate=rate) as whole:
         await check_body(request, whole.data)
         fields, body = _said_in(whole.data)
-        wholes.exchange(whole, body.size)
         part = await _keep(request, principal, body)
     return await _place(request, principal, fields, part)
 
 
-def _said_in(text: bytearray) -> tuple[_Fields, BytesBody]:
+def _said_in(text: bytearray) -> tuple[_Fields, Base64Body]:
     """Return what a chunk in JSON says, and its bytes."""
-    said = json_body(_json_body, text)
-    fields = _fields(
-        {
-            "chunkIndex": str(said.chunk_index),
-            "totalChunks": str(said.total_chunks),
-            "jobId": said.job_id,
-            "fileName": said.file_name,
-            "fileType": said.file_type,
-            "sha256": said.sha256,
-            PIPELINE: said.pipeline,
-        }
-    )
-    try:
-        return fields, BytesBody(base64.b64decode(said.chunk, validate=True))
-    except (binascii.Error, ValueError):
-        raise InvalidParameter(CHUNK, said.chunk, accepted="base64") from None
+    beside, body = split(text, CHUNK)
+    said = json_body(_json_body, beside)
+    if said.chunk:
+        accepted = "one string, under this name as it is"
+        raise InvalidParameter(CHUNK, said.chunk[:40], accepted=accepted)
+    fields = {
+        "chunkIndex": str(said.chunk_index),
+        "totalChunks": str(said.total_chunks),
+        "jobId": said.job_id,
+        "fileName": said.file_name,
+        "fileType": said.file_type,
+        "sha256": said.sha256,
+        PIPELINE: said.pipeline,
+    }
+    return _fields(fields), body
 
 
 class _Got:

@@ -342,7 +342,10 @@ CHUNKED: Final = (
         summary="Upload one chunk of a file, in any order",
         takes={
             "multipart/form-data": _chunk(BYTES),
-            "application/json": _chunk({**_TEXT, "contentEncoding": "base64"}),
+            "application/json": {
+                **_chunk({**_TEXT, "contentEncoding": "base64"}),
+                "additionalProperties": False,
+            },
         },
         answers=(
             Answer(status=200, says="the chunk is kept", bodies=(ChunkAnswer,)),
@@ -352,6 +355,7 @@ CHUNKED: Final = (
             errors.InvalidParameter,
             errors.MissingFile,
             errors.PartNotUsable,
+            errors.BodyTooLarge,
             errors.ChunkConflict,
             *_OF_BODIES,
         ),

@@ -8,8 +8,9 @@ import base64
 import json
 import math
 import re
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Hashable, Mapping
+from functools import cache
+from typing import TypeVar, cast
 from urllib.parse import unquote
 
 import msgspec
@@ -34,6 +35,8 @@ MAX_METADATA = 8192
 MOST_EXACT = 2.0**53
 #: a number of fewer digits and without an exponent like this one is read everywhere
 MOST_DIGITS = 300
+#: what is said of why a body is not accepted: it may quote the body
+MOST_SHOWN = 300
 _LARGE = re.compile(rb"[eE]\+?[0-9]{3}")
 
 
@@ -74,11 +77,12 @@ def number_parameter(
 def json_body(decoder: msgspec.json.Decoder[T], body: bytes | bytearray) -> T:
     """Return what *body* says. Raise InvalidParameter."""
     try:
-        # the decoder does not look into what it leaves as it is
+        # the decoder does not look into what it leaves as it is, see `_keeps`
         body.decode()
         found = _decoded(decoder, body)
-        is_deep = is_too_deep(body, outside=1)
-        if not is_deep and (len(body) > MOST_DIGITS or _LARGE.search(body)):
+        keeps = _keeps(cast("Hashable", decoder.type))
+        is_deep = keeps and is_too_deep(body, outside=1)
+        if keeps and not is_deep and (len(body) > MOST_DIGITS or _LARGE.search(body)):
             # a function reads it so, and not a whole number that is longer
             json.loads(body, parse_float=_finite)
     except RecursionError:
@@ -88,6 +92,20 @@ def json_body(decoder: msgspec.json.Decoder[T], body: bytes | bytearray) -> T:
     if is_deep:
         raise _refused(f"it has more than {MOST_LEVELS} levels")
     return found
+
+
+@cache
+def _keeps(kind: Hashable) -> bool:
+    """Tell whether an object of this type has members that stay as they came."""
+    about = msgspec.inspect.type_info(kind)
+    fields = about.fields if isinstance(about, msgspec.inspect.StructType) else ()
+    return any(_is_raw(field.type) for field in fields)
+
+
+def _is_raw(kind: msgspec.inspect.Type) -> bool:
+    if isinstance(kind, msgspec.inspect.UnionType):
+        return any(_is_raw(one) for one in kind.types)
+    return isinstance(kind, msgspec.inspect.RawType)
 
 
 def _finite(text: str) -> float:
@@ -145,7 +163,7 @@ def _whole(text: bytes) -> int | None:
 
 def _refused(why: str) -> InvalidParameter:
     accepted = "JSON as the description of this resource has it"
-    said = f"The body is not accepted: {why}."
+    said = f"The body is not accepted: {why[:MOST_SHOWN]}."
     return InvalidParameter("body", None, accepted=accepted, why=said)
 
 

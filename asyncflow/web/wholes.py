@@ -7,7 +7,8 @@ Rules
 - When the memory is full, the body of which the least has come of late makes room, be
   it the newest: bodies that move come to their end, and those that are only held open
   never keep others out for long.
-- A body that has come whole stays until its reader has done with it.
+- A body that has come whole stays until its reader has done with it, who makes little
+  more of it than there is: what takes memory beside it is to be read in pieces.
 """
 
 import asyncio
@@ -27,6 +28,11 @@ LEAST: Final = 16 * KIB
 FRESH: Final = 64 * KIB
 #: what came so long ago counts for a third of what comes now
 LATELY_S: Final = 5.0
+
+
+def taken(size: int) -> int:
+    """Return how much memory *size* bytes take: what grows has an eighth to spare."""
+    return size + size // 8
 
 
 class Whole:
@@ -94,12 +100,6 @@ class Wholes:
         finally:
             self._drop(whole)
 
-    def exchange(self, whole: Whole, size: int) -> None:
-        """Forget a body for the *size* bytes that its reader has made of it."""
-        whole.data = bytearray()
-        self.held += size - whole.held
-        whole.held = size
-
     def _now(self) -> float:
         clock = self._clock or asyncio.get_running_loop().time
         return clock()
@@ -110,7 +110,7 @@ class Wholes:
         Raises:
             ServerBusy: it had to make room, now or before.
         """
-        size = max(LEAST, len(whole.data) + more)
+        size = max(LEAST, taken(len(whole.data) + more))
         if whole.refused is None and self.held + size - whole.held > self._limit:
             self._make_room(whole, size - whole.held)
         if whole.refused is not None:
@@ -136,7 +136,9 @@ class Wholes:
 
     def _drop(self, whole: Whole) -> None:
         self._coming.discard(whole)
-        self.exchange(whole, 0)
+        whole.data = bytearray()
+        self.held -= whole.held
+        whole.held = 0
 
 
 def check_length(request: web.BaseRequest, max_bytes: int) -> None:

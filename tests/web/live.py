@@ -273,10 +273,10 @@ def failures(server: ServerProcess) -> list[dict[str, Any]]:
     return [one for one in bad if one.get("status") not in {503, 507}]
 
 
-def rss_bytes(pid: int) -> int:
+def rss_bytes(pid: int, name: str = "VmRSS") -> int:
     """Return the memory of a process."""
     text = Path(f"/proc/{pid}/status").read_text()
-    found = re.search(r"VmRSS:\s+(\d+) kB", text)
+    found = re.search(rf"{name}:\s+(\d+) kB", text)
     assert found is not None
     return int(found[1]) * 1024
 

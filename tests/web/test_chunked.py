@@ -86,6 +86,58 @@ def send_json(server: ServerProcess, **members: object) -> Answer:
         return line.ask("POST", "/upload/chunked", kind, body=body)
 
 
+def test_members_of_a_chunk_in_json_that_nobody_knows_are_refused_by_name(
+    server: ServerProcess,
+) -> None:
+    said = {"chunkIndex": 0, "totalChunks": 1, "chunk": "QQ=="}
+    refused = send_json(server, **said, fileSize=1)
+    assert (refused.status, code_of(refused)) == (400, "invalid_parameter")
+    assert "fileSize" in refused.json["detail"]
+
+
+def test_base64_may_be_escaped_as_any_json(server: ServerProcess, job: str) -> None:
+    data = random.Random(7).randbytes(30_001)
+    text = encoded(data).replace("+", "\\u002b").replace("/", "\\/")
+    text = text.replace("=", "\\u003D")
+    body = f'{{"jobId": "{job}", "chunk" : "{text}", "totalChunks":1,"chunkIndex":0}}'
+    with Line(server) as line:
+        kind = ("Content-Type", "application/json")
+        answer = line.ask("POST", "/upload/chunked", kind, body=body.encode())
+    assert answer.status == 202
+    assert original(server, job) == data
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        "QQ",
+        "Q Q=",
+        "QQ==QQ==",
+        "-_==",
+        "Q\u00fc==",
+        "A" * 20_000 + "-" + "A" * 19_999,
+        "A" * 20_002 + "==" + "A" * 20_000,
+    ],
+    ids=range(7),
+)
+def test_what_is_no_base64_is_refused_and_leaves_nothing(
+    server: ServerProcess, chunk: str
+) -> None:
+    before = kept(server)
+    answer = send_json(server, chunkIndex=0, totalChunks=1, chunk=chunk)
+    assert (answer.status, code_of(answer)) == (400, "invalid_parameter")
+    assert "base64" in answer.json["detail"]
+    until(lambda: kept(server) <= before)
+
+
+def test_two_chunks_in_one_body_are_refused(server: ServerProcess) -> None:
+    body = b'{"chunkIndex":0,"totalChunks":1,"chunk":"QQ==","chunk":"Qg=="}'
+    kind = ("Content-Type", "application/json")
+    with Line(server) as line:
+        answer = line.ask("POST", "/upload/chunked", kind, body=body)
+    assert (answer.status, code_of(answer)) == (400, "invalid_parameter")
+
+
 def encoded(data: bytes) -> str:
     return base64.b64encode(data).decode()
 

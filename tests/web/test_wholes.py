@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -11,21 +12,22 @@ from aiohttp import web
 from asyncflow.errors import ServerBusy
 from asyncflow.web.bodies import continue_later
 from asyncflow.web.errors import problems
-from asyncflow.web.wholes import LEAST, Wholes, read_whole
+from asyncflow.web.wholes import LEAST, Wholes, read_whole, taken
 from tests.server_process import ServerProcess
 from tests.web.live import Header, Line, code_of, healthy_server, rss_bytes, until
 from tests.web.wire import Dial, Serve, until as until_true
 
 KIB = 1024
 MIB = 1024 * KIB
-LIMIT = 200 * KIB
+MOST = 200 * KIB
+LIMIT = taken(MOST)
 
 
 def post(*fields: str) -> bytes:
     return "\r\n".join(["POST / HTTP/1.1", "Host: x", *fields, "", ""]).encode()
 
 
-def app_of(wholes: Wholes, *, max_bytes: int = LIMIT) -> web.Application:
+def app_of(wholes: Wholes, *, max_bytes: int = MOST) -> web.Application:
     async def take(request: web.Request) -> web.Response:
         body = await read_whole(request, wholes, max_bytes=max_bytes)
         return web.Response(text=str(len(body)))
@@ -77,7 +79,7 @@ async def test_a_body_that_stands_still_makes_room_for_one_that_comes(
     site = await serve(app_of(wholes))
     still, moving = await dial(site), await dial(site)
     await still.send(post(f"Content-Length: {150 * KIB}") + b"x" * 140 * KIB)
-    await until_true(lambda: wholes.held == 140 * KIB)
+    await until_true(lambda: wholes.held == taken(140 * KIB))
     clock.now += 60
     await moving.send(post(f"Content-Length: {100 * KIB}") + b"x" * 100 * KIB)
     assert (await moving.answer()).body == b"102400"
@@ -95,7 +97,7 @@ async def test_a_body_that_moves_comes_to_its_end_and_the_newest_is_not_asked_fo
     site = await serve(app_of(wholes))
     moving, newest = await dial(site), await dial(site)
     await moving.send(post(f"Content-Length: {200 * KIB}") + b"x" * 190 * KIB)
-    await until_true(lambda: wholes.held == 190 * KIB)
+    await until_true(lambda: wholes.held == taken(190 * KIB))
     await newest.send(post("Content-Length: 100", "Expect: 100-continue"))
     answer = await newest.answer()
     assert (answer.status, answer.code) == (503, "busy")
@@ -114,7 +116,7 @@ async def test_no_more_are_refused_than_must_make_room(
     for n, wire in enumerate(wires, 1):
         # each one later than the one before
         await wire.send(post(f"Content-Length: {70 * KIB}") + b"x" * 60 * KIB)
-        await until_true(lambda n=n: wholes.held == n * 60 * KIB)  # type: ignore[misc]
+        await until_true(lambda n=n: wholes.held == n * taken(60 * KIB))  # type: ignore[misc]
         clock.now += 2
     late = await dial(site)
     await late.send(post(f"Content-Length: {50 * KIB}") + b"x" * 50 * KIB)
@@ -131,7 +133,7 @@ async def test_what_was_announced_and_does_not_come_takes_hardly_anything(
     wholes = Wholes(LIMIT, clock=Clock())
     site = await serve(app_of(wholes))
     for _ in range(8):
-        await (await dial(site)).send(post(f"Content-Length: {LIMIT}"))
+        await (await dial(site)).send(post(f"Content-Length: {MOST}"))
     await until_true(lambda: wholes.held == 8 * LEAST)
     wire = await dial(site)
     await wire.send(post(f"Content-Length: {70 * KIB}") + b"x" * 70 * KIB)
@@ -146,19 +148,17 @@ async def test_a_body_that_has_come_counts_until_its_reader_has_done_with_it(
     done = asyncio.Event()
 
     async def take(request: web.Request) -> web.Response:
-        async with wholes.read(request, max_bytes=LIMIT) as whole:
-            size = len(whole.data)
-            wholes.exchange(whole, size // 2)
+        async with wholes.read(request, max_bytes=MOST) as whole:
             await done.wait()
-        return web.Response(text=str(size))
+            return web.Response(text=str(len(whole.data)))
 
     app = web.Application(middlewares=[problems()])
     app.router.add_post("/", take, expect_handler=continue_later)
     site = await serve(app)
     first, second = await dial(site), await dial(site)
-    await first.send(post(f"Content-Length: {LIMIT}") + b"x" * LIMIT)
-    await until_true(lambda: wholes.held == LIMIT // 2)
-    await second.send(post(f"Content-Length: {LIMIT}") + b"x" * LIMIT)
+    await first.send(post(f"Content-Length: {MOST}") + b"x" * MOST)
+    await until_true(lambda: wholes.held == LIMIT)
+    await second.send(post(f"Content-Length: {MOST}") + b"x" * MOST)
     # it alone is coming: nobody else can make room
     assert (await second.answer()).status == 503
     done.set()
@@ -229,6 +229,31 @@ def test_chunks_that_are_held_open_take_no_more_memory_than_they_may(
     body = b'{"chunkIndex": 0, "totalChunks": 1, "chunk": "aGVsbG8="}'
     answer = server.request("POST", "/upload/chunked", body, Content_Type=JSON[1])
     assert answer.status == 202
+
+
+@pytest.mark.parametrize(
+    "filling",
+    [
+        b'"x": [' + b"[]," * 5_000_000 + b"[]]",
+        b'"fileName": [' + b'{"a":1},' * 1_800_000 + b"{}]",
+        b'"x": {' + b",".join(b'"%07d":{}' % n for n in range(1_200_000)) + b"}",
+        b'"' + b"k" * (15 * MIB) + b'": 1',
+        b'"jobId": "' + b"\\u00e9" * 2_500_000 + b'"',
+    ],
+    ids=["lists", "objects", "members", "name", "string"],
+)
+def test_what_a_chunk_in_json_may_not_say_takes_no_memory_beside_it(
+    server: ServerProcess, filling: bytes
+) -> None:
+    body = b'{"chunkIndex": 0, "totalChunks": 2, "chunk": "QQ==", ' + filling + b"}"
+    assert len(body) < 16 * MIB
+    # what it takes at most is counted from here
+    Path(f"/proc/{server.pid}/clear_refs").write_text("5")
+    before = rss_bytes(server.pid)
+    with Line(server) as line:
+        answer = line.ask("POST", "/upload/chunked", JSON, body=body)
+    assert (answer.status, code_of(answer)) == (413, "body_too_large")
+    assert rss_bytes(server.pid, "VmHWM") - before < 60 * MIB
 
 
 def has_answer(line: Line) -> bool:
