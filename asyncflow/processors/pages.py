@@ -36,6 +36,7 @@ _A4_SIDE_PT: Final = 842.0
 _BELIEVABLE_DPI: Final = range(75, 1201)
 _JPEG_QUALITY: Final = 80
 _WHITE: Final = (255, 255, 255, 255)
+_EVERYWHERE: Final = (-1e6, -1e6, 1e6, 1e6)
 #: PDFium's word for "something was drawn into the page"
 _FLATTENED: Final = 1
 
@@ -312,7 +313,7 @@ class Document:
         import pypdfium2.raw as pdfium  # noqa: PLC0415 -- likewise
 
         try:
-            page = self._pdf[number]
+            page = with_area(self._pdf, number)
             if number not in self._noted:
                 # before they become a part of the page
                 self._noted[number] = self._notes(number) if has_notes(page) else []
@@ -329,6 +330,30 @@ class Document:
             raise BadFile("damaged", f"page {number + 1}: {error}") from error
         finally:
             page.close()
+
+
+def with_area(pdf: Any, number: int) -> Any:
+    """Open a page of PDFium's; one that its crop box leaves no area is uncropped.
+
+    Raise BadFile if it has no area at all.
+    """
+    page = pdf[number]
+    if _has_area(page):
+        return page
+    # PDFium cuts it down to the media box
+    page.set_cropbox(*_EVERYWHERE)
+    page.close()
+    page = pdf[number]
+    if _has_area(page):
+        page.set_cropbox(*page.get_bbox())
+        return page
+    page.close()
+    raise BadFile("damaged", f"page {number + 1} has no area")
+
+
+def _has_area(page: Any) -> bool:
+    # neither has what is infinite, or no number
+    return all(0 < side < math.inf for side in page.get_size())
 
 
 def _opened(source: Path) -> Any:

@@ -17,6 +17,7 @@ from asyncflow.errors import BadFile
 from asyncflow.processors import glyphless
 from asyncflow.processors.matrix import Matrix
 from asyncflow.processors.ocr import Seen
+from asyncflow.processors.pages import with_area
 
 _INVISIBLE: Final = 3
 _LAST: Final = 0xFFFF
@@ -71,7 +72,7 @@ class Searchable:
         import pypdfium2  # noqa: PLC0415 -- few workers need it
 
         try:
-            page = self._pdf[number]
+            page = with_area(self._pdf, number)
         except pypdfium2.PdfiumError as error:
             raise BadFile("damaged", f"page {number + 1} is damaged") from error
         try:

@@ -127,7 +127,8 @@ class Uncovered:
         x0, y0, x1, y1 = place.box
         scale = min(_GLANCE_SCALE, paper.LOOK_SIDE / max(x1 - x0, y1 - y0))
         # without its edges, which would be lines
-        inner = widened(place.box, -1 / scale)
+        edge = min(1 / scale, min(x1 - x0, y1 - y0) / 4)
+        inner = widened(place.box, -edge)
         whole, to_page, _dpi = self._page.picture(scale, inner)
         whole = _within(place, whole, to_page)
         rest = self._without_hidden(whole, to_page)

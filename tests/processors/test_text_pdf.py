@@ -16,6 +16,7 @@ from asyncflow.pool import Pool
 from asyncflow.processes import children
 from asyncflow.processors import ocr
 from asyncflow.processors.apart import Apart
+from asyncflow.processors.matrix import Box
 from asyncflow.processors.sheets import Failure, Request, Sheet
 from asyncflow.processors.text import text
 from asyncflow.testing.processor import Ran, run_processor
@@ -168,6 +169,63 @@ def test_a_lost_page_does_not_spoil_the_others(tmp_path: Path) -> None:
     assert ran.facts["failedPages"] == [{"page": 2, "reason": "damaged"}]
     assert ran.files["text"].read_text() == "first\n\f\fthird\n"
     assert pages_of(ran)[1] == {"number": 2, "error": "damaged"}
+
+
+def boxed(path: Path, *, crop: Box, media: Box = (0, 0, 595, 421)) -> Path:
+    """Write a PDF of a stamped scan and a typed page, both cut to *crop*."""
+    drawn = "q 595 0 0 421 0 0 cm /I Do Q BT /F 9 Tf 20 20 Td (stamp) Tj ET"
+    scan = sheet(text_pages.some_words(40))
+    stamped = text_pages.page_pdf(drawn, path.with_stem("scan"), picture=scan)
+    typed = typed_pdf([["typed"]], path.with_stem("typed"))
+    both = text_pages.joined([stamped, typed], path.with_stem("both"))
+    pdf = pypdfium2.PdfDocument(both)
+    for page in pdf:
+        page.set_mediabox(*media)
+        page.set_cropbox(*crop)
+    pdf.save(path)
+    pdf.close()
+    return path
+
+
+@pytest.mark.parametrize("crop", [(1000, 1000, 1500, 1500), (595, 0, 900, 842)])
+def test_a_page_that_its_crop_box_leaves_no_area_is_read_uncropped(
+    tmp_path: Path, crop: Box
+) -> None:
+    ran = read(boxed(tmp_path / "away.pdf", crop=crop))
+    assert ran.facts["failedPages"] == []
+    assert match(text_pages.some_words(40), words_of(ran)) >= 0.9
+    assert words_of(ran)[-1] == "typed"
+    assert [page["width"] for page in pages_of(ran)] == [595, 595]
+    made = pypdfium2.PdfDocument(ran.files["searchablePdf"])
+    assert made[0].get_size() == (595, 421)
+    made.close()
+
+
+def test_a_page_without_any_area_is_damaged(tmp_path: Path) -> None:
+    far = (9e7, 9e7, 9e7 + 500, 9e7 + 500)
+    path = boxed(tmp_path / "far.pdf", media=far, crop=(0, 0, 5, 5))
+    good = typed_pdf([["good"]], tmp_path / "good.pdf")
+    ran = read(text_pages.joined([path, good], tmp_path / "all.pdf"))
+    lost = [{"page": page, "reason": "damaged"} for page in (1, 2)]
+    assert ran.facts["failedPages"] == lost
+    assert words_of(ran) == ["good"]
+    with pytest.raises(BadFile) as caught:
+        read(path)
+    assert caught.value.reason == "damaged"
+
+
+@pytest.mark.parametrize("size", [(14_000, 400), (400, 14_000)])
+def test_a_picture_as_long_as_a_page_and_hardly_wide_is_no_failure(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    width, height = (8 if side == 400 else side for side in size)
+    drawn = f"q {width} 0 0 {height} 0 0 cm /I Do Q BT /F 9 Tf 20 20 Td (typed) Tj ET"
+    path = text_pages.page_pdf(drawn, tmp_path / "strip.pdf", picture=sheet(["word"]))
+    pdf = pypdfium2.PdfDocument(path)
+    pdf[0].set_mediabox(0, 0, *size)
+    pdf.save(tmp_path / "long.pdf")
+    pdf.close()
+    assert words_of(read(tmp_path / "long.pdf")) == ["typed"]
 
 
 def test_a_document_without_a_good_page_fails(tmp_path: Path) -> None:
