@@ -1,6 +1,6 @@
 import json
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import PIL.Image
@@ -162,6 +162,43 @@ def test_all_pages_of_a_tiff_are_read(tmp_path: Path) -> None:
     assert len(pypdfium2.PdfDocument(ran.files["searchablePdf"])) == 3
     assert ran.percents[-1] == 100
     assert len(ran.percents) == 3
+
+
+def spoiled_tiff(pages: Sequence[PIL.Image.Image], path: Path, *, bad: int) -> Path:
+    """Write a TIFF of which the picture data of page *bad* (from 0) are nonsense."""
+    first, *rest = pages
+    saved(first, path, save_all=True, append_images=rest, compression="tiff_lzw")
+    with PIL.Image.open(path) as tiff:
+        tiff.seek(bad)
+        starts = tiff.tag_v2[273]  # type: ignore[attr-defined]
+    data = bytearray(path.read_bytes())
+    data[starts[0] : starts[0] + 60] = b"Z" * 60
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(("bad", "attempt"), [(0, 1), (1, 1), (2, 1), (0, 2)])
+def test_a_damaged_page_of_a_tiff_costs_no_other_page(
+    tmp_path: Path, bad: int, attempt: int
+) -> None:
+    words = text_pages.some_words(40)
+    pages = [landscape((600, 400)).convert("L"), sheet(words), sheet(words)]
+    path = spoiled_tiff(pages, tmp_path / "fax.tiff", bad=bad)
+    ran = run_processor(text, path, media_type="image/tiff", attempt=attempt)
+    assert ran.facts["failedPages"] == [{"page": bad + 1, "reason": "damaged"}]
+    said = ran.files["text"].read_text().split("\f")
+    good = {1, 2} - {bad}
+    assert [match(words, said[page].split()) for page in good] == [1.0] * len(good)
+
+
+def test_a_tiff_without_text_that_cannot_all_be_looked_at_is_damaged(
+    tmp_path: Path,
+) -> None:
+    pages = [landscape((600, 400)).convert("L"), sheet(text_pages.some_words(40))]
+    path = spoiled_tiff(pages, tmp_path / "fax.tiff", bad=1)
+    with pytest.raises(BadFile) as caught:
+        read(path, "image/tiff")
+    assert caught.value.reason == "damaged"
 
 
 def test_a_photograph_costs_a_glance_and_makes_no_files(tmp_path: Path) -> None:
