@@ -40,8 +40,10 @@ _KIND: Final = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK
 #: messages taken at once; a worker that says more waits until the pause is over
 _MESSAGES: Final = 32
 _PAUSE_S: Final = 0.05
-#: an honest processor starts one program, perhaps with helpers
+#: an honest processor starts one program, perhaps with helpers, and a thread or two
+#: for each core; the machine has 32,768 in all as it comes, a service often 4,915
 _MOST_PROCESSES: Final = 256
+_MOST_THREADS: Final = 512
 #: threads or open files that a run's libraries may keep, if they say that they do
 _MOST_KEPT: Final = 64
 _PATIENCE_S: Final = (0.001, 0.004, 0.02)
@@ -274,18 +276,19 @@ class Hand:
     def sample(self, orphans: list[int], *, max_bytes: int) -> list[int]:
         """Measure the worker and what it started; end the run that has too much.
 
-        Return the processes.
+        Return where its processes are seen.
         """
-        members = processes.tree(self.pid) + orphans
+        family = processes.family([self.pid, *orphans])
         self.prints.bound()
-        resident = sum(map(processes.rss_bytes, members))
+        resident = sum(map(processes.rss_bytes, family.faces))
         self.peak_rss = max(self.peak_rss, resident)
         self.peak_mapped = max(self.peak_mapped, processes.mapped_bytes(self.pid))
-        if resident > max_bytes:
-            self.stop(End.MEMORY)
-        elif len(members) > _MOST_PROCESSES:
+        # first, since what they share counts for each of them
+        if len(family.pids) > _MOST_PROCESSES or family.threads > _MOST_THREADS:
             self.stop(End.CROWD)
-        return members
+        elif resident > max_bytes:
+            self.stop(End.MEMORY)
+        return family.faces
 
     def stop(self, why: End, attempt: Attempt | None = None) -> None:
         """Kill the worker unless its run, or this *attempt*, is over already."""

@@ -6,15 +6,20 @@ Rules
 - A file without a name counts as long as a process of the run has it open or mapped.
 - What cannot be looked at counts as too much: paths longer than the kernel takes, and
   folders that their owner may not read. Nobody makes such for an honest purpose.
+- What the server lacks for a look says nothing of the run: the next look is soon.
 - Nothing here is exact: the run goes on writing meanwhile.
 """
 
 import asyncio
+import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
+
+from asyncflow.prints import BLOCK, NAME
+from asyncflow.processes import WANTS
 
 #: of files and folders together; also what a look at them may cost
 MOST_ENTRIES: Final = 50_000
@@ -23,7 +28,6 @@ _LEAST_BYTES: Final = 64 << 20
 #: while more than this is left, a look now and then is enough
 _PLENTY_BYTES: Final = 8 << 30
 _SELDOM: Final = 10
-_BLOCK: Final = 512  # the unit of st_blocks, whatever the filesystem's is
 
 
 class Disk:
@@ -57,9 +61,11 @@ class Disk:
         self, slot: Path, pids: Sequence[int], tell: Callable[[], None]
     ) -> None:
         try:
-            held = await asyncio.to_thread(held_bytes, slot / "out", pids)
-            if held is None or held > may_hold(self._free_bytes(), self._most):
-                tell()
+            # no descriptor for it, or no thread: the next look will tell
+            with contextlib.suppress(OSError, RuntimeError):
+                held = await asyncio.to_thread(held_bytes, slot, pids)
+                if held is None or held > may_hold(self._free_bytes(), self._most):
+                    tell()
         finally:
             del self._looks[slot]
 
@@ -76,20 +82,27 @@ def may_hold(free: int, most: int) -> int:
     return min(most, max(_LEAST_BYTES, free))
 
 
-def held_bytes(folder: Path, pids: Sequence[int]) -> int | None:
-    """Return what is in *folder*, and in nameless files of *pids*; None: too much."""
+def held_bytes(slot: Path, pids: Sequence[int]) -> int | None:
+    """Return what the run in *slot* holds, and nameless files of *pids* with it.
+
+    None: too much. Raise OSError for what the server itself lacks.
+    """
     count, total = 0, 0
     seen: set[int] = set()
     try:
-        for one in _entries(folder):
+        for one in _entries(slot / "out"):
             count += 1
             if count > MOST_ENTRIES:
                 return None
             if one.st_nlink == 1 or one.st_ino not in seen:
                 seen.add(one.st_ino)
-                total += one.st_blocks * _BLOCK
-    except OSError:
+                total += one.st_blocks * BLOCK
+    except OSError as error:
+        if error.errno in WANTS:
+            raise
         return None
+    with contextlib.suppress(FileNotFoundError):
+        total += (slot / NAME).stat().st_blocks * BLOCK
     return total + sum(
         size for inode, size in _nameless(pids).items() if inode not in seen
     )
@@ -126,26 +139,32 @@ def _nameless(pids: Sequence[int]) -> dict[int, int]:
     for pid in pids:
         for one in _opened(pid):
             if stat.S_ISREG(one.st_mode) and one.st_nlink == 0:
-                found[one.st_ino] = one.st_blocks * _BLOCK
+                found[one.st_ino] = one.st_blocks * BLOCK
     return found
 
 
 def _opened(pid: int) -> Iterator[os.stat_result]:
     try:
         names = os.listdir(f"/proc/{pid}/fd")  # noqa: PTH208 -- thousands of names
-    except OSError:
+    except OSError as error:
+        if error.errno in WANTS:
+            raise
         return  # it has ended, or the kernel does not say
     for one in names:
         try:
             yield os.stat(f"/proc/{pid}/fd/{one}")  # noqa: PTH116 -- thousands
-        except OSError:
+        except OSError as error:
+            if error.errno in WANTS:
+                raise
             continue
 
 
 def _mapped(pid: int) -> Iterator[tuple[int, int]]:
     try:
         lines = Path(f"/proc/{pid}/maps").read_bytes().splitlines()
-    except OSError:
+    except OSError as error:
+        if error.errno in WANTS:
+            raise
         return
     for line in lines:
         if line.endswith(b" (deleted)"):

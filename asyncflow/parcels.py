@@ -27,6 +27,7 @@ import msgspec
 from asyncflow import agreement, reports
 from asyncflow.errors import AsyncflowError
 from asyncflow.nesting import MOST_LEVELS, is_too_deep
+from asyncflow.processes import WANTS
 
 _FICLONE: Final = 0x40049409
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -129,10 +130,6 @@ class Greeting(msgspec.Struct, frozen=True, kw_only=True):
     module: str = ""
     error: str = ""
     trace: str = ""
-
-
-#: the server's own want, not the worker's fault
-WANTS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 def bring(source: Path, slot: Path, *, link: bool) -> bool:

@@ -461,7 +461,7 @@ class Pool:
         except OSError as error:
             self._replace(slot)
             why = f"the file could not be given to a worker: {error.strerror}"
-            if error.errno in parcels.WANTS:
+            if error.errno in processes.WANTS:
                 return server_lacks(why)
             return plain(Verdict.ERROR, "error", why)
         outcome = await self._bounded(run, message, order.wall_s or card.wall_s)

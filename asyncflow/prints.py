@@ -10,6 +10,8 @@ from typing import Final
 
 NAME: Final = "printed"
 MOST_BYTES: Final = 4 << 10
+#: the unit of st_blocks, whatever the file system's is
+BLOCK: Final = 512
 #: beyond this the file is emptied while the worker still prints
 _TOO_MUCH: Final = 1 << 20
 
@@ -32,15 +34,16 @@ class Prints:
         return text.splitlines(), count
 
     def bound(self, most: int = _TOO_MUCH) -> None:
-        """Empty the file if it holds more than *most* bytes; the newest are kept."""
+        """Empty the file if it takes more than *most* bytes; the newest are kept."""
         if self._fd is None:
             return
-        size = os.fstat(self._fd).st_size
-        if size > most:
-            start = max(0, size - MOST_BYTES)
+        found = os.fstat(self._fd)
+        # room can be taken without making a file larger
+        if max(found.st_size, found.st_blocks * BLOCK) > most:
+            start = max(0, found.st_size - MOST_BYTES)
             new = os.pread(self._fd, MOST_BYTES, start)
             self._kept = (self._kept + new)[-MOST_BYTES:]
-            self._bytes += size
+            self._bytes += found.st_size
             os.ftruncate(self._fd, 0)
 
     def close(self) -> None:

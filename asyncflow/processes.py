@@ -10,12 +10,16 @@ Rules
 """
 
 import contextlib
+import errno
 import os
 import resource
 import signal
 import sys
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
+#: the server's own want, not the worker's fault
+WANTS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _WHOLE_GROUP: Final = 4  # PIDFD_SIGNAL_PROCESS_GROUP, Linux 6.9
 _CHUNK: Final = 1 << 16
@@ -24,6 +28,7 @@ _NEARLY_A_PAGE: Final = 2048
 _CONFINED: Final = (b"\nNoNewPrivs:\t1\n", b"\nSeccomp:\t2\n")
 #: a tree larger than this is a fork bomb: what was counted is enough to know
 _MOST_PROCESSES: Final = 512
+_MOST_THREADS: Final = 1024
 
 
 def open_pidfd(pid: int) -> int | None:
@@ -101,11 +106,18 @@ def children(pid: int, *, threads: int | None = None) -> list[int]:
     """
     if threads == 1:
         return [*map(int, _read(f"/proc/{pid}/task/{pid}/children").split())]
-    found: list[int] = []
+    return _children_of(pid, _tasks(pid))
+
+
+def _tasks(pid: int) -> list[str]:
     try:
-        tasks = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 -- once per run
+        return os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 -- once per run
     except OSError:
-        return found
+        return []
+
+
+def _children_of(pid: int, tasks: Iterable[str]) -> list[int]:
+    found: list[int] = []
     for task in tasks:
         found += map(int, _read(f"/proc/{pid}/task/{task}/children").split())
     return found
@@ -181,14 +193,39 @@ def condition(pid: int) -> Condition | None:
         return None
 
 
+class Family(NamedTuple):
+    """Processes with all that they have started, up to a bound."""
+
+    pids: list[int]
+    #: where the memory and the files of each are seen: at another thread if the first
+    #: one has ended, for then the process itself seems to have none
+    faces: list[int]
+    threads: int
+
+
+def family(pids: Iterable[int]) -> Family:
+    """Return *pids* and their descendants."""
+    found, faces, count = [*pids], list[int](), 0
+    for pid in found:
+        if len(found) > _MOST_PROCESSES or count > _MOST_THREADS:
+            break
+        tasks = _tasks(pid)
+        count += len(tasks)
+        faces.append(_face(pid, tasks))
+        if count <= _MOST_THREADS:
+            found += _children_of(pid, tasks)
+    return Family(pids=found, faces=faces, threads=count)
+
+
 def tree(pid: int) -> list[int]:
     """Return *pid* and its descendants, up to a bound."""
-    found = [pid]
-    for member in found:
-        if len(found) > _MOST_PROCESSES:
-            break
-        found += children(member)
-    return found
+    return family([pid]).pids
+
+
+def _face(pid: int, tasks: Sequence[str]) -> int:
+    if len(tasks) == 1 or rss_bytes(pid):
+        return pid
+    return next((one for one in map(int, tasks) if rss_bytes(one)), pid)
 
 
 def group_of(pid: int) -> int | None:

@@ -166,9 +166,8 @@ class Run:
             case End.MEMORY:
                 return _out_of_memory(budget)
             case End.CROWD:
-                return plain(
-                    Verdict.ERROR, "error", "the processor started too many processes"
-                )
+                detail = "the processor started too many processes or threads"
+                return plain(Verdict.ERROR, "error", detail)
             case End.SPACE:
                 return plain(Verdict.ERROR, "too_much_output")
             case End.CLOSED:

@@ -58,6 +58,11 @@ _OWN: Final = (
 _OPEN_FILES: Final = 1024
 _MOST_OPEN_FILES: Final = 4096
 
+#: of what all processes of a user have together, these remain for the others
+_SPARE_PROCESSES: Final = 64
+#: signals and timers that wait: others of the same user may have as many as before
+_WAITING_SIGNALS: Final = 256
+
 #: the first ABI that can forbid truncation: before it, a hard link could be emptied
 LINKS_ARE_SAFE: Final = 3
 _HAS_NETWORK: Final = 4
@@ -134,10 +139,18 @@ def forbid_inspection() -> None:
 def limit_resources(*, max_file_bytes: int) -> None:
     """Forbid core dumps and files above *max_file_bytes*; be the first to be killed.
 
-    Open files are few: what a process has sent and nobody received counts against all
-    processes of the user, who could send none any more.
+    Some limits hold for all processes of the user together: who meets one earlier than
+    the others leaves them the rest.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        _, hard = resource.getrlimit(resource.RLIMIT_SIGPENDING)
+        waiting = _at_most(_WAITING_SIGNALS, hard)
+        resource.setrlimit(resource.RLIMIT_SIGPENDING, (waiting, waiting))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    if soft != resource.RLIM_INFINITY:
+        soft -= min(_SPARE_PROCESSES, soft // 8)
+        resource.setrlimit(resource.RLIMIT_NPROC, (soft, soft))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = (_at_most(_OPEN_FILES, soft), _at_most(_MOST_OPEN_FILES, hard))
     resource.setrlimit(resource.RLIMIT_NOFILE, wanted)

@@ -13,10 +13,13 @@ Nothing can take the filter off again.
   one must be root; those with which a hole in the kernel is reached for; outliving the
   server; leaving the process group, by which all that a run has started is found; what
   a process cannot take back, such as more walls or another personality, from which the
-  next run in it would suffer; memory that belongs to no process.
+  next run in it would suffer; memory and open files that belong to no process; and
+  what the kernel counts for all processes of a user together, as `epoll` does: one of
+  them could use up what the others need.
 - Of the many things that `prctl` does, a worker has those that name and those that ask.
 - Unknown, with ENOSYS: `clone3`, whose flags lie in memory, where a filter cannot look.
   A C library then uses `clone`, which may make processes and threads, not namespaces.
+- Not supported, as if by the file system: to reserve room without making a file larger.
 - Without effect, though they say that they worked: changes of modes, owners and times.
   Landlock knows no such calls: they would reach any file of the same user by its path,
   a token among them. A refusal would break every program that copies a file's mode.
@@ -63,6 +66,9 @@ _CALLS: Final[Mapping[str, tuple[int | None, int | None]]] = {
     "clone3": (435, 435),
     "connect": (42, 203),
     "delete_module": (176, 106),
+    "epoll_create": (213, None),
+    "epoll_create1": (291, 20),
+    "fallocate": (285, 47),
     "fanotify_init": (300, 262),
     "fanotify_mark": (301, 263),
     "fchmod": (91, 52),
@@ -84,6 +90,7 @@ _CALLS: Final[Mapping[str, tuple[int | None, int | None]]] = {
     "inotify_add_watch": (254, 27),
     "inotify_init": (253, None),
     "inotify_init1": (294, 26),
+    "io_setup": (206, 0),
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
     "io_uring_setup": (425, 425),
@@ -145,6 +152,8 @@ _CALLS: Final[Mapping[str, tuple[int | None, int | None]]] = {
     "sched_setscheduler": (144, 119),
     "seccomp": (317, 277),
     "semget": (64, 190),
+    "sendmmsg": (307, 269),
+    "sendmsg": (46, 211),
     "set_mempolicy": (238, 237),
     "set_mempolicy_home_node": (450, 450),
     "setdomainname": (171, 162),
@@ -187,8 +196,11 @@ REFUSED: Final = (
     *("lsm_set_self_attr", "modify_ldt", "mlock", "mlock2", "mlockall"),
     *("set_mempolicy", "set_mempolicy_home_node", "mbind", "move_pages"),
     *("migrate_pages", "sched_setscheduler", "sched_setparam", "sched_setattr"),
-    # to have memory that is in no process, so that nobody counts it
-    *("memfd_create", "memfd_secret"),
+    # to have memory, or open files, that are in no process, so that nobody counts them:
+    # `sendmsg` sends files, which a filter cannot see
+    *("memfd_create", "memfd_secret", "sendmsg", "sendmmsg"),
+    # to use up what all processes of the user, or of the machine, have together
+    *("epoll_create", "epoll_create1", "io_setup"),
     # to be somewhere else
     *("unshare", "setns", "chroot", "pivot_root", "mount", "umount2", "open_tree"),
     *("open_tree_attr", "move_mount", "mount_setattr"),
@@ -225,6 +237,7 @@ _ALLOW: Final = "allow"
 _REFUSE: Final = "refuse"
 _UNKNOWN: Final = "unknown"
 _PRETEND: Final = "pretend"
+_UNSUPPORTED: Final = "unsupported"
 
 #: the ends, with what the kernel does there
 _ENDS: Final = {
@@ -232,6 +245,7 @@ _ENDS: Final = {
     _REFUSE: 0x00050000 | errno.EPERM,
     _UNKNOWN: 0x00050000 | errno.ENOSYS,
     _PRETEND: 0x00050000,
+    _UNSUPPORTED: 0x00050000 | errno.EOPNOTSUPP,
 }
 
 
@@ -274,14 +288,20 @@ _ASK_PERSONALITY: Final = 0xFFFFFFFF
 # CLONE_NEWNS, _NEWCGROUP, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID and _NEWNET; and
 # CLONE_PARENT: a child of the fork server's
 _NO_CLONES: Final = 0x7E028000
+# CLONE_THREAD; CLONE_FILES and CLONE_THREAD: a thread with open files of its own, which
+# nobody sees who looks at the process
+_THREAD: Final = 0x10000
+_FILES_OF_THREADS: Final = 0x10400
 # F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY: signals for others, and files
 # that whoever opens them has to wait for, or that tell of it
 _HARMFUL_FCNTLS: Final = (8, 10, 15, 1024, 1026)
 # FIOSETOWN, SIOCSPGRP, TIOCSTI, TIOCLINUX; FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR and
-# FS_IOC_ENABLE_VERITY, which need no right to write: an original could be locked
+# FS_IOC_ENABLE_VERITY, which need no right to write: an original could be locked;
+# FS_IOC_RESVSP, _UNRESVSP, both for 64 bits, and _ZERO_RANGE: another `fallocate`
 _HARMFUL_IOCTLS: Final = (
     *(0x8901, 0x8902, 0x5412, 0x541C),
     *(0x40086602, 0x401C5820, 0x40806685),
+    *(0x40305828, 0x40305829, 0x4030582A, 0x4030582B, 0x40305839),
 )
 
 _ITSELF: Final = (_Look(_FIRST, (0,), _ALLOW, _REFUSE),)
@@ -315,7 +335,12 @@ _LOOKS: Final[Mapping[str, tuple[_Look, ...]]] = {
         _Look(_THIRD, (_NOTHING,), _REFUSE, _PRETEND),
     ),
     "kill": (_Look(_FIRST, (_EVERYBODY,), _REFUSE, _ALLOW),),
-    "clone": (_Look(_FIRST, (0,), _ALLOW, _REFUSE, mask=_NO_CLONES),),
+    "clone": (
+        _Look(_FIRST, (_THREAD,), _REFUSE, _NEXT, mask=_FILES_OF_THREADS),
+        _Look(_FIRST, (0,), _ALLOW, _REFUSE, mask=_NO_CLONES),
+    ),
+    # other modes take room beyond the end of a file, where no limit on its size looks
+    "fallocate": (_Look(_SECOND, (0,), _ALLOW, _UNSUPPORTED),),
     "fcntl": (_Look(_SECOND, _HARMFUL_FCNTLS, _REFUSE, _ALLOW),),
     "ioctl": (_Look(_SECOND, _HARMFUL_IOCTLS, _REFUSE, _ALLOW),),
 }

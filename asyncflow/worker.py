@@ -20,6 +20,7 @@ import io
 import json
 import math
 import os
+import selectors
 import signal
 import socket
 import sys
@@ -161,6 +162,9 @@ def _attend(
 def _greeting(desk: _Desk) -> dict[str, object]:
     """Load the processors and confine this process; return what it can do."""
     try:
+        if syscalls.can_filter():
+            # the filter knows no epoll, and Python has looked for it already
+            selectors.DefaultSelector = selectors.PollSelector  # type: ignore[misc, assignment]
         _load(desk)
         _list_packages()
         abi = sandbox.confine(

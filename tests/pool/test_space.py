@@ -9,6 +9,8 @@ import pytest
 from asyncflow import holdings
 from asyncflow.jobs import Verdict
 from asyncflow.pool import Pool
+from asyncflow.prints import Prints
+from asyncflow.store import kernel
 from tests.pool.conftest import Crew
 from tests.pool.test_walls import needs_linux
 
@@ -66,12 +68,33 @@ def test_a_run_may_hold_what_is_left_and_never_more_than_the_bound() -> None:
 
 
 def test_what_has_two_names_counts_once(tmp_path: Path) -> None:
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "one").write_bytes(os.urandom(MIB))
+    out = tmp_path / "out"
+    (out / "folder").mkdir(parents=True)
+    (out / "one").write_bytes(os.urandom(MIB))
     before = holdings.held_bytes(tmp_path, ())
-    (tmp_path / "folder" / "two").hardlink_to(tmp_path / "one")
-    (tmp_path / "away").symlink_to("/usr")
+    (out / "folder" / "two").hardlink_to(out / "one")
+    (out / "away").symlink_to("/usr")
 
     assert before is not None
     assert before >= MIB
     assert holdings.held_bytes(tmp_path, ()) == before
+
+
+@needs_linux
+def test_room_that_a_worker_took_by_printing_counts_and_is_given_back(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "out").mkdir()
+    prints = Prints(tmp_path)
+    before = holdings.held_bytes(tmp_path, ())
+    with (tmp_path / "printed").open("ab") as file:
+        assert kernel.reserve(file.fileno(), 0, 4 * MIB)
+        assert file.tell() == 0
+        during = holdings.held_bytes(tmp_path, ())
+    prints.bound()
+    after = holdings.held_bytes(tmp_path, ())
+    prints.close()
+
+    assert before == after == 0
+    assert during is not None
+    assert during >= 4 * MIB
