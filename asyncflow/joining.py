@@ -9,6 +9,8 @@ Rules
 - Joins are the server's own work, a few at a time: no client waits for one longer than
   `PATIENCE_S`, and whoever brings a part that has a name waits for none.
 - A join that a crash cut off begins again from nothing: the parts are still there.
+- One that fails is tried again, whatever the reason, ever more rarely. Only where bytes
+  of a part are gone it ends, and all that was to be made of them.
 - Once all parts are complete, no time limit ends what is joined of them, nor them.
 - What waits for a part that ends, ends with it. A part that no client can name, and
   that has a place, ends only with its upload: not because its request fails after that.
@@ -18,7 +20,6 @@ Rules
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -36,7 +37,7 @@ from asyncflow.errors import (
     ChunkConflict,
     ClientError,
     PartNotUsable,
-    ServerBusy,
+    UploadGone,
 )
 from asyncflow.store.base import CanConcat, Interrupted, Store
 from asyncflow.store.digests import digest_of
@@ -48,7 +49,7 @@ log = structlog.get_logger(__name__)
 JOINS: Final = 2
 #: how long the client that brought the last part may wait to hear of the job
 PATIENCE_S: Final = 5.0
-#: how long a join that has no room waits for its next try, at first and at most
+#: how long a join that failed waits for its next try, at first and at most
 AGAIN_MS: Final = 5_000
 AGAIN_MOST_MS: Final = 600_000
 #: uploads whose places are remembered, each at most 10 kB
@@ -107,9 +108,10 @@ class Joiner:
         self._joins: dict[str, asyncio.Task[None]] = {}
         #: looks for what waits for a part
         self._looks: set[asyncio.Task[None]] = set()
-        #: what only the disk, the quota or the database stood in the way of: when it is
-        #: tried again, and how long it has waited then
+        #: joins that failed: when they are tried again, and how long they wait for that
         self._left: dict[str, tuple[int, int]] = {}
+        #: complete parts of which nobody could be told what waits for them
+        self._unseen: set[str] = set()
         self._received: dict[str, Received] = {}
         self._stops = False
 
@@ -213,7 +215,7 @@ class Joiner:
         It may take longer than a client should wait: then it is not complete yet.
 
         Raises:
-            UploadGone: a part has ended before, and the upload with it.
+            UploadGone: a part has ended before, or was lost, and the upload with it.
             TypeMismatch, TypeNotAllowed, DigestMismatch: it has been refused and ended.
             DiskFull, QuotaExceeded: it has no room now; the parts are kept.
         """
@@ -269,17 +271,18 @@ class Joiner:
         waited = self._left.pop(final, None)
         if done.cancelled() or (error := done.exception()) is None:
             return
-        is_lost = isinstance(error, PartNotUsable)
-        if isinstance(error, ClientError) and not is_lost:
+        if isinstance(error, ClientError):
             # deleted meanwhile, or refused: whose it is hears of it
             log.info("join.ended", upload=final, error=error.code)
-        elif waited is None and not isinstance(error, Interrupted):
+            return
+        if isinstance(error, Interrupted):
+            return  # the next start makes it
+        if waited is None:
             # once, and not at every try
             code = error.code if isinstance(error, AsyncflowError) else repr(error)
             log.warning("join.failed", upload=final, error=code)
-        if isinstance(error, ServerBusy):
-            again = AGAIN_MS if waited is None else min(2 * waited[1], AGAIN_MOST_MS)
-            self._left[final] = (self._engine.clock.mono() + again, again)
+        again = AGAIN_MS if waited is None else min(2 * waited[1], AGAIN_MOST_MS)
+        self._left[final] = (self._engine.clock.mono() + again, again)
 
     async def _join(self, row: UploadRow, places: Sequence[Place]) -> None:
         total = sum(place.length or 0 for place in places)
@@ -291,7 +294,23 @@ class Joiner:
                 await self._concat(row.key, [place.key for place in places])
         except BlobNotFound:
             await self._chunks.find(row.id)  # unless it was ended meanwhile
-            raise PartNotUsable("a part was removed while it was joined") from None
+            await self._end_if_lost(row.id, places)
+            raise
+
+    async def _end_if_lost(self, final: str, places: Sequence[Place]) -> None:
+        """End an upload that can never become whole, for bytes of its parts are gone.
+
+        Raises:
+            UploadGone: so it is.
+        """
+        for place in places:
+            try:
+                await self._store.size(place.key)
+            except BlobNotFound:
+                detail = f"the server has lost the bytes of part {place.n}"
+                log.exception("join.part_lost", upload=final, part=place.part)
+                await self._chunks.endings.give_up(final, "part_lost", detail)
+                raise UploadGone(f"{detail}: send the file again") from None
 
     async def _concat(self, key: str, parts: Sequence[str]) -> None:
         if isinstance(self._store, CanConcat):
@@ -313,17 +332,18 @@ class Joiner:
     def part_done(self, part: str) -> None:
         """Complete what waited for this part alone, behind its client's back.
 
-        What goes wrong with the joined upload is its own matter: the part is safe, and
-        a look at the joined upload tries again.
+        What goes wrong with the joined upload is its own matter: the part is safe.
         """
         look = asyncio.create_task(self._look_for_finals(part), name="join-look")
         self._looks.add(look)
         look.add_done_callback(self._looks.discard)
 
     async def _look_for_finals(self, part: str) -> None:
-        with suppress(AsyncflowError):  # nothing can be read now
+        try:
             for final in await self._db.finals_of(part):
                 await self._begin_if_whole(final)
+        except AsyncflowError:  # nothing can be read now
+            self._unseen.add(part)
 
     async def _begin_if_whole(self, final: str) -> bool:
         try:
@@ -361,7 +381,10 @@ class Joiner:
         return False
 
     async def again(self) -> None:
-        """Try again what only the disk, the quota or the database did not let be."""
+        """Try again what has failed."""
+        unseen, self._unseen = self._unseen, set()
+        for part in unseen:
+            await self._look_for_finals(part)
         now = self._engine.clock.mono()
         for final in [one for one, (due, _) in self._left.items() if due <= now]:
             if not await self._begin_if_whole(final):
