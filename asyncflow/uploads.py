@@ -218,8 +218,9 @@ def declared_type(file_name: str, said: str | None) -> str:
     plain = clean_type(said)
     if plain and plain not in UNSAID:
         return plain
-    guess = mimetypes.guess_type(file_name, strict=False)[0]
-    return guess or "application/octet-stream"
+    guess, packing = mimetypes.guess_type(file_name, strict=False)
+    # a scan.pdf.gz is a gzip file: of what is inside, its type says nothing
+    return guess if guess and packing is None else "application/octet-stream"
 
 
 def is_allowed(media_type: str, patterns: tuple[str, ...]) -> bool:

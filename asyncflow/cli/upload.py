@@ -1,7 +1,7 @@
 """`asyncflow upload`: files to a server, with bars, resumed after an interruption."""
 
 import asyncio
-import mimetypes
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -100,11 +100,14 @@ def upload(
     first, cannot be continued, and is called as --name says.
 
     Ends with 0 if the server took every file; with --wait, if every job ended as
-    COMPLETED.
+    COMPLETED. What a folder holds besides files (pipes, links to folders), and what
+    cannot be read there, is left out and named, and then it ends with 1.
     """
     # the same file twice would fight with itself over one upload
-    found = _found(files, recursive=recursive)
-    paths = list({p if _is_stdin(p) else p.resolve(): p for p in found}.values())
+    found = list(_found(files, recursive=recursive))
+    left_out = [one for one in found if isinstance(one, Outcome)]
+    whole = [one for one in found if isinstance(one, Path)]
+    paths = list({p if _is_stdin(p) else p.resolve(): p for p in whole}.values())
     if name is not None and len(paths) != 1:
         raise click.UsageError(f"--name names one file, and these are {len(paths)}")
     order = Order(
@@ -115,7 +118,7 @@ def upload(
         quiet=quiet,
     )
     try:
-        outcomes = converse(lambda: _upload_all(order, paths))
+        outcomes = converse(lambda: _upload_all(order, paths, left_out))
     except KeyboardInterrupt:
         again = " Run the same command again: it continues where it stopped."
         can_continue = not all(map(_is_stdin, paths))
@@ -124,7 +127,7 @@ def upload(
     return 0 if all(outcome.is_good for outcome in outcomes) else 1
 
 
-def _found(files: tuple[str, ...], *, recursive: bool) -> Iterator[Path]:
+def _found(files: tuple[str, ...], *, recursive: bool) -> Iterator[Path | Outcome]:
     for file in files:
         if not file:
             # what a shell makes of an unset variable; as a path it is this folder
@@ -139,7 +142,7 @@ def _found(files: tuple[str, ...], *, recursive: bool) -> Iterator[Path]:
                 raise click.UsageError(
                     f"{file} is a folder: add -r to upload its files"
                 )
-            yield from sorted(p for p in path.rglob("*") if p.is_file())
+            yield from _below(path)
         elif path.is_file():
             yield path
         elif path.exists():
@@ -150,7 +153,35 @@ def _found(files: tuple[str, ...], *, recursive: bool) -> Iterator[Path]:
             raise click.UsageError(f"{file} does not exist")
 
 
-async def _upload_all(order: Order, paths: list[Path]) -> list[Outcome]:
+def _below(folder: Path) -> Iterator[Path | Outcome]:
+    """Yield the files of a folder and of those in it, and what has to be left out."""
+    closed: list[OSError] = []
+    for place, folders, names in os.walk(folder, onerror=closed.append):
+        folders.sort()
+        for name in sorted(names + folders):
+            path = Path(place, name)
+            if os.path.isfile(path):  # noqa: PTH113 -- a Path's own raises when a folder is closed
+                yield path
+            elif not os.path.lexists(path):
+                continue  # it has gone meanwhile
+            elif name in names or path.is_symlink():
+                yield Outcome(file=_text(str(path)), error=_why_left_out(path))
+    for error in closed:
+        why = error.strerror or "it cannot be read"
+        yield Outcome(file=_text(str(error.filename)), error=f"left out: {why}")
+
+
+def _why_left_out(path: Path) -> str:
+    if os.path.isdir(path):  # noqa: PTH112 -- as above
+        return "left out: a link to a folder, which is not followed"
+    if path.is_symlink() and not os.path.exists(path):  # noqa: PTH110 -- as above
+        return "left out: a link that leads nowhere"
+    return "left out: no regular file"
+
+
+async def _upload_all(
+    order: Order, paths: list[Path], left_out: list[Outcome]
+) -> list[Outcome]:
     outcomes: list[Outcome] = []
     queue = iter(paths)
     with reporter(quiet=order.quiet) as report:
@@ -158,10 +189,12 @@ async def _upload_all(order: Order, paths: list[Path]) -> list[Outcome]:
             # says at once that nobody is there, instead of after all the patience
             await client.reach()
             batch = _Batch(order=order, client=client, report=report)
+            for outcome in left_out:
+                batch.tell(outcome)
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(_FILES_AT_ONCE, len(paths))):
                     group.create_task(batch.work(queue, outcomes))
-    return outcomes
+    return left_out + outcomes
 
 
 class _Batch:
@@ -177,7 +210,7 @@ class _Batch:
         for path in queue:
             async with self._shown(str(path)):
                 outcome = await self._carry(path)
-            self._tell(outcome)
+            self.tell(outcome)
             outcomes.append(outcome)
 
     @asynccontextmanager
@@ -191,11 +224,9 @@ class _Batch:
         label = str(path)
         try:
             async with self._uploads:
-                name = self._order.name or _name_of(path)
                 job_id = await self._client.upload(
                     standard_input() if _is_stdin(path) else path,
-                    name=name,
-                    media_type=mimetypes.guess_type(name)[0],
+                    name=self._order.name or _name_of(path),
                     on_progress=lambda progress: self._sending(label, progress),
                 )
             if not self._order.wait:
@@ -238,7 +269,8 @@ class _Batch:
             job=job,
         )
 
-    def _tell(self, outcome: Outcome) -> None:
+    def tell(self, outcome: Outcome) -> None:
+        """Say what became of a file."""
         if self._order.as_json:
             self._report.result(msgspec.json.encode(outcome).decode())
         elif self._order.quiet:

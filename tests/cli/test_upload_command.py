@@ -1,4 +1,7 @@
+import bz2
+import gzip
 import json
+import lzma
 import os
 import pty
 import re
@@ -98,7 +101,8 @@ def test_the_standard_input_is_a_file_called_as_one_says(server: SmallServer) ->
         ("report.pdf", b"from a pipe"),
         ("-", b"a file of that name"),
     ]
-    assert server.uploads["job-2"].media_type == "application/pdf"
+    # what type its name means is for the server to say
+    assert server.uploads["job-2"].media_type is None
 
 
 def test_ctrl_c_ends_a_command_that_waits_for_its_standard_input(
@@ -128,8 +132,8 @@ def test_waiting_tells_the_steps_and_the_end(
     server: SmallServer, photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = job("job-1", steps=[step("image", "done")], downloadUrls={"thumbnail": "/t"})
-    server.jobs["job-1"] = done
     begun = job("job-1", "PROCESSING", steps=[step("image", "running")])
+    server.jobs["job-1"] = begun
     server.scripts["job-1"] = [[whole("snapshot", begun), whole("job.completed", done)]]
 
     assert main(["upload", str(photo), "--wait", "--json"]) == 0
@@ -215,6 +219,59 @@ def test_folders_need_a_flag(
     assert "add -r" in capsys.readouterr().err
     assert main(["upload", "-r", "folder"]) == 0
     assert {one.name for one in server.uploads.values()} == {"a.txt", "b.txt"}
+
+
+def test_what_a_folder_holds_besides_files_is_left_out_and_named(
+    server: SmallServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("folder/deep").mkdir(parents=True)
+    Path("folder/deep/a.txt").write_text("a")
+    Path("b.txt").write_text("b")
+    Path("folder/to-b.txt").symlink_to("../b.txt")
+    os.mkfifo("folder/pipe")
+    Path("folder/dangling.pdf").symlink_to("gone")
+    Path("folder/elsewhere").symlink_to(Path.cwd().parent)
+
+    assert main(["upload", "-r", "folder", "--json"]) == 1
+
+    sent = {one.name for one in server.uploads.values()}
+    assert sent == {"a.txt", "to-b.txt"}
+    found = lines(capsys.readouterr().out)
+    assert {one["file"]: one["error"] for one in found if "error" in one} == {
+        "folder/pipe": "left out: no regular file",
+        "folder/dangling.pdf": "left out: a link that leads nowhere",
+        "folder/elsewhere": "left out: a link to a folder, which is not followed",
+    }
+
+
+@pytest.mark.parametrize("quiet", [(), ("-q",)])
+def test_a_folder_that_cannot_be_read_is_named(
+    server: SmallServer, quiet: tuple[str, ...]
+) -> None:
+    closed = Path("folder/closed")
+    closed.mkdir(parents=True)
+    (closed / "secret.txt").write_text("s")
+    Path("folder/open.txt").write_text("o")
+    closed.chmod(0)
+    # root reads everything, unless it is told not to
+    powers = "-dac_override,-dac_read_search"
+    drop = ("setpriv", f"--bounding-set={powers}", f"--inh-caps={powers}")
+    wrap = drop if os.geteuid() == 0 else ()
+
+    done = subprocess.run(
+        [*wrap, *ARGV, "upload", "-r", "folder", *quiet],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    closed.chmod(0o700)
+    assert done.returncode == 1
+    assert [one.name for one in server.uploads.values()] == ["open.txt"]
+    said = done.stderr if quiet else done.stdout
+    assert "folder/closed: left out: Permission denied" in said
 
 
 def test_one_name_is_for_one_file(
@@ -448,3 +505,27 @@ def test_an_empty_name_is_not_the_current_folder(
 
     assert "an empty name is no file" in capsys.readouterr().err
     assert server.uploads == {}
+
+
+def test_a_packed_file_is_not_taken_for_what_is_in_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed = {
+        "scan.pdf.gz": gzip.compress(b"%PDF-1.7 as far as its name says"),
+        "photo.jpg.gz": gzip.compress(b"a picture"),
+        "clip.mp4.xz": lzma.compress(b"a film"),
+        "a.pdf.bz2": bz2.compress(b"a scan"),
+    }
+    for name, data in packed.items():
+        Path(name).write_bytes(data)
+    with serving(tmp_path / "data", workers="1") as server:
+        where = ["--url", server.url, "--token", server.token]
+
+        assert main(["upload", "--wait", "--json", *packed, *where]) == 0
+        # as `curl -T` sends it
+        sent = [server.upload(name, data) for name, data in packed.items()]
+        assert {server.finished(one)["status"] for one in sent} == {"COMPLETED"}
+
+    found = lines(capsys.readouterr().out)
+    assert {one["status"] for one in found} == {"COMPLETED"}
+    assert len(found) == len(packed)

@@ -150,6 +150,8 @@ def test_a_type_is_plain_or_nothing(text: str | None, plain: str) -> None:
         ("a.png", "application/x-www-form-urlencoded", "image/png"),
         ("a", None, "application/octet-stream"),
         ("a.unheard-of", "nonsense", "application/octet-stream"),
+        ("a.pdf.gz", None, "application/octet-stream"),
+        ("a.pdf.gz", "application/gzip", "application/gzip"),
     ],
 )
 def test_what_a_client_says_beats_the_name_unless_it_says_nothing(
