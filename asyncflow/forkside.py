@@ -8,8 +8,9 @@ everybody below it, also those that it adopts then, and ends when nobody is left
 
 The fork server of the standard library lets one kind of failure pass, a connection that
 was aborted, and ends of all others, with every worker: of a client that hangs up
-before it has said what it wants, and of a fork that the system refuses (too many
-processes, too little memory). `_Steady` makes those of the kind that passes.
+before it has shown who it is or said what it wants, and of a fork that the system
+refuses (too many processes, too little memory). `_Steady` makes those of the kind that
+passes.
 
 Rules
 -----
@@ -28,8 +29,9 @@ import signal
 import socket
 import time
 import warnings
-from multiprocessing import reduction
-from typing import Final
+from collections.abc import Callable, Iterator
+from multiprocessing import connection, reduction
+from typing import Any, Final
 
 from asyncflow import agreement, processes, sandbox
 
@@ -66,37 +68,58 @@ class _Steady:
     """Receives what a worker shall have, and forks it; a failure costs it alone."""
 
     def __init__(self) -> None:
-        self._receive, self._fork = reduction.recvfds, os.fork
+        self._before: dict[tuple[Any, str], Callable[..., Any]] = {}
         self._fds: list[int] = []
 
     def take_over(self) -> None:
         """Stand in for the functions that the fork server calls."""
         for where, name, own in (
+            (connection, "deliver_challenge", self.deliver_challenge),
+            (connection, "answer_challenge", self.answer_challenge),
             (reduction, "recvfds", self.receive),
             (os, "fork", self.fork),
         ):
+            self._before[where, name] = getattr(where, name)
             setattr(where, name, own)
+
+    def deliver_challenge(self, link: connection.Connection, key: bytes) -> None:
+        """Let a client show who it is."""
+        with _for_client():
+            self._before[connection, "deliver_challenge"](link, key)
+
+    def answer_challenge(self, link: connection.Connection, key: bytes) -> None:
+        """Show a client who we are."""
+        with _for_client():
+            self._before[connection, "answer_challenge"](link, key)
 
     def receive(self, sock: socket.socket, size: int) -> list[int]:
         """Return what a client has sent; raise ConnectionAbortedError for less."""
-        try:
-            self._fds = self._receive(sock, size)
-        except (EOFError, OSError, RuntimeError, AssertionError) as error:
-            raise _aborted(error) from error
+        with _for_client():
+            self._fds = self._before[reduction, "recvfds"](sock, size)
         return [*self._fds]
 
     def fork(self) -> int:
         """Fork, or let the client see that there is no worker."""
         try:
-            pid = self._fork()
+            pid: int = self._before[os, "fork"]()
         except OSError as error:
             for fd in self._fds:
                 os.close(fd)
             raise _aborted(error) from error
         if pid == 0:
             # nothing of this is for the worker
-            vars(os)["fork"] = self._fork
+            for (where, name), before in self._before.items():
+                setattr(where, name, before)
         return pid
+
+
+@contextlib.contextmanager
+def _for_client() -> Iterator[None]:
+    """Make what goes wrong inside the block an aborted connection."""
+    try:
+        yield
+    except (EOFError, OSError, RuntimeError, AssertionError) as error:
+        raise _aborted(error) from error
 
 
 def _aborted(error: BaseException) -> ConnectionAbortedError:

@@ -6,7 +6,8 @@ The standard library has one fork server per process, started with whatever envi
 and `__main__` the program has at that moment. Ours is separate, so that neither a host
 application's workers nor ours inherit from each other: it starts with a scrubbed
 environment (no secrets; one thread per library), never sees the program's `__main__`
-(an unguarded script would run again in each worker), and sends workers no `sys.argv`.
+(an unguarded script would run again in each worker), and neither it nor they are shown
+`sys.argv`, not even on their own command line.
 
 A worker that a file has taken over could write anything into the pipe on which its
 executor expects pickled results, and unpickling is code execution. So nothing is read
@@ -23,11 +24,12 @@ import contextlib
 import io
 import os
 import pickle
+import platform
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import (
     context,
@@ -37,14 +39,10 @@ from multiprocessing import (
     resource_tracker,
     util,
 )
-from multiprocessing.connection import (
-    Connection,
-    answer_challenge,
-    deliver_challenge,
-)
+from multiprocessing.connection import Connection
 from typing import Any, Final, NoReturn
 
-from asyncflow import forkside
+from asyncflow import forkside, stdlib
 from asyncflow.errors import StartError
 
 #: what workers may know of the server's environment
@@ -59,6 +57,7 @@ _SET: Final = {
     "PYTHONSAFEPATH": "1",
     "PYTHONDONTWRITEBYTECODE": "1",
 }
+_ARGV: Final = ("asyncflow-worker",)
 
 
 def worker_environment() -> Mapping[str, str]:
@@ -74,17 +73,19 @@ def _search_path() -> list[str]:
 
 @contextlib.contextmanager
 def _scrubbed() -> Iterator[None]:
-    """Give processes started inside the block the workers' environment.
+    """Give processes started inside the block the workers' environment and arguments.
 
     Other threads see it too for that moment; no await happens inside.
     """
-    before = dict(os.environ)
+    before, argv = dict(os.environ), sys.argv
     wanted = worker_environment()
     try:
         os.environ.clear()
         os.environ.update(wanted)
+        sys.argv = [*_ARGV]
         yield
     finally:
+        sys.argv = argv
         os.environ.clear()
         os.environ.update(before)
 
@@ -214,8 +215,8 @@ class _Context(context.ForkServerContext):
     def release(self) -> None:
         """Close what belonged to a worker that has ended; cycles would delay it."""
         self.results.close()
-        if self.process is not None and self.process._popen is not None:  # type: ignore[attr-defined]  # noqa: SLF001
-            self.process._popen.close()  # type: ignore[attr-defined]  # noqa: SLF001
+        if self.process is not None:
+            stdlib.close_handle(self.process)
 
     def on_exit(self, tell: Callable[[int], None]) -> None:
         """Have *tell* called with the worker's exit code, on some other thread."""
@@ -234,18 +235,29 @@ def _preparation(name: str) -> dict[str, object]:
     return {
         "name": name,
         "sys_path": _search_path(),
-        "sys_argv": ["asyncflow-worker"],
+        "sys_argv": [*_ARGV],
         "orig_dir": "/",
         "dir": "/",
         "authkey": os.urandom(32),
     }
 
 
+def check_python(missing: Sequence[str]) -> None:
+    """Raise StartError if this Python lacks what a nursery builds on."""
+    if missing:
+        raise StartError(
+            f"this Python, {platform.python_version()}, has no {', '.join(missing)}: "
+            "worker processes cannot be started with it; asyncflow is tested with "
+            "Python 3.11 to 3.15"
+        )
+
+
 class Nursery:
     """One fork server; starts workers, each behind an executor of its own."""
 
     def __init__(self, preload: tuple[str, ...]) -> None:
-        self._server = forkserver.ForkServer()
+        check_python(stdlib.missing())
+        self._server = stdlib.ForkServer()
         self._server.set_forkserver_preload([forkside.__name__, *preload])
         self._exits: dict[int, Callable[[int], None]] = {}
         #: the fork server's socket, once it has no name any more
@@ -264,7 +276,7 @@ class Nursery:
     @property
     def pid(self) -> int | None:
         """The fork server's process id; None before the first worker."""
-        return self._server._forkserver_pid  # type: ignore[attr-defined, no-any-return]  # noqa: SLF001
+        return self._server.pid
 
     def ensure_running(self) -> None:
         """Start the fork server if there is none; blocks for a moment."""
@@ -280,26 +292,18 @@ class Nursery:
 
         Whoever reaches it can have it start a process without walls.
         """
-        name = self._address
+        name = self._server.address
         if name == self._hidden:
             return
         self._close_door()
         self._door = os.open(name, os.O_PATH | os.O_CLOEXEC)
         os.unlink(name)  # noqa: PTH108 -- a string
-        self._address = self._hidden
+        self._server.address = self._hidden
 
     @property
     def _hidden(self) -> str:
         # followed by the kernel as the file itself; nobody else may look in there
         return f"/proc/self/fd/{self._door}"
-
-    @property
-    def _address(self) -> str:
-        return self._server._forkserver_address  # type: ignore[attr-defined, no-any-return]  # noqa: SLF001
-
-    @_address.setter
-    def _address(self, address: str) -> None:
-        self._server._forkserver_address = address  # type: ignore[attr-defined]  # noqa: SLF001
 
     def _close_door(self) -> None:
         if self._door is not None:
@@ -317,26 +321,14 @@ class Nursery:
         with contextlib.ExitStack() as done, contextlib.ExitStack() as failed:
             status, its_status = _pipe(failed, done)
             its_orders, orders = _pipe(done, failed)
-            alive: int = self._server._forkserver_alive_fd  # type: ignore[attr-defined]  # noqa: SLF001
             tracker: int = resource_tracker.getfd()  # type: ignore[assignment]
+            helpers = [self._server.alive_fd, tracker]
             client = done.enter_context(socket.socket(socket.AF_UNIX))
-            client.connect(self._address)
-            self._prove(client)
-            reduction.sendfds(client, [its_orders, its_status, alive, tracker, *fds])
+            client.connect(self._server.address)
+            self._server.greet(client)
+            reduction.sendfds(client, [its_orders, its_status, *helpers, *fds])
             failed.pop_all()
         return status, orders
-
-    def _prove(self, client: socket.socket) -> None:
-        """Show that we may ask, where the fork server wants to know (Python 3.14)."""
-        key = getattr(self._server, "_forkserver_authkey", None)
-        if key is None:
-            return
-        link: Any = Connection(client.fileno())
-        try:
-            answer_challenge(link, key)
-            deliver_challenge(link, key)
-        finally:
-            link._detach()  # noqa: SLF001 -- the socket is not its own
 
     def hire(
         self, initializer: Callable[..., object], *args: object
@@ -358,5 +350,5 @@ class Nursery:
         if self._door is not None:
             self._close_door()
             # such a name is nothing that has to be removed
-            self._address = "\0"
-        self._server._stop()  # type: ignore[attr-defined]  # noqa: SLF001 -- reaps it
+            self._server.address = "\0"
+        self._server.reap()

@@ -17,6 +17,8 @@ import sys
 import time
 from typing import Any, Final
 
+from asyncflow import stdlib
+
 _TIMERS: Final = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _LIMITS: Final = (
     resource.RLIMIT_CPU,
@@ -34,7 +36,7 @@ class Surroundings:
         self._umask = os.umask(0o077)
         os.umask(self._umask)
         self._folder = os.getcwd()  # noqa: PTH109 -- compared and set once per run
-        self._environ = _variables().copy()
+        self._environ = stdlib.environment().copy()
         self._limits = {which: resource.getrlimit(which) for which in _LIMITS}
         self._handlers = {one: signal.getsignal(one) for one in _HANDLED}
         self._zone = time.tzname
@@ -56,7 +58,7 @@ class Surroundings:
                     resource.setrlimit(which, limits)
         os.umask(self._umask)
         os.chdir(self._folder)
-        is_changed = _variables() != self._environ
+        is_changed = stdlib.environment() != self._environ
         if is_changed:
             os.environ.clear()
             os.environb.update(self._environ)
@@ -82,11 +84,6 @@ def _free_descriptor() -> int:
         return -1
     os.close(free)
     return free
-
-
-def _variables() -> dict[bytes, bytes]:
-    """Return the environment as the interpreter keeps it: compared after each run."""
-    return os.environb._data  # type: ignore[attr-defined, no-any-return]  # noqa: SLF001 -- twenty times faster
 
 
 def _opened(stream: Any, descriptor: int) -> Any:

@@ -27,11 +27,10 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from importlib.machinery import PathFinder
-from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Any, Final
 
-from asyncflow import reports, sandbox, syscalls
+from asyncflow import reports, sandbox, stdlib, syscalls
 from asyncflow.agreement import (
     FAREWELL,
     IN_FILE,
@@ -105,7 +104,8 @@ def begin(setup: Setup) -> None:
     sandbox.die_with_parent(setup.parent_pid)
     sandbox.limit_resources(max_file_bytes=setup.max_file_bytes)
     os.nice(setup.nice)
-    _let_go()
+    # they do what they are told, and have no walls
+    stdlib.part_from_helpers()
     setup.voice.settimeout(None)
     print_into(Path(setup.folder))
     for stream in (sys.stdout, sys.stderr):
@@ -115,15 +115,6 @@ def begin(setup: Setup) -> None:
     # programs that a processor starts find their scratch space here too
     os.environ["TMPDIR"] = str(desk.out)
     _desks.append(desk)
-
-
-def _let_go() -> None:
-    """Close what reaches processes without walls: a helper does what it is told."""
-    helper: Any = resource_tracker._resource_tracker  # noqa: SLF001
-    starter: Any = forkserver._forkserver  # noqa: SLF001
-    os.close(helper._fd)  # noqa: SLF001
-    os.close(starter._forkserver_alive_fd)  # noqa: SLF001
-    helper._fd = starter._forkserver_alive_fd = None  # noqa: SLF001
 
 
 def serve() -> int:
