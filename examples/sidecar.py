@@ -49,8 +49,9 @@ def outcome(job_id: str) -> dict[str, Any] | None:
     try:
         job: dict[str, Any] = ask(f"/status/{job_id}")
     except urllib.error.HTTPError as error:
-        if error.code != GONE:
-            raise
+        with error:
+            if error.code != GONE:
+                raise
         return {"status": "DELETED", "downloadUrls": {}}
     return job if job["status"] in OVER else None
 

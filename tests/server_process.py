@@ -163,7 +163,8 @@ class ServerProcess:
             with opener.open(request, timeout=timeout) as answer:
                 return _answer(answer.status, answer.headers, answer.read())
         except urllib.error.HTTPError as refused:
-            return _answer(refused.code, refused.headers, refused.read())
+            with refused:
+                return _answer(refused.code, refused.headers, refused.read())
 
     def upload(self, name: str, data: bytes) -> str:
         """Send a file in one request; return the job's id."""

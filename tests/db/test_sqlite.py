@@ -148,13 +148,16 @@ def empty(tmp_path: Path) -> Path:
 
 
 def plan(folder: Path, name: str) -> list[str]:
-    """Return the steps by which SQLite would run a named statement."""
+    """Return the steps by which SQLite would run a named statement.
+
+    Newer ones see more often than older ones that an index has all that is asked for.
+    """
     names = set(re.findall(r":([a-z0-9_]+)", STATEMENTS[name]))
     with closing(sqlite3.connect(folder / FILE)) as db:
         found = db.execute(
             f"EXPLAIN QUERY PLAN {STATEMENTS[name]}", dict.fromkeys(names, 1)
         )
-        return [str(row[3]) for row in found]
+        return [str(row[3]).replace("COVERING ", "") for row in found]
 
 
 def test_a_hot_statement_uses_its_index(empty: Path) -> None:

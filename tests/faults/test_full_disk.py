@@ -135,7 +135,6 @@ def test_a_start_with_a_database_that_cannot_be_written_reads_and_heals(
     evidence.check()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
 def test_a_first_start_on_a_full_disk_says_so_in_one_line(small_disk: Path) -> None:
     fill(small_disk)
     server = ServerProcess(data_dir=small_disk)
@@ -146,7 +145,6 @@ def test_a_first_start_on_a_full_disk_says_so_in_one_line(small_disk: Path) -> N
     assert "Traceback" not in server.log()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
 def test_a_full_disk_under_the_database_heals_without_a_restart(
     make: Make, evidence: Evidence, small_disk: Path
 ) -> None:
@@ -186,7 +184,6 @@ def test_a_full_disk_under_the_database_heals_without_a_restart(
     evidence.check()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
 def test_who_deletes_makes_room_on_a_disk_that_others_have_filled(
     make: Make, evidence: Evidence, small_disk: Path
 ) -> None:
@@ -211,7 +208,6 @@ def test_who_deletes_makes_room_on_a_disk_that_others_have_filled(
     evidence.check()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
 def test_a_start_on_a_read_only_disk_is_refused_in_one_line_and_harms_nothing(
     make: Make, evidence: Evidence, small_disk: Path
 ) -> None:
