@@ -5,6 +5,7 @@ Part of `asyncflow.testing.db_suite.DbSuite`, which says how it is used.
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -368,7 +369,8 @@ class UploadObligations:
     async def test_the_id_of_a_deleted_upload_is_given_to_nobody(
         self, world: World
     ) -> None:
-        mine = {"id": CHOSEN, "key": uploads.raw_key(CHOSEN), "chosen": True}
+        mine: dict[str, Any] = {"id": CHOSEN, "key": uploads.raw_key(CHOSEN)}
+        mine["chosen"] = True
         assert await world.upload(parts=1, **mine) == CHOSEN
         await world.db.delete(CHOSEN)
         with pytest.raises(UploadGone):
