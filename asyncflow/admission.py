@@ -131,8 +131,11 @@ class Admission:
         declared_type: str,
         tenant: str = "",
         client: str = "",
+        has_begun: bool = False,
     ) -> AsyncIterator[Reservation]:
         """Hold what an upload takes that may start; give back what is left at the end.
+
+        *has_begun*: it belongs to one that was taken before, and is no more work.
 
         Raises:
             ShuttingDown, BacklogFull, DiskFull, QuotaExceeded, TooManyUploads: not now.
@@ -142,7 +145,8 @@ class Admission:
         with self._refusals():
             self._check_length(length)
             self.check_type(declared_type)
-            self.check_backlog()
+            if not has_begun:
+                self.check_backlog()
             await self._check_crowded(client)
             await self._hold(held, length or 0, length or 0)
         try:
@@ -180,21 +184,26 @@ class Admission:
         finally:
             held.release()
 
+    async def check_new(self, client: str) -> None:
+        """Return if *client* may begin an upload now; nothing is held.
+
+        Raises:
+            ShuttingDown, BacklogFull, TooManyUploads: not now.
+        """
+        with self._refusals():
+            self.check_backlog()
+            await self._check_crowded(client)
+
     async def check_form(
-        self,
-        length: int | None,
-        *,
-        tenant: str = "",
-        client: str = "",
-        is_repeat: bool,
+        self, length: int | None, *, tenant: str = "", is_repeat: bool
     ) -> None:
         """Return if a form of *length* bytes, its own included, may be read.
 
-        What it asks for may be there already if it is a repeat: then only its size is
+        What it asks for is there already if it is a repeat: then only its size is
         looked at. Nothing is held: that is for each of its files.
 
         Raises:
-            ShuttingDown, BacklogFull, DiskFull, QuotaExceeded, TooManyUploads: not now.
+            ShuttingDown, DiskFull, QuotaExceeded: not now.
             UploadTooLarge: no file may be as large as this.
         """
         files = max(0, (length or 0) - FORM_BYTES)
@@ -205,8 +214,8 @@ class Admission:
                 )
             if is_repeat:
                 return
-            self.check_backlog()
-            await self._check_crowded(client)
+            if self.closed:
+                raise ShuttingDown
             await self._count(files, tenant)
             await self._see(files)
             self._check_quota(files, tenant)

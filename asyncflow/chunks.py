@@ -135,12 +135,19 @@ class Chunks:
                 return replace(await self.find(made), is_known=True)
             return await self._create(said)
 
+    async def knows(self, owner: str, tenant: str, key: str) -> bool:
+        """Tell whether a request with this Idempotency-Key has created, or does so."""
+        if self._repeats.runs(owner, tenant, key):
+            return True
+        return await self._db.has_created(owner, tenant, key)
+
     async def _create(self, said: Announced) -> Upload:
         async with self._admission.admitted(
             length=said.length,
             declared_type=said.declared_type,
             tenant=said.tenant,
             client=said.client,
+            has_begun=said.has_begun,
         ) as held:
             clock = self._engine.clock
             new = said.row(

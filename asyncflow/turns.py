@@ -130,7 +130,7 @@ class Announced:
     length: int | None
     metadata: Mapping[str, str] = field(default_factory=dict)
     raw_metadata: str = ""
-    #: who is counted for it while it is open
+    #: who is counted for it while it is open; empty: nobody
     client: str = ""
     dialect: str = ""
     id: str | None = None
@@ -140,6 +140,11 @@ class Announced:
     concat: str = ""
     digest: uploads.Checksum | None = None
     once: Once | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it belongs to what was taken before: a chunk, or joined parts."""
+        return bool(self.places) or (self.is_part and not self.concat)
 
     def row(
         self, upload_id: str, *, now: int, expiry_ms: int, client_limit: int
@@ -318,6 +323,10 @@ class Repeats:
 
     def __init__(self) -> None:
         self._running: dict[tuple[str, str, str], asyncio.Event] = {}
+
+    def runs(self, owner: str, tenant: str, key: str) -> bool:
+        """Tell whether one of them runs now."""
+        return (tenant, owner, key) in self._running
 
     @asynccontextmanager
     async def turn(self, owner: str, tenant: str, once: Once) -> AsyncIterator[None]:

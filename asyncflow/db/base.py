@@ -75,6 +75,10 @@ class Database(Oversight, Protocol):
         """
         ...
 
+    async def has_created(self, owner: str, tenant: str, key: str) -> bool:
+        """Tell whether some request with this Idempotency-Key has created a job."""
+        ...
+
     async def find_upload(self, upload_id: str) -> UploadRow:
         """Return the upload. Raise UploadNotFound."""
         ...

@@ -25,9 +25,10 @@ def create(db: sqlite3.Connection, new: NewUpload) -> tuple[str, Change | None]:
         there = new.id
     if there is not None:
         return there, None
-    held = db.execute(SQL["open_of_client"], {"client": new.client}).fetchone()
-    if held["n"] >= new.client_limit:
-        raise TooManyUploads(new.client_limit)
+    if new.client:
+        held = db.execute(SQL["open_of_client"], {"client": new.client}).fetchone()
+        if held["n"] >= new.client_limit:
+            raise TooManyUploads(new.client_limit)
     job = _insert(db, new)
     for n, part in enumerate(new.places):
         db.execute(SQL["insert_place"], {"final": job, "n": n, "part": part})

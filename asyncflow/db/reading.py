@@ -73,6 +73,12 @@ class Reading:
         found = await self._rows("find_creation", args)
         return intake.creation(found[0] if found else None, once)
 
+    async def has_created(self, owner: str, tenant: str, key: str) -> bool:
+        """Tell whether some request with this Idempotency-Key has created a job."""
+        args = {"owner": owner, "tenant": tenant, "key": key}
+        found = await self._rows("find_creation", args)
+        return bool(found) and found[0]["state"] != "ended"
+
     async def find_upload(self, upload_id: str) -> UploadRow:
         """Return the upload."""
         found = await self._rows("find_upload", {"pid": upload_id})

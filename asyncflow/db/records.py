@@ -37,6 +37,7 @@ class NewUpload:
     raw_metadata: str
     expires: int
     now: int
+    #: who is counted for it; empty: nobody
     client: str = ""
     #: how many uploads the client may have open, this one included
     client_limit: int = sys.maxsize

@@ -397,6 +397,9 @@ class UploadObligations:
         with pytest.raises(TooManyUploads):
             await world.upload(client="me", client_limit=2)
         await world.upload(client="you", client_limit=2)
+        # a chunk of a file is nobody's
+        parts = [await world.upload(is_part=True, client_limit=1) for _ in range(2)]
+        assert len(set(parts)) == 2
         assert [await world.db.open_uploads_of(one) for one in ("me", "you")] == [2, 1]
         await world.accept(mine[0], GATE)
         await world.upload(client="me", client_limit=2)

@@ -3,6 +3,9 @@
 Rules
 -----
 - A chunk is a partial upload; the file is joined from them when none is missing.
+- The file counts among open uploads, and as new work when it begins; its chunks do not.
+- What can be known of a chunk's file is looked at before the chunk's bytes are taken:
+  in a form, as far as the fields that stand before them say it.
 - The `jobId` is the joined upload's id: a random UUID of the client's, or one of ours.
 - A chunk counts once it is whole and durable. What belongs to no place, because its
   request broke off or contradicts others, is given up.
@@ -44,7 +47,7 @@ from asyncflow.web.base64body import Base64Body, split
 from asyncflow.web.bodies import BodyReader, continue_later
 from asyncflow.web.digested import check_body, digested
 from asyncflow.web.formdata import FormReader
-from asyncflow.web.intake import JOB_ID, admit_form, chosen, client_of, once_of
+from asyncflow.web.intake import JOB_ID, admit_chunk, chosen, client_of, once_of
 from asyncflow.web.keys import chunks_key, digests_key, runtime_key
 from asyncflow.web.parsing import (
     json_body,
@@ -129,12 +132,13 @@ async def _json(request: web.Request, principal: Principal) -> web.Response:
     rate = request.app[runtime_key].settings.body_min_rate
     wholes = request.app[chunks_key]
     check_length(request, MAX_JSON)
-    await admit_form(request, principal, is_base64=True)
+    is_repeat = await admit_chunk(request, principal)
     async with wholes.read(request, max_bytes=MAX_JSON, min_rate=rate) as whole:
         await check_body(request, whole.data)
         fields, body = _said_in(whole.data)
+        file = await _file(request, principal, fields, is_repeat=is_repeat)
         part = await _keep(request, principal, body)
-    return await _place(request, principal, fields, part)
+    return await _place(request, principal, fields, part, file)
 
 
 def _said_in(text: bytearray) -> tuple[_Fields, Base64Body]:
@@ -164,6 +168,13 @@ class _Got:
         self.part: Upload | None = None
         #: what the chunk's own part of the form is called
         self.name = ""
+        #: the file, if it was known before the bytes
+        self.file: Upload | None = None
+
+    @property
+    def says_which(self) -> bool:
+        """Tell whether it is known which chunk of which file comes."""
+        return {"chunkIndex", "totalChunks", "jobId"} <= self.said.keys()
 
 
 async def _form(request: web.Request, principal: Principal) -> web.Response:
@@ -175,12 +186,12 @@ async def _form(request: web.Request, principal: Principal) -> web.Response:
         if got.part is not None:
             await request.app[runtime_key].chunks.endings.abandon(got.part.id, error)
         raise
-    return await _place(request, principal, fields, part)
+    return await _place(request, principal, fields, part, got.file)
 
 
 async def _read_form(request: web.Request, principal: Principal, got: _Got) -> Upload:
     runtime = request.app[runtime_key]
-    await admit_form(request, principal)
+    is_repeat = await admit_chunk(request, principal)
     body = BodyReader(request, min_rate=runtime.settings.body_min_rate)
     checked = digested(request, body)
     form = FormReader(checked or body, request.headers[hdrs.CONTENT_TYPE])
@@ -189,6 +200,9 @@ async def _read_form(request: web.Request, principal: Principal, got: _Got) -> U
         if name in got.said or (name == CHUNK and got.part is not None):
             raise InvalidMultipart(f"the form has two fields {name!r}")
         if name == CHUNK:
+            if got.says_which:
+                fields = _fields(got.said)
+                got.file = await _file(request, principal, fields, is_repeat=is_repeat)
             got.part = await _keep(request, principal, part)
             got.name = part.file_name or ""
         else:
@@ -238,6 +252,24 @@ def _number(said: Mapping[str, str], name: str, *, least: int, most: int) -> int
     return int(value)
 
 
+async def _file(
+    request: web.Request, principal: Principal, fields: _Fields, *, is_repeat: bool
+) -> Upload | None:
+    """Return the file that a chunk belongs to; None: it may be created.
+
+    Raises:
+        ClientError, ServerBusy: the chunk cannot get its place, or no file may begin.
+    """
+    runtime = request.app[runtime_key]
+    if fields.job is not None:
+        with suppress(UploadNotFound):
+            await _check_whole(runtime, principal, fields, fields.job)
+            return await runtime.chunks.find(fields.job)
+    if not is_repeat:
+        await runtime.admission.check_new(client_of(request, principal))
+    return None
+
+
 async def _keep(request: web.Request, principal: Principal, body: Body) -> Upload:
     """Store the bytes of a chunk as a part; leave nothing behind if that fails."""
     runtime = request.app[runtime_key]
@@ -245,7 +277,6 @@ async def _keep(request: web.Request, principal: Principal, body: Body) -> Uploa
         Announced(
             owner=principal.owner,
             tenant=principal.tenant,
-            client=client_of(request, principal),
             file_name=CHUNK,
             declared_type="application/octet-stream",
             length=None,
@@ -264,12 +295,17 @@ async def _keep(request: web.Request, principal: Principal, body: Body) -> Uploa
 
 
 async def _place(
-    request: web.Request, principal: Principal, fields: _Fields, part: Upload
+    request: web.Request,
+    principal: Principal,
+    fields: _Fields,
+    part: Upload,
+    whole: Upload | None,
 ) -> web.Response:
     """Put a stored chunk where it belongs, and answer."""
     runtime = request.app[runtime_key]
     try:
-        whole = await _whole(request, principal, fields)
+        if whole is None:
+            whole = await _whole(request, principal, fields)
         where = (fields.total, fields.index, part.id)
         say = partial(_said, fields)
         place = runtime.joiner.place

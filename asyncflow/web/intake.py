@@ -6,6 +6,7 @@ found, how a body gets into it.
 
 import hashlib
 import re
+from dataclasses import replace
 from email.utils import formatdate
 from typing import Final
 
@@ -19,7 +20,7 @@ from asyncflow.runtime import Runtime
 from asyncflow.turns import NO_CLAIMS, Claims, Ends, Upload
 from asyncflow.uploads import Checksum
 from asyncflow.web import fields
-from asyncflow.web.auth import ADMIN, Principal
+from asyncflow.web.auth import Principal
 from asyncflow.web.bodies import BodyReader
 from asyncflow.web.keys import fast_key, runtime_key
 from asyncflow.web.proxies import peer_of
@@ -35,9 +36,9 @@ _KEY = re.compile(r'"[ !#-\[\]-~]{1,255}"|[!#-~]{1,255}')
 
 def client_of(request: web.Request, principal: Principal) -> str:
     """Return who is counted for an upload: its owner, or an address without a name."""
-    if ADMIN in principal.scopes:
-        return f"owner {principal.owner}"
-    return f"peer {peer_of(request)}"
+    if principal.is_anonymous:
+        return f"peer {peer_of(request)}"
+    return f"owner {principal.tenant!r} {principal.owner!r}"
 
 
 def once_of(request: web.Request, *facts: object) -> Once | None:
@@ -97,24 +98,55 @@ def refuse_range(request: web.Request) -> None:
     )
 
 
-async def admit_form(
-    request: web.Request, principal: Principal, *, is_base64: bool = False
-) -> None:
-    """Return if a form may be read: its files cannot be larger than itself.
+def key_of_file(once: Once, n: int) -> Once:
+    """Return the key of a form's file: it has one for all, but each is an upload."""
+    return replace(once, key=f"{once.key}#{n}")
+
+
+async def admit_form(request: web.Request, principal: Principal) -> None:
+    """Return if a form of new files may be read: they cannot be larger than itself.
 
     Raises:
         ClientError, ServerBusy: before a byte of it is read, as `Admission.check_form`
             says.
     """
-    length = body_length(request)
-    if length is not None and is_base64:
+    once = once_of(request)
+    if once is not None:
+        once = key_of_file(once, 0)
+    is_repeat = await _is_repeat(request, principal, once)
+    length, tenant = body_length(request), principal.tenant
+    admission = request.app[runtime_key].admission
+    await admission.check_form(length, tenant=tenant, is_repeat=is_repeat)
+    if not is_repeat:
+        await admission.check_new(client_of(request, principal))
+
+
+async def admit_chunk(request: web.Request, principal: Principal) -> bool:
+    """Return if a chunk may be read; tell whether it repeats what began its file.
+
+    Whether it begins one, its body says.
+
+    Raises:
+        ClientError, ServerBusy: before a byte of it is read, as `Admission.check_form`
+            says.
+    """
+    is_repeat = await _is_repeat(request, principal, once_of(request))
+    length, tenant = body_length(request), principal.tenant
+    if length is not None and request.content_type == "application/json":
+        # its bytes are base64
         length = length * 3 // 4
-    await request.app[runtime_key].admission.check_form(
-        length,
-        tenant=principal.tenant,
-        client=client_of(request, principal),
-        is_repeat=IDEMPOTENCY_KEY in request.headers,
-    )
+    admission = request.app[runtime_key].admission
+    await admission.check_form(length, tenant=tenant, is_repeat=is_repeat)
+    return is_repeat
+
+
+async def _is_repeat(
+    request: web.Request, principal: Principal, once: Once | None
+) -> bool:
+    if once is None:
+        return False
+    chunks = request.app[runtime_key].chunks
+    return await chunks.knows(principal.owner, principal.tenant, once.key)
 
 
 async def fill(

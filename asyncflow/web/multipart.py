@@ -55,6 +55,7 @@ from asyncflow.web.intake import (
     chosen,
     client_of,
     digests_of,
+    key_of_file,
     once_of,
     refuse_range,
 )
@@ -424,8 +425,7 @@ def _announced(
     shown = uploads.clean_name(part.file_name)
     once = once_of(request, n, shown, part.content_type)
     if once is not None:
-        # one key for the form, but each of its files is an upload
-        once = replace(once, key=f"{once.key}#{n}")
+        once = key_of_file(once, n)
     return Announced(
         owner=principal.owner,
         tenant=principal.tenant,

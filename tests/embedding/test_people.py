@@ -141,6 +141,28 @@ async def test_nobody_ends_what_another_tenant_sends_under_the_same_key(
     assert await sending == 202
 
 
+class TestOpenUploads:
+    """Everybody has so many."""
+
+    @pytest.fixture
+    def settings(self, settings: asyncflow.Settings) -> asyncflow.Settings:
+        return settings.model_copy(update={"open_uploads": 2})
+
+    @pytest.mark.parametrize("stranger", STRANGERS)
+    async def test_people_are_counted_by_their_names(
+        self, mount: Mount, stranger: dict[str, str]
+    ) -> None:
+        host = await mount(authenticate=by_name)
+
+        async def begin(who: dict[str, str]) -> int:
+            headers = {**TUS, **who, "Upload-Length": "9"}
+            async with host.post("/uploads/files/", headers=headers) as said:
+                return said.status
+
+        assert [await begin(ANNA) for _ in range(3)] == [201, 201, 429]
+        assert [await begin(stranger) for _ in range(3)] == [201, 201, 429]
+
+
 async def test_a_socket_tells_nothing_of_somebody_elses_job(mount: Mount) -> None:
     host = await mount(authenticate=by_name)
     job = (await put(host, "a.txt", b"text", **ANNA))["jobId"]

@@ -257,7 +257,7 @@ def test_a_chunk_that_breaks_off_leaves_nothing(
     send(server, 0, jobId=job)
     before = kept(server)
     kind, body = chunk_form(
-        PIECES[1], {"chunkIndex": 1, "totalChunks": 9, "jobId": job}
+        PIECES[1], {"chunkIndex": 1, "totalChunks": LAST + 1, "jobId": job}
     )
     with Line(server) as line:
         line.head("POST", "/upload/chunked", kind, length=len(body))

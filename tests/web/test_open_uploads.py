@@ -1,3 +1,5 @@
+import json
+import uuid
 from collections.abc import Iterator
 
 import pytest
@@ -36,6 +38,38 @@ def test_a_client_may_have_so_many_uploads_open(server: ServerProcess) -> None:
         assert line.ask("DELETE", f"/files/{second}", TUS).status == 204
     assert create(server).status == 201
     assert create(server).status == 429
+
+
+def chunk(server: ServerProcess, job: str, n: int, *, as_form: bool) -> Answer:
+    said = {"jobId": job, "chunkIndex": n, "totalChunks": 3}
+    if as_form:
+        fields = "".join(
+            "--edge\r\nContent-Disposition: form-data; "
+            f'name="{name}"\r\n\r\n{value}\r\n'
+            for name, value in {"chunk": "hello", **said}.items()
+        )
+        kind, body = "multipart/form-data; boundary=edge", f"{fields}--edge--\r\n"
+    else:
+        kind, body = "application/json", json.dumps({**said, "chunk": "aGVsbG8="})
+    with Line(server) as line:
+        asked = ("Content-Type", kind)
+        return line.ask("POST", "/upload/chunked", asked, body=body.encode())
+
+
+@pytest.mark.parametrize("as_form", [True, False])
+def test_a_file_in_chunks_is_one_upload_and_goes_on_at_the_limit(
+    server: ServerProcess, *, as_form: bool
+) -> None:
+    begun = [str(uuid.uuid4()) for _ in range(LIMIT)]
+    for job in begun:
+        assert chunk(server, job, 0, as_form=as_form).status == 200
+    refused = chunk(server, str(uuid.uuid4()), 0, as_form=as_form)
+    assert (refused.status, code_of(refused)) == (429, "too_many_uploads")
+    assert create(server).status == 429
+    for n, status in ((1, 200), (2, 202)):
+        for job in begun:
+            assert chunk(server, job, n, as_form=as_form).status == status
+    assert chunk(server, str(uuid.uuid4()), 0, as_form=as_form).status == 200
 
 
 def test_the_owner_of_the_token_is_another_client(server: ServerProcess) -> None:

@@ -1,5 +1,6 @@
 """What the operator's limits refuse: with the same words whatever the protocol."""
 
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,14 +10,17 @@ from tests.server_process import Answer, ServerProcess
 from tests.web.live import (
     CHUNK,
     TUS,
+    Header,
     Line,
     code_of,
+    create,
     form,
     healthy_server,
     jobs,
     kept,
     metadata,
     metric,
+    patch,
     until,
 )
 
@@ -114,11 +118,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 def refused_before_its_body(
-    server: ServerProcess, target: str, kind: tuple[str, str]
+    server: ServerProcess, target: str, kind: Header, *more: Header
 ) -> tuple[int, str]:
     """Announce a body of 2 MiB and wait to be asked for it; return what comes."""
     with Line(server) as line:
-        line.head("POST", target, EXPECT, kind, length=2 << 20)
+        line.head("POST", target, EXPECT, kind, *more, length=2 << 20)
         answer = line.answer()
     assert int(answer.headers["retry-after"]) > 0
     return answer.status, code_of(answer)
@@ -128,8 +132,9 @@ def refused_before_its_body(
 def test_what_exceeds_the_quota_is_refused_before_its_body(
     small: ServerProcess, target: str, kind: tuple[str, str]
 ) -> None:
-    refused = refused_before_its_body(small, target, kind)
-    assert refused == (507, "quota_exceeded")
+    for more in ((), (("Idempotency-Key", "nobody-has-seen-it"),)):
+        refused = refused_before_its_body(small, target, kind, *more)
+        assert refused == (507, "quota_exceeded")
     assert not kept(small)
 
 
@@ -208,6 +213,40 @@ def stuck(work: Work) -> Result:
 """
 
 
+FULL = (503, "backlog_full")
+UPLOADING = "UPLOADING"
+
+
+def chunk_form(data: bytes, job: str, n: int) -> tuple[Header, bytes]:
+    said = {"jobId": job, "chunkIndex": n, "totalChunks": 3}
+    fields = "".join(
+        f'--edge\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in said.items()
+    )
+    chunk = '--edge\r\nContent-Disposition: form-data; name="chunk"\r\n\r\n'
+    body = f"{fields}{chunk}".encode() + data + b"\r\n--edge--\r\n"
+    return ("Content-Type", "multipart/form-data; boundary=edge"), body
+
+
+def send_chunk(server: ServerProcess, job: str, n: int) -> Answer:
+    kind, body = chunk_form(b"hello", job, n)
+    with Line(server) as line:
+        return line.ask("POST", "/upload/chunked", kind, body=body)
+
+
+def parts_of(server: ServerProcess, count: int) -> list[str]:
+    partial = ("Upload-Concat", "partial")
+    return [create(server, 5, partial) for _ in range(count)]
+
+
+def server_joins(server: ServerProcess, parts: list[str]) -> str:
+    concat = "final;" + " ".join(f"/files/{part}" for part in parts)
+    with Line(server) as line:
+        made = line.ask("POST", "/files", TUS, ("Upload-Concat", concat))
+    assert made.status == 201, made.body
+    return made.headers["asyncflow-job-id"]
+
+
 def test_a_full_backlog_is_answered_503_until_there_is_room_again(
     tmp_path: Path,
 ) -> None:
@@ -219,6 +258,10 @@ def test_a_full_backlog_is_answered_503_until_there_is_room_again(
         backlog_limit="1",
         grace="100ms",
     ) as server:
+        begun = str(uuid.uuid4())
+        parts = [parts_of(server, 2), parts_of(server, 2)]
+        final = server_joins(server, parts[0])
+        assert send_chunk(server, begun, 0).status == 200
         taken = [server.upload("a.txt", b"hello")]
 
         def is_stuck() -> bool:
@@ -239,9 +282,26 @@ def test_a_full_backlog_is_answered_503_until_there_is_room_again(
         until(is_full)
         for send in (by_form, by_tus):
             assert code_of(send(server, "a.txt", b"hello")) == "backlog_full"
-        for target, kind in (("/upload", FORM), ("/upload/chunked", JSON)):
-            early = refused_before_its_body(server, target, kind)
-            assert early == (503, "backlog_full")
+        assert refused_before_its_body(server, "/upload", FORM) == FULL
+        # the first chunk begins an upload, whichever one it is
+        for n in (0, 1):
+            early = send_chunk(server, str(uuid.uuid4()), n)
+            assert (early.status, code_of(early)) == FULL
+        # before its bytes, if what stands before them says which it is
+        with Line(server) as line:
+            kind, body = chunk_form(bytes(100), str(uuid.uuid4()), 0)
+            line.head("POST", "/upload/chunked", kind, length=len(body))
+            line.send(body.partition(bytes(50))[0] + bytes(50))
+            early = line.answer()
+            assert (early.status, code_of(early)) == FULL
+        # what had begun goes on, and becomes a job
+        assert send_chunk(server, begun, 1).status == 200
+        assert send_chunk(server, begun, 2).status == 202
+        for part in (*parts[0], *parts[1]):
+            assert patch(server, part, 0, b"hello").status == 204
+        late = server_joins(server, parts[1])
+        taken += [begun, final, late]
+        until(lambda: all(server.status(one)["status"] != UPLOADING for one in taken))
         refused = metric(server, 'asyncflow_uploads_refused_total{code="backlog_full"}')
         assert refused >= 3
         for job in taken:
