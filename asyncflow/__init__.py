@@ -73,7 +73,7 @@ _NAMES = {
     "asyncflow.client.sync": ("SyncClient",),
     "asyncflow.client.uploading": ("Progress",),
     "asyncflow.config": ("Settings",),
-    "asyncflow.db.base": ("Change",),
+    "asyncflow.db.records": ("Change",),
     "asyncflow.embedding": ("create_app", "setup"),
     "asyncflow.errors": (
         "AsyncflowError",
