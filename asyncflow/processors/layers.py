@@ -15,6 +15,7 @@ Rules
 
 import ctypes
 import re
+import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -107,6 +108,14 @@ def address_of(one: Any) -> int:
     return ctypes.cast(one, ctypes.c_void_p).value or 0
 
 
+def letter_of(code: int) -> str:
+    """Return the letter, or half of one, that PDFium means by *code*.
+
+    A font may mean anything, even what Unicode has no number for.
+    """
+    return chr(code) if code <= sys.maxunicode else _NO_CHARACTER
+
+
 def _words(runs: Sequence[_Run], to_shown: Matrix) -> list[Word]:
     return [word_of(run.letters, run.boxes, to_shown) for run in runs]
 
@@ -117,12 +126,12 @@ def _runs(textpage: Any, clock: Clock) -> Iterator[_Run]:
     letters: list[str] = []
     boxes: list[Box] = []
     count = textpage.count_chars()
-    raw, unicode_of = textpage.raw, pdfium.FPDFText_GetUnicode
+    raw, code_of = textpage.raw, pdfium.FPDFText_GetUnicode
     box_of = pdfium.FPDFText_GetCharBox
     x0, x1, y0, y1 = (ctypes.c_double() for _ in range(4))
     for at in range(count + 1):
         # one beyond the end is a space: it ends the last word
-        letter = chr(unicode_of(raw, at)) if at < count else " "
+        letter = letter_of(code_of(raw, at)) if at < count else " "
         if not letter.isspace() and letter != "\0":
             letters.append(letter)
             box_of(raw, at, x0, x1, y0, y1)
@@ -189,7 +198,7 @@ def _without(textpage: Any, runs: Sequence[_Run]) -> str:
     import pypdfium2.raw as pdfium  # noqa: PLC0415 -- few workers need it
 
     units = [
-        chr(pdfium.FPDFText_GetUnicode(textpage, at))
+        letter_of(pdfium.FPDFText_GetUnicode(textpage, at))
         for at in range(textpage.count_chars())
     ]
     for run in runs:

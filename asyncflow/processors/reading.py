@@ -19,7 +19,7 @@ from asyncflow.processors.matrix import Matrix
 #: below it, "upside down" is only a guess: the page is read both ways
 _SURE: Final = 5.0
 #: nonsense reaches 60
-_MAKES_SENSE: Final = 75.0
+MAKES_SENSE: Final = 75.0
 #: a word that is not read into a drawing
 _WORD_CONFIDENCE: Final = 80.0
 _WORD_LETTERS: Final = 3
@@ -92,7 +92,7 @@ def try_to_read(picture: Any, *, dpi: int, engine: ocr.Engine, clock: Clock) -> 
     """
     words = engine.read(_scan(picture, dpi), within_s=clock.left())
     as_given = Reading(words=words, turn=0, skew=0.0, back=matrix.IDENTITY)
-    if not words or as_given.confidence >= _MAKES_SENSE:
+    if not words or as_given.confidence >= MAKES_SENSE:
         return _telling(as_given)
     if len(words) <= _A_LINE_OR_TWO:
         # too little to tell which way it is turned, and little to try

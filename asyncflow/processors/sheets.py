@@ -123,15 +123,15 @@ class Reader:
     def _page(self, page: pages.Page) -> Sheet:
         if not isinstance(page, pages.PdfPage):
             return self._of_reading(page, *self._found(page, page.picture()))
-        layer = page.layer()
+        layer, notes = page.layer(), page.noted()
         whole = layer.whole or layer
         try:
             sheet = self._covered(page, layer)
         except (PageTimeout, Skip) as error:
-            if not whole.words:
+            if not whole.words and not notes.words:
                 raise
             sheet = self._of_layer(page, whole, self._failure(page.number, error))
-        return _with_notes(sheet, page.noted())
+        return _with_notes(sheet, notes)
 
     def _covered(self, page: pages.PdfPage, layer: Layer) -> Sheet:
         """Return what *layer* says, and what is read where it says nothing."""

@@ -29,6 +29,7 @@ in the picture.
 """
 
 import collections
+import unicodedata
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -42,12 +43,12 @@ from asyncflow.processors.boxes import (
     widened,
 )
 from asyncflow.processors.content import Content, content_of
-from asyncflow.processors.layers import Layer, Word, address_of, word_of
+from asyncflow.processors.layers import Layer, Word, address_of, letter_of, word_of
 from asyncflow.processors.matrix import Box, Matrix
 from asyncflow.processors.ocr import Seen
 from asyncflow.processors.pages import PdfPage
 from asyncflow.processors.places import Place, places_of, together
-from asyncflow.processors.reading import Reading
+from asyncflow.processors.reading import MAKES_SENSE, Reading
 
 #: what a scanner's picture covers at least
 _SHEET_SHARE: Final = 0.5
@@ -83,6 +84,10 @@ _SMALL_SHARE: Final = 0.2
 #: of a page, pictures so small that a photograph with letters on it is an ornament
 _TINY_SHARE: Final = 0.05
 _GLANCE_SCALE: Final = 150 / 72
+#: pixels that show whether there is a line of letters in a strip
+_GLANCE_SIDE: Final = 24
+#: of a place's shorter side, what of it may be its edge
+_EDGE: Final = 0.1
 _NOWHERE: Final = (0.0, 0.0, 0.0, 0.0)
 
 
@@ -125,10 +130,11 @@ class Uncovered:
 
     def _is_worth_reading(self, place: Place, can_read: Callable[[], bool]) -> bool:
         x0, y0, x1, y1 = place.box
-        scale = min(_GLANCE_SCALE, paper.LOOK_SIDE / max(x1 - x0, y1 - y0))
+        short, long = sorted((x1 - x0, y1 - y0))
+        scale = max(paper.LOOK_SIDE / long, _GLANCE_SIDE / short)
+        scale = min(scale, _GLANCE_SCALE)
         # without its edges, which would be lines
-        edge = min(1 / scale, min(x1 - x0, y1 - y0) / 4)
-        inner = widened(place.box, -edge)
+        inner = widened(place.box, -min(1 / scale, _EDGE * short))
         whole, to_page, _dpi = self._page.picture(scale, inner)
         whole = _within(place, whole, to_page)
         rest = self._without_hidden(whole, to_page)
@@ -266,14 +272,20 @@ def _rows(words: Sequence[str], length: int) -> Iterator[tuple[str, ...]]:
 
 
 def bears_out(found: Reading, doubtful: Sequence[Word]) -> bool:
-    """Tell whether *doubtful* says what was read, or nothing was read for sure."""
-    said = {_plain(word.text) for word in doubtful}
+    """Tell whether *doubtful* says what was read, or nothing was read for sure.
+
+    What is read in a script that the engine does not know makes no sense.
+    """
+    if found.confidence < MAKES_SENSE:
+        return True
+    # fonts that say nothing of letters say nothing of spaces either
+    said = "".join(_bare(word.text) for word in doubtful)
     sure = [
-        plain
+        bare
         for word in found.words
-        if word.confidence >= _SURE and len(plain := _plain(word.text)) >= _TELLING
+        if word.confidence >= _SURE and len(bare := _bare(word.text)) >= _TELLING
     ]
-    same = sum(plain in said for plain in sure)
+    same = sum(bare in said for bare in sure)
     return same >= _MOST_ARE_SAME * len(sure)
 
 
@@ -327,7 +339,7 @@ def _letters(textpage: Any, hidden: Collection[int]) -> Iterator[tuple[str, Box]
     import pypdfium2.raw as pdfium  # noqa: PLC0415 -- few workers need it
 
     for at in range(textpage.count_chars()):
-        letter = chr(pdfium.FPDFText_GetUnicode(textpage, at))
+        letter = letter_of(pdfium.FPDFText_GetUnicode(textpage, at))
         if not letter.isspace():
             text = pdfium.FPDFText_GetTextObject(textpage, at)
             if text and address_of(text) in hidden:
@@ -347,6 +359,11 @@ def _adjoin(last: Box, letter: Box) -> bool:
         and y0 - by < last[3]
         and last[1] < y1 + by
     )
+
+
+def _bare(text: str) -> str:
+    """Return the letters of *text* without the accents that OCR may miss."""
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKD", text.casefold())))
 
 
 def _plain(text: str) -> str:

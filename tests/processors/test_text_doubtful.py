@@ -85,6 +85,13 @@ def test_a_font_without_a_map_whose_codes_are_right_is_believed(tmp_path: Path) 
     assert page_of(ran)["source"] == "layer"
 
 
+def test_a_font_without_a_map_keeps_accents_that_are_not_read(tmp_path: Path) -> None:
+    line = "výlet ráno dávno býval rok"
+    codes = {letter: letter for letter in sorted(set(line))}
+    ran = read(drawn_pdf(typed([line]), tmp_path / "page.pdf", codes=codes))
+    assert words_of(ran) == line.split()
+
+
 def test_only_the_lines_that_mean_nothing_are_read(tmp_path: Path) -> None:
     head, body = "Mountain river paper", in_lines(WORDS)
     meanings = {one: chr(0xE000 + ord(one)) for one in string.ascii_letters}

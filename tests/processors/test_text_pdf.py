@@ -278,6 +278,13 @@ def test_letters_of_two_units_are_one_letter(
     assert word["text"] == f"a{found}b"
 
 
+def test_what_unicode_has_no_number_for_is_no_failure(tmp_path: Path) -> None:
+    content = "BT 30 300 Td /F 12 Tf <e3808141> Tj /G 12 Tf (word) Tj ET"
+    path = text_pages.wide_pdf(content, tmp_path / "wide.pdf")
+    word = pages_of(read(path))[0]["words"][0]  # type: ignore[index]
+    assert word["text"] == "\ufffdAword"
+
+
 def test_terminal_commands_in_a_text_layer_are_removed(tmp_path: Path) -> None:
     words = [
         "red\x1b[31malert",

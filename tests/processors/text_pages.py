@@ -272,6 +272,28 @@ def drawn_pdf(content: str, path: Path, *, codes: Mapping[str, str]) -> Path:
     )
 
 
+def wide_pdf(content: str, path: Path) -> Path:
+    """Write a PDF of a page with *content*, in a font whose codes are like UTF-8."""
+    system = b"/CIDSystemInfo << /Registry (Adobe) /Ordering (Own) /Supplement 0 >>"
+    table = (
+        b"/CIDInit /ProcSet findresource begin 12 dict begin begincmap /CMapName /W def"
+        b" /CMapType 1 def 4 begincodespacerange <00> <7f> <c080> <dfbf>"
+        b" <e08080> <efbfbf> <f0808080> <f7bfbfbf> endcodespacerange"
+        b" 1 begincidchar <e38081> 1 endcidchar endcmap end end"
+    )
+    return _font_pdf(
+        content,
+        {
+            5: b"<< /Type /Font /Subtype /Type0 /BaseFont /Helvetica /Encoding 7 0 R"
+            b" /DescendantFonts [8 0 R] >>",
+            7: _stream(table, b"/Type /CMap /CMapName /W " + system),
+            8: b"<< /Type /Font /Subtype /CIDFontType2 /BaseFont /Helvetica %s >>"
+            % system,
+        },
+        path,
+    )
+
+
 _EM = 40
 
 
