@@ -125,6 +125,8 @@ class Dispatcher:
         self._rings = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._lookahead = Lookahead()
+        #: how long the latest claim took
+        self._claim_s = 0.0
         self._look: asyncio.TimerHandle | None = None
 
     @property
@@ -229,7 +231,7 @@ class Dispatcher:
         """
         places, ours = self._capacity(), len(self._running)
         now = self._engine.clock.mono_s()
-        ahead = 0 if self._long() else self._lookahead.steps(now)
+        ahead = 0 if self._long() else self._lookahead.steps(now, self._claim_s)
         if not ahead:
             # a place is free as soon as the work is over
             ours -= sum(one.settles for one in self._running.values())
@@ -294,12 +296,15 @@ class Dispatcher:
     ) -> Sequence[Claimed] | None:
         """Claim; None: not now."""
         claim = self._engine.claim(wants, room, long=long, most_long=most_long)
+        asked = self._engine.clock.mono_s()
         try:
             return await self._claim(claim)
         except (DatabaseUnavailable, DiskFull) as error:
             log.warning("consumers.claim_failed", error=error.detail)
         except Exception:  # the supervisor of all steps: it must go on
             log.exception("consumers.claim_failed")
+        finally:
+            self._claim_s = self._engine.clock.mono_s() - asked
         return None
 
     async def _claim(

@@ -120,8 +120,9 @@ class Lookahead:
             return False
         return sum(took) <= SHORT_S * len(took) and max(took) <= LONG_S
 
-    def steps(self, now_s: float) -> int:
-        """Return how many short steps are done in a moment."""
-        lately = [consumer for over, consumer in self._over if over > now_s - AHEAD_S]
+    def steps(self, now_s: float, claim_s: float = 0.0) -> int:
+        """Return how many short steps are done in a moment, or while a claim takes."""
+        since = now_s - max(AHEAD_S, claim_s)
+        lately = [consumer for over, consumer in self._over if over > since]
         short = {consumer for consumer in set(lately) if self.is_short(consumer)}
         return sum(consumer in short for consumer in lately)

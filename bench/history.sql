@@ -24,10 +24,12 @@ SELECT job_id, seq, iif(type = 'file.uploaded', 'identify', 'image'), '', 1, 'do
   'past:1', at, at
 FROM event WHERE type IN('file.uploaded', 'file.accepted');
 
-INSERT INTO tally SELECT consumer, tenant, state, count(*) FROM step
-  GROUP BY consumer, tenant, state;
+INSERT INTO tally SELECT consumer, state, count(*) FROM step GROUP BY consumer, state;
+INSERT INTO tenant_tally SELECT tenant, state, count(*) FROM step GROUP BY tenant, state;
 
 CREATE TRIGGER step_added AFTER INSERT ON step BEGIN
-  INSERT INTO tally VALUES(new.consumer, new.tenant, new.state, 1)
+  INSERT INTO tally VALUES(new.consumer, new.state, 1)
+    ON CONFLICT DO UPDATE SET n = n + 1;
+  INSERT INTO tenant_tally VALUES(new.tenant, new.state, 1)
     ON CONFLICT DO UPDATE SET n = n + 1;
 END;

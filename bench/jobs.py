@@ -36,7 +36,8 @@ def measure(folder: Path, *, quick: bool) -> list[Row]:
     """Return what the engine does in a second, and what others do."""
     count = 128 if quick else 6400
     (folder / "noops.py").write_text(_MODULE, encoding="utf-8")
-    rows = [*_engine(folder, count), *_slow(folder, quick=quick)]
+    rows = [*_engine(folder, count), *_tenants(folder, quick=quick)]
+    rows += _slow(folder, quick=quick)
     rows += _fair(folder, quick=quick) + _busy(folder, quick=quick)
     for workers in (1,) if quick else (1, 4):
         rows += _workers(folder, count // 4, workers)
@@ -88,6 +89,31 @@ def _engine(folder: Path, count: int) -> list[Row]:
             least=1200,
             note="2 workers",
         ),
+    ]
+
+
+def _tenants(folder: Path, *, quick: bool) -> list[Row]:
+    """Measure as many tenants as tasks against one tenant, in turns."""
+    cores = sorted(os.sched_getaffinity(0))
+    count, rounds = (128, 1) if quick else (9024, 2)
+    place = folder / "tenants"
+    place.mkdir()
+    (place / "noops.py").write_text(_MODULE, encoding="utf-8")
+    rates: dict[str, list[float]] = {"one": [], "each": []}
+    done = 0
+    with _serve(place, workers="2", workers_min="2") as server:
+        for _ in range(rounds):
+            for tenants, found in rates.items():
+                _act(server, "drain")
+                args = {"connections": 16, "cores": cores, "tenants": tenants}
+                submit.run(server.port, "noop-pool", count, **args)
+                done += count
+                found.append(count / _work_off(server, "noop-pool", done))
+    one, each = (percentile(found, 50) for found in rates.values())
+    return [
+        Row(what=f"{count:,} no-op steps of one tenant", value=one, unit="/s"),
+        Row(what=f"{count:,} no-op steps of as many tenants", value=each, unit="/s"),
+        Row(what="against one tenant", value=each / one, unit="x", least=0.8),
     ]
 
 

@@ -207,9 +207,9 @@ def replay(
         data = {"data": to_json({"consumer": entry.consumer}), "now": now}
         seq = insert_event(db, {**event, **data})
         # behind what is waiting already: a replay is nobody's turn
-        args["turn"] = take_turn(db, f"replay/{entry.consumer}")
-        step = insert_step(track, seq, entry, row["run"], run_at=now, detached=True)
-        db.execute(SQL["set_turn"], {"step": step, "turn": args["turn"]})
+        turn = take_turn(db, f"replay/{entry.consumer}")
+        run = row["run"]
+        insert_step(track, seq, entry, run, run_at=now, detached=True, turn=turn)
         track.ring.add(entry.consumer)
         changes.append(track.change())
     return changes

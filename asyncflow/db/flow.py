@@ -157,8 +157,12 @@ def insert_step(
     run_at: int,
     is_early: bool = False,
     detached: bool = False,
+    turn: int | None = None,
 ) -> int:
-    """Write a step that is ready, or, if *is_early*, at *run_at*; return its id."""
+    """Write a step that is ready, or, if *is_early*, at *run_at*; return its id.
+
+    *turn*: another than its job's.
+    """
     args = {
         "job": track.job,
         "seq": seq,
@@ -169,6 +173,7 @@ def insert_step(
         "gate": entry.gate,
         "required": entry.required,
         "shift": entry.priority,
+        "turn": turn,
         "max_attempts": entry.max_attempts,
         "options": to_json(entry.options),
         "run_at": run_at,

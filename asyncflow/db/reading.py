@@ -3,7 +3,6 @@
 import asyncio
 import sqlite3
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -285,17 +284,13 @@ class Reading:
 
     async def tallies(self) -> Mapping[tuple[str, str], int]:
         """Return how many steps each consumer has in each state."""
-        return await self._tallies("consumer")
+        found = await self._rows("tallies", {})
+        return {(row["consumer"], row["state"]): row["n"] for row in found}
 
     async def tenant_tallies(self) -> Mapping[tuple[str, str], int]:
         """Return how many steps each tenant has in each state."""
-        return await self._tallies("tenant")
-
-    async def _tallies(self, column: str) -> Mapping[tuple[str, str], int]:
-        counts: Counter[tuple[str, str]] = Counter()
-        for row in await self._rows("tallies", {}):
-            counts[row[column], row["state"]] += row["n"]
-        return counts
+        found = await self._rows("tenant_tallies", {})
+        return {(row["tenant"], row["state"]): row["n"] for row in found}
 
     async def log_offsets(self) -> Mapping[str, LogOffset]:
         """Return how far each registered consumer has come."""

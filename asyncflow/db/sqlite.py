@@ -381,6 +381,7 @@ class SqliteDatabase(Reading):
         def forget(db: sqlite3.Connection) -> None:
             db.execute(SQL["forget_lanes"])
             db.execute(SQL["forget_tallies"])
+            db.execute(SQL["forget_tenant_tallies"])
 
         await self._writer.write(forget, bulk=True)
 

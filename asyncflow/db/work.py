@@ -6,9 +6,7 @@ they say; what follows for the job is done by `flow`.
 
 import dataclasses
 import sqlite3
-import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -25,6 +23,7 @@ from asyncflow.db.flow import (
     to_json,
     write_event,
 )
+from asyncflow.db.fronts import next_steps
 from asyncflow.db.records import Change, Claimed, Demand, Ended, Published
 from asyncflow.db.rows import plan_of, step_view
 from asyncflow.errors import OutputRefused
@@ -42,63 +41,13 @@ from asyncflow.jobs import (
 def claim(db: sqlite3.Connection, demand: Demand) -> tuple[list[Claimed], list[Change]]:
     """Take the ready steps that are next: by priority, then by turn."""
     db.execute(SQL["due_steps"], {"now": demand.now})
-    room = _room_of_tenants(db, demand)
-    found: list[tuple[int, int, int, str, str]] = []
-    for consumer, tenant in db.execute(SQL["ready_tenants"]).fetchall():
-        most = min(demand.wants.get(consumer, 0), demand.limit, room(tenant))
-        if most > 0:
-            args = {"consumer": consumer, "tenant": tenant, "limit": most}
-            rows = db.execute(SQL["ready_steps"], args)
-            found += [(*row, consumer, tenant) for row in rows]
-    chosen = _choose(sorted(found), demand, room)
-    taken = [_claim_one(db, step, demand) for step in chosen]
+    taken = [_claim_one(db, step, demand) for step in next_steps(db, demand)]
     if taken:
         db.execute(SQL["advance"], {"turn": max(turn for _one, _c, turn in taken)})
     return (
         [one for one, _change, _turn in taken],
         [change for _one, change, _turn in taken if change is not None],
     )
-
-
-def _room_of_tenants(db: sqlite3.Connection, demand: Demand) -> Callable[[str], int]:
-    """Return a function that tells how many steps more a tenant may have running."""
-    running: dict[str, int] = {}
-    if demand.tenant_limit < sys.maxsize:
-        running = dict(db.execute(SQL["running_tenants"]).fetchall())
-
-    def room(tenant: str) -> int:
-        if tenant in demand.paused:
-            return 0
-        return demand.tenant_limit - running.get(tenant, 0)
-
-    return room
-
-
-def _choose(
-    found: Iterable[tuple[int, int, int, str, str]],
-    demand: Demand,
-    room: Callable[[str], int],
-) -> list[int]:
-    """Return the first steps of *found* that no limit forbids."""
-    chosen: list[int] = []
-    of_consumer: Counter[str] = Counter()
-    of_tenant: Counter[str] = Counter()
-    long = 0
-    for _priority, _turn, step, consumer, tenant in found:
-        if len(chosen) == demand.limit:
-            break
-        if of_consumer[consumer] >= demand.wants[consumer]:
-            continue
-        if of_tenant[tenant] >= room(tenant):
-            continue
-        if consumer in demand.long:
-            if long == demand.most_long:
-                continue
-            long += 1
-        of_consumer[consumer] += 1
-        of_tenant[tenant] += 1
-        chosen.append(step)
-    return chosen
 
 
 def _claim_one(

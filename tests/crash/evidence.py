@@ -62,10 +62,18 @@ class Evidence:
 
     def check_counters(self) -> None:
         """The counters are what counting gives."""
+        assert self.ask("SELECT * FROM tally WHERE n <> 0 ORDER BY 1, 2") == self.ask(
+            "SELECT consumer, state, count(*) FROM step GROUP BY 1, 2"
+        )
         assert self.ask(
-            "SELECT consumer, tenant, state, n FROM tally WHERE n <> 0 ORDER BY 1, 2, 3"
+            "SELECT * FROM tenant_tally WHERE n <> 0 ORDER BY 1, 2"
+        ) == self.ask("SELECT tenant, state, count(*) FROM step GROUP BY 1, 2")
+        assert self.ask(
+            "SELECT consumer, tenant, step FROM front ORDER BY 1, 2"
         ) == self.ask(
-            "SELECT consumer, tenant, state, count(*) FROM step GROUP BY 1, 2, 3"
+            "SELECT consumer, tenant, id FROM (SELECT *, row_number() OVER"
+            " (PARTITION BY consumer, tenant ORDER BY priority, turn, id) AS place"
+            " FROM step WHERE state = 'ready') WHERE place = 1 ORDER BY 1, 2"
         )
         assert self.ask("SELECT id FROM job WHERE open < gates") == []
         counted = (

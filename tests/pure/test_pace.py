@@ -42,6 +42,8 @@ def test_as_much_is_claimed_as_was_done_a_moment_ago() -> None:
         lookahead.over("report", 0.001, n / 100)
     assert lookahead.is_short("report")
     assert lookahead.steps(0.095) == 2
+    # what ended while a claim went on was no longer ago than the claim
+    assert lookahead.steps(0.095, claim_s=0.05) == 5
     for _ in range(100):
         lookahead.over("report", 0.001, 1.0)
     assert lookahead.steps(1.0) == MOST_AHEAD

@@ -1,16 +1,14 @@
 -- name: insert_step
 -- The job lends its tenant, its priority and its turn. A step that lets newer jobs pass
--- lets those of its own lane pass, as many as there are: nobody else's.
+-- lets those of its own lane pass, as many as there are: nobody else's. A replay has a
+-- turn of its own.
 INSERT INTO step(job_id, event_seq, consumer, tenant, run, state, detached, gate,
   required, priority, turn, max_attempts, options, run_at)
 SELECT id, :seq, :consumer, tenant, :run, :state, :detached, :gate, :required, priority,
-  turn + CASE WHEN :shift <= 0 THEN 2 * :shift ELSE min(2 * :shift, max(0, coalesce(
-    (SELECT lane.turn FROM lane WHERE lane.name = job.lane), 0) - turn)) END,
+  coalesce(:turn, turn + CASE WHEN :shift <= 0 THEN 2 * :shift ELSE min(2 * :shift, max(0, coalesce(
+    (SELECT lane.turn FROM lane WHERE lane.name = job.lane), 0) - turn)) END),
   :max_attempts, :options, :run_at
 FROM job WHERE id = :job;
-
--- name: set_turn
-UPDATE step SET turn = :turn WHERE id = :step;
 
 -- name: step_of_consumer
 SELECT id, state, token FROM step
@@ -30,17 +28,22 @@ INSERT INTO event(job_id, run, type, data, at) VALUES(:job, :run, :type, :data, 
 -- Steps whose time has come become ready.
 UPDATE step SET state = 'ready' WHERE state IN('waiting','retrying') AND run_at <= :now;
 
--- name: ready_tenants
--- Who has steps that a consumer could take.
-SELECT consumer, tenant FROM tally WHERE state = 'ready' AND n > 0;
-
 -- name: running_tenants
-SELECT tenant, sum(n) AS n FROM tally WHERE state = 'running' AND n > 0 GROUP BY tenant;
+-- Reads what runs, by the partial index, and nothing else.
+SELECT tenant, count(*) AS n FROM step INDEXED BY step_lease WHERE state = 'running'
+GROUP BY tenant;
 
--- name: ready_steps
+-- name: fronts
+-- Which tenants' first steps are next for a consumer, behind one of them.
+SELECT priority, turn, step, tenant FROM front
+WHERE consumer = :consumer AND (priority, turn, step) > (:priority, :turn, :step)
+ORDER BY priority, turn, step LIMIT :limit;
+
+-- name: behind
 -- The next ready steps of one consumer and tenant; the partial index keeps it flat.
-SELECT priority, turn, id FROM step
+SELECT priority, turn, id, tenant FROM step
 WHERE consumer = :consumer AND tenant = :tenant AND state = 'ready'
+  AND (priority, turn, id) > (:priority, :turn, :step)
 ORDER BY priority, turn, id LIMIT :limit;
 
 -- name: step_to_claim
@@ -77,6 +80,9 @@ DELETE FROM lane WHERE turn <= (SELECT turn FROM latest);
 
 -- name: forget_tallies
 DELETE FROM tally WHERE n = 0;
+
+-- name: forget_tenant_tallies
+DELETE FROM tenant_tally WHERE n = 0;
 
 -- name: renew_lease
 UPDATE step SET lease_until = :lease_until
@@ -221,7 +227,10 @@ WHERE job_id = :job AND state = 'dead' AND required = 1 AND detached = 0
 ORDER BY finished, id LIMIT 1;
 
 -- name: tallies
-SELECT consumer, tenant, state, n FROM tally WHERE n <> 0;
+SELECT consumer, state, n FROM tally WHERE n <> 0;
+
+-- name: tenant_tallies
+SELECT tenant, state, n FROM tenant_tally WHERE n <> 0;
 
 -- name: log_offsets
 -- How far each consumer has come: its first step that is not over, and the log's end.
