@@ -194,6 +194,22 @@ class Admission:
             self.check_backlog()
             await self._check_crowded(client)
 
+    @asynccontextmanager
+    async def made(self, tenant: str, *, count: int, room: int) -> AsyncIterator[None]:
+        """Hold what a derivative takes; at a good end database and disk count it.
+
+        Raises:
+            DiskFull, QuotaExceeded: not now.
+        """
+        held = self._new(tenant)
+        await self._hold(held, count, room)
+        try:
+            yield
+            held.counted()
+            held.stored()
+        finally:
+            held.release()
+
     async def check_form(
         self, length: int | None, *, tenant: str = "", is_repeat: bool
     ) -> None:

@@ -24,7 +24,7 @@ from asyncflow.processes import WANTS
 #: of files and folders together; also what a look at them may cost
 MOST_ENTRIES: Final = 50_000
 #: nobody is ended for less, however little there is left
-_LEAST_BYTES: Final = 64 << 20
+LEAST_BYTES: Final = 64 << 20
 #: while more than this is left, a look now and then is enough
 _PLENTY_BYTES: Final = 8 << 30
 _SELDOM: Final = 10
@@ -79,7 +79,7 @@ def may_hold(free: int, most: int) -> int:
 
     Never more than what is left: half of the disk remains, or a third beside two such.
     """
-    return min(most, max(_LEAST_BYTES, free))
+    return min(most, max(LEAST_BYTES, free))
 
 
 def held_bytes(slot: Path, pids: Sequence[int]) -> int | None:

@@ -162,6 +162,7 @@ REASONS: Mapping[str, str] = {
     "timeout": "the step ran longer than allowed",
     "out_of_memory": "the step needed more memory than allowed",
     "too_much_output": "the step wrote more files, or larger ones, than allowed",
+    "quota_exceeded": "what the step made is more than may be stored",
     "crashed": "the worker process died",
     "interrupted": "the server stopped too often while this step ran",
     "error": "the processor failed",

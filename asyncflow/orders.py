@@ -10,6 +10,14 @@ from asyncflow.jobs import Verdict
 OnProgress = Callable[[float], None]
 
 
+class GivenUp(Exception):
+    """The time of a run was over before what it made was stored."""
+
+
+def _never() -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
     """One attempt at one step.
@@ -37,13 +45,18 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """A finished derivative; `fd` is open for reading until `on_derivative` returns."""
+    """A finished derivative; `fd` is open for reading until `on_derivative` returns.
+
+    `is_over` tells whether the run has been ended, or its time: then whoever stores the
+    file gives up, and raises GivenUp. Any thread may ask.
+    """
 
     name: str
     media_type: str
     size: int
     facts: Mapping[str, object]
     fd: int
+    is_over: Callable[[], bool] = _never
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,8 @@ Rules
 - Only what gets smaller is compressed: text and JSON beyond one KiB, with gzip (RFC
   1952), since every client that takes a coding takes this one.
 - The same bytes give the same compressed bytes: no time, no name.
+- Packing ends with the file as long as it was at the beginning, however it grows
+  meanwhile, or as soon as nobody waits for it any more.
 - Unpacking is bounded: a piece that is given out is at most `PIECE_BYTES` long, however
   much a compressed one would make.
 """
@@ -13,12 +15,13 @@ import hashlib
 import os
 import tempfile
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
 from asyncflow.errors import StoreError
+from asyncflow.orders import GivenUp
 
 GZIP: Final = "gzip"
 MIN_BYTES: Final = 1024
@@ -50,26 +53,28 @@ def is_text(media_type: str) -> bool:
     return base.startswith("text/") or base == "application/json"
 
 
-def pack(fd: int, media_type: str, scratch: Path) -> Packed:
+def pack(
+    fd: int, media_type: str, scratch: Path, is_over: Callable[[], bool]
+) -> Packed:
     """Hash the whole file behind *fd* and, if it is text, compress it into *scratch*.
 
-    It blocks. Raises OSError if there is no room.
+    It blocks. Raises OSError if there is no room, GivenUp once *is_over*.
     """
     if not is_text(media_type) or os.fstat(fd).st_size <= MIN_BYTES:
-        return _as_it_is(fd)
+        return _as_it_is(_pieces(fd, is_over))
     target = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 -- the caller closes it
     try:
-        found = _compress(fd, target)
+        found = _compress(_pieces(fd, is_over), target)
     except BaseException:
         target.close()
         raise
     if os.fstat(target.fileno()).st_size <= found.length * _WORTH:
         return found
     target.close()
-    return _as_it_is(fd)
+    return _as_it_is(_pieces(fd, is_over))
 
 
-def _compress(fd: int, target: IO[bytes]) -> Packed:
+def _compress(pieces: Iterator[bytes], target: IO[bytes]) -> Packed:
     plain, stored, length = hashlib.sha256(), hashlib.sha256(), 0
     packing = zlib.compressobj(wbits=_FORMAT)
 
@@ -77,7 +82,7 @@ def _compress(fd: int, target: IO[bytes]) -> Packed:
         stored.update(data)
         target.write(data)
 
-    for piece in _pieces(fd):
+    for piece in pieces:
         plain.update(piece)
         length += len(piece)
         put(packing.compress(piece))
@@ -92,9 +97,9 @@ def _compress(fd: int, target: IO[bytes]) -> Packed:
     )
 
 
-def _as_it_is(fd: int) -> Packed:
+def _as_it_is(pieces: Iterator[bytes]) -> Packed:
     found, length = hashlib.sha256(), 0
-    for piece in _pieces(fd):
+    for piece in pieces:
         found.update(piece)
         length += len(piece)
     digest = found.hexdigest()
@@ -103,9 +108,11 @@ def _as_it_is(fd: int) -> Packed:
     )
 
 
-def _pieces(fd: int) -> Iterator[bytes]:
-    at = 0
-    while piece := os.pread(fd, PIECE_BYTES, at):
+def _pieces(fd: int, is_over: Callable[[], bool]) -> Iterator[bytes]:
+    at, end = 0, os.fstat(fd).st_size
+    while piece := os.pread(fd, min(PIECE_BYTES, end - at), at):
+        if is_over():
+            raise GivenUp
         at += len(piece)
         yield piece
 

@@ -109,7 +109,8 @@ class Pool:
         self._private = (folder, *private)
         self._modules = default_modules() if modules is None else modules
         self._nice = nice
-        self._max_file_bytes = max_file_bytes
+        #: what a run may hold, and hand over
+        self.max_file_bytes = max_file_bytes
         self._max_runs = max_runs
         self._link = False
         self._memory = memory
@@ -317,7 +318,7 @@ class Pool:
             nursery=self._nursery,
             modules=self._modules,
             nice=self._nice,
-            max_file_bytes=self._max_file_bytes,
+            max_file_bytes=self.max_file_bytes,
             asks=self._asks,
             private=self._private,
             on_death=lambda: self._on_death(slot, folder),
@@ -477,7 +478,7 @@ class Pool:
         loop = asyncio.get_running_loop()
         began, clock = loop.time(), loop.call_later(wall_s, run.stop, End.TIMEOUT)
         try:
-            run.begin(order)
+            run.begin(order, wall_s)
             return await run.outcome(self.slot_memory_bytes, wall_s)
         finally:
             clock.cancel()

@@ -23,6 +23,7 @@ import math
 import os
 import re
 import signal
+import time
 from pathlib import Path
 from typing import Final
 
@@ -33,7 +34,7 @@ from asyncflow import parcels
 from asyncflow.causes import in_one_line
 from asyncflow.crew import Attempt, End, Hand
 from asyncflow.jobs import REASONS, Verdict
-from asyncflow.orders import Made, OnDerivative, OnProgress, Order, Outcome
+from asyncflow.orders import GivenUp, Made, OnDerivative, OnProgress, Order, Outcome
 
 #: this near the budget, a death is taken for one by lack of memory
 _NEAR: Final = 0.7
@@ -98,6 +99,8 @@ class Run:
         self._on_progress = on_progress
         self._on_derivative = on_derivative
         self._published: dict[str, parcels.Listed] = {}
+        #: when its time is over, by the monotonic clock
+        self._until = math.inf
 
     def prepare(self, order: Order) -> bytes:
         """Return what gives the worker the order. Raise OSError for lack of room."""
@@ -118,9 +121,15 @@ class Run:
         }
         return parcels.give_order(self.hand.folder, msgspec.json.encode(said))
 
-    def begin(self, order: bytes) -> None:
-        """Give the worker the prepared order."""
+    def begin(self, order: bytes, wall_s: float) -> None:
+        """Give the worker the prepared order; what it makes is stored in its time."""
+        self._until = time.monotonic() + wall_s
         self.hand.begin(self._attempt, order)
+
+    def _is_over(self) -> bool:
+        """Tell whether nobody waits for what it makes any more; on any thread."""
+        is_ended = self._attempt.ended not in {None, End.REPORTED}
+        return is_ended or time.monotonic() > self._until
 
     def stop(self, why: End) -> None:
         """Kill the worker unless it has finished."""
@@ -155,6 +164,11 @@ class Run:
         except parcels.NotSeen as error:
             self.hand.kill()
             return server_lacks(f"the server could not take the result: {error}")
+        except GivenUp:
+            self.hand.stop(End.TIMEOUT)
+            ended = self._attempt.ended or End.TIMEOUT
+            if ended is End.REPORTED:  # in time, but for what it has made
+                ended = End.TIMEOUT
         return await self._explain(ended, budget, wall_s)
 
     async def _explain(self, ended: End, budget: int, wall_s: float) -> Outcome:
@@ -214,6 +228,7 @@ class Run:
                     size=size,
                     facts=listed.facts,
                     fd=fd,
+                    is_over=self._is_over,
                 )
             )
             if parcels.fingerprint(fd) != before:

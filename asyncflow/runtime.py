@@ -315,7 +315,7 @@ class Runtime:
             attempts=self._limits.attempts,
             options=self._options(),
             wall_s={"image": self.settings.wall_image},
-            check_type=self.admission.check_type,
+            admission=self.admission,
             scratch=self.settings.data_dir,
             load_s=self.settings.load_timeout,
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import structlog
 
+from asyncflow.admission import Admission
 from asyncflow.consumers import PoolSteps
 from asyncflow.dispatch import Dispatcher
 from asyncflow.engine import Engine
@@ -32,8 +33,8 @@ class Workplaces:
     """Makes dispatchers for the functions that a started *pool* has found.
 
     *attempts* is how often a step may fail where nobody says. *options* and *wall_s*
-    (the longest attempt, in seconds) are by consumer; *check_type* raises
-    TypeNotAllowed. A module of functions has *load_s* seconds to load.
+    (the longest attempt, in seconds) are by consumer; *admission* is asked what may be
+    kept. A module of functions has *load_s* seconds to load.
     """
 
     def __init__(
@@ -46,14 +47,14 @@ class Workplaces:
         attempts: int,
         options: Mapping[str, Mapping[str, object]],
         wall_s: Mapping[str, float],
-        check_type: Callable[[str], None],
+        admission: Admission,
         scratch: Path,
         load_s: float,
     ) -> None:
         self._engine, self._pool, self._store = engine, pool, store
         self._said, self._attempts = said, attempts
         self._options, self._scratch = options, scratch
-        self._check_type, self._load_s = check_type, load_s
+        self._admission, self._load_s = admission, load_s
         longest = {name: one.wall_s for name, one in said.consumers.items()}
         told = {name: wall for name, wall in longest.items() if wall is not None}
         self._wall_s = {**wall_s, **told}
@@ -97,7 +98,7 @@ class Workplaces:
             store=self._store,
             options=self._options,
             wall_s=self._wall_s,
-            check_type=self._check_type,
+            admission=self._admission,
             scratch=self._scratch,
         )
         loop_steps = LoopSteps(

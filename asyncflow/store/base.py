@@ -123,11 +123,15 @@ class Store(Protocol):
         """
         ...
 
-    async def put(self, key: str, source_fd: int) -> int:
+    async def put(
+        self, key: str, source_fd: int, *, is_over: Callable[[], bool] = lambda: False
+    ) -> int:
         """Store the whole file behind *source_fd*; return its length in bytes.
 
         Durable on return. Raise BlobExists if the key is taken, DiskFull if there is
-        no room; then nothing is left under the key. The descriptor stays the caller's.
+        no room, Interrupted if *is_over* was true before the end (it is asked from a
+        thread, and often); then nothing is left under the key. The descriptor stays the
+        caller's.
         """
         ...
 

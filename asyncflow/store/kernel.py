@@ -121,15 +121,16 @@ def sync_data(fd: int) -> None:
         os.fdatasync(fd)
 
 
-def copy_whole(source: int, target: int) -> int:
+def copy_whole(source: int, target: int, is_over: Callable[[], bool]) -> int:
     """Copy the file behind *source* into the empty one behind *target*.
 
     By sharing blocks where the file system can, else inside the kernel, else through
-    memory. Positions of *source* are left alone. Return the length in bytes.
+    memory; it ends halfway when *is_over*. Positions of *source* are left alone. Return
+    the length in bytes.
     """
     if _clone(source, target):
         return os.fstat(target).st_size
-    return _copy(source, target, 0, lambda: False)
+    return _copy(source, target, 0, is_over)
 
 
 def append_whole(source: int, target: int, at: int, is_over: Callable[[], bool]) -> int:

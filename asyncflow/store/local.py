@@ -130,9 +130,11 @@ class LocalStore:
                     left -= len(data)
                 yield data
 
-    async def put(self, key: str, source_fd: int) -> int:
+    async def put(
+        self, key: str, source_fd: int, *, is_over: Callable[[], bool] = lambda: False
+    ) -> int:
         """Store the whole file behind *source_fd*; return its length in bytes."""
-        return await self._writers.do(self._put, key, source_fd)
+        return await self._writers.do(self._put, key, source_fd, is_over)
 
     async def concat(
         self,
@@ -205,11 +207,13 @@ class LocalStore:
             finally:
                 os.close(fd)
 
-    def _put(self, key: str, source_fd: int) -> int:
+    def _put(self, key: str, source_fd: int, is_over: Callable[[], bool]) -> int:
         with self._new_file(key) as fd:
             if not stat.S_ISREG(os.fstat(source_fd).st_mode):
                 raise StoreError(f"what is to be stored as {key} is no file")
-            count = kernel.copy_whole(source_fd, fd)
+            count = kernel.copy_whole(source_fd, fd, is_over)
+            if is_over():
+                raise Interrupted
             if self._fsync:
                 kernel.sync_data(fd)
         return count

@@ -51,9 +51,13 @@ class MemoryStore:
         for at in range(0, len(blob), READ_BYTES):
             yield blob[at : at + READ_BYTES]
 
-    async def put(self, key: str, source_fd: int) -> int:
+    async def put(
+        self, key: str, source_fd: int, *, is_over: Callable[[], bool] = lambda: False
+    ) -> int:
         """Store the whole file behind *source_fd*; return its length in bytes."""
         data = bytearray()
+        if is_over():
+            raise Interrupted
         while piece := os.pread(source_fd, READ_BYTES, len(data)):
             data += piece
         self._add(key, data)

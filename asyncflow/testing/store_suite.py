@@ -223,6 +223,13 @@ class StoreSuite:
             assert file.tell() == 100, "the descriptor stays the caller's"
         assert await read_all(store, SMALL) == source.read_bytes()
 
+    async def test_who_gives_up_puts_nothing(self, store: Store, source: Path) -> None:
+        with source.open("rb") as file:
+            with pytest.raises(Interrupted):
+                await store.put(SMALL, file.fileno(), is_over=lambda: True)
+            assert await store.put(SMALL, file.fileno()) == 3_000_001
+        assert await read_all(store, SMALL) == source.read_bytes()
+
     async def test_an_empty_file_can_be_put(self, store: Store, source: Path) -> None:
         source.write_bytes(b"")
         with source.open("rb") as file:

@@ -32,6 +32,10 @@ SAID = Announced(
 )
 
 
+def never() -> bool:
+    return False
+
+
 class Plain:
     """A store without any capability."""
 
@@ -58,8 +62,10 @@ class Plain:
     ) -> AsyncIterator[bytes]:
         return self._blobs.read(key, start, end)
 
-    async def put(self, key: str, source_fd: int) -> int:
-        return await self._blobs.put(key, source_fd)
+    async def put(
+        self, key: str, source_fd: int, *, is_over: Callable[[], bool] = never
+    ) -> int:
+        return await self._blobs.put(key, source_fd, is_over=is_over)
 
     async def delete(self, key: str) -> None:
         await self._blobs.delete(key)
@@ -82,10 +88,6 @@ class Body:
 
     def stop(self, error: Exception) -> None:
         raise error
-
-
-def never() -> bool:
-    return False
 
 
 class Gated(MemoryStore):

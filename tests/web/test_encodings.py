@@ -42,7 +42,7 @@ class Files:
         for name, data in self.data.items():
             (folder / name).write_bytes(data)
             with (folder / name).open("rb") as file:
-                found = pack(file.fileno(), self._kind(name), folder)
+                found = pack(file.fileno(), self._kind(name), folder, bool)
                 with found.file or nullcontext(file) as source:
                     source.seek(0)
                     self.stored[name] = source.read()
