@@ -128,7 +128,12 @@ def test_the_element_keeps_the_methods_that_every_element_has(
             visitor.open("/")
             expect(visitor.page.locator(".limits")).to_contain_text("Up to")
             own = visitor.page.evaluate(OWN)
-            assert own == ["connectedCallback", "constructor", "disconnectedCallback"]
+            assert own == [
+                "attributeChangedCallback",
+                "connectedCallback",
+                "constructor",
+                "disconnectedCallback",
+            ]
             visitor.page.evaluate(
                 "document.querySelector('asyncflow-uploader').remove()"
             )

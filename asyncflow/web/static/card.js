@@ -439,12 +439,11 @@ export class Card {
     const link = make("a", "", text);
     link.href = address;
     link.download = "";
-    if (this.server.token) {
-      link.addEventListener("click", (event) => {
-        event.preventDefault();
-        this.server.save(address).catch((error) => this.deny(error.message));
-      });
-    }
+    link.addEventListener("click", (event) => {
+      if (!this.server.token) return;
+      event.preventDefault();
+      this.server.save(address).catch((error) => this.deny(error.message));
+    });
     const item = make("li");
     item.append(link);
     return item;

@@ -3,7 +3,8 @@
 // The whole upload page as one element: choose, drop or paste files; each becomes a
 // card with its upload, its steps and its results. `endpoint` is where the server is
 // (default: beside this script), `token` is only needed where the server demands one
-// and no cookie is set; with `whole-page` files may be dropped anywhere on the page.
+// and no cookie is set; both may change at any time. With `whole-page` files may be
+// dropped anywhere on the page.
 // Taken out of the page it does nothing, put back it goes on. Of several elements each
 // has a list of its own, which a reload finds by the element's `id`, else by its turn.
 // Fires `asyncflow-completed` with the job as `detail` when a job completes meanwhile.
@@ -61,7 +62,10 @@ const TEMPLATE = `
 // The element is also part of somebody else's page: all but what the guide to it names
 // is private, so that nothing of ours hides a property that every element has.
 export class Uploader extends HTMLElement {
+  static observedAttributes = ["endpoint", "token"];
+
   #ends;
+  #renewing;
   #server;
   #memory;
   #all;
@@ -89,6 +93,16 @@ export class Uploader extends HTMLElement {
     for (const card of this.#all) if (card.upload?.state === "waiting") this.#enqueue(card);
   }
 
+  // Both together when both are set: no server shall hear the token of another.
+  attributeChangedCallback() {
+    if (!this.#server || this.#renewing) return;
+    this.#renewing = true;
+    queueMicrotask(() => {
+      this.#renewing = false;
+      this.#renew();
+    });
+  }
+
   disconnectedCallback() {
     queueMicrotask(() => {
       if (!this.isConnected) this.#rest();
@@ -103,15 +117,42 @@ export class Uploader extends HTMLElement {
     for (const card of this.#all) card.upload?.rest();
   }
 
+  #renew() {
+    const { base, token } = this.#wanted();
+    if (base !== this.#server.base) {
+      this.#rest();
+      // another server has another list; out of the page it waits to be put back
+      shown.delete(this.#memory.prefix);
+      if (this.isConnected) this.connectedCallback();
+    } else if (token !== this.#server.token) {
+      this.#server.token = token;
+      this.#unbar();
+    }
+  }
+
+  // What waits for a token goes on with the new one.
+  #unbar() {
+    for (const card of this.#all) {
+      if (!card.isBarred) continue;
+      card.upload.resume();
+      if (this.#ends) this.#enqueue(card);
+    }
+    if (!this.#ends) return;
+    this.#watcher.hurry();
+    this.#showLimits(this.shadowRoot.querySelector(".limits"));
+  }
+
+  #wanted() {
+    const beside = new URL("..", import.meta.url).href;
+    return new Server(this.getAttribute("endpoint") || beside, this.getAttribute("token"));
+  }
+
   #build() {
     const root = this.shadowRoot ?? this.attachShadow({ mode: "open" });
     for (const card of this.#all ?? []) this.#sight.forget(card);
     root.innerHTML = TEMPLATE;
     root.querySelector("link").href = new URL("uploader.css", import.meta.url).href;
-    this.#server = new Server(
-      this.getAttribute("endpoint") || new URL("..", import.meta.url).href,
-      this.getAttribute("token"),
-    );
+    this.#server = this.#wanted();
     this.#memory = this.#ownMemory();
     this.#all = new Set();
     this.#cards = new Map();
@@ -224,8 +265,11 @@ export class Uploader extends HTMLElement {
   // What was chosen here before: what is not whole yet asks for its file again, and a
   // cancel that was not over goes on.
   async #restore() {
+    const list = this.#list;
     const known = (key) => this.#memory.read(key);
     for await (const some of slices(this.#memory.keys(), known)) {
+      // meanwhile another server's has been begun
+      if (list !== this.#list) return;
       const cards = some.filter(Boolean).map((one) => this.#open(one, null));
       for (const card of cards) {
         if (card.known.cancelled) card.act("cancel");
@@ -368,10 +412,11 @@ export class Uploader extends HTMLElement {
     this.#remember(card, upload);
     const before = card.state;
     card.showUpload(upload, error);
+    card.isBarred = upload.state === "refused" && error?.status === 401;
     this.#tellHeldUp(card, upload, error);
     if (upload.state === "sent") this.#watcher.watch(upload.id);
     // who lacks the token may still go on with it
-    if (upload.state === "refused" && error?.status !== 401) this.#memory.drop(card.known);
+    if (upload.state === "refused" && !card.isBarred) this.#memory.drop(card.known);
     this.#changed(card, before);
   }
 

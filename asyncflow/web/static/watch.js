@@ -49,6 +49,8 @@ export class Watcher {
     this.streamed = new Set();
     this.polling = false;
     this.pausing = false;
+    // ends of the pauses that are being made
+    this.ends = new Set();
     this.failures = 0;
     this.silent = 0;
   }
@@ -72,6 +74,11 @@ export class Watcher {
   open() {
     this.isOpen = true;
     this.begin();
+  }
+
+  // There is reason to hope: what waits before its next try shall not.
+  hurry() {
+    for (const end of this.ends) end();
   }
 
   close() {
@@ -226,7 +233,7 @@ export class Watcher {
       for (const job of asked) {
         if (!this.isUnheard(job)) continue;
         await this.poll(job);
-        await pause(Math.max(POLL_MS / asked.length, 100));
+        await this.pause(Math.max(POLL_MS / asked.length, 100));
       }
     }
     this.polling = false;
@@ -268,20 +275,23 @@ export class Watcher {
     } else {
       this.silent += 1;
     }
-    await pause(Math.min(250 * 2 ** this.silent, MAX_PAUSE_MS));
+    await this.pause(Math.min(250 * 2 ** this.silent, MAX_PAUSE_MS));
     this.pausing = false;
     this.begin();
   }
-}
 
-// Ends early when the network comes back.
-const pause = (ms) =>
-  new Promise((done) => {
-    const end = () => {
-      clearTimeout(timer);
-      removeEventListener("online", end);
-      done();
-    };
-    const timer = setTimeout(end, ms);
-    addEventListener("online", end);
-  });
+  // Ends early when the network comes back.
+  pause(ms) {
+    return new Promise((done) => {
+      const end = () => {
+        clearTimeout(timer);
+        removeEventListener("online", end);
+        this.ends.delete(end);
+        done();
+      };
+      const timer = setTimeout(end, ms);
+      addEventListener("online", end);
+      this.ends.add(end);
+    });
+  }
+}
