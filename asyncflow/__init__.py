@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from asyncflow.client.api import Client as Client
     from asyncflow.client.failures import (
         BadAddress as BadAddress,
+        BadToken as BadToken,
         RequestFailed as RequestFailed,
         ServerRefused as ServerRefused,
         ServerUnreachable as ServerUnreachable,
@@ -56,6 +57,7 @@ _NAMES = {
     "asyncflow.client.api": ("Client",),
     "asyncflow.client.failures": (
         "BadAddress",
+        "BadToken",
         "RequestFailed",
         "ServerRefused",
         "ServerUnreachable",

@@ -9,6 +9,7 @@
 from asyncflow.client.api import Client as Client
 from asyncflow.client.failures import (
     BadAddress as BadAddress,
+    BadToken as BadToken,
     RequestFailed as RequestFailed,
     ServerRefused as ServerRefused,
     ServerUnreachable as ServerUnreachable,

@@ -24,6 +24,16 @@ class BadAddress(RequestFailed):
         super().__init__(f"{self.url!r} is no address like http://127.0.0.1:8080{hint}")
 
 
+class BadToken(RequestFailed):
+    """The token is none that can be sent."""
+
+    def __init__(self) -> None:
+        # without the token, which is a secret
+        super().__init__(
+            "the token holds a line break, or something else that cannot be sent"
+        )
+
+
 class ServerUnreachable(RequestFailed):
     """No answer came: nobody listens there, or the network broke."""
 

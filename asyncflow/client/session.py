@@ -16,6 +16,7 @@ from yarl import URL
 
 from asyncflow.client.failures import (
     BadAddress,
+    BadToken,
     RequestFailed,
     ServerRefused,
     ServerUnreachable,
@@ -93,6 +94,9 @@ class Session:
         if not self.base.path.endswith("/"):
             # so that relative references stay below a proxy's prefix
             self.base = self.base.with_path(f"{self.base.path}/")
+        # what cannot be seen is no part of it; a file with CRLF leaves a CR at its end
+        if token and not token.isprintable():
+            raise BadToken
         self.patience = patience
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._http: aiohttp.ClientSession | None = None

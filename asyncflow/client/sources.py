@@ -153,7 +153,7 @@ async def pieces_of(file: BinaryFile) -> AsyncGenerator[bytes, None]:
     Raise TypeError for what is no bytes, BlockingIOError if there is nothing yet.
     """
     while True:
-        data: object = await asyncio.to_thread(file.read, PIECE_BYTES)
+        data = await _read(file)
         if data is None:
             # to go on would be to call a part the whole
             why = "the file does not block and has nothing yet: let it block"
@@ -166,6 +166,42 @@ async def pieces_of(file: BinaryFile) -> AsyncGenerator[bytes, None]:
         if not data:
             return
         yield bytes(data)
+
+
+async def _read(file: BinaryFile) -> object:
+    """Read some of *file*; who is cancelled leaves no read behind that waits for more.
+
+    A thread that waits in a read cannot be called off: nobody would get rid of it, nor
+    of the lock on the file, before there is something. So for what may be a pipe or a
+    terminal the loop waits. What is buffered already waits with it, which does no harm:
+    all of it is wanted, and it ends with what is waited for.
+    """
+    raw = file.raw if isinstance(file, BufferedReader) else file
+    if not isinstance(raw, FileIO) or not os.get_blocking(raw.fileno()):
+        return await asyncio.to_thread(file.read, PIECE_BYTES)
+    await _something_in(raw.fileno())
+    # not `read`, which would wait for as many bytes as were asked for
+    once = file.read1 if isinstance(file, BufferedReader) else file.read
+    return await asyncio.to_thread(once, PIECE_BYTES)
+
+
+async def _something_in(place: int) -> None:
+    """Return when a read of the descriptor *place* has an answer."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    # one of our own: somebody may watch that one already
+    watched = os.dup(place)
+    try:
+        loop.add_reader(watched, ready.set)
+    except OSError:
+        # a file on a disk: its reads wait for nobody
+        os.close(watched)
+        return
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(watched)
+        os.close(watched)
 
 
 async def keep_stream(stream: AsyncIterable[bytes]) -> OpenFile:

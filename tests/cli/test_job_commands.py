@@ -320,3 +320,20 @@ def test_a_number_is_written_in_digits() -> None:
 
     assert done.returncode == 2
     assert "'1_0' is not a whole number" in done.stderr
+
+
+@pytest.mark.parametrize("end", ["\r", "\n", "\nX-Evil: 1"])
+def test_a_token_with_a_line_break_is_said_to_be_one(
+    server: SmallServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    end: str,
+) -> None:
+    monkeypatch.setenv("ASYNCFLOW_TOKEN", f"a-long-secret{end}")
+
+    assert main(["jobs"]) == 1
+
+    said = capsys.readouterr().err
+    assert "the token holds a line break" in said
+    assert "secret" not in said
+    assert server.requests == []

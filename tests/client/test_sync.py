@@ -2,7 +2,12 @@
 
 import asyncio
 import gc
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,3 +149,35 @@ def test_an_iterator_that_outlives_the_block_says_so_and_ends_in_silence(
         next(thrown_away)
     del thrown_away
     gc.collect()
+
+
+UPLOADING = """
+import signal, sys
+from asyncflow.client import SyncClient
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with SyncClient("http://127.0.0.1:1") as client:
+    client.upload(sys.stdin.buffer)
+"""
+
+
+def test_one_ctrl_c_ends_an_upload_from_a_pipe_that_is_silent() -> None:
+    program = subprocess.Popen(
+        [sys.executable, "-c", UPLOADING],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
+    )
+    try:
+        # its own thread, the loop's, and one that has made the file for the bytes
+        tasks = Path(f"/proc/{program.pid}/task")
+        while program.poll() is None and len(list(tasks.iterdir())) < 3:
+            time.sleep(0.01)
+        program.send_signal(signal.SIGINT)
+        # the pipe stays open and silent meanwhile
+        assert program.wait(20) == -signal.SIGINT
+        assert program.stderr is not None
+        said = program.stderr.read().decode()
+    finally:
+        program.kill()
+        program.communicate()
+    assert said.rstrip().endswith("KeyboardInterrupt")

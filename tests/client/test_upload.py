@@ -10,6 +10,7 @@ from aiohttp import web
 
 from asyncflow.client import (
     BadAddress,
+    BadToken,
     Client,
     Patience,
     Progress,
@@ -269,6 +270,14 @@ def test_a_password_in_the_address_is_refused_and_not_repeated(url: str) -> None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
+@pytest.mark.parametrize("end", ["\r", "\n", "\nX-Evil: 1", "\x00", "\udcff"])
+def test_a_token_that_cannot_be_sent_is_refused_and_not_repeated(end: str) -> None:
+    with pytest.raises(BadToken, match="line break") as caught:
+        Client("http://127.0.0.1:1", f"a-long-secret{end}")
+
+    assert "secret" not in str(caught.value)
+
+
 async def test_a_path_may_be_text(
     server: SmallServer, client: Client, photo: Path
 ) -> None:
@@ -362,6 +371,38 @@ async def test_a_pipe_that_blocks_nobody_is_not_cut_short(
     ):
         await client.upload(file)
     assert not server.uploads
+
+
+async def test_what_was_read_ahead_of_a_pipe_is_not_lost(
+    server: SmallServer, client: Client
+) -> None:
+    reads, writes = os.pipe()
+    with open(reads, "rb") as file:  # noqa: PTH123 -- a descriptor has no path
+        with FileIO(writes, "wb") as end:
+            end.write(b"read, and the rest")
+            # that takes all of it into the buffer
+            assert file.read(6) == b"read, "
+        await client.upload(file)
+
+    assert bytes(server.uploads["job-1"].data) == b"and the rest"
+
+
+async def test_a_pipe_that_is_watched_already_can_be_uploaded(
+    server: SmallServer, client: Client
+) -> None:
+    reads, writes = os.pipe()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(reads, lambda: None)
+    try:
+        with FileIO(reads, "rb", closefd=False) as file:
+            with FileIO(writes, "wb") as end:
+                end.write(b"some words")
+            await client.upload(file)
+    finally:
+        loop.remove_reader(reads)
+        os.close(reads)
+
+    assert bytes(server.uploads["job-1"].data) == b"some words"
 
 
 async def test_a_path_of_a_pipe_holds_nobody_up(client: Client, tmp_path: Path) -> None:
