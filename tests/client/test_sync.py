@@ -1,13 +1,16 @@
 """The client without asyncio, against a real server."""
 
 import asyncio
+import fcntl
 import gc
 import os
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -168,10 +171,14 @@ def test_one_ctrl_c_ends_an_upload_from_a_pipe_that_is_silent() -> None:
         env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
     )
     try:
-        # its own thread, the loop's, and one that has made the file for the bytes
-        tasks = Path(f"/proc/{program.pid}/task")
-        while program.poll() is None and len(list(tasks.iterdir())) < 3:
+        assert program.stdin is not None
+        program.stdin.write(b"the first words")
+        program.stdin.flush()
+        left = array("i", [1])
+        while program.poll() is None and left[0]:
             time.sleep(0.01)
+            fcntl.ioctl(program.stdin, termios.FIONREAD, left)
+        # it has read them, and waits for more
         program.send_signal(signal.SIGINT)
         # the pipe stays open and silent meanwhile
         assert program.wait(20) == -signal.SIGINT
