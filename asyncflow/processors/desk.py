@@ -29,13 +29,14 @@ from asyncflow.processors.sheets import (
 
 PDF: Final = "application/pdf"
 PREVIEW_SIDE: Final = 800
-#: what even a slow disk gives or takes
+#: to open or save a document takes a moment, and longer only if it is large
+_WHOLE_S: Final = 30.0
 _BYTES_A_S: Final = 8 << 20
 
 
 def whole_s(request: Request) -> float:
     """Return how many seconds opening or saving the document may take."""
-    return request.page_s + Path(request.source).stat().st_size / _BYTES_A_S
+    return _WHOLE_S + Path(request.source).stat().st_size / _BYTES_A_S
 
 
 class Desk:

@@ -1,3 +1,4 @@
+import collections
 import json
 import os
 import re
@@ -142,6 +143,38 @@ def test_words_of_a_scan_that_lies_on_its_side_are_found_again(
     again = read(searchable)
     assert (again.facts["layerPages"], again.facts["ocrPages"]) == (1, 0)
     assert match(words, again.files["text"].read_text().split()) >= 0.98
+
+
+def places_of(ran: Ran) -> dict[str, list[float]]:
+    """Return where on the first page each word lies that is there once."""
+    words = pages_of(ran)[0]["words"]
+    said = collections.Counter(word["text"] for word in words)  # type: ignore[attr-defined]
+    return {
+        word["text"]: word["box"]
+        for word in words  # type: ignore[attr-defined]
+        if said[word["text"]] == 1
+    }
+
+
+@pytest.mark.parametrize("state", ["20 Tc", "50 Tz", "5 Ts", "-4 Tc 80 Tz"])
+def test_words_lie_right_whatever_a_stamp_has_said_of_spaces_and_widths(
+    tmp_path: Path, state: str
+) -> None:
+    drawn = f"q 595 0 0 421 0 0 cm /I Do Q BT {state} /F 9 Tf 20 20 Td (stamp) Tj ET"
+    scan = sheet(text_pages.some_words(60))
+    path = text_pages.page_pdf(drawn, tmp_path / "stamped.pdf", picture=scan)
+    ran = read(path)
+    seen, written = places_of(ran), places_of(read(ran.files["searchablePdf"]))
+    assert len(seen) > 10
+    assert written.keys() == seen.keys()
+    for word in seen.keys() - {"stamp"}:
+        x0, y0, x1, y1 = seen[word]
+        # letters are as wide as in the picture, and as high as their line
+        assert written[word][0::2] == pytest.approx([x0, x1], abs=2.5)
+        assert written[word][1] == pytest.approx(y0, abs=8)
+        assert (written[word][1] + written[word][3]) / 2 == pytest.approx(
+            (y0 + y1) / 2, abs=3.5
+        )
 
 
 def test_an_empty_page_is_no_failure(tmp_path: Path) -> None:
