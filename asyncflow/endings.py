@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
 from asyncflow import uploads
 from asyncflow.admission import Admission
@@ -40,6 +40,20 @@ from asyncflow.uploads import UploadState
 
 #: the code of what nobody finished in time
 EXPIRED: Final = "expired"
+
+
+class Declared(Protocol):
+    """What is said of a file's kind."""
+
+    @property
+    def file_name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def declared_type(self) -> str:
+        """Its media type, as declared."""
+        ...
 
 
 class Endings:
@@ -75,18 +89,62 @@ class Endings:
         """How many of those there are."""
         return len(self._unaccepted)
 
-    def judge(self, row: UploadRow, first: bytes) -> None:
-        """Return if a file that begins with *first* may be what *row* declares.
+    def judge(self, said: Declared, first: bytes) -> None:
+        """Return if a file that begins with *first* may be what it is *said* to be.
 
         Raises:
             TypeMismatch, TypeNotAllowed: it may not.
         """
-        found = uploads.contradicts(row.declared_type, first)
+        found = uploads.contradicts(said.declared_type, first)
         if found is not None:
             raise TypeMismatch(
-                f"{row.file_name!r} is declared {row.declared_type} but is {found}"
+                f"{said.file_name!r} is declared {said.declared_type} but is {found}"
             )
-        self._admission.check_type(uploads.signature(first) or row.declared_type)
+        self._admission.check_type(uploads.signature(first) or said.declared_type)
+
+    def judge_early(self, said: Declared, first: bytes) -> None:
+        """Return if a file, of which no more than *first* may be here, can be taken.
+
+        Raises:
+            TypeMismatch, TypeNotAllowed: it cannot, whatever comes behind.
+        """
+        if len(first) >= uploads.SIGNATURE_BYTES:
+            self.judge(said, first)
+        else:
+            self._admission.check_type(uploads.signature(first) or said.declared_type)
+
+    def refuse_new(self, said: Declared, first: bytes) -> None:
+        """Return if a new file that begins with *first* can be taken.
+
+        Raises:
+            TypeMismatch, TypeNotAllowed: it cannot, whatever comes behind.
+        """
+        try:
+            self.judge_early(said, first)
+        except ClientError as refused:
+            self._admission.on_refusal(refused.code)
+            raise
+
+    async def refuse_if(
+        self, upload_id: str, said: Declared, first: bytes, size: int
+    ) -> None:
+        """Return if a file that has *size* bytes and begins with *first* can be taken.
+
+        Raises:
+            UploadTooLarge, TypeMismatch, TypeNotAllowed: it cannot, whatever comes
+                behind; it has been refused and ended.
+        """
+        try:
+            self._check_size(size)
+            self.judge_early(said, first)
+        except ClientError as refused:
+            await self.refuse(upload_id, refused)
+            raise
+
+    def _check_size(self, size: int) -> None:
+        max_bytes = self._admission.rules.max_bytes
+        if size > max_bytes:
+            raise UploadTooLarge(length=size, max_bytes=max_bytes)
 
     async def complete(self, row: UploadRow, size: int) -> UploadRow:
         """Accept an upload whose bytes are all there, if they are the right ones.
@@ -145,11 +203,11 @@ class Endings:
             UploadTooLarge, TypeMismatch, TypeNotAllowed, DigestMismatch: it has been
                 refused and ended.
         """
-        max_bytes = self._admission.rules.max_bytes
-        if size > max_bytes:
-            too_large = UploadTooLarge(length=size, max_bytes=max_bytes)
-            await self.refuse(row.id, too_large)
-            raise too_large
+        try:
+            self._check_size(size)
+        except UploadTooLarge as refused:
+            await self.refuse(row.id, refused)
+            raise
         async with self._admission.joined(row.tenant, more=more, room=size):
             yield
             await self._complete_joined(row, size)

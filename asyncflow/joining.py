@@ -20,6 +20,7 @@ Rules
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -55,6 +56,9 @@ AGAIN_MOST_MS: Final = 600_000
 #: uploads whose places are remembered, each at most 10 kB
 REMEMBERED: Final = 1000
 COMPLETE = uploads.UploadState.COMPLETE
+NOTHING_SAID: Final = uploads.Said(
+    file_name="", declared_type="application/octet-stream", raw_metadata="", digest=""
+)
 
 
 #: returns what is said of a file now, of what was said before
@@ -67,21 +71,38 @@ def say_nothing(before: uploads.Said) -> uploads.Said:
 
 
 class Received:
-    """Which places of an upload have come."""
+    """Which places of an upload have come, with how many bytes in all."""
 
     def __init__(self, total: int) -> None:
         self._there = bytearray(total)
         self.count = 0
+        self.bytes = 0
+        #: the part in the first place, once it has come
+        self.first = ""
 
     @property
     def is_all(self) -> bool:
         """Tell whether none is missing."""
         return self.count == len(self._there)
 
-    def add(self, n: int) -> None:
-        """Note that a place has come, perhaps again."""
-        self.count += not self._there[n]
+    @property
+    def percent(self) -> float:
+        """How many of the places have come, of a hundred."""
+        return 100.0 * self.count / len(self._there)
+
+    def has(self, n: int) -> bool:
+        """Tell whether a place has come."""
+        return bool(self._there[n])
+
+    def add(self, n: int, part: str, size: int) -> None:
+        """Note that a place has come, perhaps again: then the first part stays."""
+        if self._there[n]:
+            return
         self._there[n] = 1
+        self.count += 1
+        self.bytes += size
+        if n == 0:
+            self.first = part
 
     def missing(self, most: int) -> tuple[int, ...]:
         """Return the first places that have not come, at *most* so many."""
@@ -122,6 +143,7 @@ class Joiner:
 
         Raises:
             PartNotUsable: one of them is not there, or is no part of this owner's.
+            TypeMismatch, TypeNotAllowed: so does no file begin that is taken.
             ClientError, ServerBusy: as `Chunks.create` says.
         """
         if said.once is not None:
@@ -129,7 +151,10 @@ class Joiner:
             made = await self._db.created_before(said.owner, said.tenant, said.once)
             if made is not None:
                 return replace(await self.settle(made), is_known=True)
-        lengths = [(await self._part(said, part)).length for part in parts]
+        rows = [await self._part(said, part) for part in parts]
+        if rows[0].state == COMPLETE:
+            self._chunks.endings.refuse_new(said, await self._head(parts[0]))
+        lengths = [row.length for row in rows]
         known = [length for length in lengths if length is not None]
         total = sum(known) if len(known) == len(lengths) else None
         said = replace(said, places=tuple(parts), parts=len(parts), length=total)
@@ -148,8 +173,19 @@ class Joiner:
 
     # ----- places
 
+    async def check(self, final: Upload, total: int, n: int, size: int) -> None:
+        """Return if *size* bytes more can be taken for place *n* of an open upload.
+
+        Raises:
+            UploadTooLarge: it would be too large; it has been refused and ended.
+        """
+        received = await self._received_of(final.id, total)
+        if not received.has(n):
+            end = received.bytes + size
+            await self._chunks.endings.refuse_if(final.id, NOTHING_SAID, b"", end)
+
     async def place(
-        self, final: Upload, total: int, n: int, part: str, say: Say = say_nothing
+        self, final: Upload, total: int, n: int, part: Upload, say: Say = say_nothing
     ) -> Received | None:
         """Give a complete part its place, or end it if its bytes are there already.
 
@@ -160,28 +196,85 @@ class Joiner:
 
         Raises:
             ChunkConflict: another one is there, with other bytes.
+            UploadTooLarge, TypeMismatch, TypeNotAllowed: the upload can be no file that
+                is taken; it has been refused and ended.
         """
-        there = None
-        while there is None:
+        saying = await self._saying(final.id, say)
+        while True:
+            there = await self._db.take_place(final.id, n, part.id, saying)
+            if there is not None:
+                break
             saying = await self._saying(final.id, say)
-            there = await self._db.take_place(final.id, n, part, saying)
-        if there != part:
+        if there != part.id:
             try:
-                is_same = await self._hash(there) == await self._hash(part)
+                is_same = await self._hash(there) == await self._hash(part.id)
             except BlobNotFound:
                 if (await self._chunks.find(final.id)).is_complete:
                     return None
                 raise
             if not is_same:
                 raise ChunkConflict(f"chunk {n} has come before, with other bytes")
-            while not await self._db.say(final.id, await self._saying(final.id, say)):
-                pass
-            await self._chunks.terminate(part)
+            saying = await self._saying(final.id, say)
+            while not await self._db.say(final.id, saying):
+                saying = await self._saying(final.id, say)
+            await self._chunks.terminate(part.id)
         await self._chunks.keep_alive(final.id, final.expires)
         received = await self._received_of(final.id, total)
         # who looked the places up may have done so before this one was taken
-        received.add(n)
+        received.add(n, part.id, part.offset)
+        is_news = received.first == part.id or saying.after != saying.before
+        await self._judge(final.id, received, saying.after if is_news else None)
+        self._engine.hub.uploading(final.id, received.bytes, received.percent)
         return received
+
+    async def _judge(
+        self, final: str, received: Received, said: uploads.Said | None
+    ) -> None:
+        """Refuse an upload as soon as what has come of it shows that it is not taken.
+
+        *said*: what is said of its kind, if that or its first bytes are news.
+        """
+        first = b""
+        if said is not None and received.first:
+            first = await self._head(received.first)
+        if said is None or not said.raw_metadata:
+            # what is said expressly may come yet
+            said = NOTHING_SAID
+        await self._chunks.endings.refuse_if(final, said, first, received.bytes)
+
+    async def _head(self, part: str) -> bytes:
+        """Return the first bytes of a complete part, none if it makes way just now."""
+        key, end = uploads.raw_key(part), uploads.SIGNATURE_BYTES
+        with suppress(BlobNotFound):
+            return b"".join([data async for data in self._store.read(key, 0, end)])
+        return b""
+
+    async def _judge_parts(self, row: UploadRow) -> None:
+        """Refuse an upload of named parts as soon as they show that it is not taken."""
+        places = await self._db.places(row.id)
+        there = [place for place in places if place.state == COMPLETE]
+        size, first = sum(place.length or 0 for place in there), b""
+        if there and there[0].n == 0:
+            first = await self._head(there[0].part)
+        await self._chunks.endings.refuse_if(row.id, row, first, size)
+
+    async def arrived(self, row: UploadRow) -> tuple[int, float]:
+        """Return how many bytes of an unfinished upload have come.
+
+        And how many of a hundred, where nobody knows its length.
+        """
+        if row.parts is None:
+            return await self._chunks.received(row.id), 0.0
+        if not row.concat:
+            received = await self._received_of(row.id, row.parts)
+            return received.bytes, received.percent
+        size = complete = 0
+        for place in await self._db.places(row.id):
+            is_there = place.state == COMPLETE
+            complete += is_there
+            known = place.length or 0
+            size += known if is_there else await self._chunks.received(place.part)
+        return size, 100.0 * complete / row.parts
 
     async def _saying(self, final: str, say: Say) -> uploads.Saying:
         before = said_of(await self._db.find_upload(final))
@@ -196,7 +289,7 @@ class Joiner:
         found = Received(total)
         for place in await self._db.places(final):
             if place.state == COMPLETE:
-                found.add(place.n)
+                found.add(place.n, place.part, place.length or 0)
         if len(self._received) >= REMEMBERED:
             del self._received[next(iter(self._received))]
         return self._received.setdefault(final, found)
@@ -351,6 +444,7 @@ class Joiner:
             if row.state != uploads.UploadState.RECEIVING:
                 return False
             if not await self._places_if_whole(row):
+                await self._judge_parts(row)
                 return False
         except ClientError:
             return False  # it has ended

@@ -66,13 +66,15 @@ def encode(kind: str, job_id: str, seq: int | None, **body: object) -> str:
 class Live:
     """What is known of a job that no row holds: bytes received, percent per step.
 
+    `share` is how many percent of an upload have come where its length is not known.
     `moved` is when the percent of a step was last another one, on the loop's clock.
     """
 
-    __slots__ = ("moved", "percent", "uploaded")
+    __slots__ = ("moved", "percent", "share", "uploaded")
 
     def __init__(self) -> None:
         self.uploaded: int | None = None
+        self.share = 0.0
         self.percent: dict[str, float] = {}
         self.moved: dict[str, float] = {}
 
@@ -215,9 +217,13 @@ class Hub:
 
     # ----- live values
 
-    def uploading(self, job: str, offset: int) -> None:
-        """Note how many bytes of an upload have arrived."""
-        self._live_of(job).uploaded = offset
+    def uploading(self, job: str, offset: int, share: float = 0.0) -> None:
+        """Note how many bytes of an upload have arrived.
+
+        *share*: how many of a hundred, where nobody knows its length.
+        """
+        live = self._live_of(job)
+        live.uploaded, live.share = offset, share
         self._soon(job)
 
     def upload_idle(self, job: str) -> None:
@@ -346,8 +352,9 @@ class Hub:
         if live is None:
             return view
         if view.status is JobState.UPLOADING:
-            known = live.uploaded is not None
-            return self.with_uploaded(view, live.uploaded or 0) if known else view
+            if live.uploaded is None:
+                return view
+            return self.with_uploaded(view, live.uploaded, live.share)
         steps = tuple(
             msgspec.structs.replace(s, progress=live.percent.get(s.name, s.progress))
             if s.status is StepState.RUNNING
@@ -359,9 +366,13 @@ class Hub:
         )
 
     @staticmethod
-    def with_uploaded(view: JobView, offset: int) -> JobView:
-        """Return an UPLOADING job with how many bytes have arrived."""
-        share = 100.0 * offset / view.file_size if view.file_size else 0.0
+    def with_uploaded(view: JobView, offset: int, share: float = 0.0) -> JobView:
+        """Return an UPLOADING job with how many bytes have arrived.
+
+        *share*: how many of a hundred, where nobody knows its length.
+        """
+        if view.file_size:
+            share = 100.0 * offset / view.file_size
         return msgspec.structs.replace(
             view, uploaded_bytes=offset, progress=round(share, 1)
         )

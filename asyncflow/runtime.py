@@ -31,7 +31,9 @@ from asyncflow.errors import (
     DatabaseUnavailable,
     DataDirInUse,
     DiskFull,
+    JobNotFound,
     StartError,
+    UploadNotFound,
 )
 from asyncflow.estimates import left_s, pages_of
 from asyncflow.gauges import Check, Gauges
@@ -459,8 +461,11 @@ class Runtime:
         """
         view = await self.hub.snapshot(job_id)
         if view.status is JobState.UPLOADING and view.uploaded_bytes is None:
-            received = await self.chunks.received(job_id)
-            return self.hub.with_uploaded(view, received)
+            try:
+                row = await self.db.find_upload(job_id)
+            except UploadNotFound:
+                raise JobNotFound from None
+            return self.hub.with_uploaded(view, *await self.joiner.arrived(row))
         steps = (*view.steps, *self._to_come(view))
         left = [step for step in steps if not step.status.is_final]
         to_begin = [one.name for one in left if one.status is not StepState.RUNNING]

@@ -25,6 +25,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from asyncflow import uploads
+from asyncflow.admission import FORM_BYTES
 from asyncflow.engine import PIPELINE
 from asyncflow.errors import (
     BlobNotFound,
@@ -47,7 +48,14 @@ from asyncflow.web.base64body import Base64Body, split
 from asyncflow.web.bodies import BodyReader, continue_later
 from asyncflow.web.digested import check_body, digested
 from asyncflow.web.formdata import FormReader
-from asyncflow.web.intake import JOB_ID, admit_chunk, chosen, client_of, once_of
+from asyncflow.web.intake import (
+    JOB_ID,
+    admit_chunk,
+    body_length,
+    chosen,
+    client_of,
+    once_of,
+)
 from asyncflow.web.keys import chunks_key, digests_key, runtime_key
 from asyncflow.web.parsing import (
     json_body,
@@ -136,7 +144,7 @@ async def _json(request: web.Request, principal: Principal) -> web.Response:
     async with wholes.read(request, max_bytes=MAX_JSON, min_rate=rate) as whole:
         await check_body(request, whole.data)
         fields, body = _said_in(whole.data)
-        file = await _file(request, principal, fields, is_repeat=is_repeat)
+        file = await _file(request, principal, fields, 0, is_repeat=is_repeat)
         part = await _keep(request, principal, body)
     return await _place(request, principal, fields, part, file)
 
@@ -202,7 +210,10 @@ async def _read_form(request: web.Request, principal: Principal, got: _Got) -> U
         if name == CHUNK:
             if got.says_which:
                 fields = _fields(got.said)
-                got.file = await _file(request, principal, fields, is_repeat=is_repeat)
+                size = max(0, (body_length(request) or 0) - FORM_BYTES)
+                got.file = await _file(
+                    request, principal, fields, size, is_repeat=is_repeat
+                )
             got.part = await _keep(request, principal, part)
             got.name = part.file_name or ""
         else:
@@ -253,9 +264,14 @@ def _number(said: Mapping[str, str], name: str, *, least: int, most: int) -> int
 
 
 async def _file(
-    request: web.Request, principal: Principal, fields: _Fields, *, is_repeat: bool
+    request: web.Request,
+    principal: Principal,
+    fields: _Fields,
+    at_least: int,
+    *,
+    is_repeat: bool,
 ) -> Upload | None:
-    """Return the file that a chunk belongs to; None: it may be created.
+    """Return the file of a chunk of *at_least* bytes; None: it may be created.
 
     Raises:
         ClientError, ServerBusy: the chunk cannot get its place, or no file may begin.
@@ -264,7 +280,10 @@ async def _file(
     if fields.job is not None:
         with suppress(UploadNotFound):
             await _check_whole(runtime, principal, fields, fields.job)
-            return await runtime.chunks.find(fields.job)
+            file = await runtime.chunks.find(fields.job)
+            if not file.is_complete:
+                await runtime.joiner.check(file, fields.total, fields.index, at_least)
+            return file
     if not is_repeat:
         await runtime.admission.check_new(client_of(request, principal))
     return None
@@ -306,7 +325,7 @@ async def _place(
     try:
         if whole is None:
             whole = await _whole(request, principal, fields)
-        where = (fields.total, fields.index, part.id)
+        where = (fields.total, fields.index, part)
         say = partial(_said, fields)
         place = runtime.joiner.place
         there = None if whole.is_complete else await place(whole, *where, say)

@@ -238,5 +238,6 @@ async def chunk(
     """Bring a chunk of a file."""
     said = replace(SAID, length=None, dialect="", is_part=True)
     part = await place.chunks.create(said)
-    await place.chunks.append(part.id, 0, Body(b"12345"), length=5, ends=Ends.WITH_BODY)
-    return await place.joiner.place(whole, total, n, part.id, say)
+    body = Body(b"12345")
+    part = await place.chunks.append(part.id, 0, body, length=5, ends=Ends.WITH_BODY)
+    return await place.joiner.place(whole, total, n, part, say)

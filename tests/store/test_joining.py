@@ -215,9 +215,10 @@ async def test_an_upload_that_moves_has_more_time_before_its_request_ends(
 def test_what_is_missing_is_told_in_order_and_not_without_end() -> None:
     received = Received(5)
     for n in (3, 0, 3):
-        received.add(n)
+        received.add(n, f"part {n}", 10)
     assert (received.count, received.missing(9)) == (2, (1, 2, 4))
+    assert (received.bytes, received.percent, received.first) == (20, 40.0, "part 0")
     assert received.missing(2) == (1, 2)
     for n in range(5):
-        received.add(n)
+        received.add(n, "", 10)
     assert (received.is_all, received.missing(9)) == (True, ())

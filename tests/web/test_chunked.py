@@ -1,21 +1,27 @@
-import base64
 import hashlib
 import itertools
-import json
 import random
-import sqlite3
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.server_process import Answer, ServerProcess
+from tests.server_process import ServerProcess
+from tests.web.chunks import (
+    DATA,
+    LAST,
+    PIECES,
+    SIZE,
+    chunk_form,
+    encoded,
+    original,
+    send,
+    send_json,
+)
 from tests.web.live import (
     TUS,
-    Header,
     Line,
     blobs,
     code_of,
@@ -26,11 +32,6 @@ from tests.web.live import (
     rows,
     until,
 )
-
-DATA = b"numbered pieces of one and the same text\n" * 300
-SIZE = 2000
-PIECES = [DATA[i : i + SIZE] for i in range(0, len(DATA), SIZE)]
-LAST = len(PIECES) - 1
 
 
 @pytest.fixture(scope="module")
@@ -43,47 +44,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 @pytest.fixture
 def job() -> str:
     return str(uuid.uuid4())
-
-
-def chunk_form(
-    data: bytes, fields: Mapping[str, object], *, first: str = ""
-) -> tuple[Header, bytes]:
-    parts = {
-        name: f'Content-Disposition: form-data; name="{name}"\r\n\r\n{value}'.encode()
-        for name, value in fields.items()
-    }
-    parts["chunk"] = (
-        b'Content-Disposition: form-data; name="chunk"; filename="blob"\r\n'
-        b"Content-Type: application/octet-stream\r\n\r\n" + data
-    )
-    names = sorted(parts, key=lambda name: name != first)
-    body = b"".join(b"--edge\r\n" + parts[name] + b"\r\n" for name in names)
-    kind = ("Content-Type", "multipart/form-data; boundary=edge")
-    return kind, body + b"--edge--\r\n"
-
-
-def send(
-    server: ServerProcess,
-    index: int,
-    data: bytes | None = None,
-    *headers: Header,
-    total: int = LAST + 1,
-    first: str = "",
-    **fields: object,
-) -> Answer:
-    """Send a chunk as a form."""
-    piece = PIECES[index] if data is None else data
-    said = {"chunkIndex": index, "totalChunks": total, **fields}
-    kind, body = chunk_form(piece, said, first=first)
-    with Line(server) as line:
-        return line.ask("POST", "/upload/chunked", kind, *headers, body=body)
-
-
-def send_json(server: ServerProcess, **members: object) -> Answer:
-    kind = ("Content-Type", "application/json")
-    with Line(server) as line:
-        body = json.dumps(members).encode()
-        return line.ask("POST", "/upload/chunked", kind, body=body)
 
 
 def test_members_of_a_chunk_in_json_that_nobody_knows_are_refused_by_name(
@@ -136,15 +96,6 @@ def test_two_chunks_in_one_body_are_refused(server: ServerProcess) -> None:
     with Line(server) as line:
         answer = line.ask("POST", "/upload/chunked", kind, body=body)
     assert (answer.status, code_of(answer)) == (400, "invalid_parameter")
-
-
-def encoded(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def original(server: ServerProcess, job: str) -> bytes:
-    assert server.finished(job)["status"] == "COMPLETED"
-    return server.request("GET", f"/jobs/{job}/files/original").body
 
 
 def test_chunks_in_any_order_become_the_file(server: ServerProcess, job: str) -> None:
@@ -274,13 +225,6 @@ def test_a_wrong_digest_refuses_the_whole(server: ServerProcess, job: str) -> No
     assert server.status(job)["status"] == "REJECTED"
 
 
-def test_the_sum_may_not_be_too_large(server: ServerProcess, job: str) -> None:
-    for index in range(2):
-        assert send(server, index, b"x" * 20_000, total=3, jobId=job).status == 200
-    answer = send(server, 2, b"x" * 20_000, total=3, jobId=job)
-    assert (answer.status, code_of(answer)) == (413, "upload_too_large")
-
-
 BAD_FIELDS: list[dict[str, object]] = [
     {"chunkIndex": -1},
     {"chunkIndex": LAST + 1},
@@ -369,61 +313,6 @@ def test_chunks_for_an_ended_upload_are_refused(
     answer = send(server, 1, jobId=job)
     assert (answer.status, code_of(answer)) == (410, "upload_gone")
     until(lambda: not [name for name in blobs(server) if job in name])
-
-
-def test_the_id_of_a_deleted_file_is_given_to_no_other(
-    tmp_path: Path, job: str
-) -> None:
-    with healthy_server(tmp_path) as server:
-        assert send(server, 0, b"old", total=1, jobId=job).status == 202
-        original(server, job)
-        with Line(server) as line:
-            assert line.ask("DELETE", f"/jobs/{job}").status == 204
-        again = send(server, 0, b"new", total=1, jobId=job)
-        assert (again.status, code_of(again)) == (410, "upload_gone")
-        until(lambda: not blobs(server))
-        server.stop()
-        server.start()
-        again = send_json(
-            server, jobId=job, chunkIndex=0, totalChunks=1, chunk=encoded(b"new")
-        )
-        assert (again.status, code_of(again)) == (410, "upload_gone")
-        until(lambda: not blobs(server))
-
-
-def test_an_id_that_stands_for_something_else_takes_no_chunks(
-    server: ServerProcess,
-) -> None:
-    event = json.dumps({"type": "order.paid"}).encode()
-    ids = [server.request("POST", "/events", event).json["jobId"]]
-    ids.append(server.request("PUT", "/upload/a.txt", b"text").json["jobId"])
-    server.finished(ids[1])
-    with Line(server) as line:
-        assert line.ask("DELETE", f"/jobs/{ids[1]}").status == 204
-    for taken in ids:
-        answer = send(server, 0, b"x", total=1, jobId=taken)
-        assert (answer.status, code_of(answer)) == (404, "upload_not_found")
-
-
-def test_bytes_that_a_job_names_are_kept_whoever_threw_them_away(
-    tmp_path: Path, job: str
-) -> None:
-    with healthy_server(tmp_path) as server:
-        assert send(server, 0, b"text", total=1, jobId=job).status == 202
-        original(server, job)
-        server.stop()
-        with closing(sqlite3.connect(server.data_dir / "asyncflow.db")) as db:
-            db.execute("INSERT INTO trash VALUES(?, 0)", (f"raw/{job}",))
-            db.execute("INSERT INTO trash VALUES(?, 1)", (f"processed/{job}",))
-            db.execute("INSERT INTO trash VALUES('raw/other', 0)")
-            db.commit()
-        server.start()
-        until(lambda: len(rows(server, "SELECT key FROM trash")) == 2)
-        assert original(server, job) == b"text"
-        with Line(server) as line:
-            assert line.ask("DELETE", f"/jobs/{job}").status == 204
-        until(lambda: not rows(server, "SELECT key FROM trash"))
-        assert not blobs(server)
 
 
 def test_a_lost_first_answer_is_given_again(server: ServerProcess) -> None:
@@ -541,46 +430,3 @@ def test_a_chunk_may_count_as_json_schema_does(server: ServerProcess) -> None:
     answer = send_json(server, **said)
     assert (answer.status, answer.json["missing"]) == (202, [])
     assert original(server, answer.json["jobId"]) == b"hello"
-
-
-PARTS = "SELECT 1 FROM job WHERE is_part"
-USED = "SELECT coalesce(sum(bytes), 0) FROM usage"
-
-
-@pytest.mark.parametrize("path", ["/files/", "/jobs/"])
-def test_a_file_that_is_deleted_takes_its_chunks_with_it(
-    tmp_path: Path, job: str, path: str
-) -> None:
-    with healthy_server(tmp_path) as server:
-        send(server, 0, jobId=job)
-        assert rows(server, USED) == [(SIZE,)]
-        with Line(server) as line:
-            assert line.ask("DELETE", path + job, TUS).status == 204
-        # at once: whoever deletes makes room
-        assert rows(server, USED) == [(0,)]
-        until(lambda: not rows(server, PARTS) and not blobs(server))
-        assert "join.failed" not in server.log()
-
-
-def test_a_file_that_is_refused_takes_its_chunks_with_it(
-    tmp_path: Path, job: str
-) -> None:
-    with healthy_server(tmp_path) as server:
-        for index in range(LAST):
-            assert send(server, index, jobId=job, fileName="a.png").status == 200
-        assert code_of(send(server, LAST, jobId=job)) == "type_mismatch"
-        assert rows(server, USED) == [(0,)]
-        until(lambda: not rows(server, PARTS) and not blobs(server))
-
-
-def test_a_file_that_is_cancelled_takes_its_chunks_with_it(
-    tmp_path: Path, job: str
-) -> None:
-    with healthy_server(tmp_path) as server:
-        send(server, 0, jobId=job)
-        assert server.request("POST", f"/jobs/{job}/cancel").status == 200
-        assert rows(server, USED) == [(0,)]
-        until(lambda: not rows(server, PARTS) and not blobs(server))
-        late = send(server, 1, jobId=job)
-        assert code_of(late) == "upload_gone"
-        until(lambda: not rows(server, PARTS) and not blobs(server))

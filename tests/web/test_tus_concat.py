@@ -208,3 +208,43 @@ def test_parts_expire(tmp_path: Path) -> None:
         until(lambda: look(server, done).status in {404, 410})
         until(lambda: look(server, begun).status in {404, 410})
         until(lambda: has_no_blob(server, done) and has_no_blob(server, begun))
+
+
+@pytest.fixture(scope="module")
+def picky(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp("picky-concat")
+    with healthy_server(folder, allowed_types="image/*") as found:
+        yield found
+
+
+PDF = b"%PDF-1.7\n".ljust(2000, b"x")
+
+
+def test_parts_of_a_forbidden_kind_are_never_joined(picky: ServerProcess) -> None:
+    parts = [part(picky, PDF), part(picky, PDF, sent=10)]
+    before = rows(picky, "SELECT count(*) FROM upload")
+    for name, code in (("x.png", "type_mismatch"), ("x", "type_not_allowed")):
+        assert code_of(join(picky, *parts, name=name)) == code
+    assert rows(picky, "SELECT count(*) FROM upload") == before
+
+
+def test_a_forbidden_kind_is_seen_when_the_first_part_has_come(
+    picky: ServerProcess,
+) -> None:
+    parts = [create(picky, len(PDF), PARTIAL) for _ in range(2)]
+    answer = join(picky, *parts, name="x")
+    assert answer.status == 201
+    job = answer.headers["asyncflow-job-id"]
+    assert patch(picky, parts[0], 0, PDF).status == 204
+    assert picky.finished(job)["error"]["code"] == "type_not_allowed"
+
+
+def test_the_status_tells_how_much_of_all_parts_has_come(
+    server: ServerProcess,
+) -> None:
+    parts = [part(server, PIECES[0]), part(server, PIECES[1], sent=1000)]
+    job = join(server, *parts).headers["asyncflow-job-id"]
+    found = server.status(job)
+    assert found["uploadedBytes"] == len(PIECES[0]) + 1000
+    size = len(PIECES[0]) + len(PIECES[1])
+    assert found["progress"] == round(100 * found["uploadedBytes"] / size, 1)
