@@ -6,6 +6,8 @@ Rules
 - A file without a name counts as long as a process of the run has it open or mapped.
 - What cannot be looked at counts as too much: paths longer than the kernel takes, and
   folders that their owner may not read. Nobody makes such for an honest purpose.
+- Of a file without a name that is mapped and not open nobody tells its size. Whoever
+  has one is left alone until the disk is short of room.
 - What the server lacks for a look says nothing of the run: the next look is soon.
 - Nothing here is exact: the run goes on writing meanwhile.
 """
@@ -15,6 +17,7 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -28,21 +31,35 @@ LEAST_BYTES: Final = 64 << 20
 #: while more than this is left, a look now and then is enough
 _PLENTY_BYTES: Final = 8 << 30
 _SELDOM: Final = 10
+_SHORT_BYTES: Final = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """What a run holds: *count* bytes, or at least so many."""
+
+    count: int
+    is_certain: bool
 
 
 class Disk:
-    """The disk on which *folder* is, and runs that may hold *most* bytes each."""
+    """The disk on which *folder* is, and runs that may hold *most* bytes each.
 
-    def __init__(self, folder: Path, most: int) -> None:
+    Above *fill_level* per cent, and with less than a gigabyte, it is short of room.
+    """
+
+    def __init__(self, folder: Path, most: int, fill_level: float = 100.0) -> None:
         self._folder = folder
         self._most = most
+        self._free_share = 1 - fill_level / 100
         self._asked = 0
         self._looks: dict[Path, asyncio.Task[None]] = {}
 
     def is_look_due(self) -> bool:
         """Tell whether to look at all runs; to be asked often while there are any."""
         self._asked += 1
-        return self._asked % _SELDOM == 0 or self._free_bytes() < _PLENTY_BYTES
+        free, is_short = self._room()
+        return self._asked % _SELDOM == 0 or is_short or free < _PLENTY_BYTES
 
     def look(self, slot: Path, pids: Sequence[int], tell: Callable[[], None]) -> None:
         """Have *tell* called if the run in *slot*, with *pids*, holds too much.
@@ -63,15 +80,23 @@ class Disk:
         try:
             # no descriptor for it, or no thread: the next look will tell
             with contextlib.suppress(OSError, RuntimeError):
-                held = await asyncio.to_thread(held_bytes, slot, pids)
-                if held is None or held > may_hold(self._free_bytes(), self._most):
+                held = await asyncio.to_thread(held_by, slot, pids)
+                free, is_short = self._room()
+                if (
+                    held is None
+                    or held.count > may_hold(free, self._most)
+                    or (is_short and not held.is_certain)
+                ):
                     tell()
         finally:
             del self._looks[slot]
 
-    def _free_bytes(self) -> int:
+    def _room(self) -> tuple[int, bool]:
+        """Return how many bytes are free, and whether those are few."""
         found = os.statvfs(self._folder)
-        return found.f_bavail * found.f_frsize
+        few = max(_SHORT_BYTES, self._free_share * found.f_blocks * found.f_frsize)
+        free = found.f_bavail * found.f_frsize
+        return free, free < few
 
 
 def may_hold(free: int, most: int) -> int:
@@ -82,7 +107,7 @@ def may_hold(free: int, most: int) -> int:
     return min(most, max(LEAST_BYTES, free))
 
 
-def held_bytes(slot: Path, pids: Sequence[int]) -> int | None:
+def held_by(slot: Path, pids: Sequence[int]) -> Held | None:
     """Return what the run in *slot* holds, and nameless files of *pids* with it.
 
     None: too much. Raise OSError for what the server itself lacks.
@@ -103,9 +128,12 @@ def held_bytes(slot: Path, pids: Sequence[int]) -> int | None:
         return None
     with contextlib.suppress(FileNotFoundError):
         total += (slot / NAME).stat().st_blocks * BLOCK
-    return total + sum(
-        size for inode, size in _nameless(pids).items() if inode not in seen
-    )
+    mapped = _mapped_nameless(slot, pids)
+    # now, for what was mapped before and is open until now is known
+    opened = _opened_nameless(pids)
+    both = {**mapped, **opened}
+    total += sum(size for inode, size in both.items() if inode not in seen)
+    return Held(count=total, is_certain=mapped.keys() <= opened.keys() | seen)
 
 
 def _entries(folder: Path) -> Iterator[os.stat_result]:
@@ -127,19 +155,26 @@ def _entries(folder: Path) -> Iterator[os.stat_result]:
             continue
 
 
-def _nameless(pids: Sequence[int]) -> dict[int, int]:
-    """Return the inodes and the sizes of files of *pids* that have no name any more.
+def _opened_nameless(pids: Sequence[int]) -> dict[int, int]:
+    """Return the inodes and the sizes of open files of *pids* without a name."""
+    return {
+        one.st_ino: one.st_blocks * BLOCK
+        for pid in pids
+        for one in _opened(pid)
+        if stat.S_ISREG(one.st_mode) and one.st_nlink == 0
+    }
 
-    Of those that are mapped and not open, it is only known how much is mapped.
+
+def _mapped_nameless(slot: Path, pids: Sequence[int]) -> dict[int, int]:
+    """Return the inodes of such files of *slot* that are mapped, and how much of each.
+
+    Programs map others: a library that was replaced while they run.
     """
+    below = os.fsencode(f"{os.path.realpath(slot)}/")
     found: dict[int, int] = {}
     for pid in pids:
-        for inode, size in _mapped(pid):
+        for inode, size in _mapped(pid, below):
             found[inode] = max(size, found.get(inode, 0))
-    for pid in pids:
-        for one in _opened(pid):
-            if stat.S_ISREG(one.st_mode) and one.st_nlink == 0:
-                found[one.st_ino] = one.st_blocks * BLOCK
     return found
 
 
@@ -159,7 +194,7 @@ def _opened(pid: int) -> Iterator[os.stat_result]:
             continue
 
 
-def _mapped(pid: int) -> Iterator[tuple[int, int]]:
+def _mapped(pid: int, below: bytes) -> Iterator[tuple[int, int]]:
     try:
         lines = Path(f"/proc/{pid}/maps").read_bytes().splitlines()
     except OSError as error:
@@ -167,7 +202,7 @@ def _mapped(pid: int) -> Iterator[tuple[int, int]]:
             raise
         return
     for line in lines:
-        if line.endswith(b" (deleted)"):
+        if line.endswith(b" (deleted)") and below in line:
             # where from and to, rights, offset, device, inode, name
             place, _, _, _, inode, _ = line.split(None, 5)
             start, _, end = place.partition(b"-")

@@ -76,7 +76,7 @@ class Pool:
     linked instead of copied. *private* are files and folders that no worker may read,
     wherever the code lies that it runs. *slot_memory_bytes* None: a share of what this
     machine or container has. *max_file_bytes* bounds each file that a run writes, and
-    all that it has on the disk at once.
+    all that it has on the disk at once; *fill_level*: see `holdings.Disk`.
     """
 
     def __init__(
@@ -94,6 +94,7 @@ class Pool:
         slot_memory_bytes: int | None = None,
         nice: int = 15,
         max_file_bytes: int = 16 << 30,
+        fill_level: float = 100.0,
         max_runs: int = MAX_RUNS,
     ) -> None:
         self.size = size
@@ -123,7 +124,7 @@ class Pool:
         self._endings: collections.Counter[str] = collections.Counter()
         self._chores: set[asyncio.Task[None]] = set()
         self._strays = Strays(self._pids)
-        self._disk = Disk(folder, max_file_bytes)
+        self._disk = Disk(folder, max_file_bytes, fill_level)
         self._sampler: asyncio.Task[None] | None = None
         self._closed = False
         #: told how many seconds a worker has spent on an order

@@ -265,6 +265,7 @@ class Runtime:
             private=settings.private,
             modules=(*default_modules(), *settings.processors),
             slot_memory_bytes=settings.slot_memory_bytes or None,
+            fill_level=settings.fill_level,
             max_runs=settings.worker_runs,
             load_s=settings.load_timeout,
             asks=tuple(

@@ -74,26 +74,26 @@ def test_steps_that_find_no_descriptor_are_done_later(make: Make) -> None:
     assert server.stop() == 0
 
 
+def no_room_for_a_worker(
+    server: ServerProcess,
+) -> contextlib.AbstractContextManager[None]:
+    """Let the server open nothing at all, whatever it closes."""
+    return watch.limit(server, resource.RLIMIT_NOFILE, 16)
+
+
 def test_a_step_that_runs_while_the_server_has_no_descriptor_is_not_blamed(
     make: Make, evidence: Evidence
 ) -> None:
     server = make()
     job = server.upload("a.txt", probe.text(parts=1, before=4.0))
     watch.until_working(server, job)
-    with no_file_more(server):
+    with no_room_for_a_worker(server):
         # longer than the server goes without a look at what is written
         watch.pause(2.5)
 
     assert server.finished(job)["status"] == "COMPLETED"
     assert evidence.ask("SELECT code FROM attempt") == []
     assert server.stop() == 0
-
-
-def no_room_for_a_worker(
-    server: ServerProcess,
-) -> contextlib.AbstractContextManager[None]:
-    """Let the server open nothing at all, whatever it closes."""
-    return watch.limit(server, resource.RLIMIT_NOFILE, 16)
 
 
 def test_no_step_is_blamed_for_a_worker_that_cannot_be_started(

@@ -20,6 +20,8 @@ MIB = 1 << 20
 ROOM = 200 * MIB
 
 MODULE = r'''
+import ctypes
+import mmap
 import os
 import time
 
@@ -32,13 +34,10 @@ def hand_over(work, name, kind="application/octet-stream"):
 
 @task("writes", attempts=1)
 def writes(work):
-    """Hand over files of a megabyte, each of which is gone before the next one."""
     for number in range(work.payload):
         path = work.out / f"file{number}"
         path.write_bytes(os.urandom(1 << 20))
         hand_over(work, path.name)
-        time.sleep(0.1)
-        path.unlink()
 
 
 @task("pretends", attempts=1)
@@ -68,6 +67,20 @@ def endless(work):
     with (work.out / "file").open("wb") as file:
         file.truncate(12 << 30)
     hand_over(work, "file", "text/plain")
+
+
+@task("flies", attempts=1)
+def flies(work):
+    """Hold files that are neither named nor open, and hardly mapped."""
+    libc = ctypes.CDLL(None)  # Python's own mmap keeps them open
+    for number in range(18):
+        path = work.out / f"file{number}"
+        with path.open("w+b") as file:
+            os.posix_fallocate(file.fileno(), 0, 8 << 20)
+            path.unlink()
+            libc.mmap(None, 4096, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
+        time.sleep(0.05)
+    time.sleep(5)
 
 
 @task("innocent", attempts=1)
@@ -164,6 +177,19 @@ def test_a_step_fills_no_disk_above_its_level_by_files_that_seem_small(
     assert (found["status"], found["error"]["code"]) == ("FAILED", "too_much_output")
     assert least >= ROOM // 10
     assert server.request("GET", "/readyz").status == 200
+    assert ended(server, submit(server, "innocent"))["result"] == "well"
+    assert server.stop() == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_step_whose_files_nobody_can_measure_has_none_of_the_last_room(
+    begin: Begin, disk: Path
+) -> None:
+    server = begin(data_dir=disk, fill_level="90")
+
+    found = ended(server, submit(server, "flies"))
+
+    assert (found["status"], found["error"]["code"]) == ("FAILED", "too_much_output")
     assert ended(server, submit(server, "innocent"))["result"] == "well"
     assert server.stop() == 0
 

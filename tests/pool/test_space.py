@@ -67,17 +67,23 @@ def test_a_run_may_hold_what_is_left_and_never_more_than_the_bound() -> None:
     assert holdings.may_hold(0, 16 * gib) == 64 * MIB
 
 
+def held(slot: Path) -> int:
+    found = holdings.held_by(slot, ())
+    assert found is not None
+    assert found.is_certain
+    return found.count
+
+
 def test_what_has_two_names_counts_once(tmp_path: Path) -> None:
     out = tmp_path / "out"
     (out / "folder").mkdir(parents=True)
     (out / "one").write_bytes(os.urandom(MIB))
-    before = holdings.held_bytes(tmp_path, ())
+    before = held(tmp_path)
     (out / "folder" / "two").hardlink_to(out / "one")
     (out / "away").symlink_to("/usr")
 
-    assert before is not None
     assert before >= MIB
-    assert holdings.held_bytes(tmp_path, ()) == before
+    assert held(tmp_path) == before
 
 
 @needs_linux
@@ -86,15 +92,14 @@ def test_room_that_a_worker_took_by_printing_counts_and_is_given_back(
 ) -> None:
     (tmp_path / "out").mkdir()
     prints = Prints(tmp_path)
-    before = holdings.held_bytes(tmp_path, ())
+    before = held(tmp_path)
     with (tmp_path / "printed").open("ab") as file:
         assert kernel.reserve(file.fileno(), 0, 4 * MIB)
         assert file.tell() == 0
-        during = holdings.held_bytes(tmp_path, ())
+        during = held(tmp_path)
     prints.bound()
-    after = holdings.held_bytes(tmp_path, ())
+    after = held(tmp_path)
     prints.close()
 
     assert before == after == 0
-    assert during is not None
     assert during >= 4 * MIB
