@@ -30,15 +30,19 @@ def circles(after: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
 
 
 def problems(
-    consumers: Iterable[Subscription], where: Mapping[str, str]
+    consumers: Iterable[Subscription],
+    where: Mapping[str, str],
+    elsewhere: Iterable[Subscription] = (),
 ) -> Iterator[str]:
     """Return what cannot come to pass among *consumers*.
 
-    *where* tells by consumer which function of which module it is.
+    *where* tells by consumer which function of which module it is; those *elsewhere*
+    are on other hosts, which answer for them.
     """
-    known = {one.entry.consumer: one for one in consumers}
+    ours = {one.entry.consumer: one for one in consumers}
+    known = {one.entry.consumer: one for one in elsewhere} | ours
     after = {}
-    for name, one in known.items():
+    for name, one in ours.items():
         first = followed(one.entry.on)
         if first is not None and first in known:
             after[name] = first
@@ -86,13 +90,16 @@ def _nobody(name: str | None, known: Iterable[str]) -> str:
     return f"there is no consumer called {name!r}{hint}"
 
 
-def unheard(consumers: Iterable[Subscription]) -> Iterator[tuple[str, str]]:
-    """Return consumers that wait for an end of no step here, with the event's type.
+def unheard(
+    consumers: Iterable[Subscription], elsewhere: Iterable[Subscription] = ()
+) -> Iterator[tuple[str, str]]:
+    """Return consumers that wait for an end of no step, with the event's type.
 
     An application may publish such an event; who meant a step would like to know.
     """
-    known = {one.entry.consumer: one.entry.on for one in consumers}
-    for name, on in known.items():
+    ours = {one.entry.consumer: one.entry.on for one in consumers}
+    known = {*ours, *(one.entry.consumer for one in elsewhere)}
+    for name, on in ours.items():
         first = followed(on)
         if first is not None and first not in known:
             yield name, on

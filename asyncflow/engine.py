@@ -21,7 +21,7 @@ from asyncflow import events, jobs, uploads
 from asyncflow.broker.base import Doorbell
 from asyncflow.chance import Entropy
 from asyncflow.db.base import Database
-from asyncflow.db.oversight import Paused
+from asyncflow.db.oversight import Paused, Registered
 from asyncflow.db.records import (
     Change,
     Claimed,
@@ -108,14 +108,18 @@ class Engine:
         clock: Clock,
         limits: Limits,
         worker: str,
+        host: str,
         lease_s: float,
     ) -> None:
         self.doorbell = doorbell
         self.clock = clock
         self.limits = limits
         self.worker = worker
+        self.host = host
         self.lease_s = lease_s
         self.estimates = Estimates()
+        #: all consumers by name, also those whose code is on other hosts
+        self.registry: Mapping[str, Registered] = {}
         self.subscriptions: tuple[Subscription, ...] = ()
         self.tallies: Mapping[tuple[str, str], int] = {}
         #: steps that have become ready since the tallies were read, less those claimed
@@ -146,16 +150,21 @@ class Engine:
 
         If the database cannot write, those count that were registered before.
         """
-        self.subscriptions = tuple(await self._db.consumers())
+        await self._look_up()
         now = self.clock.now()
         freed = await self._db.recover(limits=self.limits, now=now)
-        await self._db.register(consumers, now)
-        self.subscriptions = tuple(await self._db.consumers())
+        await self._db.register(consumers, host=self.host, now=now)
+        await self._look_up()
         self.paused = await self._db.pauses()
         await self.learn()
         await self.refresh()
         self.doorbell.ring(s.entry.consumer for s in self.subscriptions)
         return freed
+
+    async def _look_up(self) -> None:
+        found = await self._db.registry()
+        self.registry = {one.subscription.entry.consumer: one for one in found}
+        self.subscriptions = tuple(one.subscription for one in found)
 
     async def refresh(self) -> None:
         """Read how many steps wait where, and ring for those: no lost ring stays lost.

@@ -184,11 +184,13 @@ class Runtime:
         self._watch: asyncio.Task[None] | None = None
 
     def _engine(self, clock: Clock) -> Engine:
+        host = socket.gethostname()
         engine = Engine(
             doorbell=LocalDoorbell(),
             clock=clock,
             limits=self._limits,
-            worker=f"{socket.gethostname()}:{os.getpid()}",
+            worker=f"{host}:{os.getpid()}",
+            host=host,
             lease_s=self.settings.lease,
         )
         engine.pipelines = self._pipelines
@@ -324,7 +326,11 @@ class Runtime:
         )
         consumers = places.subscriptions()
         cards = self.pool.processors.values()
-        self._check(consumers, {card.name: card.where for card in cards})
+        elsewhere = [
+            one.subscription for one in await self.db.registry() if not one.is_here
+        ]
+        where = {card.name: card.where for card in cards}
+        self._check(consumers, where, elsewhere)
         self.restraints = {card.name: places.restraint(card) for card in cards}
         self.dispatchers.add(*places.dispatchers())
         self.strays = places.strays
@@ -342,17 +348,21 @@ class Runtime:
         self._watch = asyncio.create_task(self.gauges.watch_loop(), name="loop-lag")
 
     def _check(
-        self, consumers: Sequence[Subscription], where: Mapping[str, str]
+        self,
+        consumers: Sequence[Subscription],
+        where: Mapping[str, str],
+        elsewhere: Sequence[Subscription],
     ) -> None:
         """Raise StartError for functions or pipelines that wait for what cannot be."""
-        problems = list(chains.problems(consumers, where))
+        problems = list(chains.problems(consumers, where, elsewhere))
         if problems:
             raise StartError("\n".join(problems))
-        for name, kind in chains.unheard(consumers):
+        known = (*elsewhere, *consumers)
+        for name, kind in chains.unheard(consumers, elsewhere):
             log.warning("consumer.of_no_step", consumer=name, on=kind)
         if self.settings.pipelines is not None:
             path = str(self.settings.pipelines)
-            pipelines.check(self._pipelines, consumers, path, self.pool.wrong)
+            pipelines.check(self._pipelines, known, path, self.pool.wrong)
 
     def _chores(self, begin: Callable[[], Awaitable[None]]) -> tuple[Chore, ...]:
         settings = self.settings

@@ -107,6 +107,8 @@ def _row(one: Consumer) -> tuple[str, ...]:
     name = clean(one.name)
     if one.paused:
         name += " (paused)"
+    elif one.runs == "elsewhere":
+        name += " (not here)"
     elif one.missing_tool:
         name += f" (no {clean(one.missing_tool)})"
     oldest = "-" if one.oldest_s is None else f"{one.oldest_s:.0f} s"

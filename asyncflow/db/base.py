@@ -15,7 +15,7 @@ Rules
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from asyncflow.db.oversight import Oversight
+from asyncflow.db.oversight import Oversight, Registered
 from asyncflow.db.records import (
     Claimed,
     Demand,
@@ -178,16 +178,19 @@ class Database(Oversight, Protocol):
 
     # ----- steps
 
-    async def register(self, consumers: Sequence[Subscription], now: int) -> None:
-        """Put consumers into the registry.
+    async def register(
+        self, consumers: Sequence[Subscription], *, host: str, now: int
+    ) -> None:
+        """Put the consumers of *host* into the registry: those that run beside us.
 
-        Where this program is the only host, it forgets all others and skips the steps
-        that wait for them: nobody will ever take them.
+        What it has registered before, under whichever name, and has no longer, is
+        forgotten; what others have stays. Steps that wait for what nobody has any more
+        are skipped: nobody would ever take them.
         """
         ...
 
-    async def consumers(self) -> Sequence[Subscription]:
-        """Return every registered consumer."""
+    async def registry(self) -> Sequence[Registered]:
+        """Return every registered consumer once, by name."""
         ...
 
     async def claim(self, demand: Demand) -> Sequence[Claimed]:

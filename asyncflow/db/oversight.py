@@ -8,13 +8,26 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from asyncflow.estimates import Spent
-from asyncflow.jobs import PlanEntry
+from asyncflow.jobs import PlanEntry, Subscription
 from asyncflow.views import AuditView, DeadView, RunningView
 
 #: how many lines of the audit are kept
 AUDIT_KEPT = 10_000
 #: and how many times an alert was raised or cleared
 ALERTS_KEPT = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registered:
+    """A consumer of the registry, and who has its code.
+
+    *hosts*: this one first, then who came last; *seen*: when the latest registered it.
+    """
+
+    subscription: Subscription
+    hosts: tuple[str, ...]
+    seen: int
+    is_here: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,8 @@ import asyncio
 import sqlite3
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import aiosqlite
@@ -11,7 +13,7 @@ import msgspec
 
 from asyncflow import uploads
 from asyncflow.db import intake, rows
-from asyncflow.db.oversight import Cause, LogOffset, Paused
+from asyncflow.db.oversight import Cause, LogOffset, Paused, Registered
 from asyncflow.db.queries import load
 from asyncflow.db.records import Once, Owner, Page, Place, StoredFile, Trash, UploadRow
 from asyncflow.db.writer import translate
@@ -126,11 +128,19 @@ class Reading:
 
     # ----- jobs and steps
 
-    async def consumers(self) -> Sequence[Subscription]:
-        """Return every registered consumer."""
-        found = await self._rows("consumers", {})
+    async def registry(self) -> Sequence[Registered]:
+        """Return every registered consumer once, by name."""
+        found = await self._rows("registry", {})
         return [
-            msgspec.json.decode(row["definition"], type=Subscription) for row in found
+            Registered(
+                subscription=msgspec.json.decode(
+                    first["definition"], type=Subscription
+                ),
+                hosts=tuple(row["host"] for row in (first, *others)),
+                seen=max(row["seen"] for row in (first, *others)),
+                is_here=bool(first["is_here"]),
+            )
+            for _name, (first, *others) in groupby(found, itemgetter("name"))
         ]
 
     async def job(self, job_id: str) -> JobView:

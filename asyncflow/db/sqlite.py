@@ -200,15 +200,19 @@ class SqliteDatabase(Reading):
 
     # ----- steps
 
-    async def register(self, consumers: Sequence[Subscription], now: int) -> None:
-        """Put consumers into the registry."""
+    async def register(
+        self, consumers: Sequence[Subscription], *, host: str, now: int
+    ) -> None:
+        """Put the consumers of *host*, which is ours, into the registry."""
+        by = {"host": host, "now": now}
 
         def put(db: sqlite3.Connection) -> list[Change]:
-            # One host, one program: what it does not have now, nobody has.
-            db.execute(SQL["forget_consumers"])
+            db.execute(SQL["forget_consumers"], by)
+            db.execute(SQL["leave_here"], by)
+            db.execute(SQL["be_here"], by)
             for one in consumers:
                 text = msgspec.json.encode(one).decode()
-                args = {"name": one.entry.consumer, "definition": text, "now": now}
+                args = {**by, "name": one.entry.consumer, "definition": text}
                 db.execute(SQL["put_consumer"], args)
             return work.skip_homeless(db, now)
 

@@ -189,13 +189,25 @@ class DbSuite(
 
     async def test_registered_consumers_are_remembered(self, world: World) -> None:
         one = Subscription(entry=IMAGE, accepts=("image/*",))
-        await world.db.register([one], world.now)
+        await world.db.register([one], host="here", now=world.now)
         await world.db.close()
         await world.start()
         other = Subscription(entry=IMAGE, accepts=("image/png",))
-        await world.db.register([other], world.now)
+        await world.db.register([other], host="here", now=world.now)
 
-        assert await world.db.consumers() == [other]
+        (found,) = await world.db.registry()
+        assert (found.subscription, found.hosts) == (other, ("here",))
+        assert (found.seen, found.is_here) == (world.now, True)
+
+    async def test_a_host_that_has_another_name_forgets_what_it_had(
+        self, world: World
+    ) -> None:
+        await world.register(IMAGE, TEXT, host="before")
+
+        await world.register(IMAGE, host="after")
+
+        (found,) = await world.db.registry()
+        assert (found.subscription.entry, found.hosts) == (IMAGE, ("after",))
 
     async def test_the_counters_are_what_counting_gives(self, world: World) -> None:
         plan = (IMAGE, TEXT, SEARCH)

@@ -139,10 +139,10 @@ class World:
         await self.end(await self.take("image"), Verdict.BAD_FILE, "damaged")
         return job
 
-    async def register(self, *entries: PlanEntry) -> None:
-        """Put the consumers of *entries* into the registry."""
+    async def register(self, *entries: PlanEntry, host: str = "here") -> None:
+        """Put the consumers of *entries*, which *host* has, into the registry."""
         known = [Subscription(entry=entry) for entry in entries]
-        await self.db.register(known, self.now)
+        await self.db.register(known, host=host, now=self.now)
 
     # ----- steps
 

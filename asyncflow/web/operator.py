@@ -51,7 +51,8 @@ class ConsumerDetail(View, frozen=True, kw_only=True):
     """A consumer: what it listens to, how far it has come, and how fast it is.
 
     Of `steps`, `dead` are dead letters and `refused` those whose file was at fault.
-    `lag` counts the events of the log behind its first step that is not over. Seconds
+    `lag` counts the events of the log behind its first step that is not over. `hosts`
+    have its code; if this server is not one of them, it `runs` elsewhere. Seconds
     and `retries` are of this server's latest attempts, None or 0 without any.
     """
 
@@ -59,6 +60,8 @@ class ConsumerDetail(View, frozen=True, kw_only=True):
     on: str
     accepts: tuple[str, ...]
     runs: str
+    hosts: tuple[str, ...]
+    registered_at: str | None
     gate: bool
     required: bool
     paused: bool
@@ -271,12 +274,15 @@ def _detail(
     name, engine = one.entry.consumer, runtime.engine
     card, past = runtime.pool.processors.get(name), runtime.gauges.paces.of(name)
     restraint = runtime.restraints.get(name, Restraint())
+    registered = engine.registry[name]
     waited = None if offset.since is None else engine.clock.now() - offset.since
     return ConsumerDetail(
         name=name,
         on=one.entry.on,
         accepts=one.accepts,
         runs="elsewhere" if card is None else card.runs,
+        hosts=registered.hosts,
+        registered_at=timestamp(registered.seen),
         gate=one.entry.gate,
         required=one.entry.required,
         paused=name in engine.paused.consumers,

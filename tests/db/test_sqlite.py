@@ -14,7 +14,7 @@ from asyncflow.db.records import Change, Once
 from asyncflow.db.schema import migrate
 from asyncflow.db.sqlite import SqliteDatabase
 from asyncflow.errors import DatabaseTooNew, UploadGone
-from asyncflow.jobs import JobState, StepState, Subscription, Verdict
+from asyncflow.jobs import JobState, StepState, Verdict
 from asyncflow.testing.db_suite import DbSuite
 from asyncflow.testing.db_world import GATE, HOUR_MS, IMAGE, TEXT, World
 
@@ -50,7 +50,7 @@ class TestSqlite(DbSuite):
     ) -> None:
         job = await world.past_gate(IMAGE)
 
-        await world.db.register([Subscription(entry=GATE, accepts=("*",))], world.now)
+        await world.register(GATE)
 
         found = await world.db.job(job)
         assert found.status is JobState.COMPLETED

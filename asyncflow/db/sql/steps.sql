@@ -241,7 +241,7 @@ SELECT c.name, coalesce((SELECT max(seq) FROM event), 0) AS head,
   (SELECT s.run_at FROM step s INDEXED BY step_open WHERE s.consumer = c.name
     AND s.state IN('waiting','ready','running','retrying') AND s.state = 'ready'
     ORDER BY s.event_seq LIMIT 1) AS ready_since
-FROM consumer c;
+FROM (SELECT DISTINCT name FROM consumer) c;
 
 -- name: throw_away
 INSERT INTO trash(key, is_prefix) VALUES(:key, :is_prefix) ON CONFLICT DO NOTHING;
@@ -260,14 +260,23 @@ SELECT key, is_prefix FROM trash WHERE CASE WHEN is_prefix
 DELETE FROM trash WHERE key = :key;
 
 -- name: forget_consumers
-DELETE FROM consumer;
+-- Those of this host, under whichever name it registered them.
+DELETE FROM consumer WHERE host = :host OR host IN (SELECT host FROM here);
+
+-- name: leave_here
+DELETE FROM here WHERE host <> :host;
+
+-- name: be_here
+INSERT INTO here VALUES(:host) ON CONFLICT DO NOTHING;
 
 -- name: put_consumer
-INSERT INTO consumer(name, definition, seen) VALUES(:name, :definition, :now)
-ON CONFLICT DO UPDATE SET definition = excluded.definition, seen = excluded.seen;
+INSERT INTO consumer(name, host, definition, seen)
+VALUES(:name, :host, :definition, :now);
 
--- name: consumers
-SELECT definition FROM consumer ORDER BY name;
+-- name: registry
+-- Of several hosts that have a consumer, this one comes first, then who came last.
+SELECT name, host, definition, seen, host IN (SELECT host FROM here) AS is_here
+FROM consumer ORDER BY name, is_here DESC, seen DESC, host;
 
 -- name: latest_done
 -- Reads the newest steps and no others.
