@@ -172,6 +172,9 @@ def test_a_finished_file_is_deleted_from_the_server_when_asked_twice(
     assert visitor.page.locator("li.card").count() == 0
 
 
+PHOTOSHOP = b"8BPS\0\1" + bytes(7) + b"\3\0\0\0\x10\0\0\0\x10\0\x08\0\3" + bytes(64)
+
+
 def test_why_a_file_was_refused_is_told_in_words_and_human_numbers(
     browser: Browser, tmp_path: Path
 ) -> None:
@@ -179,6 +182,8 @@ def test_why_a_file_was_refused_is_told_in_words_and_human_numbers(
     Image.new("1", (2000, 1500)).save(large)
     phone = tmp_path / "phone.heic"
     phone.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64))
+    drawing = tmp_path / "drawing.psd"
+    drawing.write_bytes(PHOTOSHOP)
     settings = {"workers": "1", "max_pixels": "2000000", "max_upload_bytes": "1 MiB"}
     with (
         serving(tmp_path / "data", **settings) as server,
@@ -186,17 +191,21 @@ def test_why_a_file_was_refused_is_told_in_words_and_human_numbers(
     ):
         visitor.open()
         limits = visitor.page.locator(".limits")
-        expect(limits).to_have_text("Up to 1 MiB each, any type.")
-        visitor.give(large, heavy(tmp_path / "heavy.jpg"), phone)
+        expect(limits).to_have_text("Up to 1 MiB each, almost any type.")
+        visitor.give(large, heavy(tmp_path / "heavy.jpg"), phone, drawing)
         told = {
             name: visitor.wait(name, state)
             for name, state in (
                 ("large.png", "REJECTED"),
                 ("heavy.jpg", "refused"),
                 ("phone.heic", "REJECTED"),
+                ("drawing.psd", "REJECTED"),
             )
         }
         reasons = {name: card.locator(".problem") for name, card in told.items()}
+        expect(reasons["drawing.psd"]).to_have_text(
+            "This server does not take files of the type image/vnd.adobe.photoshop."
+        )
         expect(reasons["large.png"]).to_have_text(
             "2000 \N{MULTIPLICATION SIGN} 1500 are more than 2 megapixels."
         )
@@ -210,7 +219,8 @@ def test_why_a_file_was_refused_is_told_in_words_and_human_numbers(
             name: card.get_by_role("button", name="Retry").count()
             for name, card in told.items()
         }
-        assert offered == {"large.png": 0, "heavy.jpg": 0, "phone.heic": 1}
+        kept = {"large.png": 0, "heavy.jpg": 0, "phone.heic": 1, "drawing.psd": 0}
+        assert offered == kept
         visitor.troubles[:] = [one for one in visitor.troubles if "413" not in one]
 
 

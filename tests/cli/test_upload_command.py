@@ -19,6 +19,7 @@ from PIL import Image
 
 from asyncflow.cli import main
 from tests.client.small_server import SmallServer, job, problem, step, whole
+from tests.docs.pages import page
 from tests.processors.text_pages import joined, page_pdf
 from tests.server_process import serving
 
@@ -529,3 +530,40 @@ def test_a_packed_file_is_not_taken_for_what_is_in_it(
     found = lines(capsys.readouterr().out)
     assert {one["status"] for one in found} == {"COMPLETED"}
     assert len(found) == len(packed)
+
+
+#: a beginning of each, as far as its kind shows in it
+REFUSED = {
+    "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    "MVG": b"push graphic-context",
+    "MSL": b"<?xml version='1.0'?><image/>",
+    "ICO": b"\0\0\1\0\1\0\x10\x10\0\0\1\0\x20\0\x28\0\0\0\x16\0\0\0" + bytes(64),
+    "PSD": b"8BPS\0\1" + bytes(7) + b"\3\0\0\0\x10\0\0\0\x10\0\x08\0\3" + bytes(64),
+    "DjVu": b"AT&TFORM\0\0\x02\0DJVUINFO\0\0\0\x0a" + bytes(512),
+    "DXF": b"  0\nSECTION\n  2\nHEADER\n  9\n$ACADVER\n  1\nAC1009\n  0\nENDSEC\n",
+}
+
+
+def test_the_kinds_that_the_documentation_calls_refused_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = page("reference/processors.md").partition("## identify")[2]
+    told = told.partition("\n## image")[0]
+    files = []
+    for kind, data in REFUSED.items():
+        assert kind in told
+        files.append(Path(f"a.{kind.lower()}"))
+        files[-1].write_bytes(data)
+    office = Path("a.docx")
+    office.write_bytes(b"PK\3\4" + bytes(100))
+    with serving(tmp_path / "data", workers="1") as server:
+        where = ["--url", server.url, "--token", server.token]
+
+        paths = [str(file) for file in (*files, office)]
+        assert main(["upload", "--wait", "--json", *paths, *where]) == 1
+
+    found = {one["file"]: one for one in lines(capsys.readouterr().out)}
+    assert found.pop(str(office))["status"] == "COMPLETED"
+    assert {one["status"] for one in found.values()} == {"REJECTED"}
+    assert all("(unsupported_type)" in one["error"] for one in found.values())
+    assert len(found) == len(REFUSED)

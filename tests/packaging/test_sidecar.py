@@ -58,9 +58,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
     # as the page starts it; what it prints is its public address
     serve = [sys.executable, "-m", "asyncflow", "serve", "--port", str(behind)]
     serve += ["--data-dir", str(tmp_path / "data"), "--fill-level", "100"]
-    server = ServerProcess(
-        data_dir=tmp_path / "data", url=f"http://127.0.0.1:{behind}"
-    )
+    server = ServerProcess(data_dir=tmp_path / "data", url=f"http://127.0.0.1:{behind}")
     with (
         running(serve, behind, ASYNCFLOW_PUBLIC_URL="https://www.example.com"),
         ThreadingHTTPServer(("127.0.0.1", 0), Program) as program,

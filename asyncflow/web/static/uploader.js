@@ -255,7 +255,7 @@ export class Uploader extends HTMLElement {
   async #showLimits(place) {
     try {
       const can = await this.#server.get("capabilities");
-      const types = can.types.length > 0 ? can.types.map(kind).join(", ") : "any type";
+      const types = can.types.length > 0 ? can.types.map(kind).join(", ") : "almost any type";
       place.textContent = `Up to ${size(can.limits.maxUploadBytes)} each, ${types}.`;
     } catch (error) {
       place.textContent = error.message;

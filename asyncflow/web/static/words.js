@@ -106,7 +106,7 @@ export const sentence = (text) => {
 
 // Why something went wrong, with numbers as people read them.
 export const reason = (detail) =>
-  sentence(detail)
+  sentence(detail.replace(/^([a-z]+\/\S+) is refused$/, "this server does not take files of the type $1"))
     .replace(/\b(\d+) bytes\b/g, (_all, bytes) => size(Number(bytes)))
     .replace(/\b(\d{7,}) pixels\b/g, (_all, pixels) => `${Number((pixels / 1e6).toFixed(1))} megapixels`)
     .replace(/(\d) x (?=\d)/g, "$1 × ");
