@@ -64,6 +64,7 @@ from asyncflow.turns import (
     Body,
     Claims,
     Ends,
+    Legacy,
     Repeats,
     Turn,
     Turns,
@@ -97,6 +98,8 @@ class Chunks:
         self._turns = Turns()
         self._repeats = Repeats()
         self._offsets = Offsets(store)
+        #: None: there is nothing of an earlier server
+        self.legacy: Legacy | None = None
         #: uploads that nobody has asked for, or changed, since they were created here
         self._fresh: dict[str, UploadRow] = {}
         self.endings = Endings(
@@ -248,8 +251,11 @@ class Chunks:
 
     async def _open(self, upload_id: str) -> UploadRow:
         """Return an upload that is there; one whose time is over ends now."""
-        fresh = self._fresh.pop(upload_id, None)
-        row = fresh or await self._db.find_upload(upload_id)
+        row = self._fresh.pop(upload_id, None)
+        if row is None:
+            row = await self._db.find_upload(upload_id)
+            if self.legacy is not None and await self.legacy.see_to(row):
+                row = await self._db.find_upload(upload_id)
         if row.state == uploads.UploadState.ENDED:
             raise UploadGone
         if self._is_late(row):
@@ -569,6 +575,9 @@ class Chunks:
 
     async def expire(self, limit: int = 100) -> int:
         """End uploads that nobody finished in time; return how many."""
+        if self.legacy is not None and not self.legacy.is_over:
+            # some may be whole, and only not accepted yet
+            return 0
         # behind those that cannot be ended now, which come first each time
         look = limit + len(self._turns) + self.endings.waiting
         ids = await self._db.expired_uploads(self._engine.clock.now(), look)

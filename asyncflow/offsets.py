@@ -65,8 +65,14 @@ class Offsets:
             # cut off later: another request may have begun to write
             self._doubtful[key] = 0
             raise
-        self.note(key, size)
-        return size
+        if key in self._doubtful:
+            # another request's sync has lost bytes meanwhile: this one may say nothing
+            return await self.of(key)
+        known = self._durable.get(key)
+        if known is None:
+            self.note(key, known := size)
+        # else a request was faster, and has made more of it durable
+        return known
 
     async def make_durable(self, key: str, writer: Writer, start: int) -> int:
         """Sync what *writer* wrote from *start* on and close it; return its offset.

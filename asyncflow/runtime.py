@@ -167,7 +167,13 @@ class Runtime:
         )
         self.chunks.endings.on_part = self.joiner.part_done
         self.chunks.endings.on_end = self.joiner.part_gone
-        self.recovery = Recovery(db=self.db, chunks=self.chunks, joiner=self.joiner)
+        self.recovery = Recovery(
+            db=self.db,
+            chunks=self.chunks,
+            joiner=self.joiner,
+            counting=self.admission if _has_quotas(settings) else None,
+        )
+        self.chunks.legacy = self.recovery
         self.janitor = Janitor(
             db=self.db,
             engine=self.engine,
@@ -402,9 +408,9 @@ class Runtime:
             log.warning("server.not_begun", error=error.detail)
             return
         await self.admission.refresh()
-        whole = await self.recovery.run()
-        if freed or whole:
-            log.info("server.recovered", steps=freed, uploads=whole)
+        if freed:
+            log.info("server.recovered", steps=freed)
+        self.recovery.begin()
         await self.dispatchers.start()
         self._has_begun = True
 
@@ -455,6 +461,7 @@ class Runtime:
             self._watch.cancel()
         await self.janitor.stop()
         await self.dispatchers.stop()
+        await self.recovery.stop()
         await self.joiner.stop()
         await self.pool.close()
         await self.hub.close()
@@ -532,6 +539,10 @@ class Runtime:
         """Return the room under the store; None: it cannot fill up."""
         space = _space_of(self.store)
         return None if space is None else (await space()).free_bytes
+
+
+def _has_quotas(settings: Settings) -> bool:
+    return bool(settings.quota_bytes or settings.tenant_quota_bytes)
 
 
 def _pipelines(settings: Settings) -> Pipelines:

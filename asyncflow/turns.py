@@ -318,6 +318,19 @@ class Turns:
                     await turn.over.wait()
 
 
+class Legacy(Protocol):
+    """Uploads that an earlier server left."""
+
+    @property
+    def is_over(self) -> bool:
+        """Tell whether all of them have been looked at."""
+        ...
+
+    async def see_to(self, row: UploadRow) -> bool:
+        """Look at an upload that is about to be used; tell whether its row changed."""
+        ...
+
+
 class Repeats:
     """Requests of one owner with one Idempotency-Key, one after the other."""
 

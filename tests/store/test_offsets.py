@@ -1,5 +1,7 @@
 """How far blobs are durable, beside a disk that loses bytes."""
 
+import asyncio
+
 import pytest
 
 from asyncflow.errors import BlobNotFound, StoreError, StoreUnavailable
@@ -153,3 +155,51 @@ async def test_a_look_meanwhile_tells_what_is_durable(store: Losing) -> None:
 async def test_a_missing_blob_has_no_offset() -> None:
     with pytest.raises(BlobNotFound):
         await Offsets(MemoryStore()).of(KEY)
+
+
+class Slow(Losing):
+    """A store whose next sync takes until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.let_go = asyncio.Event(), asyncio.Event()
+
+    async def sync(self, key: str) -> None:
+        self.begun.set()
+        await self.let_go.wait()
+        await super().sync(key)
+
+
+@pytest.fixture
+async def slow() -> Slow:
+    made = Slow()
+    await made.create(KEY, length=None)
+    return made
+
+
+async def test_a_slow_look_forgets_nothing_that_became_durable_meanwhile(
+    slow: Slow,
+) -> None:
+    offsets = Offsets(slow)
+    await write(slow, b"before")
+    looking = asyncio.create_task(offsets.of(KEY))
+    await slow.begun.wait()
+    assert await add(slow, offsets, b" and after") == 16
+    slow.let_go.set()
+    assert await looking == 16
+    assert await offsets.of(KEY) == 16
+
+
+async def test_a_slow_look_counts_nothing_that_was_lost_meanwhile(slow: Slow) -> None:
+    offsets = Offsets(slow)
+    await write(slow, b"lost")
+    looking = asyncio.create_task(offsets.of(KEY))
+    await slow.begun.wait()
+    slow.losses, slow.cuts_nothing = 1, True
+    # the kernel tells of lost bytes once, and it was somebody else who heard of it
+    writer = await write(slow, b"")
+    with pytest.raises(StoreUnavailable):
+        await offsets.make_durable(KEY, writer, 0)
+    slow.cuts_nothing = False
+    slow.let_go.set()
+    assert await looking == 0
