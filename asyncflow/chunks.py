@@ -98,8 +98,7 @@ class Chunks:
         self._turns = Turns()
         self._repeats = Repeats()
         self._offsets = Offsets(store)
-        #: None: there is nothing of an earlier server
-        self.legacy: Legacy | None = None
+        self.legacy = Legacy()
         #: uploads that nobody has asked for, or changed, since they were created here
         self._fresh: dict[str, UploadRow] = {}
         self.endings = Endings(
@@ -253,9 +252,7 @@ class Chunks:
         """Return an upload that is there; one whose time is over ends now."""
         row = self._fresh.pop(upload_id, None)
         if row is None:
-            row = await self._db.find_upload(upload_id)
-            if self.legacy is not None and await self.legacy.see_to(row):
-                row = await self._db.find_upload(upload_id)
+            row = await self.legacy.seen(await self._db.find_upload(upload_id))
         if row.state == uploads.UploadState.ENDED:
             raise UploadGone
         if self._is_late(row):
@@ -575,9 +572,8 @@ class Chunks:
 
     async def expire(self, limit: int = 100) -> int:
         """End uploads that nobody finished in time; return how many."""
-        if self.legacy is not None and not self.legacy.is_over:
-            # some may be whole, and only not accepted yet
-            return 0
+        if not self.legacy.is_over:
+            return 0  # some may be whole, and only not accepted yet
         # behind those that cannot be ended now, which come first each time
         look = limit + len(self._turns) + self.endings.waiting
         ids = await self._db.expired_uploads(self._engine.clock.now(), look)

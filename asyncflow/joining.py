@@ -38,6 +38,7 @@ from asyncflow.errors import (
     ChunkConflict,
     ClientError,
     PartNotUsable,
+    UploadComplete,
     UploadGone,
 )
 from asyncflow.store.base import CanConcat, Interrupted, Store
@@ -199,15 +200,13 @@ class Joiner:
             UploadTooLarge, TypeMismatch, TypeNotAllowed: the upload can be no file that
                 is taken; it has been refused and ended.
         """
-        saying = await self._saying(final.id, say)
-        while True:
-            there = await self._db.take_place(final.id, n, part.id, saying)
-            if there is not None:
-                break
-            saying = await self._saying(final.id, say)
+        try:
+            there, saying = await self._take(final.id, n, part.id, say)
+        except UploadComplete:
+            return None
         if there != part.id:
             try:
-                is_same = await self._hash(there) == await self._hash(part.id)
+                is_same = await self._is_same(there, part)
             except BlobNotFound:
                 if (await self._chunks.find(final.id)).is_complete:
                     return None
@@ -219,12 +218,53 @@ class Joiner:
                 saying = await self._saying(final.id, say)
             await self._chunks.terminate(part.id)
         await self._chunks.keep_alive(final.id, final.expires)
-        received = await self._received_of(final.id, total)
-        # who looked the places up may have done so before this one was taken
-        received.add(n, part.id, part.offset)
+        received = await self._received_with(final.id, total, n, part)
+        if received is None:
+            return None
         is_news = received.first == part.id or saying.after != saying.before
         await self._judge(final.id, received, saying.after if is_news else None)
         self._engine.hub.uploading(final.id, received.bytes, received.percent)
+        return received
+
+    async def _take(
+        self, final: str, n: int, part: str, say: Say
+    ) -> tuple[str, uploads.Saying]:
+        """Put a part into a place; return which one is there, and what is said.
+
+        Raises:
+            UploadComplete: its places have been given up.
+        """
+        saying = await self._saying(final, say)
+        while (there := await self._db.take_place(final, n, part, saying)) is None:
+            saying = await self._saying(final, say)
+        return there, saying
+
+    async def _is_same(self, there: str, part: Upload) -> bool:
+        """Tell whether a part has the bytes of one that came before."""
+        if await self._store.size(uploads.raw_key(there)) != part.offset:
+            # who sends a byte shall not have gigabytes read for it
+            return False
+        return await self._hash(there) == await self._hash(part.id)
+
+    async def _received_with(
+        self, final: str, total: int, n: int, part: Upload
+    ) -> Received | None:
+        """Return which places have come, and *part* among them.
+
+        None: the upload has become complete meanwhile.
+
+        Raises:
+            UploadGone: it has ended meanwhile.
+        """
+        is_known = final in self._received
+        received = await self._received_of(final, total)
+        if not (is_known or received.has(n)):
+            # with the upload its parts are over
+            self._received.pop(final, None)
+            if (await self._chunks.find(final)).is_complete:
+                return None
+        # who looked the places up may have done so before this one was taken
+        received.add(n, part.id, part.offset)
         return received
 
     async def _judge(

@@ -28,6 +28,7 @@ from asyncflow.errors import (
     StoreUnavailable,
 )
 from asyncflow.joining import Joiner
+from asyncflow.turns import Legacy
 from asyncflow.uploads import UploadState
 
 log = structlog.get_logger(__name__)
@@ -39,7 +40,7 @@ AT_ONCE: Final = 8
 Recover = Callable[[UploadRow], Awaitable[bool]]
 
 
-class Recovery:
+class Recovery(Legacy):
     """Sees to the uploads that a dead server left unfinished.
 
     *counting* counts what is not a job yet where there are quotas, which hold from the
@@ -122,15 +123,17 @@ class Recovery:
         await self._give_up_strays()
         return plain + joined
 
-    async def see_to(self, row: UploadRow) -> bool:
-        """Look at an upload that a request names; tell whether its row is another now.
+    async def seen(self, row: UploadRow) -> UploadRow:
+        """Look at an upload that a request names; return what is stored of it then.
 
         The request goes on whatever became of that: it meets the same troubles itself.
         """
         is_open = row.state == UploadState.RECEIVING
         if self.is_over or not is_open or row.seq > (self._last or 0):
-            return False
-        return await self._once(row) is not None
+            return row
+        if await self._once(row) is None:
+            return row
+        return await self._db.find_upload(row.id)
 
     async def _give_up_strays(self) -> None:
         """Give up parts of which nobody ever heard that they had come."""

@@ -167,13 +167,7 @@ class Runtime:
         )
         self.chunks.endings.on_part = self.joiner.part_done
         self.chunks.endings.on_end = self.joiner.part_gone
-        self.recovery = Recovery(
-            db=self.db,
-            chunks=self.chunks,
-            joiner=self.joiner,
-            counting=self.admission if _has_quotas(settings) else None,
-        )
-        self.chunks.legacy = self.recovery
+        self.chunks.legacy = self.recovery = self._recovery()
         self.janitor = Janitor(
             db=self.db,
             engine=self.engine,
@@ -202,6 +196,16 @@ class Runtime:
         engine.pipelines = self._pipelines
         engine.tenant_limit = self.settings.tenant_running or sys.maxsize
         return engine
+
+    def _recovery(self) -> Recovery:
+        settings = self.settings
+        has_quotas = bool(settings.quota_bytes or settings.tenant_quota_bytes)
+        return Recovery(
+            db=self.db,
+            chunks=self.chunks,
+            joiner=self.joiner,
+            counting=self.admission if has_quotas else None,
+        )
 
     def _gauges(self) -> Gauges:
         return Gauges(
@@ -539,10 +543,6 @@ class Runtime:
         """Return the room under the store; None: it cannot fill up."""
         space = _space_of(self.store)
         return None if space is None else (await space()).free_bytes
-
-
-def _has_quotas(settings: Settings) -> bool:
-    return bool(settings.quota_bytes or settings.tenant_quota_bytes)
 
 
 def _pipelines(settings: Settings) -> Pipelines:

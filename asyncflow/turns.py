@@ -318,17 +318,15 @@ class Turns:
                     await turn.over.wait()
 
 
-class Legacy(Protocol):
-    """Uploads that an earlier server left."""
+class Legacy:
+    """Uploads that an earlier server left: here there are none."""
 
-    @property
-    def is_over(self) -> bool:
-        """Tell whether all of them have been looked at."""
-        ...
+    #: all of them have been looked at
+    is_over = True
 
-    async def see_to(self, row: UploadRow) -> bool:
-        """Look at an upload that is about to be used; tell whether its row changed."""
-        ...
+    async def seen(self, row: UploadRow) -> UploadRow:
+        """Look at an upload that is about to be used; return what is stored of it."""
+        return row
 
 
 class Repeats:

@@ -148,7 +148,8 @@ class Database(Oversight, Protocol):
         """Put a part into place *n*; return which part is there (the first stays).
 
         Who comes later says nothing. None: see `say`; the part has no place.
-        Raise UploadGone if the upload has ended.
+        Raise UploadGone if the upload has ended, UploadComplete if it is complete: its
+        places may have been given up.
         """
         ...
 

@@ -9,7 +9,13 @@ from asyncflow import uploads
 from asyncflow.db import flow
 from asyncflow.db.queries import load
 from asyncflow.db.records import Change, NewUpload, Once
-from asyncflow.errors import KeyReused, TooManyUploads, UploadGone, UploadNotFound
+from asyncflow.errors import (
+    KeyReused,
+    TooManyUploads,
+    UploadComplete,
+    UploadGone,
+    UploadNotFound,
+)
 from asyncflow.jobs import UPLOADED, JobState, PlanEntry, lane_of
 from asyncflow.uploads import Saying
 
@@ -259,10 +265,17 @@ def say(db: sqlite3.Connection, pid: str, saying: Saying) -> tuple[bool, Change 
 def take_place(
     db: sqlite3.Connection, pid: str, n: int, part: str, saying: Saying | None
 ) -> tuple[str | None, Change | None]:
-    """Put a part into place *n*; return which part is there, None: see `say`."""
+    """Put a part into place *n*; return which part is there, None: see `say`.
+
+    Raises:
+        UploadComplete: its places have been given up.
+        UploadGone: it has ended.
+    """
     row = _find(db, pid)
     if row["state"] == "ended":
         raise UploadGone
+    if row["state"] == "complete":
+        raise UploadComplete
     args = {"final": row["id"], "n": n}
     there = db.execute(SQL["find_place"], args).fetchone()
     if there is not None:

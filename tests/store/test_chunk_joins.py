@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from asyncflow.errors import (
     InvalidParameter,
 )
 from asyncflow.recovery import Recovery
+from asyncflow.store.memory import MemoryStore
 from asyncflow.turns import Ends
 from asyncflow.uploads import Said, raw_key
 from tests.store.engine_room import (
@@ -187,3 +189,45 @@ async def test_what_two_chunks_say_at_once_does_not_contradict_itself(
     assert [isinstance(end, InvalidParameter) for end in ends].count(True) == 1
     # and what contradicts has no place
     assert len(await place.db.places(whole.id)) == 1
+
+
+async def test_a_chunk_that_comes_again_takes_no_place_in_a_complete_file(
+    place: Place,
+) -> None:
+    whole = await place.chunks.create(replace(SAID, parts=2, length=None, dialect=""))
+    for n in (0, 1):
+        await chunk(place, whole, 2, n)
+    assert (await place.joiner.settle(whole.id)).is_complete
+    # whoever brought it had looked at the file before that
+    assert await chunk(place, whole, 2, 1) is None
+    assert all(one.state is None for one in await place.db.places(whole.id))
+
+
+class Overtaken(MemoryStore):
+    """A store that, once it is told so, reads only after something else is over."""
+
+    before_reading: Callable[[], Awaitable[object]] | None = None
+
+    async def read(
+        self, key: str, start: int = 0, end: int | None = None
+    ) -> AsyncIterator[bytes]:
+        first, self.before_reading = self.before_reading, None
+        pieces = [piece async for piece in super().read(key, start, end)]
+        if first is not None:
+            await first()
+        for piece in pieces:
+            yield piece
+
+
+async def test_a_chunk_that_comes_again_while_its_file_is_completed_counts_all(
+    tmp_path: Path,
+) -> None:
+    async with place_on(tmp_path, store := Overtaken()) as place:
+        said = replace(SAID, parts=2, length=None, dialect="")
+        whole = await place.chunks.create(said)
+        for n in (0, 1):
+            await chunk(place, whole, 2, n)
+        place.new_joiner()
+        # it is compared with the one that has come, and the file completed meanwhile
+        store.before_reading = lambda: place.joiner.settle(whole.id)
+        assert await chunk(place, whole, 2, 1) is None
