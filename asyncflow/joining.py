@@ -71,6 +71,11 @@ def say_nothing(before: uploads.Said) -> uploads.Said:
     return before
 
 
+def said_expressly(said: uploads.Said) -> uploads.Said:
+    """Return what is said of a file's kind, but nothing while that may come yet."""
+    return said if said.raw_metadata else NOTHING_SAID
+
+
 class Received:
     """Which places of an upload have come, with how many bytes in all."""
 
@@ -180,10 +185,13 @@ class Joiner:
         Raises:
             UploadTooLarge: it would be too large; it has been refused and ended.
         """
-        received = await self._received_of(final.id, total)
-        if not received.has(n):
-            end = received.bytes + size
+        if not await self.has(final, total, n):
+            end = (await self._received_of(final.id, total)).bytes + size
             await self._chunks.endings.refuse_if(final.id, NOTHING_SAID, b"", end)
+
+    async def has(self, final: Upload, total: int, n: int) -> bool:
+        """Tell whether place *n* of an upload is taken."""
+        return (await self._received_of(final.id, total)).has(n)
 
     async def place(
         self, final: Upload, total: int, n: int, part: Upload, say: Say = say_nothing
@@ -277,10 +285,8 @@ class Joiner:
         first = b""
         if said is not None and received.first:
             first = await self._head(received.first)
-        if said is None or not said.raw_metadata:
-            # what is said expressly may come yet
-            said = NOTHING_SAID
-        await self._chunks.endings.refuse_if(final, said, first, received.bytes)
+        kind = NOTHING_SAID if said is None else said_expressly(said)
+        await self._chunks.endings.refuse_if(final, kind, first, received.bytes)
 
     async def _head(self, part: str) -> bytes:
         """Return the first bytes of a complete part, none if it makes way just now."""

@@ -15,7 +15,7 @@ Rules
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -30,6 +30,7 @@ from asyncflow.engine import PIPELINE
 from asyncflow.errors import (
     BlobNotFound,
     ChunkConflict,
+    ClientError,
     DigestMismatch,
     InvalidMultipart,
     InvalidParameter,
@@ -38,9 +39,10 @@ from asyncflow.errors import (
     UnsupportedContentType,
     UploadNotFound,
 )
+from asyncflow.joining import said_expressly
 from asyncflow.runtime import Runtime
 from asyncflow.store.digests import digest_of
-from asyncflow.turns import Announced, Body, Ends, Upload, said_of
+from asyncflow.turns import Announced, Body, Ends, Head, Upload, said_of
 from asyncflow.uploads import Checksum
 from asyncflow.views import View
 from asyncflow.web.auth import UPLOAD, Principal, require
@@ -208,13 +210,16 @@ async def _read_form(request: web.Request, principal: Principal, got: _Got) -> U
         if name in got.said or (name == CHUNK and got.part is not None):
             raise InvalidMultipart(f"the form has two fields {name!r}")
         if name == CHUNK:
+            bytes_of_chunk: Body = part
             if got.says_which:
                 fields = _fields(got.said)
                 size = max(0, (body_length(request) or 0) - FORM_BYTES)
                 got.file = await _file(
                     request, principal, fields, size, is_repeat=is_repeat
                 )
-            got.part = await _keep(request, principal, part)
+                if fields.index == 0:
+                    bytes_of_chunk = await _watched(request, part, fields, got.file)
+            got.part = await _keep(request, principal, bytes_of_chunk)
             got.name = part.file_name or ""
         else:
             got.said[name] = await part.text()
@@ -287,6 +292,59 @@ async def _file(
     if not is_repeat:
         await runtime.admission.check_new(client_of(request, principal))
     return None
+
+
+class _FirstBytes:
+    """The bytes of a file's first chunk: *judge* is asked as soon as its kind shows."""
+
+    def __init__(self, body: Body, judge: Callable[[bytes], Awaitable[None]]) -> None:
+        self._body, self._judge = body, judge
+        self._head = Head(b"")
+
+    async def read(self) -> bytes:
+        """Return the next bytes; raise what *judge* raises."""
+        data = await self._body.read()
+        if self._head.wants_more:
+            self._head.add(data)
+            if not self._head.wants_more:
+                await self._judge(bytes(self._head.data))
+        return data
+
+    def stop(self, error: Exception) -> None:
+        """Make the read that waits now, or the next one, raise *error*."""
+        self._body.stop(error)
+
+
+async def _watched(
+    request: web.Request, body: Body, fields: _Fields, file: Upload | None
+) -> Body:
+    """Return the bytes of a first chunk, which end where they show a forbidden file.
+
+    That one is refused then, and created for it, so that no other chunk begins it.
+    """
+    runtime, principal = request.app[runtime_key], require(request, UPLOAD)
+    about = shown_metadata(fields.about)
+    name, kind = _called(fields.about, "")
+    said = uploads.Said(
+        file_name=name, declared_type=kind, raw_metadata=about, digest=""
+    )
+    if file is not None:
+        if file.is_complete:
+            return body
+        said = _said(fields, said_of(await runtime.db.find_upload(file.id)))
+
+    async def judge(first: bytes) -> None:
+        endings = runtime.chunks.endings
+        try:
+            endings.judge_early(said_expressly(said), first)
+        except ClientError as refused:
+            whole = file or await _whole(request, principal, fields)
+            if await runtime.joiner.has(whole, fields.total, 0):
+                return  # it is another chunk, and no part of the file
+            await endings.refuse(whole.id, refused)
+            raise
+
+    return _FirstBytes(body, judge)
 
 
 async def _keep(request: web.Request, principal: Principal, body: Body) -> Upload:

@@ -340,6 +340,7 @@ CHUNKED: Final = (
         route="POST /upload/chunked",
         tag="uploads in chunks",
         summary="Upload one chunk of a file, in any order",
+        parameters=(_ONCE,),
         takes={
             "multipart/form-data": _chunk(BYTES),
             "application/json": {
@@ -357,6 +358,7 @@ CHUNKED: Final = (
             errors.PartNotUsable,
             errors.BodyTooLarge,
             errors.ChunkConflict,
+            errors.KeyReused,
             *_OF_BODIES,
         ),
     ),
