@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Self
 
 SUITE = "bookworm"
-#: made once and kept: a minute and 200 MB
-BASE = Path("/var/tmp/asyncflow-debian") / SUITE
+#: one for each suite, made once and kept: a minute and 200 MB
+BASES = Path("/var/tmp/asyncflow-debian")
+#: how any suite is made that an older debootstrap does not know yet
+_ANY_SUITE = "sid"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PASSED = re.compile(
     r"PIP_\w+|SSL_CERT_\w+|\w+_CA_BUNDLE|(https?|no)_proxy", re.IGNORECASE
@@ -40,11 +42,12 @@ class Debian:
     index: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def make(cls, root: Path) -> Self:
+    def make(cls, root: Path, suite: str = SUITE) -> Self:
         """Make a fresh tree at *root*, with nothing in it but the base system."""
-        if not BASE.is_dir():
-            _debootstrap()
-        subprocess.run(["cp", "-a", "--reflink=auto", BASE, root], check=True)
+        base = BASES / suite
+        if not base.is_dir():
+            _debootstrap(base)
+        subprocess.run(["cp", "-a", "--reflink=auto", base, root], check=True)
         for file in ("/etc/resolv.conf", "/etc/hosts"):
             shutil.copy(file, root / file[1:])
         index, shared = _index_settings(root)
@@ -108,19 +111,21 @@ class Debian:
 
 @contextmanager
 def room() -> Iterator[Path]:
-    """Yield an empty folder on the disk where the base is: trees are copied there."""
-    BASE.parent.mkdir(mode=0o700, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=BASE.parent) as folder:
+    """Yield an empty folder on the disk where the bases are: trees are copied there."""
+    BASES.mkdir(mode=0o700, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=BASES) as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
 
 
-def _debootstrap() -> None:
-    draft = Path(tempfile.mkdtemp(dir=BASE.parent))
+def _debootstrap(base: Path) -> None:
+    draft = Path(tempfile.mkdtemp(dir=BASES))
     draft.chmod(0o755)
+    the_usual_mirror = ""
+    how: list[str | Path] = [base.name, draft, the_usual_mirror, _ANY_SUITE]
     try:
-        subprocess.run(["debootstrap", "--variant=minbase", SUITE, draft], check=True)
-        draft.rename(BASE)
+        subprocess.run(["debootstrap", "--variant=minbase", *how], check=True)
+        draft.rename(base)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise

@@ -450,6 +450,7 @@ async def test_a_worker_holds_no_pipe_to_a_process_without_walls(crew: Crew) -> 
     helpers = {
         (link.readlink())
         for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        if is_alive(int(child))
         for link in Path(f"/proc/{child}/fd").iterdir()
         if link.readlink().name.startswith(("pipe:", "socket:"))
     }
