@@ -523,7 +523,8 @@ def test_tasks_outlive_a_kill(tmp_path: Path) -> None:
     shutil.copy(WORK, tmp_path)
     settings = {"processors": "work_to_do", "workers": "1"}
     with serving(tmp_path / "data", **settings) as server:
-        jobs = [submit(server, "hold", 0.2) for _ in range(3)]
+        # long enough to be seen at work, however slow the machine is
+        jobs = [submit(server, "hold", length) for length in (3.0, 0.2, 0.2)]
         jobs += [submit(server, "echo-later", n) for n in range(3)]
         jobs.append(submit(server, "add", [1], delay=1.0))
         until(lambda: task(server, jobs[0])["status"] == "PROCESSING")
