@@ -21,7 +21,7 @@ from asyncflow import events, jobs, uploads
 from asyncflow.broker.base import Doorbell
 from asyncflow.chance import Entropy
 from asyncflow.db.base import Database
-from asyncflow.db.oversight import Paused, Registered
+from asyncflow.db.oversight import Note, Paused, Registered
 from asyncflow.db.records import (
     Change,
     Claimed,
@@ -504,51 +504,61 @@ class Engine:
                 return one
         raise UnknownConsumer(f"there is no consumer called {consumer[:80]!r}")
 
-    async def pause_consumer(self, consumer: str, *, on: bool) -> None:
+    # Each is noted in its own transaction. What takes several, or none, is noted first.
+
+    async def pause_consumer(self, consumer: str, note: Note, *, on: bool) -> None:
         """Let a consumer begin no more steps, or let it go on; a restart keeps this."""
         self.subscription(consumer)
-        await self._pause("consumer", consumer, on=on)
+        await self._pause("consumer", consumer, note, on=on)
 
-    async def pause_tenant(self, tenant: str, *, on: bool) -> None:
+    async def pause_tenant(self, tenant: str, note: Note, *, on: bool) -> None:
         """Let no more steps of a tenant begin, or let them; a restart keeps this."""
-        await self._pause("tenant", tenant, on=on)
+        await self._pause("tenant", tenant, note, on=on)
 
-    async def _pause(self, kind: str, name: str, *, on: bool) -> None:
-        await self._db.pause(kind, name, on=on, now=self.clock.now())
-        self.paused = await self._db.pauses()
-        self.doorbell.ring(s.entry.consumer for s in self.subscriptions)
+    async def _pause(self, kind: str, name: str, note: Note, *, on: bool) -> None:
+        try:
+            await self._db.pause(kind, name, on=on, now=note.at, note=note)
+        finally:
+            # also where nobody knows what has become of it
+            self.paused = await self._db.pauses()
+            self.doorbell.ring(s.entry.consumer for s in self.subscriptions)
 
-    def drain(self, *, on: bool) -> None:
+    async def drain(self, note: Note, *, on: bool) -> None:
         """Let no step begin any more, or let them again."""
+        await self._db.note(note)
         self.is_drained = on
         self.doorbell.ring(s.entry.consumer for s in self.subscriptions)
 
-    async def retry_step(self, step_id: int) -> None:
+    async def retry_step(self, step_id: int, note: Note) -> None:
         """Give one dead step another chance. Raise StepNotFound, StepNotRetryable."""
-        await self._db.retry_step(step_id, self.clock.now())
+        await self._db.retry_step(step_id, note.at, note)
 
-    async def retry_dead(self, consumer: str, *, refused: bool = False) -> int:
+    async def retry_dead(
+        self, consumer: str, note: Note, *, refused: bool = False
+    ) -> int:
         """Give every dead letter of a consumer another chance; return how many.
 
         Files that it has *refused* end the same way, unless a limit was raised.
         """
         self.subscription(consumer)
+        entry = await self._db.note(note)
         after = count = 0
         pages = partial(self._db.dead_steps, consumer, limit=PORTION, refused=refused)
         while portion := await pages(after=after):
             for step_id in portion:
                 with suppress(StepNotFound, StepNotRetryable, JobNotRetryable):
-                    await self.retry_step(step_id)
+                    await self._db.retry_step(step_id, self.clock.now())
                     count += 1
             after = portion[-1]
+        await self._db.amend(entry, {**note.detail, "steps": count})
         return count
 
-    async def cancel_step(self, step_id: int) -> None:
+    async def cancel_step(self, step_id: int, note: Note) -> None:
         """Take one open step back. Raise StepNotFound, StepNotOpen."""
-        await self._db.cancel_step(step_id, self.clock.now())
+        await self._db.cancel_step(step_id, note.at, note)
 
     async def replay(
-        self, consumer: str, *, since: int, after: int = 0
+        self, consumer: str, note: Note, *, since: int, after: int = 0
     ) -> tuple[int, int | None]:
         """Give a consumer the events since *since* (ms) once more, beside their runs.
 
@@ -558,6 +568,14 @@ class Engine:
         one = self.subscription(consumer)
         if one.entry.on == SUBMITTED:
             raise UnknownConsumer(f"{consumer} is a task: submit it again instead")
+        entry = await self._db.note(note)
+        made, following = await self._replay(one, since, after)
+        await self._db.amend(entry, {**note.detail, "steps": made})
+        return made, following
+
+    async def _replay(
+        self, one: Subscription, since: int, after: int
+    ) -> tuple[int, int | None]:
         made = seen = 0
         while seen < REPLAY_MOST:
             causes = await self._db.causes(
@@ -577,14 +595,14 @@ class Engine:
 
     # ----- jobs
 
-    async def retry(self, job_id: str) -> int:
+    async def retry(self, job_id: str, note: Note | None = None) -> int:
         """Start a new run of what did not succeed; return its number."""
-        return await self._db.retry(job_id, self.clock.now())
+        return await self._db.retry(job_id, self.clock.now(), note)
 
-    async def cancel(self, job_id: str) -> bool:
+    async def cancel(self, job_id: str, note: Note | None = None) -> bool:
         """Close a job; False: it was over already."""
-        return await self._db.cancel(job_id, self.clock.now())
+        return await self._db.cancel(job_id, self.clock.now(), note)
 
-    async def delete(self, job_id: str) -> None:
+    async def delete(self, job_id: str, note: Note | None = None) -> None:
         """Forget a job and give up its bytes."""
-        await self._db.delete(job_id)
+        await self._db.delete(job_id, note)

@@ -14,7 +14,7 @@ import structlog
 from asyncflow import __version__
 from asyncflow.alerts import Alerts, Noted, Reading
 from asyncflow.db.base import Database
-from asyncflow.db.oversight import ALERTS_KEPT
+from asyncflow.db.oversight import ALERTS_KEPT, Note
 from asyncflow.db.records import Change, Claimed, Ended
 from asyncflow.db.writer import Batch
 from asyncflow.engine import Engine
@@ -252,7 +252,9 @@ class Gauges:
             now = self._engine.clock.now()
             try:
                 said = {"alert": alert.name, "says": alert.says}
-                await self._db.note("server", kind, alert.name, {}, now)
+                await self._db.note(
+                    Note(actor="server", action=kind, target=alert.name, at=now)
+                )
                 await self._engine.announce(kind, said)
             except (DatabaseUnavailable, DiskFull) as error:
                 log.warning("alert.not_announced", alert=alert.name, why=error.detail)

@@ -15,7 +15,7 @@ Rules
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from asyncflow.db.oversight import Oversight, Registered
+from asyncflow.db.oversight import Note, Oversight, Registered
 from asyncflow.db.records import (
     Claimed,
     Demand,
@@ -241,18 +241,18 @@ class Database(Oversight, Protocol):
 
     # ----- jobs
 
-    async def retry(self, job_id: str, now: int) -> int:
+    async def retry(self, job_id: str, now: int, note: Note | None = None) -> int:
         """Start a new run of what did not succeed; return its number.
 
         Raise JobNotFound or JobNotRetryable.
         """
         ...
 
-    async def cancel(self, job_id: str, now: int) -> bool:
+    async def cancel(self, job_id: str, now: int, note: Note | None = None) -> bool:
         """Close the job as CANCELLED; False: it was over already. Raise JobNotFound."""
         ...
 
-    async def delete(self, job_id: str) -> None:
+    async def delete(self, job_id: str, note: Note | None = None) -> None:
         """Forget the job; its bytes go to the trash, and nobody gets its id again.
 
         Raise JobNotFound.

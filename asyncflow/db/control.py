@@ -1,7 +1,8 @@
 """Transaction bodies of what people do to jobs and steps; each in one savepoint."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from asyncflow import events, uploads
 from asyncflow.db import intake
@@ -18,7 +19,7 @@ from asyncflow.db.flow import (
     to_json,
     write_event,
 )
-from asyncflow.db.oversight import Cause
+from asyncflow.db.oversight import ALERTS_KEPT, AUDIT_KEPT, Cause, Note
 from asyncflow.db.records import Change, Submission
 from asyncflow.errors import (
     JobNotFound,
@@ -28,6 +29,8 @@ from asyncflow.errors import (
     StepNotRetryable,
 )
 from asyncflow.jobs import SUBMITTED, JobKind, JobState, PlanEntry, StepState
+
+T = TypeVar("T")
 
 
 def submit(db: sqlite3.Connection, new: Submission) -> tuple[str, Change | None]:
@@ -74,6 +77,36 @@ def submit(db: sqlite3.Connection, new: Submission) -> tuple[str, Change | None]
         ring=frozenset() if early else names,
         due=tuple((name, delay) for name in names) if early else (),
     )
+
+
+def put_note(db: sqlite3.Connection, note: Note) -> int:
+    """Keep what somebody does by hand, and only the newest; return the entry's id."""
+    of_alerts = note.action.startswith("alert.")
+    row = {
+        "actor": note.actor,
+        "action": note.action,
+        "target": note.target,
+        "detail": to_json(note.detail),
+        "now": note.at,
+    }
+    entry = db.execute(SQL["insert_audit"], row).lastrowid or 0
+    keep = ALERTS_KEPT if of_alerts else AUDIT_KEPT
+    db.execute(SQL["forget_audits"], {"keep": keep, "of_alerts": of_alerts})
+    return entry
+
+
+def noted(
+    operation: Callable[[sqlite3.Connection], T], note: Note | None
+) -> Callable[[sqlite3.Connection], T]:
+    """Return *operation* with its *note* in the same transaction."""
+
+    def both(db: sqlite3.Connection) -> T:
+        result = operation(db)
+        if note is not None:
+            put_note(db, note)
+        return result
+
+    return both
 
 
 def find_job(db: sqlite3.Connection, pid: str) -> sqlite3.Row:

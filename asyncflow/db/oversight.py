@@ -4,7 +4,7 @@ The rules of `asyncflow.db.base` hold here too.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from asyncflow.estimates import Spent
@@ -15,6 +15,17 @@ from asyncflow.views import AuditView, DeadView, RunningView
 AUDIT_KEPT = 10_000
 #: and how many times an alert was raised or cleared
 ALERTS_KEPT = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """What somebody does by hand, for the audit; *at* in milliseconds since 1970."""
+
+    actor: str
+    action: str
+    target: str
+    at: int
+    detail: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +75,9 @@ class Cause:
 class Oversight(Protocol):
     """What an operator sees and does."""
 
-    async def retry_step(self, step_id: int, now: int) -> None:
+    async def retry_step(
+        self, step_id: int, now: int, note: Note | None = None
+    ) -> None:
         """Give one dead step another chance. Raise StepNotFound, StepNotRetryable."""
         ...
 
@@ -91,7 +104,9 @@ class Oversight(Protocol):
         """Return the steps that run now, oldest first."""
         ...
 
-    async def cancel_step(self, step_id: int, now: int) -> None:
+    async def cancel_step(
+        self, step_id: int, now: int, note: Note | None = None
+    ) -> None:
         """Take one open step back; its job goes on without it.
 
         A gate, and the only step of a task, take their job with them.
@@ -99,7 +114,9 @@ class Oversight(Protocol):
         """
         ...
 
-    async def pause(self, kind: str, name: str, *, on: bool, now: int) -> None:
+    async def pause(
+        self, kind: str, name: str, *, on: bool, now: int, note: Note | None = None
+    ) -> None:
         """Stop a consumer or a tenant for the time being, or let it go on."""
         ...
 
@@ -120,18 +137,17 @@ class Oversight(Protocol):
         """
         ...
 
-    async def note(
-        self,
-        actor: str,
-        action: str,
-        target: str,
-        detail: Mapping[str, object],
-        now: int,
-    ) -> None:
-        """Keep what somebody has done by hand; only the newest are kept.
+    async def note(self, note: Note) -> int:
+        """Keep what somebody has done by hand, or is about to; return the entry's id.
 
-        What the server notes as `alert.raised` or `alert.cleared` stands apart.
+        Only the newest are kept. What the server notes as `alert.raised` or
+        `alert.cleared` stands apart. A *note* that another operation takes is kept if
+        what it does is, and only then.
         """
+        ...
+
+    async def amend(self, entry: int, detail: Mapping[str, object]) -> None:
+        """Say in an entry of the audit what has come of it."""
         ...
 
     async def audits(

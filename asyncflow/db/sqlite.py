@@ -17,7 +17,9 @@ import structlog
 
 from asyncflow.db import control, intake, work
 from asyncflow.db.ballast import Ballast
-from asyncflow.db.oversight import ALERTS_KEPT, AUDIT_KEPT, Cause
+from asyncflow.db.control import noted
+from asyncflow.db.flow import to_json
+from asyncflow.db.oversight import Cause, Note
 from asyncflow.db.queries import load, migrations
 from asyncflow.db.reading import Reading
 from asyncflow.db.records import (
@@ -286,22 +288,25 @@ class SqliteDatabase(Reading):
 
     # ----- jobs
 
-    async def retry(self, job_id: str, now: int) -> int:
+    async def retry(self, job_id: str, now: int, note: Note | None = None) -> int:
         """Start a new run of what did not succeed; return its number."""
         run, _ = await self._writer.write(
-            lambda db: control.retry(db, job_id, now), after=lambda r: self._tell(r[1])
+            noted(lambda db: control.retry(db, job_id, now), note),
+            after=lambda r: self._tell(r[1]),
         )
         return run
 
-    async def cancel(self, job_id: str, now: int) -> bool:
+    async def cancel(self, job_id: str, now: int, note: Note | None = None) -> bool:
         """Close the job as CANCELLED; False: it was over already."""
-        change = await self._change(lambda db: control.cancel(db, job_id, now))
+        change = await self._change(
+            noted(lambda db: control.cancel(db, job_id, now), note)
+        )
         return change is not None
 
-    async def delete(self, job_id: str) -> None:
+    async def delete(self, job_id: str, note: Note | None = None) -> None:
         """Forget the job; its bytes go to the trash."""
         await self._make_room(
-            lambda: self._change(lambda db: control.delete(db, job_id))
+            lambda: self._change(noted(lambda db: control.delete(db, job_id), note))
         )
 
     # ----- without a file
@@ -315,18 +320,27 @@ class SqliteDatabase(Reading):
 
     # ----- by hand
 
-    async def retry_step(self, step_id: int, now: int) -> None:
+    async def retry_step(
+        self, step_id: int, now: int, note: Note | None = None
+    ) -> None:
         """Give one dead step another chance."""
-        await self._change(lambda db: control.retry_step(db, step_id, now))
+        await self._change(noted(lambda db: control.retry_step(db, step_id, now), note))
 
-    async def cancel_step(self, step_id: int, now: int) -> None:
+    async def cancel_step(
+        self, step_id: int, now: int, note: Note | None = None
+    ) -> None:
         """Take one open step back; its job goes on without it."""
-        await self._change(lambda db: control.cancel_step(db, step_id, now))
+        await self._change(
+            noted(lambda db: control.cancel_step(db, step_id, now), note)
+        )
 
-    async def pause(self, kind: str, name: str, *, on: bool, now: int) -> None:
+    async def pause(
+        self, kind: str, name: str, *, on: bool, now: int, note: Note | None = None
+    ) -> None:
         """Stop a consumer or a tenant for the time being, or let it go on."""
         args = {"kind": kind, "name": name, "now": now}
-        await self._write("pause" if on else "resume", args)
+        query = SQL["pause" if on else "resume"]
+        await self._writer.write(noted(lambda db: db.execute(query, args), note))
 
     async def replay(self, causes: Sequence[Cause], entry: PlanEntry, now: int) -> int:
         """Give the jobs of *causes* to a consumer once more, beside their runs."""
@@ -337,25 +351,13 @@ class SqliteDatabase(Reading):
         )
         return len(changes)
 
-    async def note(
-        self,
-        actor: str,
-        action: str,
-        target: str,
-        detail: Mapping[str, object],
-        now: int,
-    ) -> None:
+    async def note(self, note: Note) -> int:
         """Keep what somebody has done by hand; only the newest are kept."""
-        row = {"actor": actor, "action": action, "target": target, "now": now}
-        text = msgspec.json.encode(detail).decode()
-        of_alerts = action.startswith("alert.")
+        return await self._writer.write(lambda db: control.put_note(db, note))
 
-        def put(db: sqlite3.Connection) -> None:
-            db.execute(SQL["insert_audit"], {**row, "detail": text})
-            keep = {"keep": ALERTS_KEPT if of_alerts else AUDIT_KEPT}
-            db.execute(SQL["forget_audits"], {**keep, "of_alerts": of_alerts})
-
-        await self._writer.write(put)
+    async def amend(self, entry: int, detail: Mapping[str, object]) -> None:
+        """Say in an entry of the audit what has come of it."""
+        await self._write("amend_audit", {"id": entry, "detail": to_json(detail)})
 
     # ----- what has had its time
 

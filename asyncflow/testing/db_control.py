@@ -8,9 +8,11 @@ from dataclasses import replace
 import pytest
 
 from asyncflow import uploads
-from asyncflow.db.oversight import ALERTS_KEPT, Paused
+from asyncflow.db.oversight import ALERTS_KEPT, Note, Paused
 from asyncflow.db.records import Demand, Once
 from asyncflow.errors import (
+    JobNotFound,
+    JobNotRetryable,
     KeyReused,
     StepNotFound,
     StepNotOpen,
@@ -434,9 +436,9 @@ class ControlObligations:
     async def test_alerts_are_noted_apart_from_what_people_do(
         self, world: World
     ) -> None:
-        await world.db.note("ann", "pause", "image", {}, world.now)
+        await world.note("ann", "pause", "image")
         for n in range(ALERTS_KEPT + 1):
-            await world.db.note("server", "alert.raised", f"a{n}", {}, world.now)
+            await world.note("server", "alert.raised", f"a{n}")
 
         (by_ann,) = await world.db.audits(before=None, limit=10)
         alerts = await world.db.audits(before=None, limit=999, of_alerts=True)
@@ -445,13 +447,32 @@ class ControlObligations:
         assert (alerts[0].target, alerts[-1].target) == (f"a{ALERTS_KEPT}", "a1")
 
     async def test_the_audit_is_read_backwards(self, world: World) -> None:
-        await world.db.note("ann", "pause", "image", {"why": "été"}, world.now)
-        await world.db.note("bob", "retry", "text", {}, world.now)
+        entry = await world.note("ann", "pause", "image")
+        await world.note("bob", "retry", "text")
+        await world.db.amend(entry, {"why": "été"})
 
         second, first = await world.db.audits(before=None, limit=10)
         assert (first.actor, first.action, first.target) == ("ann", "pause", "image")
         assert (first.detail, second.actor) == ({"why": "été"}, "bob")
         assert await world.db.audits(before=second.id, limit=10) == [first]
+
+    async def test_what_is_done_is_noted_with_it_and_not_without(
+        self, world: World
+    ) -> None:
+        job = await world.failed()
+        note = Note(actor="ann", action="retry-job", target=job, at=world.now)
+        await world.db.retry(job, world.now, note)
+        for refused in (
+            world.db.retry(job, world.now, note),
+            world.db.retry_step(10**9, world.now, note),
+            world.db.cancel_step(10**9, world.now, note),
+            world.db.delete("nobody", note),
+        ):
+            with pytest.raises((JobNotFound, JobNotRetryable, StepNotFound)):
+                await refused
+
+        (found,) = await world.db.audits(before=None, limit=10)
+        assert (found.action, found.target) == ("retry-job", job)
 
     async def test_running_steps_are_listed(self, world: World) -> None:
         await world.past_gate(IMAGE)

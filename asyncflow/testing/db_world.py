@@ -11,6 +11,7 @@ from typing import Any
 
 from asyncflow import uploads
 from asyncflow.db.base import Database
+from asyncflow.db.oversight import Note
 from asyncflow.db.records import (
     Change,
     Claimed,
@@ -209,6 +210,11 @@ class World:
             facts={"width": 1},
         )
         return await self.db.publish(claimed.step_id, claimed.token, made, self.now)
+
+    async def note(self, actor: str, action: str, target: str) -> int:
+        """Write a line of the audit; return its id."""
+        note = Note(actor=actor, action=action, target=target, at=self.now)
+        return await self.db.note(note)
 
     # ----- what can be seen
 

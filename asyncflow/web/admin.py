@@ -4,11 +4,12 @@
 looks at it. Everything here needs the scope `admin`.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 
 from aiohttp import web
 
 from asyncflow import __version__, views
+from asyncflow.db.oversight import Note
 from asyncflow.history import Minute
 from asyncflow.jobs import StepState
 from asyncflow.orders import WorkerInfo
@@ -18,7 +19,7 @@ from asyncflow.web import jobs
 from asyncflow.web.auth import ADMIN, require
 from asyncflow.web.health import Check, failing
 from asyncflow.web.keys import runtime_key
-from asyncflow.web.operator import AlertView, note, raised
+from asyncflow.web.operator import AlertView, by_hand, raised
 from asyncflow.web.page import html
 
 
@@ -135,28 +136,21 @@ async def past(request: web.Request) -> web.Response:
 
 async def retry(request: web.Request) -> web.Response:
     """Start a new run of what did not succeed."""
-    return await _by_hand(request, "retry-job", jobs.retry)
+    return await jobs.retry(request, _by_hand(request, "retry-job"))
 
 
 async def cancel(request: web.Request) -> web.Response:
     """Close a job; what succeeded stays."""
-    return await _by_hand(request, "cancel-job", jobs.cancel)
+    return await jobs.cancel(request, _by_hand(request, "cancel-job"))
 
 
 async def delete(request: web.Request) -> web.Response:
     """Forget a job with all its bytes; that it was done stays in the audit."""
-    return await _by_hand(request, "delete-job", jobs.delete)
+    return await jobs.delete(request, _by_hand(request, "delete-job"))
 
 
-async def _by_hand(
-    request: web.Request,
-    action: str,
-    act: Callable[[web.Request], Awaitable[web.Response]],
-) -> web.Response:
-    who = require(request, ADMIN)
-    answer = await act(request)
-    await note(request.app[runtime_key], who, action, jobs.job_id(request))
-    return answer
+def _by_hand(request: web.Request, action: str) -> Note:
+    return by_hand(request, action, jobs.job_id(request))
 
 
 async def _overview(runtime: Runtime, checks: tuple[CheckView, ...]) -> Overview:

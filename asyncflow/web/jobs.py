@@ -7,6 +7,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from asyncflow import uploads
+from asyncflow.db.oversight import Note
 from asyncflow.errors import InvalidParameter, JobNotFound
 from asyncflow.jobs import JobState
 from asyncflow.views import JobView, View
@@ -92,28 +93,28 @@ async def listing(request: web.Request) -> web.Response:
     return answer(JobsPage(jobs=page.jobs, next=following))
 
 
-async def retry(request: web.Request) -> web.Response:
+async def retry(request: web.Request, note: Note | None = None) -> web.Response:
     """Start a new run of what did not succeed."""
     require(request, UPLOAD)
     runtime = request.app[runtime_key]
     job = job_id(request)
-    run = await runtime.engine.retry(job)
+    run = await runtime.engine.retry(job, note)
     url = f"{runtime.public_path}/status/{job}"
     return answer(RetryAnswer(job_id=job, run=run, status_url=url), status=202)
 
 
-async def cancel(request: web.Request) -> web.Response:
+async def cancel(request: web.Request, note: Note | None = None) -> web.Response:
     """Close a job; what succeeded stays."""
     require(request, UPLOAD)
     job = job_id(request)
-    done = await request.app[runtime_key].engine.cancel(job)
+    done = await request.app[runtime_key].engine.cancel(job, note)
     return answer(CancelAnswer(job_id=job, cancelled=done))
 
 
-async def delete(request: web.Request) -> web.Response:
+async def delete(request: web.Request, note: Note | None = None) -> web.Response:
     """Forget a job with all its bytes."""
     require(request, UPLOAD)
-    await request.app[runtime_key].engine.delete(job_id(request))
+    await request.app[runtime_key].engine.delete(job_id(request), note)
     return web.Response(status=204)
 
 

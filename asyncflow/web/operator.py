@@ -16,7 +16,7 @@ from typing import Annotated, Final
 import msgspec
 from aiohttp import web
 
-from asyncflow.db.oversight import LogOffset
+from asyncflow.db.oversight import LogOffset, Note
 from asyncflow.errors import InvalidParameter, StepNotFound
 from asyncflow.gauges import REFUSED
 from asyncflow.jobs import StepState, Subscription
@@ -421,12 +421,11 @@ def _page(request: web.Request) -> tuple[int, int | None]:
 # ----- to do
 
 
-async def note(
-    runtime: Runtime, who: Principal, action: str, target: str, **detail: object
-) -> None:
-    """Write into the audit who did what to whom."""
+def by_hand(request: web.Request, action: str, target: str, **detail: object) -> Note:
+    """Return who does what to whom, for the audit. Raise unless it is an operator."""
+    runtime, who = _asked(request)
     now = runtime.engine.clock.now()
-    await runtime.db.note(who.owner, action, target, detail, now)
+    return Note(actor=who.owner, action=action, target=target, at=now, detail=detail)
 
 
 async def pause(request: web.Request) -> web.Response:
@@ -440,10 +439,9 @@ async def resume(request: web.Request) -> web.Response:
 
 
 async def _pause(request: web.Request, *, on: bool) -> web.Response:
-    runtime, who = _asked(request)
     name = request.match_info["name"]
-    await runtime.engine.pause_consumer(name, on=on)
-    await note(runtime, who, "pause" if on else "resume", name)
+    note = by_hand(request, "pause" if on else "resume", name)
+    await request.app[runtime_key].engine.pause_consumer(name, note, on=on)
     return await consumers(request)
 
 
@@ -458,39 +456,36 @@ async def resume_tenant(request: web.Request) -> web.Response:
 
 
 async def _pause_tenant(request: web.Request, *, on: bool) -> web.Response:
-    runtime, who = _asked(request)
     name = request.match_info["name"]
+    note = by_hand(request, "pause-tenant" if on else "resume-tenant", name)
     if name != NO_TENANT and not _TENANT.match(name):
         accepted = "at most 200 characters that can be read"
         raise InvalidParameter("name", name, accepted=accepted)
     tenant = "" if name == NO_TENANT else name
-    await runtime.engine.pause_tenant(tenant, on=on)
-    action = "pause-tenant" if on else "resume-tenant"
-    await note(runtime, who, action, name)
+    await request.app[runtime_key].engine.pause_tenant(tenant, note, on=on)
     return await tenants(request)
 
 
 async def retry_dead(request: web.Request) -> web.Response:
     """Give every dead letter of a consumer another chance, or every refusal."""
-    runtime, who = _asked(request)
-    _check_parameters(request, "which")
+    runtime = _looked(request, "which")
     name, refused = request.match_info["name"], _wants_refused(request)
-    count = await runtime.engine.retry_dead(name, refused=refused)
-    action = "retry-refused" if refused else "retry-all"
-    await note(runtime, who, action, name, steps=count)
+    note = by_hand(request, "retry-refused" if refused else "retry-all", name)
+    count = await runtime.engine.retry_dead(name, note, refused=refused)
     return answer(Done(steps=count), status=202)
 
 
 async def replay(request: web.Request) -> web.Response:
     """Give a consumer old events once more."""
-    runtime, who = _asked(request)
+    runtime, _ = _asked(request)
     name = request.match_info["name"]
     body = await read_whole(request, request.app[orders_key], max_bytes=MAX_BODY)
     order = json_body(_replay, body)
     since = round(order.since.timestamp() * 1000)
-    made, following = await runtime.engine.replay(name, since=since, after=order.after)
-    when = order.since.isoformat()
-    await note(runtime, who, "replay", name, since=when, steps=made)
+    note = by_hand(request, "replay", name, since=order.since.isoformat())
+    made, following = await runtime.engine.replay(
+        name, note, since=since, after=order.after
+    )
     return answer(Done(steps=made, next=following), status=202)
 
 
@@ -503,19 +498,19 @@ def _step(request: web.Request) -> int:
 
 async def retry_step(request: web.Request) -> web.Response:
     """Give one dead letter another chance."""
-    runtime, who = _asked(request)
+    runtime, _ = _asked(request)
     step = _step(request)
-    await runtime.engine.retry_step(step)
-    await note(runtime, who, "retry-step", str(step))
+    note = by_hand(request, "retry-step", str(step))
+    await runtime.engine.retry_step(step, note)
     return answer(Done(steps=1), status=202)
 
 
 async def cancel_step(request: web.Request) -> web.Response:
     """Take one open step back."""
-    runtime, who = _asked(request)
+    runtime, _ = _asked(request)
     step = _step(request)
-    await runtime.engine.cancel_step(step)
-    await note(runtime, who, "cancel-step", str(step))
+    note = by_hand(request, "cancel-step", str(step))
+    await runtime.engine.cancel_step(step, note)
     return answer(Done(steps=1))
 
 
@@ -530,7 +525,7 @@ async def resume_all(request: web.Request) -> web.Response:
 
 
 async def _drain(request: web.Request, *, on: bool) -> web.Response:
-    runtime, who = _asked(request)
-    runtime.engine.drain(on=on)
-    await note(runtime, who, "drain" if on else "resume-all", "server")
+    runtime, _ = _asked(request)
+    note = by_hand(request, "drain" if on else "resume-all", "server")
+    await runtime.engine.drain(note, on=on)
     return answer(Draining(draining=on, running=runtime.dispatchers.running))

@@ -15,6 +15,7 @@ from typing import Any, Final
 from asyncflow import crew, parcels
 from asyncflow.chunks import Chunks
 from asyncflow.db import control, flow, intake, sqlite, work, writer
+from asyncflow.db.oversight import Note
 from asyncflow.engine import Engine
 from asyncflow.runtime import Runtime
 from asyncflow.store import kernel, local
@@ -139,8 +140,9 @@ def retry_during_replay(bomb: Bomb) -> None:
         return await start(self, consumers)
 
     async def instead(self: Any, causes: Any, entry: Any, now: int) -> int:
+        note = Note(actor="ann", action="retry-all", target="refuse", at=now)
         made, _ = await asyncio.gather(
-            real(self, causes, entry, now), engines[0].retry_dead("refuse")
+            real(self, causes, entry, now), engines[0].retry_dead("refuse", note)
         )
         bomb.touch()
         return made

@@ -184,6 +184,38 @@ def test_a_full_disk_under_the_database_heals_without_a_restart(
     evidence.check()
 
 
+def test_what_an_operator_does_on_a_full_disk_is_done_and_noted_or_neither(
+    make: Make, small_disk: Path
+) -> None:
+    server = make(data_dir=small_disk)
+    bearer: dict[str, Any] = {"Authorization": f"Bearer {server.token}"}
+    asked = ("drain", "consumers/probe/pause", "tenants/acme/pause")
+
+    def act(path: str) -> int:
+        return server.request("POST", f"/admin/{path}", b"", **bearer).status
+
+    def is_draining() -> bool:
+        return bool(server.request("GET", "/readyz").json["draining"])
+
+    filler = fill(small_disk)
+    # until nothing fits into what the database has taken for itself
+    watch.until(lambda: act("tenants/other/pause") == 503)
+    assert {act(path) for path in asked} == {503}
+    assert not is_draining()
+    filler.unlink()
+    watch.until(lambda: is_ready(server))
+    found = server.request("GET", "/admin/consumers", **bearer).json
+    assert not is_draining()
+    assert not any(one["paused"] for one in found["consumers"])
+
+    assert {act(path) for path in asked} == {200}
+    assert is_draining()
+    again = server.request("GET", "/admin/audit", **bearer).json["entries"]
+    actions = ["pause-tenant", "pause", "drain"]
+    assert [one["action"] for one in again][:3] == actions
+    assert server.stop() == 0
+
+
 def test_who_deletes_makes_room_on_a_disk_that_others_have_filled(
     make: Make, evidence: Evidence, small_disk: Path
 ) -> None:

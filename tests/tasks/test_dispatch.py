@@ -8,6 +8,7 @@ import pytest
 import structlog
 
 from asyncflow.broker.memory import LocalDoorbell
+from asyncflow.db.oversight import Note
 from asyncflow.db.records import Claimed, Ended
 from asyncflow.db.sqlite import SqliteDatabase
 from asyncflow.dispatch import Begun, Dispatcher
@@ -17,6 +18,7 @@ from asyncflow.pace import Restraint
 from asyncflow.progress import Hub
 
 NAMES = ("report", "film")
+NOTE = Note(actor="ann", action="pause", target="report", at=0)
 
 
 class Place:
@@ -176,10 +178,10 @@ async def test_nothing_is_claimed_ahead_while_a_long_step_is_in_work(
     await busy.until(lambda: len(busy.ended) == 300)
     await busy.many(1, "film")
     await busy.begun.wait()
-    await busy.engine.pause_consumer("report", on=True)
+    await busy.engine.pause_consumer("report", NOTE, on=True)
     await busy.many(300, "report")
     busy.most_waiting = 0
-    await busy.engine.pause_consumer("report", on=False)
+    await busy.engine.pause_consumer("report", NOTE, on=False)
     await busy.until(lambda: len(busy.ended) == 600)
     assert busy.most_waiting < busy.room
     busy.go_on.set()
@@ -208,11 +210,11 @@ async def test_what_waits_for_a_place_is_given_back_when_it_is_paused(
         await busy.places.acquire()
     await busy.many(20, "report")
     await busy.until(lambda: len(busy.dispatcher.waiting) > 0)
-    await busy.engine.pause_consumer("report", on=True)
+    await busy.engine.pause_consumer("report", NOTE, on=True)
     await busy.until(lambda: busy.dispatcher.running == 0)
     for _ in range(busy.room):
         busy.places.release()
-    await busy.engine.pause_consumer("report", on=False)
+    await busy.engine.pause_consumer("report", NOTE, on=False)
     await busy.until(lambda: busy.ended.count(Verdict.DONE) == 320)
 
 

@@ -300,6 +300,9 @@ SELECT kind, name FROM pause;
 INSERT INTO audit(at, actor, action, target, detail)
 VALUES(:now, :actor, :action, :target, :detail);
 
+-- name: amend_audit
+UPDATE audit SET detail = :detail WHERE id = :id;
+
 -- name: audits
 -- What people did, or what the server itself has noted of its alerts.
 SELECT * FROM audit WHERE id < :before AND (action LIKE 'alert.%') = :of_alerts
