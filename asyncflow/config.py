@@ -237,9 +237,12 @@ class Settings(BaseSettings):
         "media types such as image/*, separated by commas",
     )
     max_pixels: Number = _number(
-        100_000_000, "pixels of a picture, all frames together", 1, 10**12
+        100_000_000,
+        "pixels of a picture, all frames of an animation together; of a page of a TIFF",
+        1,
+        10**12,
     )
-    max_pages: Number = _number(2000, "pages of a document", 1, 10**6)
+    max_pages: Number = _number(2000, "pages of a PDF or TIFF", 1, 10**6)
     text_engine: Literal["auto", "tesserocr", "pytesseract"] = _choice(
         "auto", "program that reads text", "auto", "tesserocr", "pytesseract"
     )

@@ -27,6 +27,7 @@ _OUTPUTS = {"preview": "preview", "searchablePdf": "searchable PDF"}
 _WHY_NOT_MADE = {
     "crashed": ": what makes it crashed",
     "damaged": ": the document is damaged",
+    "out_of_memory": ": it would be too large",
     "timeout": ": it took too long",
 }
 

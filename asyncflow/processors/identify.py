@@ -9,7 +9,8 @@ whose header is fine but whose data is broken passes here and fails in `image`.
 Facts: mediaType, size, sha256; width, height, frames of pictures; pages of PDFs;
 durationS of sound and film (absent when unknown).
 
-Options: `maxPixels` (all frames together), `maxPages`.
+Options: `maxPixels` (all frames of an animation together, each page of a TIFF alone),
+`maxPages` of PDFs and TIFFs.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ import msgspec
 
 from asyncflow.errors import BadFile
 from asyncflow.jobs import UPLOADED
-from asyncflow.processors import duration, pdf, raster
+from asyncflow.processors import duration, pdf, raster, tiff
 from asyncflow.processors.base import Options, Result, Work, processor
 
 MAX_PIXELS: Final = 100_000_000
@@ -139,6 +140,8 @@ def _picture(work: Work, media_type: str) -> dict[str, object]:
     if not raster.is_known(media_type):
         raise BadFile("unsupported_type", f"{media_type} is refused")
     shape = raster.measure(work.source, media_type)
+    if shape.are_pages:
+        _check_pages(work, shape)
     max_pixels = work.options.max_pixels
     if shape.pixels > max_pixels:
         frames = f" x {shape.frames} frames" if shape.frames > 1 else ""
@@ -148,6 +151,23 @@ def _picture(work: Work, media_type: str) -> dict[str, object]:
         )
     size = {"width": shape.width, "height": shape.height}
     return {**size, "frames": shape.frames}
+
+
+def _check_pages(work: Work, shape: raster.Shape) -> None:
+    """Raise BadFile if a TIFF has too many pages, or one of them too many pixels."""
+    max_pages, max_pixels = work.options.max_pages, work.options.max_pixels
+    if shape.frames > max_pages:
+        raise BadFile(
+            "too_many_pages",
+            f"the picture has {shape.frames} pages, more than {max_pages}",
+        )
+    stored = zip(range(1, shape.frames + 1), tiff.sizes(work.source), strict=False)
+    for number, (width, height) in stored:
+        if width * height > max_pixels:
+            raise BadFile(
+                "too_many_pixels",
+                f"page {number}: {width} x {height} are more than {max_pixels} pixels",
+            )
 
 
 def _kind(media_type: str) -> str | None:

@@ -20,13 +20,14 @@ from asyncflow.errors import BadFile
 if TYPE_CHECKING:
     import PIL.Image
 
+TIFF: Final = "image/tiff"
 #: media type -> the libvips loader that must answer
 VIPS: Final[Mapping[str, str]] = {
     "image/jpeg": "jpegload",
     "image/png": "pngload",
     "image/webp": "webpload",
     "image/gif": "gifload",
-    "image/tiff": "tiffload",
+    TIFF: "tiffload",
     "image/avif": "heifload",
 }
 #: media type -> the Pillow format that must answer
@@ -59,16 +60,20 @@ _CUT_OFF: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """A picture's upright size and its number of frames."""
+    """A picture's upright size and its number of frames.
+
+    `are_pages`: each stands for itself, and may have another size than the first.
+    """
 
     width: int
     height: int
     frames: int
+    are_pages: bool = False
 
     @property
     def pixels(self) -> int:
-        """All pixels of all frames."""
-        return self.width * self.height * self.frames
+        """What may have to be held at once: all frames, or a page."""
+        return self.width * self.height * (1 if self.are_pages else self.frames)
 
 
 def has_heic() -> bool:
@@ -96,7 +101,7 @@ def measure(path: Path, media_type: str) -> Shape:
     with explained():
         image = _vips().Image.new_from_file(str(path), access="sequential")
         loader = str(image.get("vips-loader"))
-        shape = _shape(image)
+        shape = _shape(image, are_pages=media_type == TIFF)
     if not loader.startswith(VIPS[media_type]):
         raise BadFile("type_mismatch", f"the content is both {media_type} and another")
     return shape
@@ -172,7 +177,7 @@ def _vips() -> Any:
     return pyvips
 
 
-def _shape(image: Any) -> Shape:
+def _shape(image: Any, *, are_pages: bool) -> Shape:
     frames = 1
     height = image.height
     if image.get_typeof("n-pages") != 0:
@@ -180,7 +185,7 @@ def _shape(image: Any) -> Shape:
     width = image.width
     if image.get_typeof("orientation") != 0 and image.get("orientation") in _SIDEWAYS:
         width, height = height, width
-    return Shape(width=width, height=height, frames=frames)
+    return Shape(width=width, height=height, frames=frames, are_pages=are_pages)
 
 
 @contextlib.contextmanager

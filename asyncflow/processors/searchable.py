@@ -22,6 +22,8 @@ from asyncflow.processors.matrix import Matrix
 from asyncflow.processors.ocr import Seen
 from asyncflow.processors.pages import with_area
 
+#: a third of what the step may use
+MOST_BYTES: Final = 1 << 30
 _INVISIBLE: Final = 3
 #: what the page's own content has set of spaces and rises is nothing to so large a font
 _SIZE: Final = 1000.0
@@ -35,9 +37,14 @@ _WITHOUT_SECURITY: Final = 3
 
 
 class Searchable:
-    """A PDF that is being made; `save` it, then `close` it."""
+    """A PDF that is being made; `save` it, then `close` it.
 
-    def __init__(self, source: Path | None = None) -> None:
+    Pictures that are added to it are in memory until then, up to *most_bytes*.
+    """
+
+    def __init__(
+        self, source: Path | None = None, *, most_bytes: int = MOST_BYTES
+    ) -> None:
         import pypdfium2  # noqa: PLC0415 -- few workers need it
 
         if source is None:
@@ -45,6 +52,7 @@ class Searchable:
         else:
             self._pdf = pypdfium2.PdfDocument(source)
         self._font: Any = None
+        self._room = most_bytes
         #: whether any page has got text
         self.has_text = False
 
@@ -55,9 +63,15 @@ class Searchable:
     def add_picture(
         self, jpeg: bytes, size: tuple[float, float], words: Sequence[Seen], to: Matrix
     ) -> None:
-        """Add a page of *size* points that shows *jpeg*; *to* maps words onto it."""
+        """Add a page of *size* points that shows *jpeg*; *to* maps words onto it.
+
+        Raise BadFile if there is no room for it.
+        """
         import pypdfium2  # noqa: PLC0415 -- few workers need it
 
+        self._room -= len(jpeg)
+        if self._room < 0:
+            raise BadFile("out_of_memory", "the pages need more memory than allowed")
         page = self._pdf.new_page(*size)
         try:
             image = pypdfium2.PdfImage.new(self._pdf)

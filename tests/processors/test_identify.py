@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import struct
 import time
 import wave
 import zlib
@@ -15,6 +16,7 @@ from asyncflow.jobs import REASONS
 from asyncflow.processors import pdf, raster
 from asyncflow.processors.identify import identify
 from asyncflow.processors.image import image
+from asyncflow.processors.tiff import sizes
 from asyncflow.testing.processor import run_processor
 from tests.processors import text_pages
 from tests.processors.conftest import Maker
@@ -166,6 +168,42 @@ def test_a_pixel_bomb_is_refused_by_its_header(make: Maker) -> None:
 def test_too_many_pages_are_refused(make: Maker) -> None:
     path = make.pdf("a.pdf", pages=3, content=zlib.compress(b""))
     assert refusal(path, maxPages=2) == "too_many_pages"
+
+
+def tiff(make: Maker, *sizes: tuple[int, int], big: bool = False) -> Path:
+    first, *rest = [PIL.Image.new("1", size, 1) for size in sizes]
+    path = make.folder / "fax.tif"
+    more = {"append_images": rest, "compression": "group4", "big_tiff": big}
+    first.save(path, save_all=True, **more)  # type: ignore[arg-type]
+    return path
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_each_page_of_a_tiff_has_its_own_limit(make: Maker, *, big: bool) -> None:
+    sheet = (2480, 3508)
+    path = tiff(make, *[sheet] * 12, big=big)
+    found = facts(path)
+    assert (found["width"], found["height"], found["frames"]) == (*sheet, 12)
+    assert refusal(path, maxPages=11) == "too_many_pages"
+    assert facts(path, maxPages=12)["frames"] == 12
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_the_largest_page_of_a_tiff_counts(make: Maker, *, big: bool) -> None:
+    path = tiff(make, (10, 10), (20, 10), (60, 50), (10, 10), big=big)
+    assert refusal(path, maxPixels=2_999) == "too_many_pixels"
+    assert facts(path, maxPixels=3_000)["frames"] == 4
+
+
+def test_the_pages_of_a_tiff_are_measured_in_any_order_of_bytes(make: Maker) -> None:
+    path = make.folder / "fax.tif"
+    width = struct.pack(">HHIHH", 256, 3, 1, 700, 0)
+    page = struct.pack(">H", 2) + width + struct.pack(">HHII", 257, 4, 1, 900)
+    path.write_bytes(b"MM\0*" + struct.pack(">I", 8) + page + struct.pack(">I", 8))
+    # one that leads back to itself is one page
+    assert list(sizes(path)) == [(700, 900)]
+    path.write_bytes(path.read_bytes()[:-6])
+    assert list(sizes(path)) == []
 
 
 def test_a_page_as_large_as_a_town_is_refused(make: Maker) -> None:

@@ -9,8 +9,9 @@ import pypdfium2
 import pytest
 
 from asyncflow.errors import BadFile, Skip
-from asyncflow.processors import ocr
+from asyncflow.processors import matrix, ocr
 from asyncflow.processors.clock import PageTimeout
+from asyncflow.processors.searchable import Searchable
 from asyncflow.processors.text import text
 from asyncflow.testing.processor import Ran, run_processor
 from tests.processors import text_pages
@@ -162,6 +163,19 @@ def test_all_pages_of_a_tiff_are_read(tmp_path: Path) -> None:
     assert len(pypdfium2.PdfDocument(ran.files["searchablePdf"])) == 3
     assert ran.percents[-1] == 100
     assert len(ran.percents) == 3
+
+
+def test_a_searchable_pdf_takes_pictures_up_to_a_limit(tmp_path: Path) -> None:
+    jpeg = tmp_path / "page.jpg"
+    sheet(["word"]).save(jpeg)
+    data = jpeg.read_bytes()
+    pdf = Searchable(most_bytes=2 * len(data))
+    for _ in range(2):
+        pdf.add_picture(data, (595, 421), [], matrix.IDENTITY)
+    with pytest.raises(BadFile) as caught:
+        pdf.add_picture(data, (595, 421), [], matrix.IDENTITY)
+    assert caught.value.reason == "out_of_memory"
+    pdf.close()
 
 
 def spoiled_tiff(pages: Sequence[PIL.Image.Image], path: Path, *, bad: int) -> Path:

@@ -15,6 +15,7 @@ const OUTPUTS = { preview: "preview", searchablePdf: "searchable PDF" };
 const WHY_NOT_MADE = {
   crashed: ": what makes it crashed",
   damaged: ": the document is damaged",
+  out_of_memory: ": it would be too large",
   timeout: ": it took too long",
 };
 
