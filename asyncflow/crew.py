@@ -44,6 +44,8 @@ _PAUSE_S: Final = 0.05
 #: for each core; the machine has 32,768 in all as it comes, a service often 4,915
 _MOST_PROCESSES: Final = 256
 _MOST_THREADS: Final = 512
+#: of all of them together; a machine of two gigabytes has some 200,000
+_MOST_FILES: Final = 16_384
 #: threads or open files that a run's libraries may keep, if they say that they do
 _MOST_KEPT: Final = 64
 _PATIENCE_S: Final = (0.001, 0.004, 0.02)
@@ -284,7 +286,11 @@ class Hand:
         self.peak_rss = max(self.peak_rss, resident)
         self.peak_mapped = max(self.peak_mapped, processes.mapped_bytes(self.pid))
         # first, since what they share counts for each of them
-        if len(family.pids) > _MOST_PROCESSES or family.threads > _MOST_THREADS:
+        if (
+            len(family.pids) > _MOST_PROCESSES
+            or family.threads > _MOST_THREADS
+            or family.files > _MOST_FILES
+        ):
             self.stop(End.CROWD)
         elif resident > max_bytes:
             self.stop(End.MEMORY)

@@ -156,9 +156,8 @@ def condition(pid: int) -> Condition | None:
     if sys.platform != "linux":
         return None
     try:
-        files = os.stat(f"/proc/{pid}/fd").st_size  # noqa: PTH116 -- once per run
         # before Linux 6.2 it has no size
-        files = files or len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208
+        files = _open_files(pid) or len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208
         status = _read(f"/proc/{pid}/status")
         # the kernel writes its lines in this order; masks have 16 digits
         umask = status.index(b"\nUmask:")
@@ -201,20 +200,23 @@ class Family(NamedTuple):
     #: one has ended, for then the process itself seems to have none
     faces: list[int]
     threads: int
+    #: before Linux 6.2 nobody tells how many are open, but for who counts them all
+    files: int
 
 
 def family(pids: Iterable[int]) -> Family:
     """Return *pids* and their descendants."""
-    found, faces, count = [*pids], list[int](), 0
+    found, faces, count, files = [*pids], list[int](), 0, 0
     for pid in found:
         if len(found) > _MOST_PROCESSES or count > _MOST_THREADS:
             break
         tasks = _tasks(pid)
         count += len(tasks)
         faces.append(_face(pid, tasks))
+        files += _open_files(faces[-1])
         if count <= _MOST_THREADS:
             found += _children_of(pid, tasks)
-    return Family(pids=found, faces=faces, threads=count)
+    return Family(pids=found, faces=faces, threads=count, files=files)
 
 
 def tree(pid: int) -> list[int]:
@@ -226,6 +228,13 @@ def _face(pid: int, tasks: Sequence[str]) -> int:
     if len(tasks) == 1 or rss_bytes(pid):
         return pid
     return next((one for one in map(int, tasks) if rss_bytes(one)), pid)
+
+
+def _open_files(pid: int) -> int:
+    try:
+        return os.stat(f"/proc/{pid}/fd").st_size  # noqa: PTH116 -- ten times a second
+    except OSError:
+        return 0
 
 
 def group_of(pid: int) -> int | None:

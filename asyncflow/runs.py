@@ -180,7 +180,7 @@ class Run:
             case End.MEMORY:
                 return _out_of_memory(budget)
             case End.CROWD:
-                detail = "the processor started too many processes or threads"
+                detail = "the processor had too many processes, threads or open files"
                 return plain(Verdict.ERROR, "error", detail)
             case End.SPACE:
                 return plain(Verdict.ERROR, "too_much_output")

@@ -1,6 +1,7 @@
 """What all processes of a user, or of the machine, have together: no run takes it."""
 
 import platform
+import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from asyncflow import syscalls
 from tests.server_process import ServerProcess
 from tests.tasks.asking import ended, submit
 from tests.web.live import healthy_server
+
+CROWD = "too many processes, threads or open files"
 
 needs_filter = pytest.mark.skipif(
     not syscalls.can_filter() or platform.machine() != "x86_64",
@@ -79,6 +82,8 @@ def takes(work):
         "a hole": call(285, file, 3, 0, 1),
         "room, as once": call(16, file, 0x4030582A, ctypes.addressof(space)),
         "a file's own room": call(285, file, 0, 0, 1 << 20),
+        "processes for others": resource.getrlimit(resource.RLIMIT_NPROC)[0]
+        < work.payload,
         "signals that wait": resource.getrlimit(resource.RLIMIT_SIGPENDING)[1] <= 256,
     }
 
@@ -139,6 +144,18 @@ def grandchildren(work):
     time.sleep(20)
 
 
+@task("files", attempts=1)
+def files(work):
+    """Have many open files, in few processes."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+    kept = [os.open("/dev/null", os.O_RDONLY) for _ in range(4000)]
+    for _ in range(10):
+        if os.fork() == 0:
+            time.sleep(60)
+            os._exit(0)
+    time.sleep(10)
+
+
 @task("hides", attempts=1, wall_s=30)
 def hides(work):
     """Hoard behind a first thread that has ended: the process seems to have nothing."""
@@ -184,7 +201,8 @@ def test_a_task_takes_nothing_that_is_counted_for_all_of_its_user(
     server: ServerProcess,
 ) -> None:
     """Used up, the watches of epoll would end the server itself."""
-    assert run(server, "takes")["result"] == {
+    processes = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    assert run(server, "takes", processes)["result"] == {
         "epoll_create": "EPERM",
         "epoll_create1": "EPERM",
         "io_setup": "EPERM",
@@ -195,6 +213,7 @@ def test_a_task_takes_nothing_that_is_counted_for_all_of_its_user(
         "a hole": "ENOTSUP",
         "room, as once": "EPERM",
         "a file's own room": "done",
+        "processes for others": processes != resource.RLIM_INFINITY,
         "signals that wait": True,
     }
 
@@ -221,7 +240,15 @@ def test_a_task_with_too_many_threads_is_ended(server: ServerProcess) -> None:
     found = run(server, "threads", 5000)
 
     assert found["status"] == "FAILED"
-    assert found["error"]["detail"].endswith("too many processes or threads")
+    assert found["error"]["detail"].endswith(CROWD)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").stat().st_size, reason="from Linux 6.2")
+def test_a_task_with_too_many_open_files_is_ended(server: ServerProcess) -> None:
+    found = run(server, "files")
+
+    assert found["status"] == "FAILED"
+    assert found["error"]["detail"].endswith(CROWD)
 
 
 @needs_proc
