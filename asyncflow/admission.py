@@ -404,6 +404,20 @@ class Admission:
                 f"{waiting} steps are waiting, the limit is {self.rules.backlog_limit}"
             )
 
+    def check_delayed(self, delayed: int) -> None:
+        """Return if another task may wait for its time beside those *delayed*.
+
+        They hold up nobody, so as many may wait as of those whose time has come.
+
+        Raises:
+            BacklogFull: not now.
+        """
+        if delayed >= self.rules.backlog_limit:
+            raise BacklogFull(
+                f"{delayed} tasks wait for their time,"
+                f" the limit is {self.rules.backlog_limit}"
+            )
+
     def check_type(self, media_type: str) -> None:
         """Return if files of *media_type* are taken.
 

@@ -1,7 +1,13 @@
-"""Chance that nobody can guess, without a system call each time."""
+"""Time, ids, and chance that nobody can guess, without a system call each time."""
 
 import os
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final
+
+from asyncflow import uploads
 
 _FETCHED: Final = 4096
 
@@ -20,3 +26,25 @@ class Entropy:
         taken = self._bytes[self._at : self._at + count]
         self._at += count
         return taken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clock:
+    """Where time, chance and ids come from; tests bring their own."""
+
+    wall_s: Callable[[], float] = time.time
+    mono_s: Callable[[], float] = time.monotonic
+    spread: Callable[[], float] = random.random
+    entropy: Callable[[int], bytes] = field(default_factory=Entropy)
+
+    def now(self) -> int:
+        """Return milliseconds since 1970 (UTC)."""
+        return int(self.wall_s() * 1000)
+
+    def mono(self) -> int:
+        """Return milliseconds on this host's monotonic clock."""
+        return int(self.mono_s() * 1000)
+
+    def new_id(self) -> str:
+        """Return a fresh id."""
+        return uploads.new_id(self.now(), self.entropy(10))

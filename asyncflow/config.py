@@ -260,7 +260,10 @@ class Settings(BaseSettings):
         "never",
     )
     backlog_limit: Number = _number(
-        10_000, "waiting steps above which new files are refused", 1, 10**9
+        10_000,
+        "waiting steps above which new work is refused, and of delayed tasks as many",
+        1,
+        10**9,
     )
     fill_level: Number = _number(
         90, "percent of the disk in use above which new files are refused", 1, 100

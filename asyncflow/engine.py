@@ -5,21 +5,19 @@ and passes each committed change on: to watchers, to doorbells, to whoever must 
 """
 
 import asyncio
-import random
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 import msgspec
 import structlog
 
-from asyncflow import events, jobs, uploads
+from asyncflow import events, jobs
 from asyncflow.broker.base import Doorbell
-from asyncflow.chance import Entropy
+from asyncflow.chance import Clock
 from asyncflow.db.base import Database
 from asyncflow.db.oversight import Note, Paused, Registered
 from asyncflow.db.records import (
@@ -76,28 +74,6 @@ LEARNT_FROM = 1000
 PIPELINE = "pipeline"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Clock:
-    """Where time, chance and ids come from; tests bring their own."""
-
-    wall_s: Callable[[], float] = time.time
-    mono_s: Callable[[], float] = time.monotonic
-    spread: Callable[[], float] = random.random
-    entropy: Callable[[int], bytes] = field(default_factory=Entropy)
-
-    def now(self) -> int:
-        """Return milliseconds since 1970 (UTC)."""
-        return int(self.wall_s() * 1000)
-
-    def mono(self) -> int:
-        """Return milliseconds on this host's monotonic clock."""
-        return int(self.mono_s() * 1000)
-
-    def new_id(self) -> str:
-        """Return a fresh id."""
-        return uploads.new_id(self.now(), self.entropy(10))
-
-
 class Engine:
     """Jobs, steps and events, and everybody who must hear of them."""
 
@@ -124,6 +100,8 @@ class Engine:
         self.tallies: Mapping[tuple[str, str], int] = {}
         #: steps that have become ready since the tallies were read, less those claimed
         self._newly_waiting = 0
+        #: steps that wait for a time to come, made since the tallies were read
+        self._newly_delayed = 0
         #: tasks and events on their way into the database
         self._submitting = 0
         self.paused = Paused()
@@ -171,9 +149,10 @@ class Engine:
 
         A restart loses the timers of retrying steps, an unknown outcome its rings.
         """
-        counted = self._newly_waiting
+        counted, delayed = self._newly_waiting, self._newly_delayed
         self.tallies = await self._db.tallies()
         self._newly_waiting -= counted
+        self._newly_delayed -= delayed
         self.doorbell.ring(
             {
                 name
@@ -188,11 +167,18 @@ class Engine:
         waited = sum(n for (_, state), n in self.tallies.items() if state in WAITING)
         return max(0, waited + self._newly_waiting) + self._submitting
 
+    @property
+    def delayed(self) -> int:
+        """How many steps wait for a time of their own."""
+        waited = sum(n for (_, s), n in self.tallies.items() if s == StepState.WAITING)
+        return waited + self._newly_delayed + self._submitting
+
     def changed(self, change: Change) -> None:
         """Pass a committed change on; the database calls it in commit order."""
         self.hub.changed(change)
         again = sum(one.status is StepState.RETRYING for one in change.steps)
         self._newly_waiting += len(change.ring) + again
+        self._newly_delayed += len(change.due) - again
         for listener in self.listeners:
             listener(change)
         if change.ring:

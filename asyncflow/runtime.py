@@ -22,11 +22,12 @@ from asyncflow import chains, pipelines
 from asyncflow.admission import Admission, Rules
 from asyncflow.agreement import Ask
 from asyncflow.broker.memory import LocalDoorbell
+from asyncflow.chance import Clock
 from asyncflow.chunks import Chunks
 from asyncflow.config import Settings
 from asyncflow.db.sqlite import SqliteDatabase
 from asyncflow.dispatch import Dispatchers
-from asyncflow.engine import Clock, Engine
+from asyncflow.engine import Engine
 from asyncflow.errors import (
     DatabaseUnavailable,
     DataDirInUse,

@@ -136,6 +136,7 @@ async def submit(request: web.Request) -> web.Response:
     order = json_body(_order, body)
     once = _once(request, order.idempotency_key, body)
     whose = Owner(owner=principal.owner, tenant=_tenant(principal, order.tenant))
+    run_at = _time(runtime, order)
     found = await _begin(
         runtime,
         whose,
@@ -147,9 +148,10 @@ async def submit(request: web.Request) -> web.Response:
             tenant=whose.tenant,
             client=client_of(request, principal),
             priority=order.priority,
-            run_at=_time(runtime, order),
+            run_at=run_at,
             once=once,
         ),
+        is_delayed=run_at is not None,
     )
     url = f"{runtime.public_path}/tasks/{found}"
     taken = TaskAnswer(task_id=found, status=JobState.PENDING, status_url=url)
@@ -188,6 +190,8 @@ async def _begin(
     whose: Owner,
     once: Once | None,
     submit: Callable[[], Awaitable[str]],
+    *,
+    is_delayed: bool = False,
 ) -> str:
     """Return the job that *submit* begins, or that a request with the same key has.
 
@@ -199,6 +203,8 @@ async def _begin(
             return known
     # nothing comes between this and being counted
     runtime.admission.check_backlog()
+    if is_delayed:
+        runtime.admission.check_delayed(runtime.engine.delayed)
     return await submit()
 
 

@@ -10,9 +10,10 @@ import pytest
 
 from asyncflow.admission import Admission, Rules
 from asyncflow.broker.memory import LocalDoorbell
+from asyncflow.chance import Clock
 from asyncflow.chunks import Chunks
 from asyncflow.db.sqlite import SqliteDatabase
-from asyncflow.engine import Clock, Engine
+from asyncflow.engine import Engine
 from asyncflow.errors import (
     DatabaseUnavailable,
     JobNotFound,

@@ -13,9 +13,10 @@ import pytest
 
 from asyncflow.admission import ROOM_EVERY_BYTES, Admission, Rules
 from asyncflow.broker.memory import LocalDoorbell
+from asyncflow.chance import Clock
 from asyncflow.chunks import Chunks
 from asyncflow.db.sqlite import SqliteDatabase
-from asyncflow.engine import Clock, Engine
+from asyncflow.engine import Engine
 from asyncflow.errors import DiskFull, TooManyUploads, TruncatedBody, UploadGone
 from asyncflow.jobs import Limits
 from asyncflow.progress import Hub

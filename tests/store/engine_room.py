@@ -8,10 +8,11 @@ from pathlib import Path
 
 from asyncflow.admission import Admission, Rules
 from asyncflow.broker.memory import LocalDoorbell
+from asyncflow.chance import Clock
 from asyncflow.chunks import Chunks
 from asyncflow.db.records import Place as Seat
 from asyncflow.db.sqlite import SqliteDatabase
-from asyncflow.engine import Clock, Engine
+from asyncflow.engine import Engine
 from asyncflow.errors import (
     DiskFull,
 )

@@ -8,11 +8,12 @@ import pytest
 import structlog
 
 from asyncflow.broker.memory import LocalDoorbell
+from asyncflow.chance import Clock
 from asyncflow.db.oversight import Note
 from asyncflow.db.records import Claimed, Ended
 from asyncflow.db.sqlite import SqliteDatabase
 from asyncflow.dispatch import Begun, Dispatcher
-from asyncflow.engine import Clock, Engine
+from asyncflow.engine import Engine
 from asyncflow.jobs import SUBMITTED, Limits, PlanEntry, Subscription, Verdict
 from asyncflow.pace import Restraint
 from asyncflow.progress import Hub

@@ -453,6 +453,27 @@ def test_no_more_is_taken_than_may_wait(tmp_path: Path) -> None:
         until(lambda: give(0) == 202)
 
 
+def test_no_more_may_wait_for_a_time_of_their_own(tmp_path: Path) -> None:
+    shutil.copy(WORK, tmp_path)
+    settings = {"processors": "work_to_do", "workers": "1", "backlog_limit": "20"}
+    with healthy_server(tmp_path, **settings) as server:
+
+        def give(delay: int) -> int:
+            said = {"name": "add", "payload": [1], "delay": delay}
+            return post(server, "/tasks", said).status
+
+        with ThreadPoolExecutor(16) as crowd:
+            answers = Counter(crowd.map(give, [3600] * 40))
+        assert answers == {202: 20, 503: 20}
+        # also when they have been counted
+        watch.pause(1.5)
+        assert give(3600) == 503
+
+        # they hold up nobody
+        assert give(0) == 202
+        assert server.finished(server.upload("a.txt", b"hi"))["status"] == "COMPLETED"
+
+
 # ----- application events
 
 
