@@ -44,6 +44,17 @@ def has_notes(page: Any) -> bool:
     return any(_is_note(one) for _number, one in _annotations(page))
 
 
+def has_more_than_links(page: Any) -> bool:
+    """Tell whether there is anything on PDFium's *page* that may be drawn over it."""
+    import pypdfium2.raw as pdfium  # noqa: PLC0415 -- few workers need it
+
+    undrawn = (pdfium.FPDF_ANNOT_LINK, pdfium.FPDF_ANNOT_POPUP)
+    return any(
+        pdfium.FPDFAnnot_GetSubtype(one) not in undrawn
+        for _number, one in _annotations(page)
+    )
+
+
 def notes_of(page: Any) -> list[Note]:
     """Return the notes that have no looks on PDFium's *page*, which is not shown yet.
 

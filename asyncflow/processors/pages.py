@@ -19,7 +19,13 @@ from asyncflow.processors import matrix, paper, raster
 from asyncflow.processors.clock import Clock, PageTimeout
 from asyncflow.processors.layers import Layer, Word, layer_of
 from asyncflow.processors.matrix import Box, Matrix
-from asyncflow.processors.notes import Note, has_notes, hide, notes_of
+from asyncflow.processors.notes import (
+    Note,
+    has_more_than_links,
+    has_notes,
+    hide,
+    notes_of,
+)
 
 #: A4 at 300 dpi has 8.7 million, A3 17.4; larger pages are read at a lower resolution
 MAX_PIXELS: Final = 18_000_000
@@ -318,8 +324,14 @@ class Document:
                 # before they become a part of the page
                 self._noted[number] = self._notes(number) if has_notes(page) else []
                 hide(page, self._noted[number])
-            # what was filled into a form or noted on the page is text of the page
-            if pdfium.FPDFPage_Flatten(page, pdfium.FLAT_NORMALDISPLAY) == _FLATTENED:
+            # what was filled into a form or noted on the page is text of the page; links
+            # draw nothing, and PDFium makes a page forget what fonts and pictures it
+            # has by inheritance
+            if (
+                has_more_than_links(page)
+                and pdfium.FPDFPage_Flatten(page, pdfium.FLAT_NORMALDISPLAY)
+                == _FLATTENED
+            ):
                 page.close()
                 page = self._pdf[number]
         except pypdfium2.PdfiumError as error:
