@@ -412,6 +412,11 @@ def test_a_large_body_s_trailer_is_found(server: ServerProcess) -> None:
 # ----- digests of complete files, for whoever asks
 
 
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root sees what a server has open and reads"
+)
+
+
 def wanting(upload: str, algorithm: str = "sha-512") -> tuple[str, str, Header, Header]:
     said = ("Want-Repr-Digest", f"{algorithm}=9")
     return "HEAD", f"/files/{upload}", ("Upload-Complete", "?1"), said
@@ -442,6 +447,7 @@ def endless(server: ServerProcess) -> str:
     return upload
 
 
+@needs_root
 def test_the_digest_of_a_complete_file_is_computed_once(server: ServerProcess) -> None:
     data = os.urandom(4 << 20)
     with Line(server) as line:
@@ -459,6 +465,7 @@ def test_the_digest_of_a_complete_file_is_computed_once(server: ServerProcess) -
         assert read_bytes(server) - before < 2 * len(data)
 
 
+@needs_root
 def test_a_digest_that_was_computed_outlives_the_server(tmp_path: Path) -> None:
     data = os.urandom(4 << 20)
     with healthy_server(tmp_path) as server:
@@ -477,6 +484,7 @@ def test_a_digest_that_was_computed_outlives_the_server(tmp_path: Path) -> None:
         assert read_bytes(server) - before < len(data)
 
 
+@needs_root
 def test_a_digest_that_nobody_waits_for_any_more_is_given_up(tmp_path: Path) -> None:
     with healthy_server(tmp_path) as server:
         upload = endless(server)
@@ -493,6 +501,7 @@ def test_a_digest_that_nobody_waits_for_any_more_is_given_up(tmp_path: Path) -> 
         until(lambda: not readers_of(server, upload))
 
 
+@needs_root
 def test_so_many_may_wait_for_digests_and_one_more_is_told_to_come_later(
     tmp_path: Path,
 ) -> None:
