@@ -22,7 +22,8 @@ from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.streams import EmptyStreamReader
 from aiohttp.web_protocol import RequestPayloadError
 
-from asyncflow.errors import MalformedRequest, SlowBody, TruncatedBody
+from asyncflow.admission import FORM_BYTES
+from asyncflow.errors import MalformedRequest, SlowBody, TruncatedBody, UploadTooLarge
 from asyncflow.web.expecting import waits
 from asyncflow.web.fastpath import FastPath
 from asyncflow.web.limits import GuardedHandler
@@ -52,7 +53,8 @@ class BodyReader:
 
     `read` raises TruncatedBody if the client ended the body too early (it can still be
     answered), ConnectionResetError if the client has gone, SlowBody if it is too slow,
-    MalformedRequest if the chunked coding is broken.
+    MalformedRequest if the chunked coding is broken, UploadTooLarge if it is a form and
+    larger than *max_form_bytes* and what stands around files.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class BodyReader:
         min_rate: int = KIB,
         window_s: float = 30.0,
         fast: FastPath | None = None,
+        max_form_bytes: int | None = None,
     ) -> None:
         self._request = request
         # at once: while somebody looks things up, aiohttp would read half a megabyte
@@ -78,6 +81,7 @@ class BodyReader:
         self._started = False
         self._broken: Exception | None = None
         self._stopped: Exception | None = None
+        self._max_form_bytes = max_form_bytes
         #: bytes handed out so far
         self.received = 0
 
@@ -145,6 +149,10 @@ class BodyReader:
 
     def _count(self, piece: bytes) -> bytes:
         self._add(len(piece))
+        most = self._max_form_bytes
+        if most is not None and self.received > most + FORM_BYTES:
+            self._broken = UploadTooLarge(length=None, max_bytes=most, what="form")
+            raise self._broken
         return piece
 
     def _add(self, count: int) -> None:

@@ -47,7 +47,7 @@ from asyncflow.uploads import Checksum
 from asyncflow.views import View
 from asyncflow.web.auth import UPLOAD, Principal, require
 from asyncflow.web.base64body import Base64Body, split
-from asyncflow.web.bodies import BodyReader, continue_later
+from asyncflow.web.bodies import continue_later
 from asyncflow.web.digested import check_body, digested
 from asyncflow.web.formdata import FormReader
 from asyncflow.web.intake import (
@@ -56,6 +56,7 @@ from asyncflow.web.intake import (
     body_length,
     chosen,
     client_of,
+    form_body,
     once_of,
 )
 from asyncflow.web.keys import chunks_key, digests_key, runtime_key
@@ -200,9 +201,8 @@ async def _form(request: web.Request, principal: Principal) -> web.Response:
 
 
 async def _read_form(request: web.Request, principal: Principal, got: _Got) -> Upload:
-    runtime = request.app[runtime_key]
     is_repeat = await admit_chunk(request, principal)
-    body = BodyReader(request, min_rate=runtime.settings.body_min_rate)
+    body = form_body(request)
     checked = digested(request, body)
     form = FormReader(checked or body, request.headers[hdrs.CONTENT_TYPE])
     while (part := await form.next_part()) is not None:

@@ -67,6 +67,18 @@ def digested(request: web.Request, body: BodyReader) -> Digested | None:
     return Digested(request, body) if is_said else None
 
 
+def check_nothing(request: web.Request) -> None:
+    """Return if an empty body, which is a whole file, has the digests that were said.
+
+    Raises:
+        DigestMismatch: it has others.
+    """
+    claims = digests_of(request)
+    _compare(claims, lambda name: hashlib.new(name).digest())
+    if any(hashlib.new(one.algorithm).digest() != one.value for one in claims.whole()):
+        raise DigestMismatch
+
+
 async def check_body(request: web.Request, body: bytes | bytearray) -> None:
     """Return if a whole *body*, which has ended, has the digest that was said, if any.
 

@@ -149,6 +149,16 @@ async def _is_repeat(
     return await chunks.knows(principal.owner, principal.tenant, once.key)
 
 
+def form_body(request: web.Request) -> BodyReader:
+    """Return what reads a form, which is no larger than a file may be."""
+    runtime = request.app[runtime_key]
+    return BodyReader(
+        request,
+        min_rate=runtime.settings.body_min_rate,
+        max_form_bytes=runtime.admission.rules.max_bytes,
+    )
+
+
 async def fill(
     request: web.Request,
     upload_id: str,

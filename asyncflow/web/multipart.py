@@ -44,7 +44,7 @@ from asyncflow.views import ErrorView, View
 from asyncflow.web import resumable
 from asyncflow.web.auth import UPLOAD, Principal, require
 from asyncflow.web.bodies import BodyReader, BytesBody, continue_later
-from asyncflow.web.digested import Digested, digested
+from asyncflow.web.digested import Digested, check_nothing, digested
 from asyncflow.web.errors import forget_frames, status_of
 from asyncflow.web.formdata import FormReader, Part
 from asyncflow.web.intake import (
@@ -55,6 +55,7 @@ from asyncflow.web.intake import (
     chosen,
     client_of,
     digests_of,
+    form_body,
     key_of_file,
     once_of,
     refuse_range,
@@ -144,6 +145,9 @@ async def _raw(request: web.Request, name: str | None) -> web.Response:
         once=once_of(request, shown, length, request.content_type),
         metadata=chosen(pipeline),
     )
+    if said.length == 0:
+        # it is complete once it is created
+        check_nothing(request)
     fast = request.app[fast_key]
     body = BodyReader(request, min_rate=runtime.settings.body_min_rate, fast=fast)
     try:
@@ -182,7 +186,7 @@ async def _store(
     runtime = request.app[runtime_key]
     upload = await _begin(runtime, said)
     if upload.is_complete and upload.is_known:
-        await _compare(request, upload, body)
+        await _compare(request, upload, body, claims)
         return upload
     runtime.metrics.uploads_created.inc("form" if length is None else "raw")
     if upload.is_complete:
@@ -206,24 +210,31 @@ async def _store(
 
 
 async def _compare(
-    request: web.Request, upload: Upload, body: BodyReader | Part
+    request: web.Request, upload: Upload, body: BodyReader | Part, claims: Claims
 ) -> None:
     """Return if *body* is the file that came first with an Idempotency-Key.
 
     Raises:
+        DigestMismatch: it is not what the request itself says.
         KeyReused: it is another one. Of a file that was removed since, and whose digest
             nobody knows, only the size is compared.
     """
-    hasher = hashlib.sha256()
-    while data := await body.read():
+    hasher, digests = hashlib.sha256(), request.app[digests_key]
+    checked = digested(request, body) if isinstance(body, BodyReader) else None
+    while data := await (checked or body).read():
         hasher.update(data)
+    if checked is not None:
+        checked.check()
     with suppress(BlobNotFound):
         is_same = body.received == upload.offset
         if is_same:
-            stored = await request.app[digests_key].of(request, upload.id, "sha256")
+            stored = await digests.of(request, upload.id, "sha256")
             is_same = stored.value == hasher.digest()
         if not is_same:
             raise KeyReused("this Idempotency-Key came before, with another file")
+        for said in claims.whole()[:1]:
+            if await digests.of(request, upload.id, said.algorithm) != said:
+                raise DigestMismatch
 
 
 async def _begin(runtime: Runtime, said: Announced) -> Upload:
@@ -268,7 +279,7 @@ async def _form(request: web.Request) -> web.Response:
         raise InvalidHeader(resumable.COMPLETE, "?0", accepted="?1: a form comes whole")
     runtime = request.app[runtime_key]
     await admit_form(request, principal)
-    body = BodyReader(request, min_rate=runtime.settings.body_min_rate)
+    body = form_body(request)
     checked = digested(request, body)
     form = FormReader(checked or body, request.headers[hdrs.CONTENT_TYPE])
     told = _Told()

@@ -212,11 +212,18 @@ def _parts(concat: str) -> list[str]:
     if not 0 < len(addresses) <= MAX_PARTS:
         accepted = f"final; and 1 to {MAX_PARTS} addresses of partial uploads"
         raise InvalidHeader(CONCAT, concat, accepted=accepted)
-    ids = [urlsplit(address).path.rpartition("/")[2] for address in addresses]
-    for part in ids:
-        if not uploads.is_id(part):
-            raise PartNotUsable(f"{part[:60]!r} is no upload")
-    return ids
+    return [_part(address) for address in addresses]
+
+
+def _part(address: str) -> str:
+    try:
+        found = urlsplit(address).path.rpartition("/")[2]
+    except ValueError:
+        # brackets around what is no address
+        found = address
+    if not uploads.is_id(found):
+        raise PartNotUsable(f"{found[:60]!r} is no upload")
+    return found
 
 
 # ----- one upload

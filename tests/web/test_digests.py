@@ -521,3 +521,33 @@ def test_so_many_may_wait_for_digests_and_one_more_is_told_to_come_later(
         for line in lines:
             line.sock.close()
         until(lambda: not any(readers_of(server, one) for one in uploads))
+
+
+# ----- files that are empty, or come again
+
+
+def put(server: ServerProcess, data: bytes, *headers: Header) -> Answer:
+    with Line(server) as line:
+        return line.ask("PUT", "/upload/some.txt", *headers, body=data)
+
+
+@pytest.mark.parametrize("name", ["Content-Digest", "Repr-Digest"])
+def test_an_empty_file_has_a_digest_too(server: ServerProcess, name: str) -> None:
+    before = jobs(server)
+    refused = put(server, b"", digest(name, b"other"))
+    assert (refused.status, code_of(refused)) == (400, "digest_mismatch")
+    assert jobs(server) == before
+    assert put(server, b"", digest(name, b"")).status == 202
+
+
+@pytest.mark.parametrize("name", ["Content-Digest", "Repr-Digest"])
+@pytest.mark.parametrize("algorithm", ["sha-256", "sha-512"])
+def test_a_repeat_must_be_what_it_says_it_is(
+    server: ServerProcess, name: str, algorithm: str
+) -> None:
+    key = ("Idempotency-Key", os.urandom(8).hex())
+    first = put(server, DATA, key)
+    refused = put(server, DATA, key, digest(name, b"other", algorithm))
+    assert (refused.status, code_of(refused)) == (400, "digest_mismatch")
+    again = put(server, DATA, key, digest(name, DATA, algorithm))
+    assert (again.status, again.json["jobId"]) == (202, first.json["jobId"])

@@ -118,6 +118,14 @@ def test_a_joined_upload_takes_no_bytes(server: ServerProcess) -> None:
     assert patch(server, done, 3, b"x").status == 403
 
 
+@pytest.mark.parametrize(
+    "address", ["//[bad", "http://[::1/files/x", "http://[x]/files/1", "%", "/files/.."]
+)
+def test_what_is_no_address_names_no_part(server: ServerProcess, address: str) -> None:
+    answer = join(server, part(server, b"x"), address)
+    assert (answer.status, code_of(answer)) == (400, "part_not_usable")
+
+
 def test_empty_parts_are_joined_too(server: ServerProcess) -> None:
     job = join(server, part(server, b""), part(server, b"full"), part(server, b""))
     assert original(server, job.headers["asyncflow-job-id"]) == b"full"

@@ -1,6 +1,8 @@
 """`POST /upload` with a form, as browsers and curl send it."""
 
+import contextlib
 import hashlib
+import os
 import signal
 import subprocess
 import time
@@ -215,3 +217,23 @@ def test_a_stalled_form_does_not_hold_up_a_server_that_stops(tmp_path: Path) -> 
         assert server.wait() == 0
         assert time.monotonic() - began < 4
         assert not kept(server)
+
+
+def test_a_form_of_unknown_length_is_no_larger_than_others(tmp_path: Path) -> None:
+    files = [(f"{n}.bin", os.urandom(150_000)) for n in range(4)]
+    kind, body = form(*files)
+    with healthy_server(tmp_path, max_upload_bytes="250000") as server:
+        with Line(server) as line:
+            line.head("POST", "/upload", kind, ("Transfer-Encoding", "chunked"))
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                for at in range(0, len(body), 50_000):
+                    line.chunk(body[at : at + 50_000])
+                line.chunk(b"")
+            answer = line.answer()
+        if answer.status == 202:
+            # what had come whole before is told
+            codes = [one.get("error", {}).get("code") for one in answer.json["jobs"]]
+        else:
+            codes = [code_of(answer)]
+        assert codes[-1] == "upload_too_large"
+        assert len(codes) < len(files)
