@@ -37,6 +37,7 @@ from asyncflow.errors import (
     MissingFile,
     PartNotUsable,
     UnsupportedContentType,
+    UploadGone,
     UploadNotFound,
 )
 from asyncflow.joining import said_expressly
@@ -390,7 +391,9 @@ async def _place(
         if there is None:
             whole = await runtime.chunks.find(whole.id)
             await _compare(request, whole, fields, part)
-            await runtime.chunks.terminate(part.id)
+            # unless it has gone with the others, or been found to be one of them
+            with suppress(UploadNotFound, UploadGone):
+                await runtime.chunks.terminate(part.id)
             return _answer(runtime, whole.id, fields.total, ())
     except BaseException as error:
         await runtime.chunks.endings.abandon(part.id, error)
