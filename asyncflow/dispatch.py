@@ -67,10 +67,11 @@ class _Attempt:
 
     __slots__ = (
         *("began", "consumer", "has_started", "is_released", "settles", "task"),
-        "tenant",
+        *("job", "tenant"),
     )
 
     def __init__(self, claimed: Claimed, task: asyncio.Task[None]) -> None:
+        self.job = claimed.job_id
         self.consumer = claimed.consumer
         self.tenant = claimed.tenant
         self.task = task
@@ -332,7 +333,8 @@ class Dispatcher:
         task.add_done_callback(lambda _task: self._ended(held, pace))
 
     def _ended(self, held: Held, pace: Pace) -> None:
-        del self._running[held]
+        one = self._running.pop(held)
+        self._engine.hub.over(one.job, one.consumer)
         pace.ended()
         if self._engine.tenant_limit < sys.maxsize:
             # who was held back by what has ended may go on

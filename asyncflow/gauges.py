@@ -20,7 +20,7 @@ from asyncflow.db.writer import Batch
 from asyncflow.engine import Engine
 from asyncflow.errors import AsyncflowError, DatabaseUnavailable, DiskFull
 from asyncflow.history import MINUTE_S, MINUTES, History, Paces
-from asyncflow.jobs import UPLOADED, JobKind, JobState, StepState, Verdict
+from asyncflow.jobs import UPLOADED, JobKind, StepState, Verdict
 from asyncflow.metrics import Metrics
 from asyncflow.pool import Pool
 from asyncflow.store.base import Space
@@ -39,7 +39,9 @@ MOST_ENDS: Final = 100_000
 #: verdicts that say that an attempt has failed, whatever it was made on
 FAULTS: Final = frozenset({Verdict.BAD_OUTPUT, Verdict.ERROR, Verdict.LOST})
 #: reasons that cost a worker process its life
-LOST_WORKER: Final = frozenset({"crashed", "out_of_memory", "timeout"})
+LOST_WORKER: Final = frozenset(
+    {"crashed", "out_of_memory", "timeout", "too_much_output"}
+)
 #: a dead step whose file is at fault: not a state of its own, but a number
 REFUSED: Final = "refused"
 QUEUED: Final = (
@@ -155,7 +157,7 @@ class Gauges:
         if change.terminal is not None:
             self._metrics.jobs_finished.inc(change.state)
             self.history.add(change.state.lower())
-        if change.state is JobState.PENDING:
+        if change.begins:
             self._metrics.jobs_created.inc(change.kind)
             if change.kind is JobKind.FILE:
                 self._metrics.uploads_completed.inc()

@@ -106,7 +106,7 @@ SPECS: Mapping[str, Spec] = {
     "step_duration": Spec(
         name="asyncflow_step_duration_seconds",
         kind="histogram",
-        help="Time of one attempt at a step, from claim to settlement.",
+        help="Time of one attempt at a step, from its begin in a worker to its report.",
         labels=("consumer",),
         buckets=STEP_S,
     ),

@@ -19,10 +19,17 @@ from asyncflow import chains, jobs, shapes
 from asyncflow.errors import BadSettings
 from asyncflow.jobs import ACCEPTED, PlanEntry, Subscription
 from asyncflow.notation import MEDIA_TYPE, parse_seconds
-from asyncflow.pace import ATTEMPTS, CONCURRENCY, PRIORITY, per_second
+from asyncflow.pace import ATTEMPTS, CONCURRENCY, PRIORITY, RATE_FORM, per_second
 from asyncflow.shapes import dotted, no_such
 
 DEFAULT: Final = "default"
+#: what some editors write first
+BYTE_ORDER_MARK: Final = "\ufeff"
+#: texts of a form, by key
+FORMS: Final = {
+    "rate": RATE_FORM,
+    "wall": "a duration above 0, such as 10m, 90s or 2h",
+}
 #: what an upload can choose
 _NAME: Final = re.compile(r"\w[\w.-]{0,63}")
 #: the keys down to a value
@@ -153,14 +160,22 @@ def parse(text: str, name: str) -> Pipelines:
         BadSettings: it says what nobody can follow; the message names every such key.
     """
     try:
-        read = tomllib.loads(text)
+        read = tomllib.loads(text.removeprefix(BYTE_ORDER_MARK))
     except tomllib.TOMLDecodeError as bad:
         raise BadSettings(f"{name} is no TOML: {bad}") from None
-    _refuse(shapes.problems(read, Pipelines), name)
+    _refuse(map(_with_form, shapes.problems(read, Pipelines)), name)
     said = msgspec.convert(read, Pipelines)
     tests = (_values, _names, _patterns, _own_circles)
     _refuse((wrong for test in tests for wrong in test(said)), name)
     return said
+
+
+def _with_form(problem: str) -> str:
+    """Return *problem* with the form of a text that somebody took for a number."""
+    for key, form in FORMS.items():
+        if problem.startswith("consumers.") and f".{key} is " in problem:
+            return problem.replace("accepted: a text", f"accepted: a text, {form}")
+    return problem
 
 
 def _refuse(problems: Iterable[str], name: str) -> None:
@@ -182,10 +197,7 @@ def _values(said: Pipelines) -> Iterator[str]:
             except ValueError:
                 good = False
             if not good:
-                yield (
-                    f"{where}.wall is {behaviour.wall!r}; accepted: a duration above 0,"
-                    " such as 10m, 90s or 2h"
-                )
+                yield (f"{where}.wall is {behaviour.wall!r}; accepted: {FORMS['wall']}")
 
 
 def _names(said: Pipelines) -> Iterator[str]:

@@ -239,6 +239,15 @@ class Hub:
             live.moved[step] = asyncio.get_running_loop().time()
         self._soon(job)
 
+    def over(self, job: str, step: str) -> None:
+        """Forget how far a step was: its attempt is over, be it that of a replay."""
+        live = self._live.get(job)
+        if live is not None:
+            live.percent.pop(step, None)
+            live.moved.pop(step, None)
+            if not live.percent and live.uploaded is None:
+                del self._live[job]
+
     def percent(self, job: str, step: str) -> float:
         """Return how far a running step has said it is, 0 to 100."""
         live = self._live.get(job)

@@ -58,6 +58,7 @@ def submit(db: sqlite3.Connection, new: Submission) -> tuple[str, Change | None]
     job = db.execute(SQL["submit_job"], row).lastrowid or 0
     intake.remember_creation(db, new.owner, new.tenant, new.once, job)
     track = Tracker(db, job, new.id)
+    track.begins = True
     event = {"job": job, "run": 1, "type": kind, "data": "{}", "now": new.now}
     seq = insert_event(db, event)
     run_at = new.run_at or 0
@@ -74,6 +75,7 @@ def submit(db: sqlite3.Connection, new: Submission) -> tuple[str, Change | None]
         version=1,
         kind=new.kind,
         state=JobState.PENDING,
+        begins=True,
         ring=frozenset() if early else names,
         due=tuple((name, delay) for name in names) if early else (),
     )

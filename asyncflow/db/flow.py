@@ -51,6 +51,8 @@ class Tracker:
         self._steps: dict[int, StepView | None] = {}
         #: the job's run is over, which is a version of its own
         self.is_closed = False
+        #: the job begins
+        self.begins = False
         self.ring: set[str] = set()
         self.due: list[tuple[str, float]] = []
         self.stop: list[tuple[int, int]] = []
@@ -86,6 +88,7 @@ class Tracker:
             stop=tuple(self.stop),
             died=tuple(self.died),
             trash=self.trash,
+            begins=self.begins,
         )
 
     def _view(self, step: int) -> StepView:

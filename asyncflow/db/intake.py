@@ -162,6 +162,7 @@ def accept(
         },
     )
     track = flow.Tracker(db, row["id"], pid)
+    track.begins = True
     if row["parts"] is not None:
         until = now + uploads.KEEP_PARTS_MS
         track.trash = release_parts(db, row["id"], until, served=True)

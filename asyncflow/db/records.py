@@ -162,6 +162,8 @@ class Change:
     trash: bool = False
     #: the job was deleted
     gone: bool = False
+    #: the job begins with this
+    begins: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -203,3 +203,19 @@ def test_every_mistake_is_named_by_its_real_keys() -> None:
         f"p.toml: {image}.attempts is 'many'; {number} 1 to 100",
         "p.toml: pipelines.a.types.\"video/*\".consumers is 'all'; accepted: a list",
     ]
+
+
+def test_a_number_where_a_text_belongs_is_told_the_text_s_form() -> None:
+    with pytest.raises(BadSettings) as refused:
+        pipelines.parse("[consumers.image]\nrate = 10\nwall = 10\n", "some.toml")
+
+    rate, wall = refused.value.detail.splitlines()
+    assert rate.startswith("some.toml: consumers.image.rate is 10; accepted: a text, ")
+    assert "such as 10/s" in rate
+    assert "such as 10m" in wall
+
+
+def test_a_byte_order_mark_is_no_mistake() -> None:
+    said = pipelines.parse("\ufeff[consumers.image]\nattempts = 2\n", "some.toml")
+
+    assert said.consumers["image"].attempts == 2

@@ -143,6 +143,13 @@ async def unanswerable(_work: Task) -> object:
     return object()
 
 
+@consumer("say-late", on="clock.struck")
+def say_late(work: Task) -> None:
+    """Say only at its end how far it is."""
+    time.sleep(1.5)
+    work.progress(99)
+
+
 @consumer("bill", on="order.paid")
 def bill(work: Task) -> str:
     """Write a bill."""

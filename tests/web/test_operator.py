@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.server_process import Answer, ServerProcess
-from tests.web.live import code_of, create, healthy_server, until
+from tests.web.live import code_of, create, healthy_server, metric, rows, until
 
 WORK = Path(__file__).parent.parent / "tasks" / "work_to_do.py"
 
@@ -309,6 +309,45 @@ def test_a_replay_does_what_was_done_once_more(server: ServerProcess) -> None:
     assert (job["status"], job["run"]) == ("COMPLETED", 1)
     none = act(server, "consumers/bill/replay", {"since": "2999-01-01T00:00:00Z"})
     assert none["steps"] == 0
+
+
+def test_a_step_less_is_no_job_more(server: ServerProcess) -> None:
+    name = 'asyncflow_jobs_created_total{kind="event"}'
+    act(server, "drain")
+    answer = server.request("POST", "/events", b'{"type": "order.paid", "data": {}}')
+    assert answer.status == 202
+    made = metric(server, name)
+    (step,) = rows(
+        server, "SELECT id FROM step WHERE consumer = 'count' AND state = 'ready'"
+    )
+    act(server, f"steps/{step[0]}/cancel")
+
+    assert metric(server, name) == made
+    act(server, f"jobs/{answer.json['jobId']}/cancel")
+    act(server, "resume")
+
+
+def test_a_replay_does_not_begin_where_the_one_before_it_ended(
+    server: ServerProcess,
+) -> None:
+    said = json.dumps({"type": "clock.struck", "data": None}).encode()
+    server.finished(server.request("POST", "/events", said).json["jobId"])
+    seen = []
+    for _ in range(2):
+        since = {"since": "2020-01-01T00:00:00Z"}
+        act(server, "consumers/say-late/replay", since)
+        seen.append(
+            until(
+                lambda: [
+                    one["progress"]
+                    for one in get(server, "steps")["steps"]
+                    if one["step"] == "say-late"
+                ]
+            )
+        )
+        until(lambda: not get(server, "steps")["steps"])
+
+    assert seen == [[0], [0]]
 
 
 @pytest.mark.parametrize(
