@@ -278,6 +278,9 @@ class Document:
         #: the same, of which nothing is ever shown
         self._unseen: Any = None
         self._noted: dict[int, list[Note]] = {}
+        #: the same, of which those pages are shown that cannot be flattened
+        self._whole: Any = None
+        self._heirs: set[int] = set()
         if media_type == "application/pdf":
             self._pdf = _opened(source)
             self.pages = len(self._pdf)
@@ -294,7 +297,7 @@ class Document:
 
     def close(self) -> None:
         """Free what the document holds."""
-        for pdf in (self._pdf, self._unseen):
+        for pdf in (self._pdf, self._unseen, self._whole):
             if pdf is not None:
                 pdf.close()
 
@@ -309,6 +312,33 @@ class Document:
         finally:
             page.close()
 
+    def _flattened(self, number: int) -> Any:
+        """Open a page; what was filled in or noted on it is text of the page."""
+        import pypdfium2.raw as pdfium  # noqa: PLC0415 -- few workers need it
+
+        if number in self._heirs:
+            return with_area(self._whole, number)
+        page = with_area(self._pdf, number)
+        if number not in self._noted:
+            # before they become a part of the page
+            self._noted[number] = self._notes(number) if has_notes(page) else []
+            hide(page, self._noted[number])
+        if not has_more_than_links(page):
+            return page
+        pictures = _count_pictures(page)
+        if pdfium.FPDFPage_Flatten(page, pdfium.FLAT_NORMALDISPLAY) != _FLATTENED:
+            return page
+        page.close()
+        page = self._pdf[number]
+        if _count_pictures(page) >= pictures:
+            return page
+        # PDFium makes such a page forget what it inherits; the page itself is more than
+        # what was filled in
+        page.close()
+        self._heirs.add(number)
+        self._whole = self._whole or _opened(self._source)
+        return with_area(self._whole, number)
+
     @contextlib.contextmanager
     def page(self, number: int, clock: Clock) -> Iterator[Page]:
         """Open page *number*, counted from 0. Raise BadFile if that fails."""
@@ -316,24 +346,9 @@ class Document:
             yield PicturePage(self._source, self._media_type, number, clock)
             return
         import pypdfium2  # noqa: PLC0415 -- few workers need it
-        import pypdfium2.raw as pdfium  # noqa: PLC0415 -- likewise
 
         try:
-            page = with_area(self._pdf, number)
-            if number not in self._noted:
-                # before they become a part of the page
-                self._noted[number] = self._notes(number) if has_notes(page) else []
-                hide(page, self._noted[number])
-            # what was filled into a form or noted on the page is text of the page; links
-            # draw nothing, and PDFium makes a page forget what fonts and pictures it
-            # has by inheritance
-            if (
-                has_more_than_links(page)
-                and pdfium.FPDFPage_Flatten(page, pdfium.FLAT_NORMALDISPLAY)
-                == _FLATTENED
-            ):
-                page.close()
-                page = self._pdf[number]
+            page = self._flattened(number)
         except pypdfium2.PdfiumError as error:
             raise BadFile("damaged", f"page {number + 1} is damaged") from error
         try:
@@ -342,6 +357,13 @@ class Document:
             raise BadFile("damaged", f"page {number + 1}: {error}") from error
         finally:
             page.close()
+
+
+def _count_pictures(page: Any) -> int:
+    import pypdfium2.raw as pdfium  # noqa: PLC0415 -- few workers need it
+
+    found = page.get_objects(filter=[pdfium.FPDF_PAGEOBJ_IMAGE], max_depth=5)
+    return sum(1 for _ in found)
 
 
 def with_area(pdf: Any, number: int) -> Any:

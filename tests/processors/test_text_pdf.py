@@ -177,21 +177,27 @@ def test_words_lie_right_whatever_a_stamp_has_said_of_spaces_and_widths(
         )
 
 
-def test_a_scan_with_links_whose_picture_is_named_for_all_pages_is_read(
-    tmp_path: Path,
+@pytest.mark.parametrize("over", ["a link", "a field"])
+def test_a_scan_whose_picture_is_named_for_all_pages_is_read_below_what_is_over_it(
+    tmp_path: Path, over: str
 ) -> None:
     words = text_pages.some_words(40)
     path = text_pages.page_pdf(
-        "q 595 0 0 421 0 0 cm /I Do Q", tmp_path / "linked.pdf", picture=sheet(words)
+        "q 595 0 0 421 0 0 cm /I Do Q",
+        tmp_path / "scan.pdf",
+        picture=sheet(words),
+        filled="name" if over == "a field" else "",
     )
     data = path.read_bytes()
     (named,) = re.findall(rb"/Contents 4 0 R (/Resources .*) >>\n", data)
-    link = b"/Annots [<< /Type /Annot /Subtype /Link /Rect [9 9 99 99] >>]"
-    data = re.sub(rb"/Annots \[.*?\]", link, data, count=1)
+    if over == "a link":
+        link = b"/Annots [<< /Type /Annot /Subtype /Link /Rect [9 9 99 99] >>]"
+        data = re.sub(rb"/Annots \[.*?\]", link, data, count=1)
     data = data.replace(b"4 0 R " + named, b"4 0 R")
     data = data.replace(b"/Type /Pages", b"/Type /Pages " + named)
-    path.write_bytes(data)
-    assert match(words, words_of(read(path))) >= 0.98
+    # the table of places is wrong now: without it PDFium looks for itself
+    path.write_bytes(data[: data.rindex(b"xref\n0")] + b"trailer << /Root 1 0 R >>")
+    assert match(words, words_of(read(path))) >= 0.9
 
 
 def test_an_empty_page_is_no_failure(tmp_path: Path) -> None:
