@@ -5,6 +5,7 @@ another. A header is a pair, so that a test can send it twice.
 """
 
 import base64
+import os
 import re
 import socket
 import sqlite3
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
+import pytest
+
 from tests.server_process import Answer, ServerProcess, serving
 
 Header = tuple[str, str]
@@ -22,6 +25,10 @@ TUS: Header = ("Tus-Resumable", "1.0.0")
 CHUNK: Header = ("Content-Type", "application/offset+octet-stream")
 PATIENCE_S = 20.0
 Found = TypeVar("Found")
+
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root sees what a server has open and reads"
+)
 
 
 @contextmanager

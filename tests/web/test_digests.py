@@ -27,6 +27,7 @@ from tests.web.live import (
     healthy_server,
     jobs,
     kept,
+    needs_root,
     offset_of,
     until,
 )
@@ -410,11 +411,6 @@ def test_a_large_body_s_trailer_is_found(server: ServerProcess) -> None:
 
 
 # ----- digests of complete files, for whoever asks
-
-
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0, reason="only root sees what a server has open and reads"
-)
 
 
 def wanting(upload: str, algorithm: str = "sha-512") -> tuple[str, str, Header, Header]:

@@ -15,6 +15,7 @@ from asyncflow.errors import BadSettings, StartError
 from asyncflow.server import run
 from asyncflow.web.limits import MAX_REFUSED
 from tests.server_process import ServerProcess, serving
+from tests.web.live import needs_root
 
 SIZE = 5_000_001
 
@@ -103,6 +104,7 @@ def sockets_of(server: ServerProcess) -> int:
     return count
 
 
+@needs_root
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_who_never_says_hello_keeps_nobody_out(
     tmp_path: Path, authority: trustme.CA, loop: str
