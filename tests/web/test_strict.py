@@ -18,6 +18,7 @@ from tests.web.live import (
     healthy_server,
     kept,
     listening_port,
+    needs_root,
     patch,
     until,
 )
@@ -234,6 +235,7 @@ def test_a_part_tells_of_no_job(server: ServerProcess) -> None:
 # ----- addresses and names
 
 
+@needs_root
 def test_the_path_of_the_public_address_stands_before_all_others(
     tmp_path: Path,
 ) -> None:

@@ -18,6 +18,7 @@ from tests.web.live import (
     kept,
     listening_port,
     metadata,
+    needs_root,
     offset_of,
     until,
 )
@@ -49,6 +50,7 @@ def test_the_location_of_an_upload_leads_to_it(
         assert line.ask("HEAD", target, TUS).headers["upload-offset"] == "0"
 
 
+@needs_root
 def test_a_public_address_stands_in_the_location(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
