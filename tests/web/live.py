@@ -27,7 +27,7 @@ PATIENCE_S = 20.0
 Found = TypeVar("Found")
 
 needs_root = pytest.mark.skipif(
-    os.geteuid() != 0, reason="only root sees what a server has open and reads"
+    os.geteuid() != 0, reason="only root looks into a running server"
 )
 
 

@@ -14,7 +14,15 @@ from asyncflow.web.bodies import continue_later
 from asyncflow.web.errors import problems
 from asyncflow.web.wholes import LEAST, Wholes, read_whole, taken
 from tests.server_process import ServerProcess
-from tests.web.live import Header, Line, code_of, healthy_server, rss_bytes, until
+from tests.web.live import (
+    Header,
+    Line,
+    code_of,
+    healthy_server,
+    needs_root,
+    rss_bytes,
+    until,
+)
 from tests.web.wire import Dial, Serve, until as until_true
 
 KIB = 1024
@@ -242,6 +250,7 @@ def test_chunks_that_are_held_open_take_no_more_memory_than_they_may(
     ],
     ids=["lists", "objects", "members", "name", "string"],
 )
+@needs_root
 def test_what_a_chunk_in_json_may_not_say_takes_no_memory_beside_it(
     server: ServerProcess, filling: bytes
 ) -> None:
