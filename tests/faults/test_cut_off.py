@@ -57,7 +57,7 @@ def test_it_ends_with_the_next_start_and_gives_up_its_bytes(
 
     again = make()
 
-    seen = again.status(job)
+    seen = again.finished(job)
     assert (seen["status"], seen["error"]["code"]) == ("CANCELLED", "truncated_body")
     assert "the server stopped" in seen["error"]["detail"]
     watch.until(lambda: not blobs(folder))
