@@ -18,7 +18,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 def command(server: ServerProcess, action: str) -> None:
-    path = f"/admin/consumers/text/{action}"
+    path = f"/admin/consumers/identify/{action}"
     answer = server.request("POST", path, Authorization="Bearer one-of-our-own")
     assert answer.status == 200
 
