@@ -111,3 +111,9 @@ class Maker:
 @pytest.fixture
 def make(tmp_path: Path) -> Maker:
     return Maker(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a worker: Tesseract's threads get in each other's way."""
+    monkeypatch.setenv("OMP_THREAD_LIMIT", "1")

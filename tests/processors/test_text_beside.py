@@ -1,9 +1,7 @@
 """What a page shows beside its text layer: stamped scans, outlined letters, layers."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import PIL.Image
 import PIL.ImageDraw
@@ -16,35 +14,16 @@ from asyncflow.processors.clock import Clock, PageTimeout
 from asyncflow.processors.matrix import Box
 from asyncflow.processors.ocr import Seen
 from asyncflow.processors.reading import Reading
-from asyncflow.processors.text import text
 from asyncflow.processors.uncovered import Uncovered
-from asyncflow.testing.processor import Ran, run_processor
+from asyncflow.testing.processor import Ran
 from tests.processors import text_pages
+from tests.processors.readings import page_of, read, words_of
 from tests.processors.text_pages import landscape, match, page_pdf, sheet
 
 #: the picture covers the page, as that of a scanner does
 SCAN = "q 595 0 0 421 0 0 cm /I Do Q"
 STAMP = "BT /F 9 Tf 30 10 Td (Page 1 of 1) Tj ET"
 STAMPED = ["Page", "1", "of", "1"]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a worker: Tesseract's threads get in each other's way."""
-    monkeypatch.setenv("OMP_THREAD_LIMIT", "1")
-
-
-def read(path: Path, **options: object) -> Ran:
-    return run_processor(text, path, media_type="application/pdf", options=options)
-
-
-def words_of(ran: Ran) -> list[str]:
-    return ran.files["text"].read_text().split()
-
-
-def page_of(ran: Ran) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(ran.files["textJson"].read_text())["pages"][0]
-    return found
 
 
 @pytest.mark.parametrize(

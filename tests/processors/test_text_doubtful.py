@@ -1,39 +1,17 @@
 """Pages whose own text means nothing: fonts without a map to Unicode, or a bad one."""
 
-import json
 import string
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from asyncflow.processors.text import text
-from asyncflow.testing.processor import Ran, run_processor
 from tests.processors import text_pages
+from tests.processors.readings import page_of, read, words_of
 from tests.processors.text_pages import drawn_pdf, in_lines, mapped_pdf, match, typed
 
 WORDS = text_pages.some_words(60)
 LINES = in_lines(WORDS)
 LETTERS = sorted(set("".join(WORDS)))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a worker: Tesseract's threads get in each other's way."""
-    monkeypatch.setenv("OMP_THREAD_LIMIT", "1")
-
-
-def read(path: Path, **options: object) -> Ran:
-    return run_processor(text, path, media_type="application/pdf", options=options)
-
-
-def words_of(ran: Ran) -> list[str]:
-    return ran.files["text"].read_text().split()
-
-
-def page_of(ran: Ran) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(ran.files["textJson"].read_text())["pages"][0]
-    return found
 
 
 def counted(*numbers: int) -> dict[str, str]:

@@ -1,31 +1,15 @@
 """Notes that were typed onto a page, of which the file does not say how they look."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from asyncflow.processors.text import text
-from asyncflow.testing.processor import Ran, run_processor
 from tests.processors import text_pages
+from tests.processors.readings import page_of, read, words_of
 from tests.processors.text_pages import page_pdf, sheet
 
 TYPED = "BT /F 12 Tf 50 355 Td (Name) Tj ET"
 PLACE = "/Rect [50 300 200 320]"
-
-
-def read(path: Path, *, attempt: int = 1) -> Ran:
-    return run_processor(text, path, media_type="application/pdf", attempt=attempt)
-
-
-def words_of(ran: Ran) -> list[str]:
-    return ran.files["text"].read_text().split()
-
-
-def page_of(ran: Ran) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(ran.files["textJson"].read_text())["pages"][0]
-    return found
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from asyncflow.processors.searchable import Searchable
 from asyncflow.processors.text import text
 from asyncflow.testing.processor import Ran, run_processor
 from tests.processors import text_pages
+from tests.processors.readings import words_of
 from tests.processors.text_pages import landscape, match, saved, sheet, skewed
 
 ENGINES = [
@@ -37,18 +38,8 @@ TURNS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a worker: Tesseract's threads get in each other's way."""
-    monkeypatch.setenv("OMP_THREAD_LIMIT", "1")
-
-
 def read(path: Path, media_type: str = "image/png", **options: object) -> Ran:
     return run_processor(text, path, media_type=media_type, options=options)
-
-
-def words_of(ran: Ran) -> list[str]:
-    return ran.files["text"].read_text().split()
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -22,19 +22,10 @@ from asyncflow.processors.sheets import Failure, Request, Sheet
 from asyncflow.processors.text import text
 from asyncflow.testing.processor import Ran, run_processor
 from tests.processors import text_pages
+from tests.processors.readings import read, words_of
 from tests.processors.text_pages import match, scanned_pdf, sheet, typed_pdf
 
 PDF = "application/pdf"
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a worker: Tesseract's threads get in each other's way."""
-    monkeypatch.setenv("OMP_THREAD_LIMIT", "1")
-
-
-def read(path: Path, **options: object) -> Ran:
-    return run_processor(text, path, media_type=PDF, options=options)
 
 
 def pages_of(ran: Ran) -> list[dict[str, object]]:
@@ -312,10 +303,6 @@ def test_a_document_that_is_nothing_but_too_slow_says_so(tmp_path: Path) -> None
     with pytest.raises(BadFile, match=r"page 1 took over 3 s") as caught:
         read(text_pages.plan(tmp_path / "plan.pdf", curves=60_000), pageS=3)
     assert caught.value.reason == "timeout"
-
-
-def words_of(ran: Ran) -> list[str]:
-    return ran.files["text"].read_text().split()
 
 
 @pytest.mark.parametrize("attempt", [1, 2])

@@ -1,6 +1,5 @@
 """Small pictures on pages that carry text: stamps, letterheads, receipts, icons."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +10,14 @@ import pytest
 
 from asyncflow.processors.matrix import Box
 from asyncflow.processors.places import Picture, places_of
-from asyncflow.processors.text import text
-from asyncflow.testing.processor import Ran, run_processor
+from asyncflow.testing.processor import Ran
 from tests.processors import text_pages
+from tests.processors.readings import page_of, read, words_of
 from tests.processors.text_pages import in_lines, landscape, page_pdf, typed
 
 BODY = text_pages.some_words(160, seed=7)
 TYPED = typed(in_lines(BODY, of=14), size=8)
 PAGE: Box = (0, 0, 595, 842)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a worker: Tesseract's threads get in each other's way."""
-    monkeypatch.setenv("OMP_THREAD_LIMIT", "1")
-
-
-def read(path: Path, **options: object) -> Ran:
-    return run_processor(text, path, media_type="application/pdf", options=options)
-
-
-def words_of(ran: Ran) -> list[str]:
-    return ran.files["text"].read_text().split()
-
-
-def page_of(ran: Ran) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(ran.files["textJson"].read_text())["pages"][0]
-    return found
 
 
 def guessed(ran: Ran) -> list[dict[str, Any]]:
