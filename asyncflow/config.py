@@ -223,7 +223,8 @@ class Settings(BaseSettings):
     tls_cert: File | None = _setting(
         None,
         "path",
-        "certificate, with its chain, to serve https by; unset: http",
+        "certificate, with its chain, to serve https by, read again when it is renewed;"
+        " unset: http",
         "a file in PEM form; then tls_key too",
     )
     tls_key: File | None = _setting(

@@ -4,7 +4,6 @@ import asyncio
 import gc
 import os
 import signal
-import ssl
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
@@ -37,6 +36,7 @@ from asyncflow.web import (
 from asyncflow.web.admin import add_admin
 from asyncflow.web.archive import add_archive
 from asyncflow.web.auth import Authenticate, TokenAuth, ensure_token
+from asyncflow.web.certificate import certificate_of
 from asyncflow.web.digests import FileDigests
 from asyncflow.web.downloads import add_downloads
 from asyncflow.web.edge import install_edge
@@ -283,7 +283,7 @@ async def _serve(settings: Settings, who: Access) -> int:
     stop = _signals()
     # asyncio's own would begin one by one, as work comes for them
     asyncio.get_running_loop().set_default_executor(begun(BLOCKING, "asyncio"))
-    certified = _certified(settings)
+    certificate = certificate_of(settings)
     runtime = Runtime(settings)
     if not await _started(runtime, stop):
         log.info("server.stopped")
@@ -301,8 +301,10 @@ async def _serve(settings: Settings, who: Access) -> int:
                 max_connections=_room_for_connections(runtime),
             ),
             grace_s=CLOSE_S,
-            ssl_context=certified,
+            ssl_context=None if certificate is None else certificate.context,
         )
+        if certificate is not None:
+            certificate.keep_renewed()
         runtime.metrics.on_scrape(_connections(runtime, site))
         _collect_less()
         _greet(runtime, who, site)
@@ -333,27 +335,6 @@ async def _started(runtime: Runtime, stop: asyncio.Event) -> bool:
     except ShuttingDown:
         return False
     return True
-
-
-def _certified(settings: Settings) -> ssl.SSLContext | None:
-    """Return what https is served by; None: http.
-
-    Raises:
-        StartError: the certificate or its key cannot be used.
-    """
-    if settings.tls_cert is None or settings.tls_key is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.set_alpn_protocols(["http/1.1"])
-    try:
-        # a key with a passphrase would be asked for on the terminal
-        context.load_cert_chain(settings.tls_cert, settings.tls_key, password="")
-    except (OSError, ssl.SSLError) as bad:
-        raise StartError(
-            f"https cannot be served by {settings.tls_cert} and {settings.tls_key}:"
-            f" {bad}"
-        ) from bad
-    return context
 
 
 def _room_for_connections(runtime: Runtime) -> int:

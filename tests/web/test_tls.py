@@ -15,7 +15,7 @@ from asyncflow.errors import BadSettings, StartError
 from asyncflow.server import run
 from asyncflow.web.limits import MAX_REFUSED
 from tests.server_process import ServerProcess, serving
-from tests.web.live import needs_root
+from tests.web.live import needs_root, until
 
 SIZE = 5_000_001
 
@@ -38,10 +38,14 @@ def certified(folder: Path, authority: trustme.CA) -> dict[str, str]:
     """Return the settings of a server that speaks https."""
     issued = authority.issue_cert("localhost", "127.0.0.1")
     cert, key = folder / "cert.pem", folder / "key.pem"
-    for blob in issued.cert_chain_pems:
-        blob.write_to_path(cert, append=True)
+    cert.write_bytes(b"".join(one.bytes() for one in issued.cert_chain_pems))
     issued.private_key_pem.write_to_path(key)
     return {"tls_cert": str(cert), "tls_key": str(key)}
+
+
+def certificate_of(server: ServerProcess) -> str:
+    port = int(server.url.rpartition(":")[2])
+    return ssl.get_server_certificate(("127.0.0.1", port), timeout=30)
 
 
 def dial(server: ServerProcess, authority: trustme.CA) -> http.client.HTTPSConnection:
@@ -131,6 +135,33 @@ def test_who_never_says_hello_keeps_nobody_out(
             line.request("GET", "/livez")
             answer = line.getresponse()
             assert (answer.status, bool(answer.read())) == (200, True)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_renewed_certificate_is_served_without_a_restart(
+    tmp_path: Path, authority: trustme.CA, loop: str
+) -> None:
+    settings = {**certified(tmp_path, authority), "loop": loop}
+    with serving(tmp_path / "data", **settings) as server, ExitStack() as stack:
+        first = certificate_of(server)
+        line = dial(server, authority)
+        stack.callback(line.close)
+        line.request("GET", "/livez")
+        assert line.getresponse().read()
+
+        # a key that is not (yet) the certificate's changes nothing
+        other = authority.issue_cert("localhost").private_key_pem
+        other.write_to_path(tmp_path / "key.pem")
+        until(lambda: "certificate.not_renewed" in server.log())
+        assert certificate_of(server) == first
+        certified(tmp_path, authority)
+        until(lambda: certificate_of(server) != first)
+
+        # who was connected stays connected, whoever comes trusts the new one
+        for one in (line, dial(server, authority)):
+            stack.callback(one.close)
+            one.request("GET", "/livez")
+            assert one.getresponse().status == 200
 
 
 def test_one_too_many_is_told_so(tmp_path: Path, authority: trustme.CA) -> None:
