@@ -36,7 +36,7 @@ from asyncflow.web import (
 from asyncflow.web.admin import add_admin
 from asyncflow.web.archive import add_archive
 from asyncflow.web.auth import Authenticate, TokenAuth, ensure_token
-from asyncflow.web.certificate import certificate_of
+from asyncflow.web.certificate import Certificate
 from asyncflow.web.digests import FileDigests
 from asyncflow.web.downloads import add_downloads
 from asyncflow.web.edge import install_edge
@@ -283,7 +283,7 @@ async def _serve(settings: Settings, who: Access) -> int:
     stop = _signals()
     # asyncio's own would begin one by one, as work comes for them
     asyncio.get_running_loop().set_default_executor(begun(BLOCKING, "asyncio"))
-    certificate = certificate_of(settings)
+    certificate = _certificate(settings)
     runtime = Runtime(settings)
     if not await _started(runtime, stop):
         log.info("server.stopped")
@@ -335,6 +335,13 @@ async def _started(runtime: Runtime, stop: asyncio.Event) -> bool:
     except ShuttingDown:
         return False
     return True
+
+
+def _certificate(settings: Settings) -> Certificate | None:
+    """Return what https is served by; None: http. Raise StartError."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return Certificate(settings.tls_cert, settings.tls_key)
 
 
 def _room_for_connections(runtime: Runtime) -> int:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import structlog
 
-from asyncflow.config import Settings
 from asyncflow.errors import StartError
 
 log = structlog.get_logger(__name__)
@@ -71,10 +70,3 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def certificate_of(settings: Settings) -> Certificate | None:
-    """Return what https is served by; None: http. Raise StartError."""
-    if settings.tls_cert is None or settings.tls_key is None:
-        return None
-    return Certificate(settings.tls_cert, settings.tls_key)

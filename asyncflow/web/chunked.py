@@ -414,7 +414,7 @@ async def _whole(request: web.Request, principal: Principal, fields: _Fields) ->
             await _check_whole(runtime, principal, fields, fields.job)
             return await runtime.chunks.find(fields.job)
     name, kind = _called(fields.about, fields.fallback)
-    facts = (fields.total, name, kind, fields.index)
+    facts = (fields.total, name, kind, fields.index, fields.pipeline)
     upload = await runtime.chunks.create(
         Announced(
             owner=principal.owner,

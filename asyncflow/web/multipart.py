@@ -10,7 +10,6 @@ import hashlib
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -142,7 +141,7 @@ async def _raw(request: web.Request, name: str | None) -> web.Response:
         declared_type=uploads.declared_type(shown, request.content_type),
         length=total if length is None else length,
         client=client_of(request, principal),
-        once=once_of(request, shown, length, request.content_type),
+        once=once_of(request, shown, length, request.content_type, pipeline),
         metadata=chosen(pipeline),
     )
     if said.length == 0:
@@ -340,8 +339,9 @@ class _Files:
         while (part := await self._form.next_part()) is not None:
             if part.name == FIELD and await _is_file(part):
                 n = len(self.told.answers)
-                said = _announced(self._request, part, self._principal, n=n)
-                said = replace(said, metadata=chosen(pipeline))
+                said = _announced(
+                    self._request, part, self._principal, n=n, pipeline=pipeline
+                )
                 await self._take_part(part, said, ends)
             elif part.name == PIPELINE:
                 # of the files that come after it
@@ -431,10 +431,15 @@ class _Told:
 
 
 def _announced(
-    request: web.Request, part: Part, principal: Principal, *, n: int
+    request: web.Request,
+    part: Part,
+    principal: Principal,
+    *,
+    n: int,
+    pipeline: str | None,
 ) -> Announced:
     shown = uploads.clean_name(part.file_name)
-    once = once_of(request, n, shown, part.content_type)
+    once = once_of(request, n, shown, part.content_type, pipeline)
     if once is not None:
         once = key_of_file(once, n)
     return Announced(
@@ -444,6 +449,7 @@ def _announced(
         declared_type=uploads.declared_type(shown, part.content_type),
         length=None,
         client=client_of(request, principal),
+        metadata=chosen(pipeline),
         once=once,
     )
 

@@ -14,7 +14,6 @@ Rules
 
 import re
 from contextlib import suppress
-from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -143,8 +142,7 @@ async def create(
     refuse_range(request)
     is_complete = says_complete(request)
     length = _length(request, 0, is_complete=is_complete)
-    said = _announced(request, principal, length, name)
-    said = replace(said, metadata=chosen(pipeline))
+    said = _announced(request, principal, length, name, pipeline)
     runtime = request.app[runtime_key]
     upload = await runtime.chunks.create(said)
     runtime.metrics.uploads_created.inc("ietf")
@@ -178,6 +176,7 @@ def _announced(
     principal: Principal,
     length: int | None,
     name: str | None,
+    pipeline: str | None,
 ) -> Announced:
     disposition = request.headers.get(hdrs.CONTENT_DISPOSITION, "")
     name = uploads.clean_name(name or content_disposition(disposition)[1])
@@ -193,7 +192,8 @@ def _announced(
         length=length,
         dialect=turns.IETF,
         digest=next(iter(fields.digests(request.headers, "Repr-Digest")), None),
-        once=once_of(request, length, disposition, kind),
+        metadata=chosen(pipeline),
+        once=once_of(request, length, name, kind, pipeline),
     )
 
 

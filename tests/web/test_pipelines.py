@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,18 @@ def test_a_file_meets_the_consumers_of_its_rule(
         assert (thumbnail.format, thumbnail.size) == ("WEBP", (320, 320))
 
 
-def by_raw_body(server: ServerProcess, name: str, data: bytes) -> Answer:
-    return server.request("PUT", f"/upload/a.jpg?pipeline={name}", data)
+def by_raw_body(
+    server: ServerProcess, name: str, data: bytes, **headers: Any
+) -> Answer:
+    return server.request("PUT", f"/upload/a.jpg?pipeline={name}", data, **headers)
 
 
-def by_form(server: ServerProcess, name: str, data: bytes) -> Answer:
+def by_draft(server: ServerProcess, name: str, data: bytes, **headers: Any) -> Answer:
+    headers["Upload_Complete"] = "?1"
+    return by_raw_body(server, name, data, **headers)
+
+
+def by_form(server: ServerProcess, name: str, data: bytes, **headers: Any) -> Answer:
     body = (
         b'--x\r\nContent-Disposition: form-data; name="pipeline"\r\n\r\n'
         + name.encode()
@@ -69,10 +77,10 @@ def by_form(server: ServerProcess, name: str, data: bytes) -> Answer:
         b' filename="a.jpg"\r\n\r\n' + data + b"\r\n--x--\r\n"
     )
     kind = "multipart/form-data; boundary=x"
-    return server.request("POST", "/upload", body, Content_Type=kind)
+    return server.request("POST", "/upload", body, Content_Type=kind, **headers)
 
 
-def by_chunks(server: ServerProcess, name: str, data: bytes) -> Answer:
+def by_chunks(server: ServerProcess, name: str, data: bytes, **headers: Any) -> Answer:
     fields = {"chunkIndex": "0", "totalChunks": "1", "pipeline": name}
     body = b"".join(
         b'--x\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
@@ -85,7 +93,8 @@ def by_chunks(server: ServerProcess, name: str, data: bytes) -> Answer:
         + b"\r\n--x--\r\n"
     )
     kind = "multipart/form-data; boundary=x"
-    return server.request("POST", "/upload/chunked", body, Content_Type=kind)
+    headers["Content_Type"] = kind
+    return server.request("POST", "/upload/chunked", body, **headers)
 
 
 @pytest.mark.parametrize("way", [by_raw_body, by_form, by_chunks])
@@ -99,6 +108,23 @@ def test_an_upload_chooses_its_pipeline(
 
     assert (job["status"], steps(job)) == ("COMPLETED", ["identify"])
     assert job["metadata"] == {"pipeline": "archive"}
+
+
+def job_of(answer: Answer) -> Any:
+    told = answer.headers.get("asyncflow-job-id")
+    return told or answer.json["jobId"]
+
+
+@pytest.mark.parametrize("way", [by_raw_body, by_draft, by_form, by_chunks])
+def test_who_repeats_an_upload_cannot_choose_again(
+    server: ServerProcess, photo: bytes, way: Any
+) -> None:
+    key = {"Idempotency_Key": str(uuid.uuid4())}
+    first = job_of(way(server, "archive", photo, **key))
+
+    assert job_of(way(server, "archive", photo, **key)) == first
+    other = way(server, "default", photo, **key)
+    assert (other.status, code_of(other)) == (422, "idempotency_key_reused")
 
 
 def test_a_tus_client_chooses_by_metadata(server: ServerProcess, photo: bytes) -> None:
