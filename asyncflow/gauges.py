@@ -38,10 +38,6 @@ WINDOW_S: Final = 300.0
 MOST_ENDS: Final = 100_000
 #: verdicts that say that an attempt has failed, whatever it was made on
 FAULTS: Final = frozenset({Verdict.BAD_OUTPUT, Verdict.ERROR, Verdict.LOST})
-#: reasons that cost a worker process its life
-LOST_WORKER: Final = frozenset(
-    {"crashed", "out_of_memory", "timeout", "too_much_output"}
-)
 #: a dead step whose file is at fault: not a state of its own, but a number
 REFUSED: Final = "refused"
 QUEUED: Final = (
@@ -103,12 +99,15 @@ class Gauges:
         #: files that consumers have refused, and what was dead when they were counted
         self._refusals: tuple[Mapping[str, int], Mapping[str, int]] | None = None
         self._lags: deque[float] = deque([0.0], maxlen=LAGS_KEPT)
-        #: (when, whether it failed, whether a worker died) of the latest attempts
-        self._ends: deque[tuple[float, bool, bool]] = deque(maxlen=MOST_ENDS)
+        #: (when, whether it failed) of the latest attempts
+        self._ends: deque[tuple[float, bool]] = deque(maxlen=MOST_ENDS)
+        #: when workers died lately
+        self._losses: deque[float] = deque(maxlen=MOST_ENDS)
         metrics.build.set(1, __version__)
         metrics.backlog_limit.set(backlog_limit)
         metrics.on_scrape(self.measure)
         pool.on_busy = lambda seconds: metrics.worker_busy.inc(by=seconds)
+        pool.on_loss = self._lost
 
     async def recall(self) -> None:
         """Begin with what happened before the start: the last hour, and alerts."""
@@ -135,16 +134,19 @@ class Gauges:
 
     def attempt(self, claimed: Claimed, ended: Ended, seconds: float) -> None:
         """Count an attempt that ended."""
-        metrics, crashed = self._metrics, ended.code in LOST_WORKER
+        metrics = self._metrics
         metrics.steps_finished.inc(claimed.consumer, ended.verdict)
         metrics.step_duration.observe(seconds, claimed.consumer)
-        if crashed:
-            metrics.worker_crashes.inc(ended.code)
         failed = ended.verdict in FAULTS
         bad_task = _is_bad_task(ended.verdict, claimed.kind)
         self.paces.add(claimed.consumer, failed=failed or bad_task)
         now = self._engine.clock.mono_s()
-        self._ends.append((now, failed, crashed))
+        self._ends.append((now, failed))
+
+    def _lost(self, code: str) -> None:
+        """Count a worker that died of a run."""
+        self._metrics.worker_crashes.inc(code)
+        self._losses.append(self._engine.clock.mono_s())
 
     def changed(self, change: Change) -> None:
         """Count a committed change."""
@@ -265,13 +267,15 @@ class Gauges:
         now = self._engine.clock.mono_s()
         while self._ends and self._ends[0][0] < now - WINDOW_S:
             self._ends.popleft()
+        while self._losses and self._losses[0] < now - WINDOW_S:
+            self._losses.popleft()
         return Reading(
             backlog=self._engine.backlog,
             backlog_limit=self._backlog_limit,
             oldest_wait_s=await self._oldest_wait_s(),
             attempts=len(self._ends),
-            failures=sum(failed for _at, failed, _crashed in self._ends),
-            crashes=sum(crashed for _at, _failed, crashed in self._ends),
+            failures=sum(failed for _at, failed in self._ends),
+            crashes=len(self._losses),
             disk_used=await self._disk_used(),
             fill_level=self._fill_level,
             loop_lag_s=self.loop_lag_s,

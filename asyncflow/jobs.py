@@ -161,6 +161,7 @@ REASONS: Mapping[str, str] = {
     "damaged": "the file cannot be read",
     "timeout": "the step ran longer than allowed",
     "out_of_memory": "the step needed more memory than allowed",
+    "too_many_processes": "the step had more processes, threads or files than allowed",
     "too_much_output": "the step wrote more files, or larger ones, than allowed",
     "quota_exceeded": "what the step made is more than may be stored",
     "crashed": "the worker process died",

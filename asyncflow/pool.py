@@ -24,7 +24,6 @@ Rules
 """
 
 import asyncio
-import collections
 import contextlib
 import functools
 import secrets
@@ -53,6 +52,7 @@ __all__ = ["Made", "Order", "Outcome", "Pool", "WorkerInfo", "default_size"]
 log = structlog.get_logger(__name__)
 
 _SAMPLE_S: Final = 0.1
+_TIDY_EVERY_S: Final = 2.0
 #: a worker is replaced after this many runs, or when it stays this large while idle
 MAX_RUNS: Final = 20_000
 _MAX_IDLE_BYTES: Final = 384 << 20
@@ -121,14 +121,17 @@ class Pool:
         self._places = Places(size, self.least)
         self._slots = self._places.all
         self._nursery = Nursery((worker.__name__, *agreement.BUILTIN))
-        self._endings: collections.Counter[str] = collections.Counter()
         self._chores: set[asyncio.Task[None]] = set()
+        #: folders of dead workers that could not be removed yet
+        self._remains: set[Path] = set()
         self._strays = Strays(self._pids)
         self._disk = Disk(folder, max_file_bytes, fill_level)
         self._sampler: asyncio.Task[None] | None = None
         self._closed = False
         #: told how many seconds a worker has spent on an order
         self.on_busy: Callable[[float], None] = lambda _seconds: None
+        #: told why a worker had to die, also where its run is repeated
+        self.on_loss: Callable[[str], None] = lambda _code: None
         #: called when a slot has a worker for which none could be started before
         self.on_recovery: Callable[[], None] = lambda: None
 
@@ -151,14 +154,6 @@ class Pool:
     def fork_server_pid(self) -> int | None:
         """The process that starts the workers, for who measures the whole tree."""
         return self._nursery.pid
-
-    def crashes(self) -> int:
-        """Return how many workers died by themselves while they ran."""
-        return self._endings["crashed"]
-
-    def endings(self) -> Mapping[str, int]:
-        """Return how often runs ended, by verdict's code or "done"."""
-        return dict(self._endings)
 
     def workers(self) -> list[WorkerInfo]:
         """Return the workers as they are now."""
@@ -216,7 +211,7 @@ class Pool:
             if killed:
                 log.warning("pool.orphans_killed", count=killed)
         for stale in left:
-            await _remove(stale)
+            await _removed(stale)
 
     def give_up(self) -> None:
         """End a start that is under way, whatever the workers are loading."""
@@ -243,6 +238,7 @@ class Pool:
                 self._empty(slot)
         if self._chores:
             await asyncio.wait(self._chores)
+        await self._clear_remains()
         await self._disk.close()
         self._nursery.close()
 
@@ -273,11 +269,7 @@ class Pool:
         finally:
             slot.label = ""
             self._give_back(slot)
-        self._count(outcome)
         return outcome
-
-    def _count(self, outcome: Outcome) -> None:
-        self._endings[outcome.code or outcome.verdict.value] += 1
 
     # ----- slots
 
@@ -332,6 +324,7 @@ class Pool:
             return
         if slot not in self._places.free:  # who uses it will see
             return
+        self.on_loss("crashed")
         if hand.is_met:
             self._renew(slot)
             return
@@ -386,7 +379,14 @@ class Pool:
         # only now does the fork server have its orphans
         self._strays.end(self._strays.find(self._nursery.pid))
         self._strays.dying.discard(hand.pid)
-        await _remove(hand.folder)
+        if not await _removed(hand.folder):
+            self._remains.add(hand.folder)
+
+    async def _clear_remains(self) -> None:
+        """Try again to remove what could not be removed, as without descriptors."""
+        for folder in list(self._remains):
+            if await _removed(folder):
+                self._remains.discard(folder)
 
     def _pids(self) -> set[int]:
         return {slot.hand.pid for slot in self._slots if slot.hand is not None}
@@ -467,10 +467,11 @@ class Pool:
                 return server_lacks(why)
             return plain(Verdict.ERROR, "error", why)
         outcome = await self._bounded(run, message, order.wall_s or card.wall_s)
+        if run.was_fatal:
+            self.on_loss(outcome.code)
         await self._tidy(slot, run)
         if run.blame is Blame.UNKNOWN:
             log.info("step.repeated", processor=card.name, code=outcome.code)
-            self._count(outcome)
             return await self._attend(slot, order, on_progress, on_derivative)
         return outcome
 
@@ -528,6 +529,8 @@ class Pool:
     # ----- memory
 
     async def _sample_forever(self) -> None:
+        now = asyncio.get_running_loop().time
+        tidied_at = now()
         while True:
             await asyncio.sleep(_SAMPLE_S)
             running = [s.hand for s in self._slots if s.hand and s.hand.attempt]
@@ -543,6 +546,9 @@ class Pool:
             for slot in [s for s in self._places.free if s.is_ready]:
                 self._shrink(slot)
             self._adjust()
+            if self._remains and tidied_at + _TIDY_EVERY_S < now():
+                tidied_at = now()
+                self._do(self._clear_remains())
 
     def _shrink(self, slot: Slot) -> None:
         """Replace an idle worker that kept too much memory."""
@@ -561,7 +567,13 @@ def _cleared(folder: Path) -> bool:
         return False
 
 
-async def _remove(folder: Path) -> None:
-    """Remove a dead worker's folder; what cannot be removed goes at the next start."""
-    with contextlib.suppress(OSError):
+async def _removed(folder: Path) -> bool:
+    """Remove a dead worker's folder; tell whether it is gone."""
+    try:
         await asyncio.to_thread(parcels.remove, folder)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        log.warning("folder.stuck", folder=str(folder), error=str(error))
+        return False
+    return True

@@ -93,6 +93,8 @@ class Run:
         self.hand = hand
         #: known once it has ended
         self.blame = Blame.NOBODY
+        #: whether it has cost its worker's life
+        self.was_fatal = False
         self._was_used = hand.jobs_done > 0
         self._has_given = False
         self._attempt = attempt
@@ -143,6 +145,8 @@ class Run:
             lines, count = self.hand.prints.take()
             if count:
                 log.info("step.printed", lines=lines, bytes=count)
+        faults = {Verdict.BAD_OUTPUT, Verdict.ERROR, Verdict.LOST}
+        self.was_fatal = self.hand.gone and outcome.verdict in faults
         self.blame = blame(
             self._attempt.ended,
             outcome.verdict,
@@ -180,8 +184,7 @@ class Run:
             case End.MEMORY:
                 return _out_of_memory(budget)
             case End.CROWD:
-                detail = "the processor had too many processes, threads or open files"
-                return plain(Verdict.ERROR, "error", detail)
+                return plain(Verdict.ERROR, "too_many_processes")
             case End.SPACE:
                 return plain(Verdict.ERROR, "too_much_output")
             case End.CLOSED:

@@ -22,6 +22,10 @@ class Crew:
     made: list[tuple[str, bytes]] = field(default_factory=list)
     facts: dict[str, object] = field(default_factory=dict)
     percents: list[float] = field(default_factory=list)
+    losses: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.pool.on_loss = self.losses.append
 
     async def take(self, made: Made) -> None:
         self.made.append((made.name, os.read(made.fd, 1 << 20)))
