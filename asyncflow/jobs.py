@@ -12,11 +12,11 @@ decides how the run ends. Gates come first: only `file.uploaded` creates them, a
 last yes writes `file.accepted`, which creates the others. A task or an application
 event is a job without a file: its first event creates its steps.
 
-Whose job is next is decided by turns. Each lane (a client, an owner, a tenant) gives
-its jobs turns, each two behind the last one, the first of them directly behind what was
-claimed last; a step has its job's turn, shifted by its consumer's priority. So whoever
-comes with one file stands at the front, however many files somebody else has waiting,
-and whoever comes next stands behind those who have waited for a turn.
+Whose job is next is decided by turns. The lanes (a client, an owner, a tenant) that
+have something ready take turns, job by job, and who begins comes before the next turn
+of those who had theirs (`db.fronts`). Within a lane jobs have numbers, and a step has
+its job's, shifted by its consumer's priority. So whoever comes with one file stands at
+the front, however many files somebody else has waiting.
 """
 
 import enum

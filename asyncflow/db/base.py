@@ -195,7 +195,7 @@ class Database(Oversight, Protocol):
         ...
 
     async def claim(self, demand: Demand) -> Sequence[Claimed]:
-        """Take ready steps: by priority, then by turn."""
+        """Take ready steps: by priority, then by lane."""
         ...
 
     async def beat(

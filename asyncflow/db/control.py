@@ -241,10 +241,18 @@ def replay(
         event = {"job": cause.job, "run": row["run"], "type": "job.replayed"}
         data = {"data": to_json({"consumer": entry.consumer}), "now": now}
         seq = insert_event(db, {**event, **data})
-        # behind what is waiting already: a replay is nobody's turn
-        turn = take_turn(db, f"replay/{entry.consumer}")
-        run = row["run"]
-        insert_step(track, seq, entry, run, run_at=now, detached=True, turn=turn)
+        # it is nobody's work: all replays of a consumer have one lane together
+        lane = f"replay/{entry.consumer}"
+        insert_step(
+            track,
+            seq,
+            entry,
+            row["run"],
+            run_at=now,
+            detached=True,
+            lane=lane,
+            turn=take_turn(db, lane),
+        )
         track.ring.add(entry.consumer)
         changes.append(track.change())
     return changes

@@ -160,11 +160,12 @@ def insert_step(
     run_at: int,
     is_early: bool = False,
     detached: bool = False,
+    lane: str | None = None,
     turn: int | None = None,
 ) -> int:
     """Write a step that is ready, or, if *is_early*, at *run_at*; return its id.
 
-    *turn*: another than its job's.
+    *lane* and *turn*: others than its job's.
     """
     args = {
         "job": track.job,
@@ -176,6 +177,7 @@ def insert_step(
         "gate": entry.gate,
         "required": entry.required,
         "shift": entry.priority,
+        "lane": lane,
         "turn": turn,
         "max_attempts": entry.max_attempts,
         "options": to_json(entry.options),

@@ -1,13 +1,19 @@
-"""Which ready steps are next: by priority, then by turn, within everybody's limits.
+"""Which ready steps are next: by priority, then by lane, within everybody's limits.
 
 Theory of operation
 -------------------
-A table has the first ready step of each consumer and tenant, in the order of claims;
+A lane (a client, an owner, a tenant) has a tag, and who has the smallest is next. What
+is claimed of it is its turn, and gives it a tag two behind the latest; a lane that
+begins has one directly behind that, before the next turn of those who had theirs. A
+turn is for a job: what follows in the job goes by the tag that it had, unless the lane
+has gone on to another one. So lanes take turns, whatever was claimed out of order,
+waited for its time, was held back or came back.
+
+A table has the first ready step of each consumer and lane, in the order of claims;
 triggers keep it. The claim begins at the first of each consumer. Once one is taken, the
-tenant's next step stands in for it. So a claim reads about as many rows as it takes
-steps, whoever else waits. A tenant that may not have any is passed by one row, however
-many steps it has; there are no more such tenants than steps that run, and those that
-somebody has paused by hand.
+lane's next step stands in for it. So a claim reads about as many rows as it takes
+steps, whoever else waits. A lane whose tenant may not have any is passed by one row,
+however many steps it has.
 """
 
 import heapq
@@ -15,6 +21,8 @@ import sqlite3
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from asyncflow.db.queries import load
 from asyncflow.db.records import Demand
@@ -24,13 +32,23 @@ SQL = load("steps.sql")
 #: rows that are read at once
 PAGE = 16
 
-#: priority, turn and id of a step, and its tenant
-_Row = tuple[int, int, int, str]
-_BEFORE_ALL: _Row = (-(1 << 62), 0, 0, "")
+
+class _Row(NamedTuple):
+    """A ready step in the order of claims."""
+
+    priority: int
+    tag: int
+    turn: int
+    step: int
+    lane: str
+    tenant: str
+
+
+_BEFORE_ALL = _Row(-(1 << 62), 0, 0, 0, "", "")
 
 
 class _Walk:
-    """The steps of one consumer in the order of claims, those of a tenant or the first.
+    """The steps of one consumer in the order of claims, those of a lane or the first.
 
     Read page by page, since most claims need few of them.
     """
@@ -49,34 +67,12 @@ class _Walk:
 
     def __iter__(self) -> Iterator[_Row]:
         while True:
-            priority, turn, step, _tenant = self._after
-            after = {"priority": priority, "turn": turn, "step": step}
-            args = {**self._args, **after, "limit": self._page}
+            args = {**self._after._asdict(), **self._args, "limit": self._page}
             rows = self._db.execute(SQL[self._name], args).fetchall()
-            yield from map(tuple, rows)
+            yield from map(_Row._make, rows)
             if len(rows) < self._page:
                 return
-            self._after = tuple(rows[-1])
-
-
-class _Merge:
-    """Several walks as one."""
-
-    def __init__(self) -> None:
-        self._next: list[tuple[_Row, str, Iterator[_Row], bool]] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._next)
-
-    def add(self, consumer: str, walk: Iterator[_Row], *, of_fronts: bool) -> None:
-        """Go on with *walk*, if it has not ended."""
-        row = next(walk, None)
-        if row is not None:
-            heapq.heappush(self._next, (row, consumer, walk, of_fronts))
-
-    def pop(self) -> tuple[_Row, str, Iterator[_Row], bool]:
-        """Return the first of all steps, with the walk that it comes from."""
-        return heapq.heappop(self._next)
+            self._after = _Row._make(rows[-1])
 
 
 class _Limits:
@@ -111,28 +107,115 @@ class _Limits:
         self._long += consumer in self._demand.long
 
 
-def next_steps(db: sqlite3.Connection, demand: Demand) -> list[int]:
-    """Return the ids of the ready steps that are next and that no limit forbids."""
-    limits, merge = _Limits(db, demand), _Merge()
-    page = min(PAGE, demand.limit)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """When a lane is next, and the turn that it had last, which may go on."""
+
+    tag: int
+    served_turn: int
+    served_tag: int
+
+    def tag_of(self, turn: int) -> int:
+        """Return what a step of this *turn* goes by."""
+        return self.served_tag if turn == self.served_turn else self.tag
+
+
+class Turns:
+    """What a claim takes: steps in their order with their tags, and what follows."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self.steps: list[tuple[int, int]] = []
+        self.lanes: dict[str, Lane] = {}
+        self.latest = int(db.execute(SQL["latest_tag"]).fetchone()["turn"])
+
+    def tag_of(self, row: _Row) -> int:
+        """Return what *row* goes by, now that others were taken."""
+        lane = self.lanes.get(row.lane)
+        return row.tag if lane is None else lane.tag_of(row.turn)
+
+    def take(self, row: _Row) -> None:
+        """Take a step; unless its lane is still in the same turn, it was that one's."""
+        self.steps.append((row.step, row.tag))
+        lane = self.lanes.get(row.lane) or self._find(row.lane)
+        if lane is None or row.turn != lane.served_turn:
+            self.latest = max(self.latest, row.tag)
+            tag = self.latest + 2
+            lane = Lane(tag=tag, served_turn=row.turn, served_tag=row.tag)
+        self.lanes[row.lane] = lane
+
+    def _find(self, name: str) -> Lane | None:
+        row = self._db.execute(SQL["lane"], {"lane": name}).fetchone()
+        return None if row is None else Lane(**row)
+
+
+class _Heads:
+    """The next row of each walk: of each consumer's fronts, and behind each of them."""
+
+    def __init__(self, db: sqlite3.Connection, turns: Turns, page: int) -> None:
+        self._db, self._turns, self._page = db, turns, page
+        #: with what comes behind a row; None: it is a front
+        self._heap: list[tuple[_Row, str, Iterator[_Row] | None]] = []
+        self._fronts: dict[str, Iterator[_Row]] = {}
+
+    def begin(self, consumer: str) -> None:
+        """Walk the fronts of *consumer*."""
+        walk = _Walk(self._db, "fronts", {"consumer": consumer}, page=self._page)
+        self._fronts[consumer] = iter(walk)
+        self._go_on(consumer, None)
+
+    def pop(self) -> tuple[_Row, str, Iterator[_Row] | None] | None:
+        """Return the first of all rows; None: there are no more."""
+        return heapq.heappop(self._heap) if self._heap else None
+
+    def follow(
+        self, row: _Row, consumer: str, behind: Iterator[_Row] | None, *, again: bool
+    ) -> None:
+        """Go on behind a *row* that was taken, or have it *again* with a later tag."""
+        if behind is None:
+            args = {"consumer": consumer, "lane": row.lane}
+            walk = _Walk(self._db, "behind", args, after=row, page=self._page)
+            behind = iter(walk)
+        if again:
+            self._push(row, consumer, behind)
+        else:
+            self._go_on(consumer, behind)
+
+    def pass_by(self, consumer: str) -> None:
+        """Go on with the fronts of *consumer*, after one of them."""
+        self._go_on(consumer, None)
+
+    def _go_on(self, consumer: str, behind: Iterator[_Row] | None) -> None:
+        row = next(self._fronts[consumer] if behind is None else behind, None)
+        if row is not None:
+            self._push(row, consumer, behind)
+
+    def _push(self, row: _Row, consumer: str, behind: Iterator[_Row] | None) -> None:
+        now = row._replace(tag=self._turns.tag_of(row))
+        heapq.heappush(self._heap, (now, consumer, behind))
+
+
+def next_steps(db: sqlite3.Connection, demand: Demand) -> Turns:
+    """Return the ready steps that are next and that no limit forbids."""
+    limits, turns = _Limits(db, demand), Turns(db)
+    heads = _Heads(db, turns, min(PAGE, demand.limit))
     for consumer in demand.wants:
         if limits.has_room_for(consumer):
-            walk = iter(_Walk(db, "fronts", {"consumer": consumer}, page=page))
-            merge.add(consumer, walk, of_fronts=True)
-    chosen: list[int] = []
-    while merge and len(chosen) < demand.limit:
-        row, consumer, walk, of_fronts = merge.pop()
+            heads.begin(consumer)
+    while head := heads.pop():
+        row, consumer, behind = head
         if not limits.has_room_for(consumer):
             continue
-        _priority, _turn, step, tenant = row
-        is_allowed = limits.allow(tenant)
-        if is_allowed:
-            limits.take(consumer, tenant)
-            chosen.append(step)
-        if of_fronts and is_allowed:
-            args = {"consumer": consumer, "tenant": tenant}
-            behind = iter(_Walk(db, "behind", args, after=row, page=page))
-            merge.add(consumer, behind, of_fronts=False)
-        if of_fronts or is_allowed:
-            merge.add(consumer, walk, of_fronts=of_fronts)
-    return chosen
+        # or the lane has had its turn meanwhile
+        is_due = turns.tag_of(row) == row.tag
+        if is_due and limits.allow(row.tenant):
+            limits.take(consumer, row.tenant)
+            turns.take(row)
+            if len(turns.steps) == demand.limit:
+                break
+            heads.follow(row, consumer, behind, again=False)
+        elif not is_due:
+            heads.follow(row, consumer, behind, again=True)
+        if behind is None:
+            heads.pass_by(consumer)
+    return turns

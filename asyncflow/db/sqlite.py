@@ -221,7 +221,7 @@ class SqliteDatabase(Reading):
         await self._writer.write(put, after=self._tell)
 
     async def claim(self, demand: Demand) -> Sequence[Claimed]:
-        """Take ready steps: by priority, then by turn."""
+        """Take ready steps: by priority, then by lane."""
         claimed, _ = await self._writer.write(
             lambda db: work.claim(db, demand), after=lambda r: self._tell(r[1])
         )

@@ -23,7 +23,7 @@ from asyncflow.db.flow import (
     to_json,
     write_event,
 )
-from asyncflow.db.fronts import next_steps
+from asyncflow.db.fronts import Lane, next_steps
 from asyncflow.db.records import Change, Claimed, Demand, Ended, Published
 from asyncflow.db.rows import plan_of, step_view
 from asyncflow.errors import OutputRefused
@@ -39,21 +39,37 @@ from asyncflow.jobs import (
 
 
 def claim(db: sqlite3.Connection, demand: Demand) -> tuple[list[Claimed], list[Change]]:
-    """Take the ready steps that are next: by priority, then by turn."""
+    """Take the ready steps that are next: by priority, then by lane."""
     db.execute(SQL["due_steps"], {"now": demand.now})
-    taken = [_claim_one(db, step, demand) for step in next_steps(db, demand)]
-    if taken:
-        db.execute(SQL["advance"], {"turn": max(turn for _one, _c, turn in taken)})
+    turns = next_steps(db, demand)
+    for name, lane in turns.lanes.items():
+        _serve(db, name, lane)
+    if turns.steps:
+        db.execute(SQL["advance"], {"tag": turns.latest})
+    taken = [_claim_one(db, step, tag, demand) for step, tag in turns.steps]
     return (
-        [one for one, _change, _turn in taken],
-        [change for _one, change, _turn in taken if change is not None],
+        [one for one, _change in taken],
+        [change for _one, change in taken if change is not None],
     )
 
 
+def _serve(db: sqlite3.Connection, name: str, lane: Lane) -> None:
+    """Store that a lane has had a turn, before its steps are claimed."""
+    served = {
+        "lane": name,
+        "tag": lane.tag,
+        "served_turn": lane.served_turn,
+        "served_tag": lane.served_tag,
+    }
+    if not db.execute(SQL["serve_lane"], served).rowcount:
+        db.execute(SQL["begin_lane"], served)
+    db.execute(SQL["serve_front"], served)
+
+
 def _claim_one(
-    db: sqlite3.Connection, step: int, demand: Demand
-) -> tuple[Claimed, Change | None, int]:
-    """Claim one step; return it, what that changed about its job, and its turn."""
+    db: sqlite3.Connection, step: int, tag: int, demand: Demand
+) -> tuple[Claimed, Change | None]:
+    """Claim one step; return it, and what that changed about its job."""
     row = db.execute(SQL["step_to_claim"], {"step": step}).fetchone()
     token, kind = row["token"] + 1, JobKind(row["kind"])
     args = {
@@ -85,11 +101,11 @@ def _claim_one(
         facts=msgspec.json.decode(row["facts"]),
         options=msgspec.json.decode(row["options"]),
         request=row["request"],
-        place=(row["priority"], row["turn"]),
+        place=(row["priority"], tag),
     )
     if claimed.detached:
         # a replay changes nothing about its job
-        return claimed, None, row["turn"]
+        return claimed, None
     db.execute(SQL["claim_job"], {"job": row["job_id"], "now": demand.now})
     state, failures, began = StepState.RUNNING, row["failures"], demand.now
     seen = (claimed.consumer, state, failures, row["required"], row["error"], began)
@@ -100,7 +116,7 @@ def _claim_one(
         state=JobState.PROCESSING,
         steps=(step_view(*seen, None, row["run_at"]),),
     )
-    return claimed, change, row["turn"]
+    return claimed, change
 
 
 def publish(

@@ -60,6 +60,57 @@ class ControlObligations:
 
         assert [job for job in order if job in many] == many
 
+    async def test_what_is_held_back_keeps_nobody_else_waiting(
+        self, world: World
+    ) -> None:
+        """A consumer with a limit has a queue of its own, and turns in it."""
+        for _ in range(10):
+            await world.submit(REPORT, lane="a")
+        await world.claim("report", limit=1)
+        for _ in range(20):
+            await world.submit(BILL, lane="a", kind=JobKind.EVENT, name="order.paid")
+        await world.claim("bill", limit=20)
+        one = await world.submit(REPORT, lane="b")
+
+        assert [c.job_id for c in await world.claim("report", limit=1)] == [one]
+
+    async def test_what_is_urgent_puts_nobody_else_behind_the_rest_of_its_lane(
+        self, world: World
+    ) -> None:
+        for _ in range(10):
+            await world.submit(REPORT, lane="a")
+        await world.submit(REPORT, lane="a", priority=-1)
+        await world.claim("report", limit=1)
+        one = await world.submit(REPORT, lane="b")
+
+        assert [c.job_id for c in await world.claim("report", limit=1)] == [one]
+
+    async def test_what_becomes_due_together_keeps_nobody_else_waiting(
+        self, world: World
+    ) -> None:
+        late = world.now + 60_000
+        for _ in range(10):
+            await world.submit(REPORT, lane="a", run_at=late)
+        for lane in ("c", "d", "e"):
+            await world.submit(REPORT, lane=lane)
+            await world.claim("report", limit=1)
+        world.now = late
+        one = await world.submit(REPORT, lane="b")
+
+        assert one in [c.job_id for c in await world.claim("report", limit=2)]
+
+    async def test_what_comes_back_together_keeps_nobody_else_waiting(
+        self, world: World
+    ) -> None:
+        dead = [await world.submit(REPORT, lane="a") for _ in range(10)]
+        for claimed in await world.claim("report", limit=10):
+            await world.end(claimed, Verdict.BAD_FILE)
+        for job in dead:
+            await world.db.retry(job, world.now)
+        one = await world.submit(REPORT, lane="b")
+
+        assert one in [c.job_id for c in await world.claim("report", limit=2)]
+
     async def test_the_jobs_of_one_client_go_in_their_order(self, world: World) -> None:
         first = await world.past_gate(IMAGE, TEXT)
         second = await world.past_gate(IMAGE, TEXT)
@@ -114,11 +165,12 @@ class ControlObligations:
     async def test_lanes_that_are_not_ahead_are_forgotten_without_harm(
         self, world: World
     ) -> None:
-        await world.submit(REPORT, lane="a")
-        await world.claim("report")
+        for lane in ("a", "b", "c"):
+            await world.submit(REPORT, lane=lane)
+            await world.claim("report")
         await world.db.forget_idle()
         first = await world.submit(REPORT, lane="a")
-        second = await world.submit(REPORT, lane="b")
+        second = await world.submit(REPORT, lane="d")
 
         assert [c.job_id for c in await world.claim("report")] == [first, second]
 

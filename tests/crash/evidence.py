@@ -69,10 +69,10 @@ class Evidence:
             "SELECT * FROM tenant_tally WHERE n <> 0 ORDER BY 1, 2"
         ) == self.ask("SELECT tenant, state, count(*) FROM step GROUP BY 1, 2")
         assert self.ask(
-            "SELECT consumer, tenant, step FROM front ORDER BY 1, 2"
+            "SELECT consumer, lane, step FROM front ORDER BY 1, 2"
         ) == self.ask(
-            "SELECT consumer, tenant, id FROM (SELECT *, row_number() OVER"
-            " (PARTITION BY consumer, tenant ORDER BY priority, turn, id) AS place"
+            "SELECT consumer, lane, id FROM (SELECT *, row_number() OVER"
+            " (PARTITION BY consumer, lane ORDER BY priority, turn, id) AS place"
             " FROM step WHERE state = 'ready') WHERE place = 1 ORDER BY 1, 2"
         )
         assert self.ask("SELECT id FROM job WHERE open < gates") == []

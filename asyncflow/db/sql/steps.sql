@@ -1,12 +1,13 @@
 -- name: insert_step
--- The job lends its tenant, its priority and its turn. A step that lets newer jobs pass
--- lets those of its own lane pass, as many as there are: nobody else's. A replay has a
--- turn of its own.
+-- The job lends its tenant, its priority, its lane and its turn. A step that lets newer
+-- jobs pass lets those of its own lane pass, as many as there are. A replay has a lane
+-- and a turn of its own.
 INSERT INTO step(job_id, event_seq, consumer, tenant, run, state, detached, gate,
-  required, priority, turn, max_attempts, options, run_at)
+  required, priority, lane, turn, max_attempts, options, run_at)
 SELECT id, :seq, :consumer, tenant, :run, :state, :detached, :gate, :required, priority,
-  coalesce(:turn, turn + CASE WHEN :shift <= 0 THEN 2 * :shift ELSE min(2 * :shift, max(0, coalesce(
-    (SELECT lane.turn FROM lane WHERE lane.name = job.lane), 0) - turn)) END),
+  coalesce(:lane, lane), coalesce(:turn, turn + CASE WHEN :shift <= 0 THEN :shift ELSE
+    min(:shift, max(0, coalesce(
+      (SELECT lane.turn FROM lane WHERE lane.name = job.lane), 0) - turn)) END),
   :max_attempts, :options, :run_at
 FROM job WHERE id = :job;
 
@@ -34,22 +35,23 @@ SELECT tenant, count(*) AS n FROM step INDEXED BY step_lease WHERE state = 'runn
 GROUP BY tenant;
 
 -- name: fronts
--- Which tenants' first steps are next for a consumer, behind one of them.
-SELECT priority, turn, step, tenant FROM front
-WHERE consumer = :consumer AND (priority, turn, step) > (:priority, :turn, :step)
-ORDER BY priority, turn, step LIMIT :limit;
+-- Which lanes' first steps are next for a consumer, behind one of them.
+SELECT priority, tag, turn, step, lane, tenant FROM front
+WHERE consumer = :consumer
+  AND (priority, tag, turn, step) > (:priority, :tag, :turn, :step)
+ORDER BY priority, tag, turn, step LIMIT :limit;
 
 -- name: behind
--- The next ready steps of one consumer and tenant; the partial index keeps it flat.
-SELECT priority, turn, id, tenant FROM step
-WHERE consumer = :consumer AND tenant = :tenant AND state = 'ready'
+-- The next ready steps of one consumer and lane; the partial index keeps it flat.
+SELECT priority, :tag, turn, id, lane, tenant FROM step
+WHERE consumer = :consumer AND lane = :lane AND state = 'ready'
   AND (priority, turn, id) > (:priority, :turn, :step)
 ORDER BY priority, turn, id LIMIT :limit;
 
 -- name: step_to_claim
 -- A ready step, with all that working on it needs.
 SELECT s.job_id, s.token, s.consumer, s.tenant, s.gate, s.detached, s.options,
-  s.priority, s.turn,
+  s.priority,
   s.attempts + s.lost AS failures, s.required, s.error, s.run_at, j.pid, j.kind,
   j.version, j.size, j.file_name, j.declared_type, j.media_type, j.metadata,
   j.facts, j.payload, j.pipeline, j.request, u.key
@@ -66,17 +68,36 @@ UPDATE job SET state = 'PROCESSING', started = coalesce(started, :now),
   version = version + 1 WHERE id = :job;
 
 -- name: next_turn
--- A lane's turns are two apart. Who begins comes directly behind what was claimed last,
--- before the next turn of those who had that.
-INSERT INTO lane(name, turn) SELECT :lane, turn + 1 FROM latest WHERE true
-ON CONFLICT DO UPDATE SET turn = max(lane.turn + 2, excluded.turn) RETURNING turn;
+-- Who begins comes directly behind whose turn was last, before the next turn of those who
+-- had one. The first of its jobs has no smaller a number than any before it.
+INSERT INTO lane(name, turn, tag)
+SELECT :lane, (SELECT coalesce(max(id), 0) FROM job), turn + 1 FROM latest WHERE true
+ON CONFLICT DO UPDATE SET turn = lane.turn + 1 RETURNING turn;
+
+-- name: latest_tag
+SELECT turn FROM latest;
+
+-- name: lane
+SELECT tag, served_turn, served_tag FROM lane WHERE name = :lane;
 
 -- name: advance
-UPDATE latest SET turn = :turn WHERE turn < :turn;
+UPDATE latest SET turn = :tag WHERE turn < :tag;
+
+-- name: serve_lane
+UPDATE lane SET tag = :tag, served_turn = :served_turn, served_tag = :served_tag
+WHERE name = :lane;
+
+-- name: begin_lane
+INSERT INTO lane(name, turn, tag, served_turn, served_tag)
+SELECT :lane, coalesce(max(id), 0), :tag, :served_turn, :served_tag FROM job;
+
+-- name: serve_front
+UPDATE front SET tag = iif(turn = :served_turn, :served_tag, :tag) WHERE lane = :lane;
 
 -- name: forget_lanes
--- Who is not ahead of the others any more begins where they are.
-DELETE FROM lane WHERE turn <= (SELECT turn FROM latest);
+-- Who waits for nothing and is not ahead of the others begins where they are.
+DELETE FROM lane WHERE tag <= (SELECT turn FROM latest)
+  AND NOT EXISTS (SELECT 1 FROM front WHERE front.lane = lane.name);
 
 -- name: forget_tallies
 DELETE FROM tally WHERE n = 0;
