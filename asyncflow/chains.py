@@ -37,7 +37,7 @@ def problems(
     """Return what cannot come to pass among *consumers*.
 
     *where* tells by consumer which function of which module it is; those *elsewhere*
-    are on other hosts, which answer for them.
+    are on other nodes, which answer for them.
     """
     ours = {one.entry.consumer: one for one in consumers}
     known = {one.entry.consumer: one for one in elsewhere} | ours

@@ -289,6 +289,13 @@ class Settings(BaseSettings):
     tenant_running: Number = _number(
         0, "steps of one tenant that may run at once; 0: any", 0, 10**6
     )
+    node: str = _setting(
+        "local",
+        "text",
+        "name of this server among those of one database that differ in their code",
+        "1 to 100 letters, digits, dots, dashes and underscores",
+        pattern=r"^[A-Za-z0-9._-]{1,100}$",
+    )
     attempts: Number = _number(3, "tries at a step before it is dead", 1, 100)
     lease: Seconds = _span(30.0, "time a step stays claimed without a heartbeat")
     load_timeout: Seconds = _span(

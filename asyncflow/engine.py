@@ -84,17 +84,17 @@ class Engine:
         clock: Clock,
         limits: Limits,
         worker: str,
-        host: str,
+        node: str,
         lease_s: float,
     ) -> None:
         self.doorbell = doorbell
         self.clock = clock
         self.limits = limits
         self.worker = worker
-        self.host = host
+        self.node = node
         self.lease_s = lease_s
         self.estimates = Estimates()
-        #: all consumers by name, also those whose code is on other hosts
+        #: all consumers by name, also those whose code is on other nodes
         self.registry: Mapping[str, Registered] = {}
         self.subscriptions: tuple[Subscription, ...] = ()
         self.tallies: Mapping[tuple[str, str], int] = {}
@@ -128,19 +128,20 @@ class Engine:
 
         If the database cannot write, those count that were registered before.
         """
-        await self._look_up()
+        await self.look_up()
         now = self.clock.now()
         freed = await self._db.recover(limits=self.limits, now=now)
-        await self._db.register(consumers, host=self.host, now=now)
-        await self._look_up()
+        await self._db.register(consumers, node=self.node, now=now)
+        await self.look_up()
         self.paused = await self._db.pauses()
         await self.learn()
         await self.refresh()
         self.doorbell.ring(s.entry.consumer for s in self.subscriptions)
         return freed
 
-    async def _look_up(self) -> None:
-        found = await self._db.registry()
+    async def look_up(self) -> None:
+        """Read who is registered."""
+        found = await self._db.registry(self.node)
         self.registry = {one.subscription.entry.consumer: one for one in found}
         self.subscriptions = tuple(one.subscription for one in found)
 

@@ -185,13 +185,12 @@ class Runtime:
         self._watch: asyncio.Task[None] | None = None
 
     def _engine(self, clock: Clock) -> Engine:
-        host = socket.gethostname()
         engine = Engine(
             doorbell=LocalDoorbell(),
             clock=clock,
             limits=self._limits,
-            worker=f"{host}:{os.getpid()}",
-            host=host,
+            worker=f"{socket.gethostname()}:{os.getpid()}",
+            node=self.settings.node,
             lease_s=self.settings.lease,
         )
         engine.pipelines = self._pipelines
@@ -337,9 +336,8 @@ class Runtime:
         )
         consumers = places.subscriptions()
         cards = self.pool.processors.values()
-        elsewhere = [
-            one.subscription for one in await self.db.registry() if not one.is_here
-        ]
+        known = await self.db.registry(self.settings.node)
+        elsewhere = [one.subscription for one in known if not one.is_here]
         where = {card.name: card.where for card in cards}
         self._check(consumers, where, elsewhere)
         self.restraints = {card.name: places.restraint(card) for card in cards}

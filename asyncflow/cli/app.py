@@ -72,6 +72,11 @@ COMMANDS = {
         attribute="download",
         help="Fetch the files of jobs.",
     ),
+    "forget": Entry(
+        module="asyncflow.cli.consumers",
+        attribute="forget",
+        help="Forget which other servers have consumers: those that are gone for good.",
+    ),
     "health": Entry(
         module="asyncflow.cli.health",
         attribute="health",

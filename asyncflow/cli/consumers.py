@@ -1,4 +1,4 @@
-"""`asyncflow consumers`, `pause`, `resume` and `replay`: what an operator does."""
+"""`asyncflow consumers`, `pause`, `resume`, `replay`, `forget`: by an operator."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -63,6 +63,12 @@ class Switched(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     paused: bool
+
+
+class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
+    """A consumer that other nodes are not believed to have any more."""
+
+    name: str
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
@@ -196,6 +202,30 @@ def _switch(
                 await switch(name, on=on)
                 text = f"{clean(name)}  {'paused' if on else 'goes on'}"
                 output.tell(Switched(name=name, paused=on), text)
+
+    converse(each)
+    return 0
+
+
+@click.command()
+@_names
+@_switch_output
+@server_options
+def forget(
+    names: tuple[str, ...], *, as_json: bool, quiet: bool, url: str, token: str | None
+) -> int:
+    """Forget which other servers have consumers: those that are gone for good.
+
+    What waits for a consumer that nobody has is skipped; a task fails.
+    """
+    output = Output(as_json=as_json, quiet=quiet)
+    server = server_at(url, token)
+
+    async def each() -> None:
+        async with server.client() as client:
+            for name in names:
+                await client.forget(name)
+                output.tell(Forgotten(name=name), f"{clean(name)}  forgotten elsewhere")
 
     converse(each)
     return 0

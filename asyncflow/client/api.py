@@ -286,6 +286,11 @@ class Client:
         found = await self._session.fetch("GET", "admin/consumers", Consumers)
         return found.consumers
 
+    async def forget(self, consumer: str) -> None:
+        """Let the server forget which other nodes have a consumer; needs the token."""
+        reference = f"admin/consumers/{segment(consumer)}/forget"
+        await self._session.fetch("POST", reference, Consumers)
+
     async def pause(self, consumer: str, *, on: bool = True) -> None:
         """Let a consumer begin no more steps, or let it go on; needs the token."""
         action = "pause" if on else "resume"

@@ -68,13 +68,13 @@ class Consumer(_Message, frozen=True):
     """A consumer as an operator sees it: steps by state, how far behind the log it is.
 
     `oldest_s` is how long its oldest ready step has waited, in seconds. What `runs`
-    "elsewhere" is not done by this server, but by `hosts`.
+    "elsewhere" is not done by this server, but by `nodes`.
     """
 
     name: str
     paused: bool = False
     runs: str = ""
-    hosts: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
     missing_tool: str | None = None
     steps: Mapping[str, int] = {}
     oldest_s: float | None = None

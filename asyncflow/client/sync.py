@@ -192,6 +192,10 @@ class SyncClient:
         """Return how each consumer does; needs the token."""
         return self._run(self._client.consumers())
 
+    def forget(self, consumer: str) -> None:
+        """Let the server forget which other nodes have a consumer; needs the token."""
+        self._run(self._client.forget(consumer))
+
     def pause(self, consumer: str, *, on: bool = True) -> None:
         """Let a consumer begin no more steps, or let it go on; needs the token."""
         self._run(self._client.pause(consumer, on=on))

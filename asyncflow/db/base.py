@@ -180,9 +180,9 @@ class Database(Oversight, Protocol):
     # ----- steps
 
     async def register(
-        self, consumers: Sequence[Subscription], *, host: str, now: int
+        self, consumers: Sequence[Subscription], *, node: str, now: int
     ) -> None:
-        """Put the consumers of *host* into the registry: those that run beside us.
+        """Put the consumers of *node* into the registry: those that run beside us.
 
         What it has registered before, under whichever name, and has no longer, is
         forgotten; what others have stays. Steps that wait for what nobody has any more
@@ -190,8 +190,8 @@ class Database(Oversight, Protocol):
         """
         ...
 
-    async def registry(self) -> Sequence[Registered]:
-        """Return every registered consumer once, by name."""
+    async def registry(self, node: str) -> Sequence[Registered]:
+        """Return every registered consumer once, by name, as *node* sees them."""
         ...
 
     async def claim(self, demand: Demand) -> Sequence[Claimed]:

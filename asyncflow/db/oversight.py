@@ -32,11 +32,11 @@ class Note:
 class Registered:
     """A consumer of the registry, and who has its code.
 
-    *hosts*: this one first, then who came last; *seen*: when the latest registered it.
+    *nodes*: this one first, then who came last; *seen*: when the latest registered it.
     """
 
     subscription: Subscription
-    hosts: tuple[str, ...]
+    nodes: tuple[str, ...]
     seen: int
     is_here: bool
 
@@ -111,6 +111,13 @@ class Oversight(Protocol):
 
         A gate, and the only step of a task, take their job with them.
         Raise StepNotFound, StepNotOpen.
+        """
+        ...
+
+    async def forget(self, consumer: str, *, node: str, note: Note) -> None:
+        """Forget who else than *node* has a consumer.
+
+        Steps that wait for it are skipped if nobody has it any more.
         """
         ...
 

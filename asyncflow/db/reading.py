@@ -128,15 +128,15 @@ class Reading:
 
     # ----- jobs and steps
 
-    async def registry(self) -> Sequence[Registered]:
+    async def registry(self, node: str) -> Sequence[Registered]:
         """Return every registered consumer once, by name."""
-        found = await self._rows("registry", {})
+        found = await self._rows("registry", {"node": node})
         return [
             Registered(
                 subscription=msgspec.json.decode(
                     first["definition"], type=Subscription
                 ),
-                hosts=tuple(row["host"] for row in (first, *others)),
+                nodes=tuple(row["host"] for row in (first, *others)),
                 seen=max(row["seen"] for row in (first, *others)),
                 is_here=bool(first["is_here"]),
             )

@@ -203,15 +203,13 @@ class SqliteDatabase(Reading):
     # ----- steps
 
     async def register(
-        self, consumers: Sequence[Subscription], *, host: str, now: int
+        self, consumers: Sequence[Subscription], *, node: str, now: int
     ) -> None:
-        """Put the consumers of *host*, which is ours, into the registry."""
-        by = {"host": host, "now": now}
+        """Put the consumers of *node*, which is ours, into the registry."""
+        by = {"node": node, "now": now}
 
         def put(db: sqlite3.Connection) -> list[Change]:
             db.execute(SQL["forget_consumers"], by)
-            db.execute(SQL["leave_here"], by)
-            db.execute(SQL["be_here"], by)
             for one in consumers:
                 text = msgspec.json.encode(one).decode()
                 args = {**by, "name": one.entry.consumer, "definition": text}
@@ -219,6 +217,16 @@ class SqliteDatabase(Reading):
             return work.skip_homeless(db, now)
 
         await self._writer.write(put, after=self._tell)
+
+    async def forget(self, consumer: str, *, node: str, note: Note) -> None:
+        """Forget who else has a consumer, and what waits for it if nobody has."""
+        by = {"name": consumer, "node": node}
+
+        def forget(db: sqlite3.Connection) -> list[Change]:
+            db.execute(SQL["forget_elsewhere"], by)
+            return work.skip_homeless(db, note.at)
+
+        await self._writer.write(noted(forget, note), after=self._tell)
 
     async def claim(self, demand: Demand) -> Sequence[Claimed]:
         """Take ready steps: by priority, then by lane."""

@@ -21,13 +21,14 @@ import pytest_asyncio
 
 from asyncflow import uploads
 from asyncflow.db.base import Database
+from asyncflow.db.oversight import Note
 from asyncflow.db.records import Change
 from asyncflow.errors import (
     JobNotFound,
     UploadGone,
     UploadNotFound,
 )
-from asyncflow.jobs import JobState, Subscription, Verdict
+from asyncflow.jobs import JobState, StepState, Subscription, Verdict
 from asyncflow.testing.db_control import ControlObligations
 from asyncflow.testing.db_history import HistoryObligations
 from asyncflow.testing.db_jobs import JobObligations
@@ -189,25 +190,44 @@ class DbSuite(
 
     async def test_registered_consumers_are_remembered(self, world: World) -> None:
         one = Subscription(entry=IMAGE, accepts=("image/*",))
-        await world.db.register([one], host="here", now=world.now)
+        await world.db.register([one], node="here", now=world.now)
         await world.db.close()
         await world.start()
         other = Subscription(entry=IMAGE, accepts=("image/png",))
-        await world.db.register([other], host="here", now=world.now)
+        await world.db.register([other], node="here", now=world.now)
 
-        (found,) = await world.db.registry()
-        assert (found.subscription, found.hosts) == (other, ("here",))
+        (found,) = await world.db.registry("here")
+        assert (found.subscription, found.nodes) == (other, ("here",))
         assert (found.seen, found.is_here) == (world.now, True)
 
-    async def test_a_host_that_has_another_name_forgets_what_it_had(
+    async def test_what_another_node_has_registered_stays(self, world: World) -> None:
+        await world.register(IMAGE, TEXT, node="there")
+        await world.register(IMAGE)
+
+        image, text = await world.db.registry("here")
+        assert (image.nodes, image.is_here) == (("here", "there"), True)
+        assert (text.nodes, text.is_here) == (("there",), False)
+
+    async def test_what_an_operator_forgets_nobody_waits_for(
         self, world: World
     ) -> None:
-        await world.register(IMAGE, TEXT, host="before")
+        await world.register(GATE, IMAGE)
+        await world.register(IMAGE, TEXT, node="there")
+        job = await world.past_gate(IMAGE, TEXT)
+        note = Note(actor="local", action="forget", target="text", at=world.now)
 
-        await world.register(IMAGE, host="after")
+        for consumer in ("image", "text"):
+            await world.db.forget(consumer, node="here", note=note)
 
-        (found,) = await world.db.registry()
-        assert (found.subscription.entry, found.hosts) == (IMAGE, ("after",))
+        found = {one.subscription.entry.consumer for one in await world.db.registry("")}
+        assert found == {"identify", "image"}
+        assert await world.steps(job) == {
+            "identify": StepState.DONE,
+            "image": StepState.READY,
+            "text": StepState.SKIPPED,
+        }
+        noted = await world.db.audits(before=None, limit=10)
+        assert [one.action for one in noted] == ["forget", "forget"]
 
     async def test_the_counters_are_what_counting_gives(self, world: World) -> None:
         plan = (IMAGE, TEXT, SEARCH)

@@ -140,10 +140,10 @@ class World:
         await self.end(await self.take("image"), Verdict.BAD_FILE, "damaged")
         return job
 
-    async def register(self, *entries: PlanEntry, host: str = "here") -> None:
-        """Put the consumers of *entries*, which *host* has, into the registry."""
+    async def register(self, *entries: PlanEntry, node: str = "here") -> None:
+        """Put the consumers of *entries*, which *node* has, into the registry."""
         known = [Subscription(entry=entry) for entry in entries]
-        await self.db.register(known, host=host, now=self.now)
+        await self.db.register(known, node=node, now=self.now)
 
     # ----- steps
 

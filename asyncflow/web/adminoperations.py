@@ -130,6 +130,13 @@ BY_HAND: Final = (
         refusals=_OF_CONSUMERS,
     ),
     _act(
+        f"{_CONSUMER}/forget",
+        "Forget which other nodes have a consumer",
+        Consumers,
+        _NAME,
+        refusals=_OF_CONSUMERS,
+    ),
+    _act(
         f"{_CONSUMER}/retry",
         "Give every dead letter of a consumer another chance, or every refusal",
         Done,

@@ -51,7 +51,7 @@ class ConsumerDetail(View, frozen=True, kw_only=True):
     """A consumer: what it listens to, how far it has come, and how fast it is.
 
     Of `steps`, `dead` are dead letters and `refused` those whose file was at fault.
-    `lag` counts the events of the log behind its first step that is not over. `hosts`
+    `lag` counts the events of the log behind its first step that is not over. `nodes`
     have its code; if this server is not one of them, it `runs` elsewhere. Seconds
     and `retries` are of this server's latest attempts, None or 0 without any.
     """
@@ -60,7 +60,7 @@ class ConsumerDetail(View, frozen=True, kw_only=True):
     on: str
     accepts: tuple[str, ...]
     runs: str
-    hosts: tuple[str, ...]
+    nodes: tuple[str, ...]
     registered_at: str | None
     gate: bool
     required: bool
@@ -200,6 +200,7 @@ def add_routes(app: web.Application) -> None:
     """Add the operator's resources to *app*."""
     app.router.add_get("/admin/consumers", consumers)
     app.router.add_get("/admin/consumers/{name}/dead", dead)
+    app.router.add_post("/admin/consumers/{name}/forget", forget)
     app.router.add_post("/admin/consumers/{name}/pause", pause)
     app.router.add_post("/admin/consumers/{name}/resume", resume)
     app.router.add_post("/admin/consumers/{name}/retry", retry_dead)
@@ -281,7 +282,7 @@ def _detail(
         on=one.entry.on,
         accepts=one.accepts,
         runs="elsewhere" if card is None else card.runs,
-        hosts=registered.hosts,
+        nodes=registered.nodes,
         registered_at=timestamp(registered.seen),
         gate=one.entry.gate,
         required=one.entry.required,
@@ -442,6 +443,19 @@ async def _pause(request: web.Request, *, on: bool) -> web.Response:
     name = request.match_info["name"]
     note = by_hand(request, "pause" if on else "resume", name)
     await request.app[runtime_key].engine.pause_consumer(name, note, on=on)
+    return await consumers(request)
+
+
+async def forget(request: web.Request) -> web.Response:
+    """Forget which other nodes have a consumer."""
+    name = request.match_info["name"]
+    note = by_hand(request, "forget", name)
+    runtime = request.app[runtime_key]
+    runtime.engine.subscription(name)
+    try:
+        await runtime.db.forget(name, node=runtime.engine.node, note=note)
+    finally:
+        await runtime.engine.look_up()
     return await consumers(request)
 
 

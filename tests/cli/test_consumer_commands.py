@@ -89,6 +89,19 @@ def test_a_switch_and_a_replay_are_told_to_programs(
     assert json.loads(capsys.readouterr().out) == {"consumer": "image", "steps": 0}
 
 
+def test_what_only_others_had_is_forgotten(
+    server: ServerProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(server, "forget", "image", "nobody") == 1
+
+    told, error = capsys.readouterr()
+    assert told == "image  forgotten elsewhere\n"
+    assert "there is no consumer called 'nobody'" in error
+    # what this server has stays
+    assert run(server, "consumers", "--quiet") == 0
+    assert "image" in capsys.readouterr().out.split()
+
+
 @pytest.mark.parametrize("line", ["pause im", "pause image --url {url} im"])
 def test_a_shell_is_offered_the_servers_consumers(
     server: ServerProcess, line: str, monkeypatch: pytest.MonkeyPatch

@@ -60,7 +60,7 @@ class Place:
             clock=Clock(wall_s=self.time),
             limits=Limits(),
             worker="test",
-            host="test",
+            node="test",
             lease_s=30.0,
         )
         self.db = SqliteDatabase(folder / "some.db", on_change=self.engine.changed)

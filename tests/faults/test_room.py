@@ -87,7 +87,7 @@ async def chunks_on(
         clock=Clock(wall_s=time) if time else Clock(),
         limits=Limits(),
         worker="test",
-        host="test",
+        node="test",
         lease_s=30.0,
     )
     db = SqliteDatabase(folder / "some.db", on_change=engine.changed)

@@ -157,7 +157,7 @@ class Place:
             clock=Clock(wall_s=self.time, mono_s=self.ticks),
             limits=Limits(),
             worker="test",
-            host="test",
+            node="test",
             lease_s=30.0,
         )
         self.db = Watched(folder / "some.db", on_change=self.engine.changed)

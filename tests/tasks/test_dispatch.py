@@ -31,7 +31,7 @@ class Place:
             clock=Clock(),
             limits=Limits(),
             worker="test",
-            host="test",
+            node="test",
             lease_s=30.0,
         )
         self.db = SqliteDatabase(folder / "some.db", on_change=self.engine.changed)

@@ -281,22 +281,18 @@ SELECT key, is_prefix FROM trash WHERE CASE WHEN is_prefix
 DELETE FROM trash WHERE key = :key;
 
 -- name: forget_consumers
--- Those of this host, under whichever name it registered them.
-DELETE FROM consumer WHERE host = :host OR host IN (SELECT host FROM here);
+DELETE FROM consumer WHERE host = :node;
 
--- name: leave_here
-DELETE FROM here WHERE host <> :host;
-
--- name: be_here
-INSERT INTO here VALUES(:host) ON CONFLICT DO NOTHING;
+-- name: forget_elsewhere
+DELETE FROM consumer WHERE name = :name AND host <> :node;
 
 -- name: put_consumer
 INSERT INTO consumer(name, host, definition, seen)
-VALUES(:name, :host, :definition, :now);
+VALUES(:name, :node, :definition, :now);
 
 -- name: registry
--- Of several hosts that have a consumer, this one comes first, then who came last.
-SELECT name, host, definition, seen, host IN (SELECT host FROM here) AS is_here
+-- Of several nodes that have a consumer, this one comes first, then who came last.
+SELECT name, host, definition, seen, host = :node AS is_here
 FROM consumer ORDER BY name, is_here DESC, seen DESC, host;
 
 -- name: latest_done

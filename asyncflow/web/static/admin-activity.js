@@ -15,6 +15,7 @@ const ACTIONS = {
   "cancel-job": "cancelled job",
   "delete-job": "deleted job",
   replay: "replayed",
+  forget: "forgot which other servers have",
   drain: "drained the",
   "resume-all": "let everything begin again on the",
 };

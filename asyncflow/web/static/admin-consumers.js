@@ -198,7 +198,7 @@ class Row {
     this.paused = one.paused;
     const notes = [];
     if (one.paused) notes.push("paused");
-    if (one.runs === "elsewhere") notes.push("not here");
+    if (one.runs === "elsewhere") notes.push(`not here, but on ${one.nodes.join(", ")}`);
     if (one.missingTool) notes.push(`no ${one.missingTool}`);
     this.note.textContent = notes.join(", ");
     const behind = one.lag > 0 ? [`${count(one.lag, "event", "events")} behind`] : [];
