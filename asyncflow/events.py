@@ -23,7 +23,8 @@ EVENT_TYPES: Mapping[str, str] = {
     "job.completed": "a run ended: every required step succeeded or was skipped",
     "job.failed": "a run ended: a required step is dead",
     "job.rejected": "a run ended: a gate said no",
-    "job.cancelled": "a run ended: somebody cancelled it, or its upload ended",
+    "job.cancelled": "a run ended: somebody cancelled it, or a step that it needs,"
+    " or its upload ended",
 }
 
 

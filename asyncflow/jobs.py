@@ -98,8 +98,9 @@ JOB_TRANSITIONS: Mapping[JobState, Mapping[str, JobState]] = {
         "cancelled": JobState.CANCELLED,
     },
     JobState.PROCESSING: {
-        "last step over, no required step dead": JobState.COMPLETED,
-        "last step over, a required step dead": JobState.FAILED,
+        "last step over, none required dead or cancelled": JobState.COMPLETED,
+        "last step over, a required one dead": JobState.FAILED,
+        "last step over, a required one cancelled": JobState.CANCELLED,
         "a gate said no": JobState.REJECTED,
         "cancelled": JobState.CANCELLED,
     },
@@ -322,9 +323,26 @@ def lane_of(tenant: str, owner: str, client: str = "") -> str:
     return f"{tenant}/{client if owner == NOBODY else owner}"
 
 
-def ends_as(*, dead_required: int) -> JobState:
-    """Decide how a run ends whose last step is over."""
-    return JobState.FAILED if dead_required else JobState.COMPLETED
+def lets_go_on(state: StepState, *, required: bool) -> bool:
+    """Tell whether who follows a step that is over works, though it left nothing.
+
+    So that no required step is left out for the sake of one that is not: what follows
+    works on the original. Behind a required step that is dead or cancelled nothing has
+    to: its job does not succeed.
+    """
+    given_up = state in {StepState.DEAD, StepState.CANCELLED}
+    return state is StepState.SKIPPED or (given_up and not required)
+
+
+def ends_as(missing: StepState | None) -> JobState:
+    """Decide how a run ends whose last step is over.
+
+    *missing* is how a required step ended that did not succeed: one that is dead, if
+    there is such, before one that was cancelled.
+    """
+    if missing is None:
+        return JobState.COMPLETED
+    return JobState.FAILED if missing is StepState.DEAD else JobState.CANCELLED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

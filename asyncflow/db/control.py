@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from asyncflow import events, uploads
+from asyncflow import uploads
 from asyncflow.db import intake
 from asyncflow.db.flow import (
     SQL,
@@ -12,6 +12,7 @@ from asyncflow.db.flow import (
     close,
     count_steps,
     end_if_over,
+    end_step,
     give_up_files,
     insert_event,
     insert_step,
@@ -21,6 +22,7 @@ from asyncflow.db.flow import (
 )
 from asyncflow.db.oversight import ALERTS_KEPT, AUDIT_KEPT, Cause, Note
 from asyncflow.db.records import Change, Submission
+from asyncflow.db.rows import plan_of
 from asyncflow.errors import (
     JobNotFound,
     JobNotRetryable,
@@ -187,14 +189,12 @@ def retry_step(db: sqlite3.Connection, step: int, now: int) -> Change:
 
 
 def cancel_step(db: sqlite3.Connection, step: int, now: int) -> Change:
-    """Take one open step back; its job goes on without it."""
+    """Take one open step back; its job goes on without it, a gate's does not."""
     row = _find_step(db, step)
     if StepState(row["state"]).is_final:
         raise StepNotOpen(f"the step is {row['state']} already")
     detached = bool(row["detached"])
-    job = db.execute(SQL["job_by_id"], {"job": row["job_id"]}).fetchone()
-    alone = JobKind(job["kind"]) is JobKind.TASK and job["open"] == 1
-    if not detached and (row["gate"] or alone):
+    if not detached and row["gate"]:
         change = cancel(db, row["pid"], now)
         if change is None:
             raise StepNotOpen("its job is over already")
@@ -205,10 +205,7 @@ def cancel_step(db: sqlite3.Connection, step: int, now: int) -> Change:
     track.stop.append((step, row["token"]))
     if not detached:
         track.touch(step)
-        kind = events.of_step(row["consumer"], StepState.CANCELLED)
-        write_event(track, row["run"], kind, (), now=now)
-        count_steps(track, -1, 0)
-        end_if_over(track, row["run"], now)
+        end_step(track, row, StepState.CANCELLED, plan_of(row), now=now)
     return track.change()
 
 

@@ -11,12 +11,13 @@ At zero the run is over, in the same transaction; a unique index makes sure that
 happens once.
 """
 
+import dataclasses
 import sqlite3
 from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from asyncflow import jobs, uploads
+from asyncflow import events, jobs, uploads
 from asyncflow.db.queries import load
 from asyncflow.db.records import Change
 from asyncflow.db.rows import step_view
@@ -134,10 +135,8 @@ def _open_step(track: Tracker, seq: int, entry: PlanEntry, run: int, now: int) -
         "now": now,
     }
     # A consumer has one step in a job. Only a retry can cause it a second time: what
-    # it worked on was skipped before, and is there now.
-    known = None
-    if run > 1:
-        known = track.db.execute(SQL["step_of_consumer"], args).fetchone()
+    # it works on was not there before, and is now.
+    known = track.db.execute(SQL["step_of_consumer"], args).fetchone()
     if known is None:
         step = insert_step(track, seq, entry, run, run_at=now)
     elif StepState(known["state"]).is_final:
@@ -217,6 +216,33 @@ def pass_gates(track: Tracker, run: int, plan: Iterable[PlanEntry], now: int) ->
     return caused
 
 
+def end_step(
+    track: Tracker,
+    row: sqlite3.Row,
+    state: StepState,
+    plan: Iterable[PlanEntry],
+    *,
+    now: int,
+) -> None:
+    """Write the event of a step that is over, what it causes, and the fan-in.
+
+    *row* has the step and its job's counts.
+    """
+    run, gate = row["run"], bool(row["gate"])
+    kind = events.of_step(row["consumer"], state)
+    if jobs.lets_go_on(state, required=bool(row["required"])):
+        follows = events.of_step(row["consumer"], StepState.DONE)
+        plan = [dataclasses.replace(e, on=kind) if e.on == follows else e for e in plan]
+    caused, gates = write_event(track, run, kind, plan, now=now)
+    still = row["open"] + caused - 1
+    if gate and row["gates"] + gates == 1:
+        still += pass_gates(track, run, plan, now)
+    if still == 0:
+        end_run(track, run, now)
+    else:
+        count_steps(track, caused - 1, gates - gate)
+
+
 def end_if_over(track: Tracker, run: int, now: int) -> None:
     """End the run if none of its steps is open."""
     job = track.db.execute(SQL["job_by_id"], {"job": track.job}).fetchone()
@@ -226,15 +252,14 @@ def end_if_over(track: Tracker, run: int, now: int) -> None:
 
 def end_run(track: Tracker, run: int, now: int) -> None:
     """End the run, none of whose steps is open any more."""
-    args = {"job": track.job}
-    dead = track.db.execute(SQL["dead_required"], args).fetchone()["n"]
-    final = jobs.ends_as(dead_required=dead)
-    error = None
+    row = track.db.execute(SQL["missing_step"], {"job": track.job}).fetchone()
+    final = jobs.ends_as(None if row is None else StepState(row["state"]))
+    error: dict[str, object] | None = None
     if final is JobState.FAILED:
-        consumer, blamed = track.db.execute(
-            SQL["blamed_step"], {"job": track.job}
-        ).fetchone()
-        error = {**msgspec.json.decode(blamed or "{}"), "step": consumer}
+        error = {**msgspec.json.decode(row["error"] or "{}"), "step": row["consumer"]}
+    elif final is JobState.CANCELLED:
+        why = {"code": "cancelled", "detail": "somebody cancelled a step that it needs"}
+        error = {**why, "step": row["consumer"]}
     write_end(track, run, final, error, now)
 
 

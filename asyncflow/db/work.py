@@ -16,10 +16,8 @@ from asyncflow.db.flow import (
     SQL,
     Tracker,
     close,
-    count_steps,
-    end_run,
+    end_step,
     give_up_files,
-    pass_gates,
     to_json,
     write_event,
 )
@@ -32,7 +30,6 @@ from asyncflow.jobs import (
     JobKind,
     JobState,
     Limits,
-    PlanEntry,
     StepState,
     Verdict,
 )
@@ -317,7 +314,7 @@ def _after_step(
     plan = plan_of(row) if ended.plan is None else list(ended.plan)
     if state is StepState.DONE:
         _store_facts(track, row, ended)
-    _finish_step(track, row, state, plan, now=now)
+    end_step(track, row, state, plan, now=now)
 
 
 def _store_facts(track: Tracker, row: sqlite3.Row, ended: Ended) -> None:
@@ -334,31 +331,6 @@ def _store_facts(track: Tracker, row: sqlite3.Row, ended: Ended) -> None:
             "plan": None if ended.plan is None else to_json(ended.plan),
         },
     )
-
-
-def _finish_step(
-    track: Tracker,
-    row: sqlite3.Row,
-    state: StepState,
-    plan: list[PlanEntry],
-    *,
-    now: int,
-) -> None:
-    """Write the event of a step that is over, what it causes, and the fan-in."""
-    run, gate = row["run"], bool(row["gate"])
-    kind = events.of_step(row["consumer"], state)
-    if state is StepState.SKIPPED:
-        # Who follows a skipped step works on the original instead.
-        follows = events.of_step(row["consumer"], StepState.DONE)
-        plan = [dataclasses.replace(e, on=kind) if e.on == follows else e for e in plan]
-    caused, gates = write_event(track, run, kind, plan, now=now)
-    still = row["open"] + caused - 1
-    if gate and row["gates"] + gates == 1:
-        still += pass_gates(track, run, plan, now)
-    if still == 0:
-        end_run(track, run, now)
-    else:
-        count_steps(track, caused - 1, gates - gate)
 
 
 def beat(

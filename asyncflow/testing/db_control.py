@@ -23,6 +23,7 @@ from asyncflow.testing.db_world import (
     GATE,
     HOUR_MS,
     IMAGE,
+    INDEX,
     SCAN,
     TEXT,
     World,
@@ -444,6 +445,36 @@ class ControlObligations:
         assert world.terminals(job) == ["job.completed"]
         with pytest.raises(StepNotOpen):
             await world.db.cancel_step(text.step_id, world.now)
+
+    async def test_who_follows_an_optional_step_runs_though_that_is_cancelled(
+        self, world: World
+    ) -> None:
+        job = await world.past_gate(TEXT, INDEX)
+        text = await world.take("text")
+
+        await world.db.cancel_step(text.step_id, world.now)
+
+        assert world.last(job).ring == {"search"}
+        await world.done(await world.take("search"))
+        assert world.terminals(job) == ["job.completed"]
+
+    async def test_a_job_whose_required_step_was_cancelled_has_not_succeeded(
+        self, world: World
+    ) -> None:
+        job = await world.past_gate(IMAGE, replace(TEXT, required=True), INDEX)
+        image, text = await world.claim("image", "text")
+
+        await world.db.cancel_step(text.step_id, world.now)
+        await world.done(image)
+
+        view = await world.db.job(job)
+        assert view.error is not None
+        assert (view.status, view.error.step) == (JobState.CANCELLED, "text")
+        assert await world.claim() == []
+        await world.db.retry(job, world.now)
+        await world.done(await world.take("text"))
+        await world.done(await world.take("search"))
+        assert world.terminals(job) == ["job.cancelled", "job.completed"]
 
     async def test_a_cancelled_gate_takes_its_job_with_it(self, world: World) -> None:
         job = await world.accepted()

@@ -4,6 +4,7 @@ Part of `asyncflow.testing.db_suite.DbSuite`, which says how it is used.
 """
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from asyncflow.testing.db_world import (
     GATE,
     HOUR_MS,
     IMAGE,
+    INDEX,
     SCAN,
     SEARCH,
     TEXT,
@@ -95,12 +97,42 @@ class JobObligations:
         await world.done(await world.take("search"))
         assert await world.state(job) is JobState.COMPLETED
 
-    async def test_who_follows_a_dead_step_never_runs(self, world: World) -> None:
-        job = await world.past_gate(TEXT, SEARCH)
+    async def test_who_follows_an_optional_step_runs_though_that_is_dead(
+        self, world: World
+    ) -> None:
+        job = await world.past_gate(TEXT, INDEX)
+        await world.end(await world.take("text"), Verdict.BAD_FILE, "damaged")
+
+        assert await world.state(job) is JobState.PROCESSING
+        await world.done(await world.take("search"))
+        assert await world.state(job) is JobState.COMPLETED
+
+    async def test_who_follows_a_required_step_that_is_dead_never_runs(
+        self, world: World
+    ) -> None:
+        job = await world.past_gate(replace(TEXT, required=True), INDEX)
         await world.end(await world.take("text"), Verdict.BAD_FILE, "damaged")
 
         assert await world.claim() == []
-        assert await world.state(job) is JobState.COMPLETED
+        assert await world.state(job) is JobState.FAILED
+
+    async def test_who_followed_a_dead_step_has_one_step_after_its_retry(
+        self, world: World
+    ) -> None:
+        """The retry may come within the same run, while something else works."""
+        job = await world.past_gate(IMAGE, TEXT, INDEX)
+        image, text = await world.claim("image", "text")
+        await world.end(text, Verdict.BAD_FILE, "damaged")
+        await world.done(await world.take("search"))
+
+        await world.db.retry_step(text.step_id, world.now)
+        await world.done(await world.take("text"))
+        await world.done(await world.take("search"))
+        await world.done(image)
+
+        names = [one.name for one in (await world.db.job(job)).steps]
+        assert sorted(names) == ["identify", "image", "search", "text"]
+        assert world.terminals(job) == ["job.completed"]
 
     # ----- derivatives
 

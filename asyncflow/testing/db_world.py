@@ -38,6 +38,8 @@ SCAN = PlanEntry(consumer="scan", on=UPLOADED, gate=True, priority=-10)
 IMAGE = PlanEntry(consumer="image", on=ACCEPTED)
 TEXT = PlanEntry(consumer="text", on=ACCEPTED, required=False)
 SEARCH = PlanEntry(consumer="search", on="text.completed", required=False)
+#: what has to be, after what may fail
+INDEX = PlanEntry(consumer="search", on="text.completed")
 
 LEASE_MS = 30_000
 HOUR_MS = 3_600_000

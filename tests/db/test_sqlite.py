@@ -34,7 +34,7 @@ HOT = {
     "running_of_job": "step_job",
     "step_of_consumer": "step_job",
     "reopen_steps": "step_job",
-    "dead_required": "step_job",
+    "missing_step": "step_job",
     "drop_derivatives": "derivative_step",
 }
 

@@ -28,6 +28,7 @@ from asyncflow.jobs import (
     after_attempt,
     backoff_s,
     ends_as,
+    lets_go_on,
     plan_for,
     wait_s,
 )
@@ -199,12 +200,20 @@ def test_the_pause_lies_below_its_doubling_ceiling(count: int, spread: float) ->
     assert pause == pytest.approx(spread * min(3600.0, 2.0**count))
 
 
-def test_one_dead_required_step_fails_a_run() -> None:
-    assert [ends_as(dead_required=n) for n in (0, 1, 5)] == [
-        JobState.COMPLETED,
-        JobState.FAILED,
-        JobState.FAILED,
-    ]
+def test_a_run_ends_as_the_worst_of_its_required_steps() -> None:
+    ends = [ends_as(one) for one in (None, StepState.CANCELLED, StepState.DEAD)]
+
+    assert ends == [JobState.COMPLETED, JobState.CANCELLED, JobState.FAILED]
+
+
+@pytest.mark.parametrize("state", FINAL_STEP)
+def test_only_a_required_step_that_was_given_up_holds_back_who_follows(
+    state: StepState,
+) -> None:
+    left_nothing = state is not StepState.DONE
+
+    assert lets_go_on(state, required=False) is left_nothing
+    assert lets_go_on(state, required=True) is (state is StepState.SKIPPED)
 
 
 def test_a_plan_holds_who_wants_the_type_gates_first_then_by_urgency() -> None:

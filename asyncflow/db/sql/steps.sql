@@ -188,8 +188,8 @@ UPDATE step SET state = 'ready', run = :run, run_at = :now, attempts = 0, lost =
   interrupted = 0, error = NULL, started = NULL, finished = NULL WHERE id = :step;
 
 -- name: step_by_id
-SELECT s.id, s.job_id, s.consumer, s.state, s.run, s.gate, s.detached, s.token,
-  j.pid, j.state AS job_state, j.run AS job_run
+SELECT s.id, s.job_id, s.consumer, s.state, s.run, s.gate, s.required, s.detached,
+  s.token, j.pid, j.state AS job_state, j.run AS job_run, j.open, j.gates, j.plan
 FROM step s JOIN job j ON j.id = s.job_id WHERE s.id = :step;
 
 -- name: cancel_step
@@ -237,15 +237,11 @@ WHERE e.seq > :after AND e.type = :type AND e.at >= :since ORDER BY e.seq LIMIT 
 SELECT 1 FROM step WHERE job_id = :job AND consumer = :consumer
   AND state IN('waiting', 'ready', 'running', 'retrying');
 
--- name: dead_required
-SELECT count(*) AS n FROM step
-WHERE job_id = :job AND state = 'dead' AND required = 1 AND detached = 0;
-
--- name: blamed_step
--- Which dead required step gives a failed job its reason.
-SELECT consumer, error FROM step
-WHERE job_id = :job AND state = 'dead' AND required = 1 AND detached = 0
-ORDER BY finished, id LIMIT 1;
+-- name: missing_step
+-- Which required step that did not succeed gives its job a reason: first those that died.
+SELECT consumer, state, error FROM step
+WHERE job_id = :job AND state IN('dead', 'cancelled') AND required = 1 AND detached = 0
+ORDER BY state = 'cancelled', finished, id LIMIT 1;
 
 -- name: tallies
 SELECT consumer, state, n FROM tally WHERE n <> 0;
