@@ -36,6 +36,7 @@ from asyncflow.errors import (
     BlobExists,
     BlobNotFound,
     DiskFull,
+    ServerBusy,
     StoreError,
     StoreUnavailable,
 )
@@ -551,6 +552,8 @@ def _explained(what: str) -> Iterator[None]:
     except OSError as error:
         if kernel.is_no_room(error):
             raise DiskFull from error
+        if kernel.is_crowded(error):
+            raise ServerBusy(kernel.CROWDED) from error
         raise StoreError(f"{what}: {error.strerror}") from error
 
 
