@@ -115,9 +115,7 @@ class Watch:
                             yield Update(type=frame.type, job=job)
                     message = await self._next(socket)
 
-    async def _next(
-        self, socket: aiohttp.ClientWebSocketResponse
-    ) -> aiohttp.WSMessage:
+    async def _next(self, socket: aiohttp.ClientWebSocketResponse) -> aiohttp.WSMessage:
         try:
             async with asyncio.timeout(self.silence_s):
                 return await socket.receive()
@@ -183,8 +181,14 @@ def after(job: Job | None, frame: Frame) -> Job | None:
         )
         for step in job.steps
     )
+    left_s = frame.estimated_time_remaining
     return msgspec.structs.replace(
-        job, steps=steps, uploaded_bytes=frame.uploaded_bytes or job.uploaded_bytes
+        job,
+        steps=steps,
+        uploaded_bytes=frame.uploaded_bytes or job.uploaded_bytes,
+        estimated_time_remaining=(
+            job.estimated_time_remaining if left_s is msgspec.UNSET else left_s
+        ),
     )
 
 

@@ -39,7 +39,13 @@ async def test_a_watch_begins_with_a_snapshot_and_ends_with_the_end(
         [
             whole("snapshot", begun()),
             moved("identify", "done"),
-            {"type": "progress", "jobId": "j", "steps": {"image": 40.0}},
+            {
+                "type": "progress",
+                "jobId": "j",
+                "steps": {"image": 40.0},
+                "estimatedTimeRemaining": 2.5,
+            },
+            {"type": "progress", "jobId": "j", "uploadedBytes": 7, "steps": {}},
             moved("image", "done", "COMPLETED"),
             whole("job.completed", ended()),
             moved("image", "running"),
@@ -52,11 +58,13 @@ async def test_a_watch_begins_with_a_snapshot_and_ends_with_the_end(
         "snapshot",
         "step",
         "progress",
+        "progress",
         "step",
         "job.completed",
     ]
     assert seen[2].job.steps[1].progress == 40.0
-    assert not seen[3].job.is_final
+    assert [one.job.estimated_time_remaining for one in seen[1:4]] == [None, 2.5, 2.5]
+    assert not seen[4].job.is_final
     assert seen[-1].job.download_urls == {"thumbnail": "/t"}
 
 
