@@ -41,6 +41,7 @@ from asyncflow.errors import (
     BlobNotFound,
     ChecksumMismatch,
     ClientError,
+    DiskFull,
     FinalUpload,
     LengthMismatch,
     OffsetMismatch,
@@ -190,16 +191,14 @@ class Chunks:
 
     async def _create_blob(self, new: NewUpload) -> UploadRow | None:
         """Create the blob of a new row; return the row, None: the blob is there."""
-        length = None if new.parts is not None else new.length
+        is_joined = new.parts is not None
         try:
-            await self._store.create(new.key, length=length)
+            await self._store.create(new.key, length=None if is_joined else new.length)
+        except DiskFull:
+            await self.endings.give_up(new.id, DiskFull.code, "no room")
+            raise
         except BlobExists:
             return None
-        except AsyncflowError as error:
-            # who has chosen its id comes back to it, and others may use it by now
-            if not new.chosen:
-                await self.endings.give_up(new.id, error.code, error.detail)
-            raise
         self._offsets.note(new.key, 0)
         if not new.chosen:
             return new.as_stored()

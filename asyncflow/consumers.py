@@ -19,7 +19,7 @@ import structlog
 from asyncflow import uploads
 from asyncflow.admission import Admission
 from asyncflow.db.records import Claimed, Ended, Published
-from asyncflow.dispatch import Begun, StepLost, ended_by, insist, no_room
+from asyncflow.dispatch import Begun, StepLost, ended_by, insist, lacked, no_room
 from asyncflow.engine import Engine
 from asyncflow.errors import (
     AsyncflowError,
@@ -193,6 +193,8 @@ class PoolSteps:
         except GivenUp:
             raise _why_over(made) from None
         except OSError as error:
+            if lacked(error) is not None:
+                raise
             raise DiskFull from error
 
     async def _keep(

@@ -35,10 +35,18 @@ import structlog
 from asyncflow.causes import cause_of, trace_of
 from asyncflow.db.records import Change, Claimed, Ended
 from asyncflow.engine import Engine
-from asyncflow.errors import BlobNotFound, DatabaseUnavailable, DiskFull, OutputRefused
+from asyncflow.errors import (
+    BlobNotFound,
+    DatabaseUnavailable,
+    DiskFull,
+    OutputRefused,
+    ServerBusy,
+    TryLater,
+)
 from asyncflow.jobs import JobKind, StepState, Verdict
 from asyncflow.orders import Outcome
 from asyncflow.pace import LONG_S, Lookahead, Pace, Restraint
+from asyncflow.processes import WANTS
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +58,8 @@ AGAIN_S = 0.5
 STORE_S = 5.0
 #: how long a step waits for a full disk
 NO_ROOM_S = 5.0
+#: and how long for what else the server lacks
+LACK_S = 2.0
 
 T = TypeVar("T")
 #: a claimed step: its id and its token
@@ -367,7 +377,7 @@ class Dispatcher:
         except StepLost:
             log.info("step.stopped")
             return
-        except OutputRefused as error:
+        except (OutputRefused, ServerBusy) as error:
             ended = self._ended_by(error)
         except Exception as error:  # the supervisor of a step: it must end somehow
             log.exception("step.failed_in_server")
@@ -407,6 +417,8 @@ class Dispatcher:
     def _ended_by(self, error: Exception) -> Ended:
         if isinstance(error, DiskFull):
             return no_room()
+        if (lack := lacked(error)) is not None:
+            return put_off(lack)
         code, detail = "error", "the step failed inside the server"
         if isinstance(error, OutputRefused):
             code, detail = "bad_output", error.detail
@@ -535,6 +547,29 @@ def no_room() -> Ended:
         code=DiskFull.code,
         detail="the disk has no room for the result",
         after_s=NO_ROOM_S,
+    )
+
+
+def lacked(error: BaseException) -> str | None:
+    """Say what the server has too little of just now; None: *error* says another thing.
+
+    Threads, descriptors and memory are for all: whoever finds none is not to blame.
+    """
+    if isinstance(error, ServerBusy):
+        return error.detail
+    if isinstance(error, OSError) and error.errno in WANTS:
+        return str(error)
+    return None
+
+
+def put_off(lack: str) -> Ended:
+    """Return the end of an attempt that the server *lacked* something for."""
+    log.warning("step.put_off", lack=lack)
+    return Ended(
+        verdict=Verdict.TRY_LATER,
+        code=TryLater.code,
+        detail=f"the server lacks something just now: {lack}",
+        after_s=LACK_S,
     )
 
 

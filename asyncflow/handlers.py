@@ -26,9 +26,9 @@ import structlog
 
 from asyncflow import parcels, reports, runs
 from asyncflow.db.records import Claimed, Ended
-from asyncflow.dispatch import Begun, ended_by
+from asyncflow.dispatch import LACK_S, Begun, ended_by, lacked
 from asyncflow.engine import Engine
-from asyncflow.errors import Skip
+from asyncflow.errors import Skip, TryLater
 from asyncflow.inputs import local_input
 from asyncflow.jobs import REASONS, Verdict
 from asyncflow.orders import Outcome
@@ -154,7 +154,10 @@ class LoopSteps:
         except _NoFiles:
             said = reports.unfit(_NO_FILES)
         except BaseException as error:  # noqa: BLE001 -- what leaves a task may end the server
-            said = reports.of_error(error)
+            lack = lacked(error)
+            # it shares all of that with the server
+            why = error if lack is None else TryLater(LACK_S, lack)
+            said = reports.of_error(why)
         return reports.encode({"token": _TOKEN, **said})
 
     async def _result(self, function: base.Processor, claimed: Claimed) -> base.Result:

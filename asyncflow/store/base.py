@@ -7,6 +7,7 @@ Rules
 - A blob grows in place under its final key; a row of the database makes it real.
 - What a `sync` or `put` returned for survives a power cut.
 - A failed write keeps what was written before it; `Writer.offset` tells how much.
+- What the server itself lacks just now (threads, descriptors, memory) is ServerBusy.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence

@@ -40,6 +40,7 @@ from asyncflow.errors import (
     StoreError,
     StoreUnavailable,
 )
+from asyncflow.processes import WANTS
 from asyncflow.store import kernel
 from asyncflow.store.base import Burst, Interrupted, Space
 from asyncflow.store.keys import segments
@@ -552,8 +553,8 @@ def _explained(what: str) -> Iterator[None]:
     except OSError as error:
         if kernel.is_no_room(error):
             raise DiskFull from error
-        if kernel.is_crowded(error):
-            raise ServerBusy(kernel.CROWDED) from error
+        if error.errno in WANTS:
+            raise ServerBusy(f"{what}: {error.strerror}") from error
         raise StoreError(f"{what}: {error.strerror}") from error
 
 

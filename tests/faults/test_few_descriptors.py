@@ -1,6 +1,7 @@
 """A server that may open few files: it refuses, loses nothing, and recovers."""
 
 import contextlib
+import itertools
 import os
 import resource
 import signal
@@ -93,6 +94,32 @@ def test_a_step_that_runs_while_the_server_has_no_descriptor_is_not_blamed(
 
     assert server.finished(job)["status"] == "COMPLETED"
     assert evidence.ask("SELECT code FROM attempt") == []
+    assert server.stop() == 0
+
+
+def none_but(
+    free: int, server: ServerProcess
+) -> contextlib.AbstractContextManager[None]:
+    """Let the server open so many files more: the limit is one of their numbers."""
+    taken = {int(one.name) for one in Path(f"/proc/{server.pid}/fd").iterdir()}
+    left = (number for number in itertools.count() if number not in taken)
+    most = next(itertools.islice(left, free, None))
+    return watch.limit(server, resource.RLIMIT_NOFILE, most)
+
+
+@pytest.mark.parametrize("free", range(5))
+def test_a_result_that_finds_too_few_descriptors_is_charged_to_nobody(
+    make: Make, evidence: Evidence, free: int
+) -> None:
+    server = make()
+    job = server.upload("a.txt", probe.text(parts=1, before=1.0))
+    watch.until_working(server, job)
+    with none_but(free, server):
+        watch.pause(2.0)
+
+    assert server.finished(job)["status"] == "COMPLETED"
+    codes = evidence.ask("SELECT code FROM attempt")
+    assert set(codes) <= {("try_later",)}
     assert server.stop() == 0
 
 

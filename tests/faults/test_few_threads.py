@@ -1,12 +1,14 @@
 """A server that may begin no thread: it refuses, and recovers by itself."""
 
 import contextlib
+import json
 import os
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.faults import probe
+from tests.crash.evidence import Evidence
+from tests.faults import probe, watch
 from tests.faults.conftest import Make
 from tests.server_process import ServerProcess
 from tests.web.live import code_of
@@ -71,6 +73,23 @@ def test_the_threads_that_there_are_do_the_work_of_those_that_cannot_be_begun(
         found = set(senders.map(lambda _n: put(server)[0], range(24)))
 
     assert found == {202}
+
+
+def test_a_result_that_no_thread_can_store_is_charged_to_nobody(
+    make: Make, evidence: Evidence
+) -> None:
+    server = make(wrap=WRAP, workers_min="1", processors="tests.tasks.work_to_do")
+    said = {"name": "report-soon", "payload": {"title": "a"}}
+    answer = server.request("POST", "/tasks", json.dumps(said).encode())
+    assert answer.status == 202
+    job = answer.json["taskId"]
+    watch.until_working(server, job, "report-soon")
+    with no_thread_more(server):
+        watch.until(lambda: evidence.ask("SELECT code FROM attempt"))
+
+    assert server.finished(job)["status"] == "COMPLETED"
+    assert set(evidence.ask("SELECT code FROM attempt")) == {("try_later",)}
+    assert server.stop() == 0
 
 
 def test_a_server_stops_cleanly_where_no_thread_can_be_begun(make: Make) -> None:

@@ -40,9 +40,9 @@ def until_step(server: ServerProcess, job: str, *states: str) -> dict[str, Any]:
     return until(look)
 
 
-def until_working(server: ServerProcess, job: str) -> None:
+def until_working(server: ServerProcess, job: str, name: str = "probe") -> None:
     """Return once a worker is inside the processor."""
-    until(lambda: step(server, job).get("progress", 0) > 0)
+    until(lambda: step(server, job, name).get("progress", 0) > 0)
 
 
 def worker(server: ServerProcess) -> int:

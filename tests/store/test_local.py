@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncflow.errors import BlobNotFound, DiskFull, StoreError
+from asyncflow.errors import BlobNotFound, DiskFull, ServerBusy, StoreError
 from asyncflow.store import kernel
 from asyncflow.store.local import NICE, LocalStore
 from asyncflow.testing.store_suite import RAW, SMALL, extend, fill, read_all
@@ -118,6 +118,21 @@ async def test_a_full_disk_keeps_the_part_that_was_written(
     await writer.close()
     assert await store.size(RAW) == small_files
     assert await read_all(store, RAW, small_files - 12) == b"aa" + b"b" * 10
+
+
+async def test_a_store_that_may_open_nothing_is_busy(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    await store.create(RAW, length=1)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with (tmp_path / "made").open("w+b") as made:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (made.fileno(), before[1]))
+        try:
+            with pytest.raises(ServerBusy, match="Too many open files"):
+                await store.put("processed/a/b", made.fileno())
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert await store.size(RAW) == 0
 
 
 async def test_putting_onto_a_full_disk_leaves_nothing(

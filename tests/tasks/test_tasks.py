@@ -86,6 +86,14 @@ def test_a_task_that_must_wait_is_tried_again(server: ServerProcess) -> None:
     assert (found["status"], found["result"]) == ("COMPLETED", 2)
 
 
+def test_a_function_on_the_loop_is_not_charged_for_what_the_server_lacks(
+    server: ServerProcess,
+) -> None:
+    found = ended(server, submit(server, "find-no-descriptor"))
+
+    assert (found["status"], found["result"]) == ("COMPLETED", 2)
+
+
 @pytest.mark.parametrize(
     ("name", "code", "attempts"),
     [

@@ -1,6 +1,7 @@
 """Tasks and consumers of somebody's own, as `--processors` loads them."""
 
 import asyncio
+import errno
 import time
 
 from asyncflow import (
@@ -29,6 +30,14 @@ def report(work: Task) -> Result:
     path.write_text(f"{work.payload['title']} for {work.tenant}")
     made = Derivative(name="report", path=path, media_type="text/plain")
     return Result(derivatives=(made,), facts={"result": "written"})
+
+
+@task("report-soon", attempts=1)
+def report_soon(work: Task) -> Result:
+    """Write a file after a moment."""
+    work.progress(10)
+    time.sleep(1.5)
+    return report(work)
 
 
 @task("hold", attempts=1)
@@ -96,6 +105,14 @@ async def wait_first(work: Task) -> int:
     """Ask for another time at first."""
     if work.attempt == 1 and work.payload == "once":
         raise TryLater(0.01, "not yet")
+    return work.attempt
+
+
+@task("find-no-descriptor", attempts=1)
+async def find_no_descriptor(work: Task) -> int:
+    """Find at first that the server may open no file more."""
+    if work.attempt == 1:
+        raise OSError(errno.EMFILE, "Too many open files")
     return work.attempt
 
 
