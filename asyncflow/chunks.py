@@ -41,7 +41,6 @@ from asyncflow.errors import (
     BlobNotFound,
     ChecksumMismatch,
     ClientError,
-    DiskFull,
     FinalUpload,
     LengthMismatch,
     OffsetMismatch,
@@ -191,14 +190,16 @@ class Chunks:
 
     async def _create_blob(self, new: NewUpload) -> UploadRow | None:
         """Create the blob of a new row; return the row, None: the blob is there."""
-        is_joined = new.parts is not None
+        length = None if new.parts is not None else new.length
         try:
-            await self._store.create(new.key, length=None if is_joined else new.length)
-        except DiskFull:
-            await self.endings.give_up(new.id, DiskFull.code, "no room")
-            raise
+            await self._store.create(new.key, length=length)
         except BlobExists:
             return None
+        except AsyncflowError as error:
+            # who has chosen its id comes back to it, and others may use it by now
+            if not new.chosen:
+                await self.endings.give_up(new.id, error.code, error.detail)
+            raise
         self._offsets.note(new.key, 0)
         if not new.chosen:
             return new.as_stored()

@@ -6,6 +6,7 @@ the next round.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -24,7 +25,7 @@ TRASH_PORTION = 100
 #: parts that one transaction forgets
 PARTS_PORTION = 200
 #: how long bytes that could not be removed are left alone
-STUCK_AGAIN_S = 60.0
+STUCK_AGAIN_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +57,8 @@ class Janitor:
         self._tasks: list[asyncio.Task[None]] = []
         self._bin = asyncio.Event()
         self._bin.set()
-        #: keys that could not be removed just now
-        self._stuck: set[str] = set()
+        #: keys that could not be removed: when each is tried again
+        self._stuck: dict[str, int] = {}
 
     def changed(self, change: Change) -> None:
         """Hear of bytes that were given up."""
@@ -104,11 +105,9 @@ class Janitor:
 
     async def _empty_bin(self) -> None:
         while True:
-            try:
-                async with asyncio.timeout(STUCK_AGAIN_S if self._stuck else None):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._until_due_s()):
                     await self._bin.wait()
-            except TimeoutError:
-                self._stuck.clear()
             self._bin.clear()
             try:
                 while await self._db.drop_parts(PARTS_PORTION):
@@ -120,8 +119,16 @@ class Janitor:
                 await asyncio.sleep(5.0)
                 self._bin.set()
 
+    def _until_due_s(self) -> float | None:
+        """Return when the first stuck key is tried again; None: there is none."""
+        if not self._stuck:
+            return None
+        return max(0, min(self._stuck.values()) - self._engine.clock.mono()) / 1000
+
     async def remove_trash(self) -> int:
         """Remove one portion of given-up bytes; return how many keys were tried."""
+        now = self._engine.clock.mono()
+        self._stuck = {key: due for key, due in self._stuck.items() if due > now}
         # what cannot be removed comes first each time: look behind it
         found = await self._db.trash(TRASH_PORTION + len(self._stuck))
         portion = [one for one in found if one.key not in self._stuck]
@@ -136,6 +143,6 @@ class Janitor:
             await remove(one.key)
         except (AsyncflowError, OSError) as error:
             log.warning("trash.stuck", key=one.key, error=str(error))
-            self._stuck.add(one.key)
+            self._stuck[one.key] = self._engine.clock.mono() + STUCK_AGAIN_MS
             return False
         return True

@@ -6,6 +6,7 @@ Every committed change passes through `Hub.changed` in commit order. It drops th
 cached snapshot, then hands one message per moved step to the listeners of that job;
 the body is encoded once however many listen. Percentages and byte counts are not
 stored: they live here, the newest wins, and at most ten a second go out per job.
+How long the steps of a job should still take depends on them, and is told with them.
 A listener that joins reads a snapshot and ignores messages that it already contains
 (`seq` not above the snapshot's version), so nothing is missed and nothing is doubled.
 
@@ -79,16 +80,26 @@ class Live:
         self.moved: dict[str, float] = {}
 
 
+async def _nobody_knows(_job: str) -> float | None:
+    return None
+
+
 class Hub:
     """Listeners, live values and shared snapshots of jobs.
 
-    *load* reads a job's row; *url_prefix* is put before `/jobs/…` in download URLs.
+    *load* reads a job's row; *left_s* tells how long its steps should still take, None
+    if nobody knows; *url_prefix* is put before `/jobs/…` in download URLs.
     """
 
     def __init__(
-        self, load: Callable[[str], Awaitable[JobView]], *, url_prefix: str = ""
+        self,
+        load: Callable[[str], Awaitable[JobView]],
+        left_s: Callable[[str], Awaitable[float | None]] = _nobody_knows,
+        *,
+        url_prefix: str = "",
     ) -> None:
         self._load = load
+        self._left_s = left_s
         self._prefix = url_prefix
         self._listeners: dict[str, set[Listener]] = {}
         self._live: dict[str, Live] = {}
@@ -299,8 +310,29 @@ class Hub:
         live = self._live.get(job)
         if live is None or job not in self._listeners:
             return
+        if live.uploaded is None:
+            self._own(self._tell_steps(job))
+        else:
+            self._tell_progress(job, live)
+
+    async def _tell_steps(self, job: str) -> None:
+        try:
+            left_s = await self._left_s(job)
+        except AsyncflowError:
+            left_s = None  # the database does not answer
+        live = self._live.get(job)
+        # else it has ended meanwhile
+        if live is not None:
+            self._tell_progress(job, live, estimatedTimeRemaining=left_s)
+
+    def _tell_progress(self, job: str, live: Live, **more: float | None) -> None:
         text = encode(
-            "progress", job, None, uploadedBytes=live.uploaded, steps=live.percent
+            "progress",
+            job,
+            None,
+            uploadedBytes=live.uploaded,
+            steps=live.percent,
+            **more,
         )
         self.tell(Message(type="progress", job_id=job, seq=None, text=text))
 

@@ -150,7 +150,7 @@ class Runtime:
             # the gauges are made after the database
             on_batch=lambda batch: self.gauges.batch(batch),  # noqa: PLW0108
         )
-        self.hub = Hub(self.db.job, url_prefix=self.public_path)
+        self.hub = Hub(self.db.job, self._remaining_s, url_prefix=self.public_path)
         self.engine.attach(self.db, self.hub)
         self.store: Store = LocalStore(folder / STORE)
         self.pool = self._new_pool()
@@ -493,6 +493,9 @@ class Runtime:
         if not left or await self._is_held(job_id, to_begin):
             return view.with_estimate(None)
         return view.with_estimate(self._left_s(view, left))
+
+    async def _remaining_s(self, job_id: str) -> float | None:
+        return (await self.status(job_id)).estimated_time_remaining
 
     def _to_come(self, view: JobView) -> tuple[StepView, ...]:
         """Return the steps that a file will have if it is what it says it is."""

@@ -281,10 +281,12 @@ def _find_modules_here(settings: Settings) -> None:
 
 async def _serve(settings: Settings, who: Access) -> int:
     stop = _signals()
-    # asyncio's own would begin one by one, as work comes for them
-    asyncio.get_running_loop().set_default_executor(begun(BLOCKING, "asyncio"))
     certificate = _certificate(settings)
     runtime = Runtime(settings)
+    # asyncio's own would begin one by one, as work comes for them; of each run a result
+    # may be packed while somebody looks at its folder
+    threads = begun(BLOCKING + 2 * runtime.pool.size, "asyncio")
+    asyncio.get_running_loop().set_default_executor(threads)
     if not await _started(runtime, stop):
         log.info("server.stopped")
         return 0

@@ -22,7 +22,8 @@ class Between:
     """One that listens, in front of a server on *port* of this machine.
 
     Requests whose path matches *swallow* get no answer; of sockets that match *mute*
-    the handshake passes and nothing that the server says after it.
+    the handshake passes and nothing that the server says after it. After `forget` it
+    passes nothing on any more for who was connected then, and tells nobody.
     """
 
     port: int
@@ -31,6 +32,9 @@ class Between:
     url: str = ""
     #: the paths that were swallowed or muted
     met: list[str] = field(default_factory=list)
+    #: the connections that are being carried, and what they asked for
+    carried: dict[socket.socket, str] = field(default_factory=dict)
+    _forgotten: set[socket.socket] = field(default_factory=set)
     _open: list[socket.socket] = field(default_factory=list)
     _threads: list[threading.Thread] = field(default_factory=list)
 
@@ -51,6 +55,10 @@ class Between:
             self._threads.pop().join(10)
         for one in self._open:
             one.close()
+
+    def forget(self) -> None:
+        """Know nothing any more of who is connected, as a router that was restarted."""
+        self._forgotten.update(self.carried)
 
     def _go(self, work: object, *args: object) -> None:
         thread = threading.Thread(target=work, args=args)  # type: ignore[arg-type]
@@ -87,26 +95,34 @@ class Between:
         is_mute = is_socket and re.search(self.mute, path) is not None
         if is_mute:
             self.met.append(path)
-        self._go(_pass_on, client, server)
-        _pass_on(server, client, only_head=is_mute)
+        self.carried[client] = path
+        self._go(self._pass_on, client, client, server)
+        self._pass_on(client, server, client, only_head=is_mute)
+        self.carried.pop(client)
 
-
-def _pass_on(
-    source: socket.socket, target: socket.socket, *, only_head: bool = False
-) -> None:
-    is_mute = False
-    while piece := _received(source):
-        if is_mute:
-            continue
-        if only_head and b"\r\n\r\n" in piece:
-            piece, is_mute = piece[: piece.index(b"\r\n\r\n") + 4], True
-        try:
-            target.sendall(piece)
-        except OSError:
-            break
-    # whoever waits for more hears that there is none
-    with suppress(OSError):
-        target.shutdown(socket.SHUT_WR)
+    def _pass_on(
+        self,
+        client: socket.socket,
+        source: socket.socket,
+        target: socket.socket,
+        *,
+        only_head: bool = False,
+    ) -> None:
+        is_mute = False
+        while piece := _received(source):
+            if is_mute or client in self._forgotten:
+                continue
+            if only_head and b"\r\n\r\n" in piece:
+                piece, is_mute = piece[: piece.index(b"\r\n\r\n") + 4], True
+            try:
+                target.sendall(piece)
+            except OSError:
+                break
+        if client in self._forgotten:
+            return
+        # whoever waits for more hears that there is none
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
 
 
 def _received(source: socket.socket) -> bytes:

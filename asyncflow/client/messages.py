@@ -131,6 +131,8 @@ class Frame(_Message, frozen=True):
     step: Step | None = None
     uploaded_bytes: int | None = None
     steps: Mapping[str, float] = {}
+    #: absent: nothing new is known
+    estimated_time_remaining: float | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class Update(_Message, frozen=True):

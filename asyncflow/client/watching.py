@@ -5,8 +5,8 @@ Theory of operation
 Every connection begins with a snapshot, so a reconnect misses nothing. Before each
 socket the status is asked for, and what it says is told: a job that is over needs no
 socket. One that cannot be opened (an old proxy in between, a full server) or that says
-nothing at first is no reason to give up: then the status is asked for again and again,
-with growing pauses while nothing changes.
+nothing, at first or later, is no reason to give up: then the status is asked for again
+and again, with growing pauses while nothing changes.
 """
 
 import asyncio
@@ -22,7 +22,6 @@ from asyncflow.client.failures import ServerUnreachable
 from asyncflow.client.messages import FINAL, Frame, Job, Step, Update, ending
 from asyncflow.client.session import Session, as_unreachable, decode, segment
 
-_HEARTBEAT_S = 20.0
 # a human's idea of "live" at first, then gentle with the server
 _FIRST_POLL_S = 0.2
 _SLOWEST_POLL_S = 2.0
@@ -33,6 +32,9 @@ _TELLS_NO_MORE = frozenset({"job.deleted", "error"})
 # a server on the other side of the world speaks within one second; what something in
 # between swallows, nobody answers
 _FIRST_WORD_S = 5.0
+# the server says something every 15 s: a network that has lost three of its words has
+# forgotten the connection
+_SILENCE_S = 45.0
 # a server answers a goodbye at once, and nothing is lost without its answer
 _GOODBYE_S = 1.0
 # sockets that end without a word this often in a row: something in between is
@@ -41,15 +43,19 @@ _SILENT_SOCKETS = 3
 
 
 class _SocketRefusedError(Exception):
-    """No WebSocket can be had here."""
+    """No WebSocket can be had here, or none that goes on speaking."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
-    """One job of one server being followed."""
+    """One job of one server being followed.
+
+    *silence_s*: a socket that says nothing for so long is left.
+    """
 
     session: Session
     job_id: str
+    silence_s: float = _SILENCE_S
 
     async def updates(self) -> AsyncGenerator[Update, None]:
         """Yield a snapshot, then every change, and last how the job ended.
@@ -100,13 +106,21 @@ class Watch:
                 job: Job | None = None
                 while message.type is aiohttp.WSMsgType.TEXT:
                     frame = decode(message.data, Frame, str(url))
-                    if frame.job_id in {None, self.job_id}:
+                    # else it says no more than that the server is there
+                    if frame.job_id == self.job_id:
                         if frame.type in _TELLS_NO_MORE:
                             return
                         job = after(job, frame)
                         if job is not None:
                             yield Update(type=frame.type, job=job)
-                    message = await socket.receive()
+                    message = await self._next(socket)
+
+    async def _next(self, socket: aiohttp.ClientWebSocketResponse) -> aiohttp.WSMessage:
+        try:
+            async with asyncio.timeout(self.silence_s):
+                return await socket.receive()
+        except TimeoutError as error:
+            raise _SocketRefusedError from error
 
     async def _opened(
         self, url: URL
@@ -117,7 +131,6 @@ class Watch:
                 socket = await self.session.http.ws_connect(
                     url,
                     headers=self.session.headers_for(url),
-                    heartbeat=_HEARTBEAT_S,
                     max_msg_size=_MAX_FRAME_BYTES,
                     timeout=aiohttp.ClientWSTimeout(ws_close=_GOODBYE_S),
                 )
@@ -168,8 +181,14 @@ def after(job: Job | None, frame: Frame) -> Job | None:
         )
         for step in job.steps
     )
+    left_s = frame.estimated_time_remaining
     return msgspec.structs.replace(
-        job, steps=steps, uploaded_bytes=frame.uploaded_bytes or job.uploaded_bytes
+        job,
+        steps=steps,
+        uploaded_bytes=frame.uploaded_bytes or job.uploaded_bytes,
+        estimated_time_remaining=(
+            job.estimated_time_remaining if left_s is msgspec.UNSET else left_s
+        ),
     )
 
 

@@ -19,7 +19,8 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from asyncflow import errors
-from asyncflow.errors import AsyncflowError
+from asyncflow.errors import AsyncflowError, ServerBusy
+from asyncflow.store import kernel
 from asyncflow.web.requestids import request_id_key
 
 PROBLEM: Final = "application/problem+json"
@@ -231,6 +232,10 @@ def problems() -> Middleware:
             if _gone(request):
                 forget_frames(error)
                 return web.Response(status=CLIENT_CLOSED)
+            return _unexpected(request, error)
+        except OSError as error:
+            if kernel.is_crowded(error):
+                return _expected(request, ServerBusy(kernel.CROWDED))
             return _unexpected(request, error)
         except Exception as error:  # noqa: BLE001 -- the last one that can answer
             return _unexpected(request, error)

@@ -10,8 +10,8 @@ Rules
   status at which an `EventSource` stops connecting again.
 - The stream ends after the message that ends the job.
 - It counts as a socket: the same limit, the same farewell when the server stops.
-- A comment goes out when nothing else does, so that proxies keep the connection and a
-  client that has gone is noticed.
+- A comment goes out when nothing else does, so that proxies keep the connection, a
+  client that has gone is noticed, and one that hears nothing any more knows it.
 """
 
 import asyncio
@@ -26,9 +26,8 @@ from asyncflow.web.auth import READ, require
 from asyncflow.web.jobs import job_id
 from asyncflow.web.keys import runtime_key
 from asyncflow.web.sessions import Session
-from asyncflow.web.wire import SEND_S
+from asyncflow.web.wire import BEAT_S, SEND_S
 
-HEARTBEAT_S: Final = 15.0
 HEARTBEAT: Final = b":\n\n"
 HEADERS: Final = {
     hdrs.CONTENT_TYPE: "text/event-stream",
@@ -93,7 +92,7 @@ def _heard(request: web.Request) -> int | None:
 async def _send(answer: web.StreamResponse, session: Session) -> None:
     while True:
         try:
-            async with asyncio.timeout(HEARTBEAT_S):
+            async with asyncio.timeout(BEAT_S):
                 message = await session.take()
         except TimeoutError:
             await _write(answer, HEARTBEAT)

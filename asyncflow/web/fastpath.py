@@ -5,6 +5,7 @@ Rules
 - Only a known length, only on Linux, and only once `rehearsal` has seen it work on this
   release of aiohttp and this event loop; everything else is read.
 - Plain TCP is spliced by the kernel; https passes through one buffer.
+- What it needs it has before it takes anything.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from aiohttp import web
 
 from asyncflow.web.limits import WAIT_BYTES, GuardedHandler
 from asyncflow.web.sink import Buffers, Ciphered, Sunk
-from asyncflow.web.splice import Pipes, Spliced
+from asyncflow.web.splice import Pipes, Spliced, second
 from asyncflow.web.taken import Taken
 
 #: with less to come the ordinary path is as fast
@@ -46,15 +47,20 @@ class FastPath:
         transport = request.transport
         if not self.is_on or transport is None or not _suits(request, transport):
             return None
+        is_secret = transport.get_extra_info("sslcontext") is not None
+        # before anything is taken: without it the body is read
+        sock = None if is_secret else second(transport)
+        if sock is None and not is_secret:
+            return None
         content, first = request.content, bytearray()
         # no turn of the loop in between: nothing comes from the socket meanwhile
         while content._buffer:  # noqa: SLF001 -- see `taken.missing`
             first += content.read_nowait()
         self.taken += 1
         cast("GuardedHandler", request.protocol).pass_body_on()
-        if transport.get_extra_info("sslcontext") is not None:
+        if sock is None:
             return Sunk(request, transport, bytes(first), self._buffers)
-        return Spliced(request, transport, bytes(first), self._pipes)
+        return Spliced(request, transport, bytes(first), sock, self._pipes)
 
     def close(self) -> None:
         """Let go of the pipes."""

@@ -5,6 +5,7 @@ Messages are JSON text with `type` and `jobId`. Per job: first `snapshot` with a
 last `job.completed`, `job.failed`, `job.rejected`, `job.cancelled` or `job.deleted`.
 A client subscribes at connect (`/ws?job=ID`, repeatable) or later by
 `{"subscribe": ["ID"]}`, and leaves by `{"unsubscribe": ["ID"]}`.
+`alive`, which belongs to no job, comes every 15 seconds.
 
 This module says 101; from then on the connection belongs to `asyncflow.web.wire`, and
 what is sent to `asyncflow.web.sessions`.

@@ -151,6 +151,15 @@ class SpliceBurst(Portion):
             self.moved += done
 
 
+def second(transport: asyncio.Transport) -> socket.socket | None:
+    """Return a descriptor of its own for a connection; None: there is none left."""
+    found = transport.get_extra_info("socket")
+    try:
+        return socket.fromfd(found.fileno(), found.family, found.type)
+    except OSError:
+        return None
+
+
 class Spliced(Taken):
     """A body that the kernel moves."""
 
@@ -159,11 +168,13 @@ class Spliced(Taken):
         request: web.BaseRequest,
         transport: asyncio.Transport,
         first: bytes,
+        sock: socket.socket,
         pipes: Pipes,
     ) -> None:
+        """Take a body from *sock*, a `second` of the connection, which is ours now."""
         super().__init__(request, transport, first)
         self._pipes = pipes
-        self._sock = os.dup(transport.get_extra_info("socket").fileno())
+        self._sock = sock
         self._lowat = _LOW_WATER
         self._is_readable = False
         transport.pause_reading()
@@ -171,18 +182,18 @@ class Spliced(Taken):
     @property
     def has_bytes(self) -> bool:
         """Whether a burst would move something."""
-        return bool(self._first) or _waiting(self._sock) > 0
+        return bool(self._first) or _waiting(self._sock.fileno()) > 0
 
     async def _arrived(self) -> bool:
         self._set_lowat(min(WAKE_BYTES, self.left))
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._sock, self._readable)
+        loop.add_reader(self._sock.fileno(), self._readable)
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY_S):
                     await self._wake.wait()
         finally:
-            loop.remove_reader(self._sock)
+            loop.remove_reader(self._sock.fileno())
             self._wake.clear()
         readable, self._is_readable = self._is_readable, False
         return readable or self.has_bytes
@@ -195,7 +206,8 @@ class Spliced(Taken):
         """Return the next burst; `settle` it before the one after."""
         first, self._first = self._first, b""
         most = min(len(first) + self.left, BURST_BYTES)
-        self._portion = burst = SpliceBurst(self._sock, most, first, self._pipes)
+        burst = SpliceBurst(self._sock.fileno(), most, first, self._pipes)
+        self._portion = burst
         self.left += len(first)
         return burst
 
@@ -203,7 +215,7 @@ class Spliced(Taken):
         portion = self._portion = Portion()
         data = b""
         try:
-            data = os.read(self._sock, min(READ_BYTES, self.left))
+            data = os.read(self._sock.fileno(), min(READ_BYTES, self.left))
             portion.ended = not data
         except BlockingIOError:
             pass
@@ -213,15 +225,12 @@ class Spliced(Taken):
         return data
 
     def _let_go(self) -> None:
-        if self._sock >= 0:
+        if self._sock.fileno() >= 0:
             with contextlib.suppress(OSError):  # the connection may be gone
                 self._set_lowat(_LOW_WATER)
-            os.close(self._sock)
-            self._sock = -1
+            self._sock.close()
 
     def _set_lowat(self, count: int) -> None:
-        if count == self._lowat:
-            return
-        self._lowat = count
-        with socket.socket(fileno=os.dup(self._sock)) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+        if count != self._lowat:
+            self._lowat = count
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)

@@ -16,8 +16,9 @@ A message goes straight to the transport, as a frame that is built once for all 
 it. While more than `MAX_BUFFERED` bytes wait there, messages wait in the session, and a
 client that takes none of it for `SEND_S` is cut off.
 
-The `Pulse` goes round all wires, a few at a time: it pings who has been silent for a
-beat or two, and cuts off who stays silent for one more.
+The `Pulse` goes round all wires, a few at a time, and says `alive` to each: a browser
+shows its page no pings, and one that hears nothing any more shall know it. It pings who
+has been silent for a beat or two, and cuts off who stays silent for one more.
 """
 
 import asyncio
@@ -43,7 +44,8 @@ MAX_BUFFERED: Final = 64 * 1024
 SEND_S: Final = 10.0
 #: and one that does not answer a goodbye
 CLOSE_S: Final = 5.0
-BEAT_S: Final = 12.5
+#: nobody waits longer for a word of ours
+BEAT_S: Final = 15.0
 PING_AFTER_BEATS: Final = 2
 _NEXT_FEW_S: Final = 0.01
 #: of a frame's first bytes: the last of a text, and a length in two or eight more bytes
@@ -68,6 +70,9 @@ _wish = msgspec.json.Decoder(Wish)
 _BAD_WISH: Final = 'send {"subscribe": ["ID"]} or {"unsubscribe": ["ID"]}'
 
 
+ALIVE: Final = '{"type":"alive"}'
+
+
 @lru_cache(maxsize=64)
 def frame(text: str) -> bytes:
     """Return *text* as one unmasked frame (RFC 6455, 5.2), the same for all."""
@@ -81,7 +86,7 @@ def frame(text: str) -> bytes:
 
 
 class Pulse:
-    """Pings all wires that are silent; one timer for all of them."""
+    """Says to all wires that we are alive; one timer for all of them."""
 
     def __init__(self) -> None:
         self._wires: set[Wire] = set()
@@ -183,7 +188,12 @@ class Wire(asyncio.Protocol):
             self._gone.set()
 
     def beat(self) -> None:
-        """Ping a silent client; cut it off if the ping before was not answered."""
+        """Say that we are alive, and ask a silent client whether it is.
+
+        It is cut off if it did not answer when it was asked before.
+        """
+        if not self._is_full and self._protocol.state is OPEN:
+            self._transport.write(frame(ALIVE))
         self._silent_beats += 1
         if self._silent_beats > PING_AFTER_BEATS:
             self._transport.abort()

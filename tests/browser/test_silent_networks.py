@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, WebSocketRoute, expect
 
-from tests.between import between
-from tests.browser.visitor import as_operator, letter, photo, visiting
+from tests.between import Between, between
+from tests.browser.test_upload_page import KEPT
+from tests.browser.visitor import Visitor, as_operator, letter, photo, visiting
 from tests.server_process import ServerProcess
 
 pytestmark = pytest.mark.needs("chromium")
@@ -53,6 +54,78 @@ def test_a_socket_that_opens_and_says_nothing_is_left_for_a_stream(
             drop_socket_troubles(visitor.troubles)
     finally:
         as_operator(server, "/admin/consumers/text/resume")
+
+
+@pytest.mark.parametrize("way", ["/ws", "/events"])
+def test_what_falls_silent_after_it_has_spoken_is_asked_for_anew(
+    browser: Browser, server: ServerProcess, tmp_path: Path, way: str
+) -> None:
+    port = int(server.url.rpartition(":")[2])
+    as_operator(server, "/admin/consumers/text/pause")
+    try:
+        with (
+            between(port, swallow="^$" if way == "/ws" else SOCKET) as router,
+            visiting(browser, router.url) as visitor,
+        ):
+            clock = visitor.page.clock
+            clock.install()
+            visitor.open()
+            visitor.give(letter(tmp_path / "words.pdf", "Words"))
+            card = visitor.wait("words.pdf", "PROCESSING")
+            follow(visitor, router, way)
+
+            router.forget()
+            as_operator(server, "/admin/consumers/text/resume")
+            job = visitor.page.evaluate(f"{KEPT}[0].id")
+            assert server.finished(job)["status"] == "COMPLETED"
+            expect(card).to_be_visible()
+            clock.fast_forward(45_000)
+
+            visitor.wait("words.pdf", "COMPLETED")
+            drop_socket_troubles(visitor.troubles)
+    finally:
+        as_operator(server, "/admin/consumers/text/resume")
+
+
+def follow(visitor: Visitor, router: Between, way: str) -> None:
+    """Let the page follow a job in one way, and have heard of it."""
+
+    def is_carried() -> bool:
+        visitor.page.clock.fast_forward(1_000)
+        return any(way in path for path in router.carried.values())
+
+    asked: list[str] = []
+    visitor.until(is_carried)
+    visitor.page.on("request", lambda one: asked.append(one.url))
+    # while it hears nothing, it polls
+    visitor.page.clock.run_for(3_000)
+    assert asked == []
+
+
+def test_a_socket_on_which_nothing_happens_but_that_speaks_is_kept(
+    visitor: Visitor, server: ServerProcess, tmp_path: Path
+) -> None:
+    page, sockets = visitor.page, []
+
+    def connect(socket: WebSocketRoute) -> None:
+        socket.connect_to_server()
+        sockets.append(socket)
+
+    page.route_web_socket("**/ws*", connect)
+    page.clock.install()
+    as_operator(server, "/admin/consumers/text/pause")
+    try:
+        visitor.open()
+        visitor.give(letter(tmp_path / "words.pdf", "Words"))
+        visitor.wait("words.pdf", "PROCESSING")
+        for _ in range(4):
+            sockets[0].send('{"type":"alive"}')
+            page.clock.run_for(20_000)
+        assert len(sockets) == 1
+    finally:
+        as_operator(server, "/admin/consumers/text/resume")
+    visitor.wait("words.pdf", "COMPLETED")
+    assert len(sockets) == 1
 
 
 def drop_socket_troubles(troubles: list[str]) -> None:

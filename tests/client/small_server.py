@@ -68,6 +68,8 @@ class SmallServer:
     #: do this when a WebSocket is opened
     on_socket: Callable[[], None] | None = None
     sockets: bool = True
+    #: keep a WebSocket open that has nothing more to say
+    keep_sockets: bool = False
     received: int = 0
     requests: list[tuple[str, str]] = field(default_factory=list)
     ranges: list[str | None] = field(default_factory=list)
@@ -283,6 +285,8 @@ class SmallServer:
         else:
             for message in scripts.pop(0) if scripts else ():
                 await socket.send_json(message)
+            if self.keep_sockets:
+                await socket.receive()
         await socket.close()
         return socket
 

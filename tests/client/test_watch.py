@@ -5,6 +5,8 @@ import pytest
 from aiohttp import web
 
 from asyncflow.client import Client, Patience, ServerRefused, UnexpectedAnswer, Update
+from asyncflow.client.session import Session
+from asyncflow.client.watching import Watch
 from tests.client.conftest import QUICK
 from tests.client.small_server import SmallServer, job, problem, step, whole
 
@@ -37,7 +39,13 @@ async def test_a_watch_begins_with_a_snapshot_and_ends_with_the_end(
         [
             whole("snapshot", begun()),
             moved("identify", "done"),
-            {"type": "progress", "jobId": "j", "steps": {"image": 40.0}},
+            {
+                "type": "progress",
+                "jobId": "j",
+                "steps": {"image": 40.0},
+                "estimatedTimeRemaining": 2.5,
+            },
+            {"type": "progress", "jobId": "j", "uploadedBytes": 7, "steps": {}},
             moved("image", "done", "COMPLETED"),
             whole("job.completed", ended()),
             moved("image", "running"),
@@ -50,11 +58,13 @@ async def test_a_watch_begins_with_a_snapshot_and_ends_with_the_end(
         "snapshot",
         "step",
         "progress",
+        "progress",
         "step",
         "job.completed",
     ]
     assert seen[2].job.steps[1].progress == 40.0
-    assert not seen[3].job.is_final
+    assert [one.job.estimated_time_remaining for one in seen[1:4]] == [None, 2.5, 2.5]
+    assert not seen[4].job.is_final
     assert seen[-1].job.download_urls == {"thumbnail": "/t"}
 
 
@@ -125,6 +135,27 @@ async def test_without_sockets_the_status_is_asked_for(
 
     assert final.download_urls == {"thumbnail": "/t"}
     assert seen == ["snapshot", "job.completed"]
+
+
+async def test_a_socket_that_falls_silent_is_left_although_it_answers_pings(
+    server: SmallServer,
+) -> None:
+    server.jobs["j"] = begun()
+    server.scripts["j"] = [
+        [whole("snapshot", begun()), moved("identify", "done"), {"type": "alive"}]
+    ]
+    server.keep_sockets = True
+    session = Session(server.url, None, QUICK)
+    await session.open()
+    seen: list[str] = []
+    watch = Watch(session=session, job_id="j", silence_s=0.2)
+    async for update in watch.updates():
+        seen.append(update.type)
+        # nobody tells it on the socket
+        server.jobs["j"] = ended()
+    await session.close()
+
+    assert seen == ["snapshot", "step", "job.completed"]
 
 
 async def test_sockets_that_always_break_are_given_up(

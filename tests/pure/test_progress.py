@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from asyncflow.db.records import Change
-from asyncflow.errors import JobNotFound
+from asyncflow.errors import DatabaseUnavailable, JobNotFound
 from asyncflow.jobs import JobState, StepState
 from asyncflow.progress import SNAPSHOTS_KEPT, Hub, Message, encode
 from asyncflow.views import FileView, JobView, StepView
@@ -267,6 +267,60 @@ async def test_of_many_percentages_the_newest_is_told_and_none_goes_back(
     assert told["steps"] == {"image": 100.0, "text": 12.3}
     assert ear.heard[0].seq is None
     await hub.close()
+
+
+async def test_with_the_percent_it_is_told_how_long_the_rest_takes(rows: Rows) -> None:
+    async def left_s(job: str) -> float | None:
+        assert job == JOB
+        return 12.3
+
+    hub, ear = Hub(rows.load, left_s), Ear()
+    hub.join(JOB, ear)
+    hub.running(JOB, "image", 40)
+    assert (await ear.next())["estimatedTimeRemaining"] == 12.3
+    hub.over(JOB, "image")
+
+    hub.uploading(JOB, 250)
+    assert "estimatedTimeRemaining" not in await ear.next()
+
+
+async def test_progress_is_told_although_nobody_can_say_how_long_it_takes(
+    rows: Rows,
+) -> None:
+    async def left_s(_job: str) -> float | None:
+        raise DatabaseUnavailable
+
+    hub, ear = Hub(rows.load, left_s), Ear()
+    hub.join(JOB, ear)
+    hub.running(JOB, "image", 40)
+    told = await ear.next()
+    assert (told["steps"], told["estimatedTimeRemaining"]) == ({"image": 40.0}, None)
+
+
+async def test_progress_of_a_job_that_ends_while_it_is_asked_for_is_not_told(
+    rows: Rows,
+) -> None:
+    is_asked, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def left_s(_job: str) -> float | None:
+        is_asked.set()
+        await may_answer.wait()
+        return 1.0
+
+    hub, ear = Hub(rows.load, left_s), Ear()
+    hub.join(JOB, ear)
+    hub.running(JOB, "image", 40)
+    await is_asked.wait()
+    rows.views[JOB] = view(2, JobState.COMPLETED)
+    hub.changed(
+        Change(
+            job_id=JOB, version=2, state=JobState.COMPLETED, terminal="job.completed"
+        )
+    )
+    may_answer.set()
+    await ear.next()
+    await hub.close()
+    assert [message.type for message in ear.heard] == ["job.completed"]
 
 
 async def test_a_status_shows_how_far_a_running_step_is(hub: Hub, rows: Rows) -> None:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.server_process import ServerProcess
+from tests.web.frames import Frames
 from tests.web.live import healthy_server, until
 
 PROCESSOR = '''"""Reads a page in no time, or one of two slowly."""
@@ -73,7 +74,11 @@ def test_a_step_that_is_slower_than_others_is_believed(server: ServerProcess) ->
         found = server.status(job)
         return found if found["steps"][-1]["progress"] == 50 else None
 
+    with Frames.open(server, f"/ws?job={job}") as socket:
+        assert socket.hear()["type"] == "snapshot"
+        told = socket.hear_until("progress")[-1]
     # the quick one took milliseconds; this one has needed three seconds for its half
+    assert told["estimatedTimeRemaining"] > 0.5
     assert until(half)["estimatedTimeRemaining"] > 0.5
     server.request("POST", f"/jobs/{job}/cancel")
 

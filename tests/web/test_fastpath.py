@@ -1,13 +1,16 @@
 import asyncio
 import os
+import resource
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 import trustme
+from aiohttp import web
 
 from asyncflow.errors import SlowBody, TruncatedBody, UploadPreempted
 from asyncflow.store.local import LocalStore
@@ -16,7 +19,7 @@ from asyncflow.web.limits import GuardedHandler
 from asyncflow.web.rehearsal import rehearse
 from asyncflow.web.sink import BUFFER_BYTES, BUFFERS, SMALL_BYTES, Buffers
 from asyncflow.web.splice import Pipes, SpliceBurst
-from asyncflow.web.taken import missing
+from asyncflow.web.taken import Taken, missing
 from tests.web.keeper import GET, KIB, MIB, Keeper, put, some_bytes
 from tests.web.wire import Dial, Serve, until
 
@@ -220,6 +223,58 @@ async def test_a_body_is_not_slow_because_the_server_stood_still(
     await until(lambda: keeper.offset == few)
     await wire.send(data[few:])
     assert (await wire.answer()).status == 200
+    assert keeper.kept() == data
+
+
+@contextmanager
+def no_descriptor() -> Iterator[None]:
+    """Let this process open nothing beside what it has open."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+class Crowded(FastPath):
+    """A fast path that finds no descriptor left when a body comes."""
+
+    def take(self, request: web.BaseRequest) -> Taken | None:
+        with no_descriptor():
+            return super().take(request)
+
+
+async def test_a_body_for_which_no_descriptor_is_left_is_read(
+    serve: Serve, dial: Dial, store: LocalStore, scheme: str
+) -> None:
+    fast = Crowded()
+    fast.is_on = True
+    keeper = Keeper(fast, store)
+    wire = await dial(await serve(keeper.app))
+    data = some_bytes(3 * MIB)
+    await wire.send(put(len(data)) + data + GET)
+    assert (await wire.answer()).body == str(len(data)).encode()
+    assert (await wire.answer()).body == b"hello"
+    assert keeper.kept() == data
+    # through a buffer none is needed
+    assert fast.taken == (scheme == "https")
+    fast.close()
+
+
+async def test_a_body_goes_on_while_no_descriptor_is_left(
+    serve: Serve, dial: Dial, keeper: Keeper
+) -> None:
+    wire = await dial(await serve(keeper.app))
+    data = some_bytes(3 * MIB)
+    await wire.send(put(len(data)) + data[: 2 * MIB])
+    await until(lambda: keeper.offset == 2 * MIB)
+    with no_descriptor():
+        few = len(data) - 100
+        await wire.send(data[2 * MIB : few])
+        await until(lambda: keeper.offset == few)
+        await wire.send(data[few:])
+        assert (await wire.answer()).status == 200
     assert keeper.kept() == data
 
 

@@ -3,18 +3,29 @@
 import asyncio
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from websockets.frames import Frame, Opcode
 
 from asyncflow.config import Settings
+from asyncflow.progress import Message
 from asyncflow.runtime import Runtime
 from asyncflow.web.sessions import Session
 from asyncflow.web.wire import Pulse, Wire, frame
 from tests.server_process import ServerProcess
-from tests.web.frames import CLOSE, PING, PONG, TEXT, Frames, answer_of, handshake
+from tests.web.frames import (
+    ALIVE,
+    CLOSE,
+    PING,
+    PONG,
+    TEXT,
+    Frames,
+    answer_of,
+    handshake,
+)
 from tests.web.live import Line, create, healthy_server, metric, until
 
 CONTINUED = 0
@@ -95,8 +106,10 @@ def test_a_goodbye_is_returned_and_then_nothing_comes(server: ServerProcess) -> 
         until(lambda: metric(server, "asyncflow_websockets") <= before)
 
 
-async def test_who_is_silent_is_asked_once_and_then_cut_off(tmp_path: Path) -> None:
-    runtime = Runtime(Settings(data_dir=tmp_path))
+@asynccontextmanager
+async def wired(folder: Path) -> AsyncIterator[tuple[Pulse, socket.socket, Runtime]]:
+    """Yield a pulse, what its one wire is connected to, and the server behind it."""
+    runtime = Runtime(Settings(data_dir=folder))
     pulse = Pulse()
     wire = Wire(Session(runtime), runtime.sockets, pulse)
     ours, theirs = socket.socketpair()
@@ -104,21 +117,57 @@ async def test_who_is_silent_is_asked_once_and_then_cut_off(tmp_path: Path) -> N
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_connection(lambda: wire, sock=ours)
     wire.begin(transport, None)
-
     async with asyncio.timeout(5):
-        pulse.beat()
-        pulse.beat()
-        assert await loop.sock_recv(theirs, 100) == bytes((0x80 | PING, 0))
-        # whatever it says, it is there
-        await loop.sock_sendall(theirs, bytes((0x80 | PING, 0x80, 0, 0, 0, 0)))
-        assert await loop.sock_recv(theirs, 100) == bytes((0x80 | PONG, 0))
-        pulse.beat()
-        pulse.beat()
-        assert await loop.sock_recv(theirs, 100) == bytes((0x80 | PING, 0))
-        pulse.beat()
-        assert await loop.sock_recv(theirs, 100) == b""
-    assert not runtime.sockets
+        yield pulse, theirs, runtime
+    transport.abort()
     theirs.close()
+
+
+SAYS_ALIVE = bytes((0x80 | TEXT, len(ALIVE))) + ALIVE
+
+
+async def test_a_socket_on_which_nothing_happens_says_at_each_beat_that_it_lives(
+    tmp_path: Path,
+) -> None:
+    loop = asyncio.get_running_loop()
+    async with wired(tmp_path) as (pulse, client, _runtime):
+        pulse.beat()
+        assert await loop.sock_recv(client, 100) == SAYS_ALIVE
+
+
+async def test_a_client_that_reads_nothing_is_told_of_no_more_beats(
+    tmp_path: Path,
+) -> None:
+    async with wired(tmp_path) as (pulse, client, runtime):
+        (wire,) = runtime.sockets
+        assert isinstance(wire, Wire)
+        full = Message(type="progress", job_id="", seq=None, text="x" * 1_000_000)
+        assert wire.offer(full)
+        pulse.beat()
+        loop = asyncio.get_running_loop()
+        heard = b""
+        while len(heard) < len(frame(full.text)):
+            heard += await loop.sock_recv(client, 1 << 20)
+        assert heard == frame(full.text)
+
+
+async def test_who_is_silent_is_asked_once_and_then_cut_off(tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    ping = SAYS_ALIVE + bytes((0x80 | PING, 0))
+    async with wired(tmp_path) as (pulse, client, runtime):
+        pulse.beat()
+        pulse.beat()
+        assert await loop.sock_recv(client, 100) == SAYS_ALIVE + ping
+        # whatever it says, it is there
+        await loop.sock_sendall(client, bytes((0x80 | PING, 0x80, 0, 0, 0, 0)))
+        assert await loop.sock_recv(client, 100) == bytes((0x80 | PONG, 0))
+        pulse.beat()
+        pulse.beat()
+        assert await loop.sock_recv(client, 100) == SAYS_ALIVE + ping
+        pulse.beat()
+        assert await loop.sock_recv(client, 100) == SAYS_ALIVE
+        assert await loop.sock_recv(client, 100) == b""
+        assert not runtime.sockets
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65_535, 65_536, 200_000])

@@ -304,6 +304,9 @@ export class Card {
       this.put(message.step);
     } else if (message.type === "progress" && this.job) {
       this.job.uploadedBytes = message.uploadedBytes ?? this.job.uploadedBytes;
+      if ("estimatedTimeRemaining" in message) {
+        this.job.estimatedTimeRemaining = message.estimatedTimeRemaining;
+      }
       for (const step of this.job.steps) {
         if (step.name in message.steps) step.progress = message.steps[step.name];
       }

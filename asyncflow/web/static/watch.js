@@ -7,6 +7,9 @@
 //   ordinary request: a server that is away is waited for, not blamed on the way.
 //   To say nothing for five seconds is to fail: much that stands in between swallows
 //   what it does not know, and a browser waits for minutes.
+// - The server says something at least every fifteen seconds. A way that is silent for
+//   three times as long has failed, too: a router may have forgotten the connection, and
+//   nobody tells the browser. Only one that still speaks after a while has not failed.
 // - Until a way speaks after a failure, its jobs are polled: nobody waits for it.
 // - A socket carries a thousand jobs; those beyond are polled until there is room.
 // - A browser opens six connections to a server. Streams take two of them, polling one,
@@ -28,7 +31,29 @@ const STREAMS = 2;
 const ON_SOCKET = 900;
 const POLL_MS = 1500;
 const FIRST_WORD_MS = 5000;
+const SILENCE_MS = 45_000;
+const LASTS_MS = 20_000;
 const MAX_PAUSE_MS = 10_000;
+
+// Waits for the first word of a way, and then for each next one.
+class Patience {
+  constructor(lost) {
+    this.lost = lost;
+    this.began = performance.now();
+    this.timer = setTimeout(lost, FIRST_WORD_MS);
+  }
+
+  // Tells whether the way has lasted for a while.
+  renew() {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(this.lost, SILENCE_MS);
+    return performance.now() - this.began > LASTS_MS;
+  }
+
+  end() {
+    clearTimeout(this.timer);
+  }
+}
 
 export class Watcher {
   // `tell(jobId, message)` hears every message in the order in which they come,
@@ -145,18 +170,17 @@ export class Watcher {
     }
     this.socket = socket;
     const lost = () => {
-      clearTimeout(patience);
+      patience.end();
       if (this.socket !== socket) return;
       this.leave();
       this.again();
     };
-    const patience = setTimeout(lost, FIRST_WORD_MS);
+    const patience = new Patience(lost);
     socket.onopen = () => this.subscribe();
     socket.onmessage = (event) => {
       if (this.socket !== socket) return;
-      clearTimeout(patience);
       this.isSpeaking = true;
-      this.failures = 0;
+      if (patience.renew()) this.failures = 0;
       this.hear(JSON.parse(event.data));
     };
     socket.onclose = lost;
@@ -185,7 +209,7 @@ export class Watcher {
     const control = new AbortController();
     this.streams.set(job, control);
     // a proxy may also keep everything to itself until the end
-    const patience = setTimeout(() => control.abort(), FIRST_WORD_MS);
+    const patience = new Patience(() => control.abort());
     try {
       const answer = await fetch(this.server.url(`jobs/${job}/events`), {
         headers: this.server.headers({ Accept: "text/event-stream" }),
@@ -193,7 +217,7 @@ export class Watcher {
       });
       if (!answer.ok) throw new Error(`The server answered ${answer.status}.`);
       await this.read(answer, () => {
-        clearTimeout(patience);
+        if (patience.renew()) this.failures = 0;
         if (this.streams.get(job) === control) this.streamed.add(job);
       });
       if (this.streams.get(job) === control) throw new Error("The stream broke off.");
@@ -202,7 +226,7 @@ export class Watcher {
       this.drop(job);
       this.again();
     } finally {
-      clearTimeout(patience);
+      patience.end();
     }
   }
 
@@ -213,7 +237,6 @@ export class Watcher {
       const { value, done } = await reader.read();
       if (done) return;
       speaks();
-      this.failures = 0;
       const events = (text + value).split("\n\n");
       text = events.pop();
       for (const event of events) {
