@@ -157,6 +157,13 @@ class Database(Oversight, Protocol):
         """Return the parts of a joined upload in their order."""
         ...
 
+    async def span_of(self, final_id: str, n: int) -> tuple[int, int] | None:
+        """Return where in a joined upload the bytes of place *n* begin and end.
+
+        Its parts need not be there any more. None: that is not known.
+        """
+        ...
+
     async def finals_of(self, part_id: str) -> Sequence[str]:
         """Return the unfinished uploads that a part has a place in."""
         ...

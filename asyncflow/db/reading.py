@@ -101,6 +101,11 @@ class Reading:
             for row in found
         ]
 
+    async def span_of(self, final_id: str, n: int) -> tuple[int, int] | None:
+        """Return where in a joined upload the bytes of place *n* begin and end."""
+        (found,) = await self._rows("span", {"pid": final_id, "n": n})
+        return (found["begins"], found["ends"]) if found["known"] == n + 1 else None
+
     async def finals_of(self, part_id: str) -> Sequence[str]:
         """Return the unfinished uploads that a part has a place in."""
         return [row["pid"] for row in await self._rows("finals_of", {"pid": part_id})]

@@ -157,6 +157,30 @@ class UploadObligations:
         await world.end_upload(two)
         assert [p.state for p in await world.db.places(final)] == ["complete", None]
 
+    async def test_it_is_known_where_the_bytes_of_a_place_are(
+        self, world: World
+    ) -> None:
+        final = await world.upload(parts=3, length=None)
+        for n, length in ((2, 7), (0, 10), (1, 0)):
+            assert await world.db.span_of(final, 2) is None
+            part = await world.upload(is_part=True, length=length)
+            await world.db.accept(part, size=length, gates=(), now=world.now)
+            await world.db.take_place(final, n, part)
+        await world.db.accept(final, size=17, gates=(GATE,), now=world.now)
+        while await world.db.drop_parts(9):
+            pass
+
+        found = [await world.db.span_of(final, n) for n in range(4)]
+
+        assert found == [(0, 10), (10, 10), (10, 17), None]
+
+    async def test_where_a_part_of_unknown_length_is_nobody_knows(
+        self, world: World
+    ) -> None:
+        part = await world.upload(is_part=True, length=None, concat="partial")
+        final = await world.upload(parts=1, length=None, places=(part,))
+        assert await world.db.span_of(final, 0) is None
+
     async def test_it_is_known_who_waits_for_a_part(self, world: World) -> None:
         part = await world.upload(is_part=True)
         waiting, done = [await world.upload(parts=1) for _ in range(2)]

@@ -503,28 +503,24 @@ async def _check_digest(
 async def _compare(
     request: web.Request, whole: Upload, fields: _Fields, part: Upload
 ) -> None:
-    """Return if a chunk repeats what is in the complete file, as far as can be seen.
-
-    Chunks have one size, but for the last; of others nobody knows where they were.
+    """Return if a chunk repeats what is in the complete file.
 
     Raises:
         ChunkConflict: it has other bytes.
         DigestMismatch: the file has not the digest that is said now.
     """
     await _check_digest(request, whole.id, fields.digest)
-    store = request.app[runtime_key].store
-    size, total = part.offset, fields.total
-    start = fields.index * size
-    if fields.index == total - 1:
-        start = whole.offset - size
-    elif fields.index and not size * (total - 1) < whole.offset <= size * total:
+    runtime = request.app[runtime_key]
+    span = await runtime.db.span_of(whole.id, fields.index)
+    if span is None:
         return
-    with suppress(BlobNotFound):
-        raw = uploads.raw_key(whole.id)
-        there = await digest_of(store, raw, "sha256", max(0, start), start + size)
-        key = uploads.raw_key(part.id)
-        is_there = start >= 0 and (start == 0 or total > 1)
-        if not is_there or there != await digest_of(store, key, "sha256"):
+    start, end = span
+    raw, key = uploads.raw_key(whole.id), uploads.raw_key(part.id)
+    with suppress(BlobNotFound):  # removed since: nothing to compare with
+        is_same = part.offset == end - start and await digest_of(
+            runtime.store, raw, "sha256", start, end
+        ) == await digest_of(runtime.store, key, "sha256")
+        if not is_same:
             raise ChunkConflict(
                 f"chunk {fields.index} is in the complete file, with other bytes"
             )

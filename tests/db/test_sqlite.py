@@ -247,6 +247,30 @@ async def test_keys_and_deleted_ids_of_before_count_as_they_did(tmp_path: Path) 
     await world.db.close()
 
 
+async def test_parts_that_are_there_tell_where_their_bytes_are(tmp_path: Path) -> None:
+    migrate(tmp_path / FILE, migrations()[:6])
+    with closing(sqlite3.connect(tmp_path / FILE)) as db:
+        for n, name in enumerate(("one", "two", "part"), start=1):
+            db.execute(
+                "INSERT INTO job(id, pid, owner, tenant, state, file_name,"
+                " declared_type, created)"
+                " VALUES(?, ?, 'anna', '', 'UPLOADING', 'a', 'b', 0)",
+                (n, name),
+            )
+            db.execute(
+                "INSERT INTO upload(job_id, key, length, state)"
+                " VALUES(?, ?, 10, 'complete')",
+                (n, name),
+            )
+        db.execute("INSERT INTO place VALUES(1, 0, 'part'), (2, 0, 'lost')")
+        db.commit()
+    world = world_in(tmp_path)
+    await world.start()
+    assert await world.db.span_of("one", 0) == (0, 10)
+    assert await world.db.span_of("two", 0) is None
+    await world.db.close()
+
+
 def schema(folder: Path) -> int:
     return int(str(read(folder, "PRAGMA user_version")[0][0]))
 

@@ -2,7 +2,7 @@ import hashlib
 import itertools
 import random
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -419,11 +419,20 @@ def test_a_complete_file_of_one_chunk_must_have_its_bytes(
         assert send(server, 0, other, total=1, jobId=job).status == 409
 
 
-def test_chunks_of_any_size_may_be_repeated(server: ServerProcess, job: str) -> None:
-    pieces = [b"a" * 50, b"b", b"c" * 70, b"d" * 9]
-    for n, piece in [*enumerate(pieces)] * 2:
-        send(server, n, piece, total=4, jobId=job)
-    assert send(server, 2, pieces[2], total=4, jobId=job).status == 202
+@pytest.mark.parametrize(
+    "sizes", [(50, 1, 70, 9), (10, 8, 10, 5), (0, 9, 0, 9), (9, 0, 0, 0)]
+)
+def test_chunks_of_any_size_are_compared_with_what_came_first(
+    server: ServerProcess, job: str, sizes: Sequence[int]
+) -> None:
+    pieces = [bytes([65 + n]) * size for n, size in enumerate(sizes)]
+    for n, piece in [*enumerate(pieces)] * 3:
+        answer = send(server, n, piece, total=4, jobId=job)
+        assert answer.status in {200, 202}
+    for n, piece in enumerate(pieces):
+        for other in (piece + b"x", piece[1:] + b"x"):
+            answer = send(server, n, other, total=4, jobId=job)
+            assert (answer.status, code_of(answer)) == (409, "chunk_conflict")
     assert original(server, job) == b"".join(pieces)
 
 

@@ -75,7 +75,8 @@ UPDATE upload SET metadata = :raw_metadata, digest = :digest WHERE job_id = :job
 UPDATE job SET file_name = :name, declared_type = :kind WHERE id = :job;
 
 -- name: insert_place
-INSERT INTO place(final, n, part) VALUES(:final, :n, :part);
+INSERT INTO place(final, n, part, size) VALUES(:final, :n, :part, (
+  SELECT u.length FROM job j JOIN upload u ON u.job_id = j.id WHERE j.pid = :part));
 
 -- name: hold_nameless
 -- A part that no client can name ends with what it has a place in.
@@ -92,6 +93,12 @@ JOIN job f ON f.id = p.final AND f.pid = :pid
 LEFT JOIN job j ON j.pid = p.part
 LEFT JOIN upload u ON u.job_id = j.id AND u.state <> 'ended'
 ORDER BY p.n;
+
+-- name: span
+-- Where the bytes of a place begin and end, and of how many places that is known.
+SELECT sum(size) - max(iif(n = :n, size, 0)) AS begins, sum(size) AS ends,
+  count(size) AS known
+FROM place WHERE final = (SELECT id FROM job WHERE pid = :pid) AND n <= :n;
 
 -- name: finals_of
 SELECT DISTINCT f.pid FROM place p JOIN job f ON f.id = p.final
