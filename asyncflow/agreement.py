@@ -33,6 +33,9 @@ _TOKEN_BITS: Final = 63
 MAX_MESSAGE_BYTES: Final = 8 << 10 if sys.platform == "linux" else 1 << 10
 #: instead of an order, or a report: it lies in a file
 IN_FILE: Final = b"null"
+#: how much more of its address space than before its first run a worker may have in
+#: use after one; OCR takes 200 MiB at its first page, and 64 threads have 512 MiB
+MOST_LEFT_MAPPED: Final = 512 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -140,12 +140,15 @@ class Hand:
         #: how the process was before its first run, and after what libraries may keep
         self._first: processes.Condition | None = None
         self._latest: processes.Condition | None = None
+        #: how much of its address space is in use before its run; 0: not known
+        self.mapped = 0
         #: why no order may be given to it any more; "" as long as one may
         self.fault = ""
         #: the module that it loads now
         self.loading = ""
         #: what it can do; empty until it has greeted
         self.greeting = b""
+        #: the most that its run has used, and mapped beside what there was
         self.peak_rss = self.peak_mapped = 0
         self._loop = asyncio.get_running_loop()
         self.started_at = self._loop.time()
@@ -236,8 +239,11 @@ class Hand:
     def meet(self) -> int:
         """Take in how the worker is before its first run; return its threads."""
         self.is_met = True
-        self._first = self._latest = processes.condition(self.pid)
-        return 1 if self._first is None else self._first.threads
+        self._first = self._latest = first = processes.condition(self.pid)
+        if first is None:
+            return 1
+        self.mapped = first.mapped
+        return first.threads
 
     async def remains(self, *, resident: bool) -> str:
         """Return what the latest run has left in the process; "" for nothing.
@@ -258,8 +264,11 @@ class Hand:
         now = processes.condition(self.pid)
         if now is None or first is None or latest is None:
             return "" if now is first else "no process"
+        self.mapped = now.mapped
         if now.has_children:
             return "processes"
+        if now.mapped > first.mapped + agreement.MOST_LEFT_MAPPED:
+            return "addresses"
         if now.rest != first.rest:
             return "another state"
         if resident:
@@ -284,7 +293,8 @@ class Hand:
         self.prints.bound()
         resident = sum(map(processes.rss_bytes, family.faces))
         self.peak_rss = max(self.peak_rss, resident)
-        self.peak_mapped = max(self.peak_mapped, processes.mapped_bytes(self.pid))
+        mapped = processes.mapped_bytes(self.pid) - self.mapped
+        self.peak_mapped = max(self.peak_mapped, mapped)
         # first, since what they share counts for each of them
         if (
             len(family.pids) > _MOST_PROCESSES

@@ -12,7 +12,6 @@ Rules
 import contextlib
 import errno
 import os
-import resource
 import signal
 import sys
 from collections.abc import Iterable, Sequence
@@ -129,6 +128,8 @@ class Condition(NamedTuple):
     threads: int
     files: int
     has_children: bool
+    #: bytes of its address space
+    mapped: int
     #: the signals that it ignores and those that it handles
     signals: tuple[int, int]
     #: umask, waiting and blocked signals, powers, cores, timers, whether it is stopped,
@@ -136,12 +137,7 @@ class Condition(NamedTuple):
     rest: tuple[object, ...]
 
 
-#: of the address space, which every run limits anew, only how far that may go
-_LIMITS: Final = (
-    *(resource.RLIMIT_CPU, resource.RLIMIT_FSIZE, resource.RLIMIT_DATA),
-    *(resource.RLIMIT_STACK, resource.RLIMIT_NPROC, resource.RLIMIT_NOFILE),
-)
-
+_ADDRESSES: Final = b"\nMax address space "
 
 #: not 32 to 34, which C libraries use for themselves when a thread is started
 _SIGNALS: Final = ~(0b111 << 31)
@@ -162,7 +158,8 @@ def condition(pid: int) -> Condition | None:
         # the kernel writes its lines in this order; masks have 16 digits
         umask = status.index(b"\nUmask:")
         state = status.index(b"\nState:\t", umask) + 8
-        threads = status.index(b"\nThreads:", umask)
+        mapped = status.index(b"\nVmSize:\t", state) + 9
+        threads = status.index(b"\nThreads:", mapped)
         waiting = status.index(b"\nSigPnd:", threads)
         ignored = status.index(b"\nSigIgn:\t", waiting)
         caught = status.index(b"\nSigCgt:\t", ignored)
@@ -172,6 +169,7 @@ def condition(pid: int) -> Condition | None:
             threads=count,
             files=files,
             has_children=bool(children(pid, threads=count)),
+            mapped=int(status[mapped : status.index(b" kB\n", mapped)]) << 10,
             signals=(
                 int(status[ignored + 9 : caught], 16) & _SIGNALS,
                 int(status[caught + 9 : powers], 16) & _SIGNALS,
@@ -184,12 +182,23 @@ def condition(pid: int) -> Condition | None:
                 status[state] in _STOPPED,
                 os.getpriority(os.PRIO_PROCESS, pid),
                 os.sched_getscheduler(pid),
-                resource.prlimit(pid, resource.RLIMIT_AS)[1],
-                *(resource.prlimit(pid, which) for which in _LIMITS),
+                *_limits(pid),
             ),
         )
     except (OSError, ValueError):
         return None
+
+
+def _limits(pid: int) -> tuple[bytes, bytes, bytes]:
+    """Return every limit of *pid* that the kernel knows. Raise ValueError if it won't.
+
+    Of the address space, which every run limits anew, only how far that may go.
+    """
+    said = _read(f"/proc/{pid}/limits")
+    start = said.index(_ADDRESSES) + len(_ADDRESSES)
+    end = said.index(b"\n", start)
+    _soft, hard, _unit = said[start:end].split()
+    return said[:start], hard, said[end:]
 
 
 class Family(NamedTuple):

@@ -115,6 +115,7 @@ class Run:
             "job_id": order.job_id,
             "attempt": order.attempt,
             "tenant": order.tenant,
+            "mapped": self.hand.mapped,
         }
         said = {
             "token": self._attempt.token,

@@ -23,6 +23,8 @@ from collections.abc import Iterable, Set as AbstractSet
 from pathlib import Path
 from typing import Final
 
+from asyncflow import processes
+
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -62,6 +64,9 @@ _MOST_OPEN_FILES: Final = 4096
 _SPARE_PROCESSES: Final = 64
 #: signals and timers that wait: others of the same user may have as many as before
 _WAITING_SIGNALS: Final = 256
+
+#: more than any address space has
+_ENDLESS: Final = 1 << 62
 
 #: the first ABI that can forbid truncation: before it, a hard link could be emptied
 LINKS_ARE_SAFE: Final = 3
@@ -166,14 +171,24 @@ def _at_most(wanted: int, limit: int) -> int:
     return wanted if limit == resource.RLIM_INFINITY else min(wanted, limit)
 
 
-def limit_memory(max_bytes: int) -> None:
-    """Let this process map at most *max_bytes*; may be raised again later."""
+def limit_memory(max_bytes: float) -> None:
+    """Let this process map at most *max_bytes*; may be changed again later."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    if hard != resource.RLIM_INFINITY:
-        max_bytes = min(max_bytes, hard)
+    _limit_addresses(_at_most(int(min(max_bytes, _ENDLESS)), hard), hard)
+
+
+def bound_memory(more_bytes: float) -> None:
+    """Let this process never map more than *more_bytes* beside what it has mapped."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = processes.mapped_bytes(os.getpid()) + more_bytes
+    most = _at_most(int(min(wanted, _ENDLESS)), hard)
+    _limit_addresses(most, most)
+
+
+def _limit_addresses(soft: int, hard: int) -> None:
     # macOS refuses any value below what the process maps already
     with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_AS, (max_bytes, hard))
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 class _CapabilityHeader(ctypes.Structure):

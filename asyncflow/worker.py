@@ -35,6 +35,7 @@ from asyncflow.agreement import (
     FAREWELL,
     IN_FILE,
     MAX_MESSAGE_BYTES,
+    MOST_LEFT_MAPPED,
     NO_RUN,
     ORDER,
     REPORT,
@@ -165,6 +166,8 @@ def _greeting(desk: _Desk) -> dict[str, object]:
             private=desk.setup.private,
         )
         sandbox.drop_privileges()
+        asked = [one.memory_bytes for one in base.REGISTRY.values()]
+        sandbox.bound_memory(MOST_LEFT_MAPPED + max(asked, default=0))
         filtered = syscalls.forbid()
         desk.is_confined = True
         return {
@@ -225,7 +228,7 @@ class _Run:
         missing = processor.ready()
         if missing is not None:
             raise Skip(f"{missing} is not installed")
-        sandbox.limit_memory(processor.memory_bytes)
+        sandbox.limit_memory(about["mapped"] + processor.memory_bytes)
         if processor.takes == "payload":
             return base.result_of(processor.run(self._task(about)))
         found: base.Result = processor.run(self._file(processor, about))

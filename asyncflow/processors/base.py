@@ -116,7 +116,8 @@ class Processor:
     `resident` says that its libraries keep threads, open files or signal handlers
     between runs; without it, a worker that has such things after a run is replaced.
 
-    `wall_s` bounds one attempt; `memory_bytes` is the per-kind RLIMIT_AS backstop.
+    `wall_s` bounds one attempt; `memory_bytes` is what it may map at most, beside what
+    its worker has mapped before: a backstop, by RLIMIT_AS.
     `outputs` are the names that a derivative may have (fnmatch patterns).
     """
 

@@ -14,6 +14,7 @@ Options: `maxPixels` (all frames of an animation together, each page of a TIFF a
 """
 
 import hashlib
+import mmap
 import os
 from collections.abc import Mapping
 from functools import cache
@@ -30,6 +31,8 @@ from asyncflow.processors.base import Options, Result, Work, processor
 MAX_PIXELS: Final = 100_000_000
 MAX_PAGES: Final = 2000
 _HASH_BYTES: Final = 4 << 20
+#: more than twice what libmagic takes for a file, with all that it knows
+_ROOM_BYTES: Final = 64 << 20
 _UNKNOWN: Final = "application/octet-stream"
 #: playlists name other files and addresses: no player here may meet one
 _PLAYLIST: Final = "application/vnd.apple.mpegurl"
@@ -74,11 +77,24 @@ def identify(work: Work) -> Result:
     size = work.source.stat().st_size
     if size == 0:
         raise BadFile("empty_file", "the file has no bytes")
+    _check_room()
     media_type = _judged(work)
     facts: dict[str, object] = {"mediaType": media_type, "size": size}
     facts |= _examined(work, media_type)
     facts["sha256"] = _sha256(work, size)
     return Result(facts=facts)
+
+
+def _check_room() -> None:
+    """Raise MemoryError if there is too little to judge any file.
+
+    libmagic does not say so in each case: it may just know no kind of file any more.
+    """
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    try:
+        mmap.mmap(-1, _ROOM_BYTES, flags=flags).close()
+    except OSError as error:
+        raise MemoryError("no room to look at a file") from error
 
 
 def _judged(work: Work) -> str:

@@ -56,6 +56,14 @@ _CUT_OFF: Final = (
     "eof",
     "too few",
 )
+#: what is no fault of the picture
+_WANTING: Final = (
+    "out of memory",
+    "insufficient memory",
+    "unable to allocate",
+    "failed to allocate",
+    "creating thread",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +166,7 @@ def explained() -> Iterator[None]:
         yield
     except _vips().Error as error:
         text = str(error.detail or error.message).lower()
-        if "out of memory" in text or "unable to allocate" in text:
+        if any(word in text for word in _WANTING):
             raise MemoryError(text) from None
         raise _bad(text) from None
 

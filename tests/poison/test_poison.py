@@ -1,12 +1,14 @@
 """Hostile files among good ones, through a whole server: only they come to harm."""
 
 import contextlib
+import io
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 
 from tests.server_process import ServerProcess
@@ -225,6 +227,34 @@ def test_what_one_task_leaves_in_its_worker_harms_no_other(tmp_path: Path) -> No
                 "folder": "/",
                 "secret": None,
             }, name
+
+
+MODEL = """
+import mmap
+
+from asyncflow import task
+
+KEPT = []
+
+
+@task("model", attempts=1, memory_bytes=16 << 30)
+def model(work):
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    KEPT.append(mmap.mmap(-1, 6 << 30, flags=flags, prot=mmap.PROT_READ))
+"""
+
+
+def test_a_task_that_keeps_addresses_has_no_picture_refused(tmp_path: Path) -> None:
+    (tmp_path / "keeping.py").write_text(MODEL)
+    picture = io.BytesIO()
+    PIL.Image.new("RGB", (640, 360), (200, 30, 40)).save(picture, "png")
+    with healthy_server(tmp_path, processors="keeping", workers="1") as server:
+        for _ in range(3):
+            kept = ended(server, submit(server, "model", ""))
+            assert kept["status"] == "COMPLETED", kept
+
+            job = server.finished(server.upload("good.png", picture.getvalue()))
+            assert job["status"] == "COMPLETED", job["error"]
 
 
 PEEKS = """

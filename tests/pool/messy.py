@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import json
+import mmap
 import os
 import resource
 import signal
@@ -110,6 +111,24 @@ def _a_limit(which: int, soft: int, hard: int | None = None) -> None:
     resource.setrlimit(which, (soft, before if hard is None else hard))
 
 
+def _map(size: int) -> None:
+    """Take *size* bytes of the address space, and no memory."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    _KEPT.append(mmap.mmap(-1, size, flags=flags, prot=mmap.PROT_READ))
+
+
+#: those that `resource` has no name for, too
+LIMITS = {
+    "data": resource.RLIMIT_DATA,
+    "file locks": 10,
+    "locked memory": resource.RLIMIT_MEMLOCK,
+    "queued messages": resource.RLIMIT_MSGQUEUE,
+    "pending signals": resource.RLIMIT_SIGPENDING,
+    "real time": resource.RLIMIT_RTTIME,
+    "resident memory": resource.RLIMIT_RSS,
+}
+
+
 LEAVINGS: dict[str, Callable[[], object]] = {
     "nothing": lambda: None,
     "a thread": lambda: threading.Thread(target=_FOREVER.wait, daemon=True).start(),
@@ -137,6 +156,8 @@ LEAVINGS: dict[str, Callable[[], object]] = {
     "a hard limit": lambda: _a_limit(resource.RLIMIT_NOFILE, 40, 40),
     "a limit of memory": lambda: _a_limit(resource.RLIMIT_AS, 1 << 20),
     "a lower priority": lambda: os.nice(1),
+    "a gigabyte of addresses": lambda: _map(1 << 30),
+    "some addresses": lambda: _map(300 << 20),
     "a stream": lambda: setattr(sys, "stdout", None),
     "a broken worker": _a_broken_worker,
     "a closed stream": _close_the_stream,
@@ -145,6 +166,31 @@ LEAVINGS: dict[str, Callable[[], object]] = {
     "reports for others": _reports_for_others,
     "an empty message": _nothing_at_all,
 }
+
+
+@processor("lowers", accepts=ANY)
+def lowers(work: Work) -> Result:
+    which = LIMITS[str(work.options["limit"])]
+    _, hard = resource.getrlimit(which)
+    lower = 1 << 40 if hard == resource.RLIM_INFINITY else hard // 2
+    resource.setrlimit(which, (lower, lower))
+    return Result(facts={"pid": os.getpid()})
+
+
+@processor("maps", accepts=ANY, memory_bytes=400 << 20)
+def maps(work: Work) -> Result:
+    """Take as many bytes of the address space as told, and leave nothing."""
+    for which in ("soft", "hard") if work.options.get("is_raised") else ():
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        most = hard if which == "soft" else resource.RLIM_INFINITY
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    try:
+        _map(int(str(work.options["bytes"])))
+    except OSError:
+        return Result(facts={"pid": os.getpid(), "mapped": False})
+    _KEPT.pop()
+    return Result(facts={"pid": os.getpid(), "mapped": True})
 
 
 @processor("leaves-behind", accepts=ANY)
@@ -193,10 +239,8 @@ def looks_around(_work: Work) -> Result:
             "folder": str(Path.cwd()),
             "environ": dict(os.environ),
             "files": len(list(Path("/proc/self/fd").iterdir())),
-            "limits": [
-                list(resource.getrlimit(which))
-                for which in (resource.RLIMIT_NOFILE, resource.RLIMIT_AS)
-            ],
+            "limits": list(resource.getrlimit(resource.RLIMIT_NOFILE)),
+            "room": _room(),
             "alarm": list(signal.getitimer(signal.ITIMER_REAL)),
             "handlers": [
                 str(signal.getsignal(one)) for one in (signal.SIGUSR1, signal.SIGCHLD)
@@ -209,6 +253,13 @@ def looks_around(_work: Work) -> Result:
             "priority": os.getpriority(os.PRIO_PROCESS, 0),
         }
     )
+
+
+def _room() -> list[int]:
+    """Return how much more can be mapped, now and at most, in quarters of gigabytes."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    return [round((one - pages * mmap.PAGESIZE) / (256 << 20)) for one in limits]
 
 
 @processor("waits", accepts=ANY)

@@ -11,6 +11,7 @@ import structlog
 from asyncflow.jobs import Verdict
 from asyncflow.pool import Pool
 from tests.pool.conftest import Crew
+from tests.pool.messy import LIMITS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
@@ -80,6 +81,7 @@ async def test_what_can_be_taken_back_does_not_cost_the_worker(
         "a blocked signal",
         "a hard limit",
         "a lower priority",
+        "a gigabyte of addresses",
     ],
 )
 async def test_a_worker_in_which_something_stays_is_replaced(
@@ -93,6 +95,42 @@ async def test_a_worker_in_which_something_stays_is_replaced(
     assert new != pid
     assert after == before
     assert crew.losses == []
+
+
+@pytest.mark.parametrize("limit", sorted(LIMITS))
+async def test_a_worker_with_a_lower_limit_is_replaced(crew: Crew, limit: str) -> None:
+    lowered = await crew.run("lowers", limit=limit)
+    assert lowered.verdict is Verdict.DONE
+
+    assert (await surroundings(crew))[0] != lowered.facts["pid"]
+
+
+async def test_what_was_mapped_before_takes_nothing_from_a_run(crew: Crew) -> None:
+    left = await crew.run("leaves-behind", what="some addresses")
+
+    run = await crew.run("maps", bytes=390 << 20)
+
+    assert run.facts == {"pid": left.facts["pid"], "mapped": True}
+
+
+async def test_a_run_maps_no_more_than_its_function_may(crew: Crew) -> None:
+    assert (await crew.run("maps", bytes=401 << 20)).facts["mapped"] is False
+
+
+async def test_who_raises_the_limit_gets_no_more_than_some_function_may(
+    crew: Crew,
+) -> None:
+    run = await crew.run("maps", bytes=4 << 30, is_raised=True)
+
+    assert run.facts["mapped"] is False
+
+
+async def test_libraries_that_keep_threads_may_not_keep_a_gigabyte_mapped(
+    crew: Crew,
+) -> None:
+    kept = await crew.run("resident", what="a gigabyte of addresses")
+
+    assert (await surroundings(crew))[0] != kept.facts["pid"]
 
 
 async def test_an_alarm_does_not_ring_in_the_next_run(crew: Crew) -> None:
