@@ -16,6 +16,7 @@ from aiohttp import hdrs, web
 
 from asyncflow import turns, uploads
 from asyncflow.errors import (
+    ChecksumMismatch,
     InvalidHeader,
     PartNotUsable,
     PastUploadLength,
@@ -94,9 +95,9 @@ async def create(request: web.Request) -> web.Response:
         raise InvalidHeader(CONCAT, concat, accepted="partial, or final;/files/ID ...")
     length = _announced_length(request)
     with_body = _carries_chunk(request, length)
-    if with_body and length == 0:
-        await _expect_nothing(request)
     claims = checksum(request) if with_body else NO_CLAIMS
+    if with_body and length == 0:
+        await _expect_nothing(request, claims)
     said = _announced(request, principal, length=length, concat=concat)
     runtime = request.app[runtime_key]
     upload = await runtime.chunks.create(said)
@@ -158,23 +159,32 @@ def _announced_length(request: web.Request) -> int | None:
 
 def _carries_chunk(request: web.Request, length: int | None) -> bool:
     """Tell whether a creation brings bytes along; refuse what could not end well."""
-    if not request.can_read_body:
+    # an empty body of unknown length may have ended already
+    if not request.body_exists:
         return False
     coming = request.content_length
     if length is not None and coming is not None and coming > length:
         raise PastUploadLength(
             f"a body of {coming} bytes reaches beyond the length {length}"
         )
-    if uploads.clean_type(request.headers.get(hdrs.CONTENT_TYPE)) != CHUNK_TYPE:
+    if uploads.clean_type(request.headers.get(hdrs.CONTENT_TYPE)) == CHUNK_TYPE:
+        return True
+    if request.can_read_body:
         raise UnsupportedContentType(f"a body here must be {CHUNK_TYPE}")
-    return True
+    return False
 
 
-async def _expect_nothing(request: web.Request) -> None:
-    """Refuse bytes for an empty upload, which is complete before they are read."""
+async def _expect_nothing(request: web.Request, claims: Claims) -> None:
+    """Refuse bytes for an empty upload, which is complete before they are read.
+
+    And what is said to be their checksum, unless it is that of nothing.
+    """
     rate = request.app[runtime_key].settings.body_min_rate
     if await BodyReader(request, min_rate=rate).read():
         raise PastUploadLength("the upload's length is 0 bytes")
+    for said in claims.part():
+        if uploads.CHECKSUMS[said.algorithm]().digest() != said.value:
+            raise ChecksumMismatch
 
 
 # ----- concatenation

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.server_process import ServerProcess
+from tests.server_process import Answer, ServerProcess
 from tests.web.live import (
     CHUNK,
     TUS,
@@ -279,3 +279,29 @@ def test_a_half_open_checked_chunk_never_holds_up_another(
         at = offset_of(server, upload)
         rest = patch(server, upload, at, DATA[at:])
     assert rest.status == 204
+
+
+@pytest.mark.parametrize("name", ["Upload-Checksum", "Content-Digest"])
+@pytest.mark.parametrize("is_behind", [False, True])
+def test_an_empty_file_must_have_the_checksum_of_nothing(
+    server: ServerProcess, name: str, *, is_behind: bool
+) -> None:
+    def create_with(data: bytes) -> Answer:
+        value = base64.b64encode(hashlib.sha256(data).digest()).decode()
+        said = f"sha256 {value}" if name == "Upload-Checksum" else f"sha-256=:{value}:"
+        empty: Header = ("Upload-Length", "0")
+        with Line(server) as line:
+            if is_behind:
+                trailer: Header = ("Trailer", name)
+                line.head("POST", "/files", TUS, CHUNK, CHUNKED, empty, trailer)
+                line.send(f"0\r\n{name}: {said}\r\n\r\n".encode())
+            else:
+                line.head("POST", "/files", TUS, CHUNK, CHUNKED, empty, (name, said))
+                line.send(b"0\r\n\r\n")
+            return line.answer()
+
+    before = rows(server, "SELECT count(*) FROM job")
+    refused = create_with(b"something")
+    assert (refused.status, code_of(refused)) == (460, "checksum_mismatch")
+    assert rows(server, "SELECT count(*) FROM job") == before
+    assert create_with(b"").status == 201
