@@ -256,3 +256,18 @@ def test_the_status_tells_how_much_of_all_parts_has_come(
     assert found["uploadedBytes"] == len(PIECES[0]) + 1000
     size = len(PIECES[0]) + len(PIECES[1])
     assert found["progress"] == round(100 * found["uploadedBytes"] / size, 1)
+
+
+def test_parts_count_beside_what_they_became_until_they_are_deleted(
+    tmp_path: Path,
+) -> None:
+    with healthy_server(tmp_path, quota_bytes="15kB") as server:
+        parts = [part(server, bytes([97 + n]) * 3000) for n in range(2)]
+        job = join(server, *parts).headers["asyncflow-job-id"]
+        assert len(original(server, job)) == 6000
+        full = join(server, *parts)
+        assert (full.status, code_of(full)) == (507, "quota_exceeded")
+        for address in parts:
+            with Line(server) as line:
+                assert line.ask("DELETE", f"/files/{address}", TUS).status == 204
+        assert create(server, 6000)
