@@ -1,5 +1,9 @@
 """The upload page where something in between takes what it asks and says nothing."""
 
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -7,7 +11,14 @@ from playwright.sync_api import Browser, WebSocketRoute, expect
 
 from tests.between import Between, between
 from tests.browser.test_upload_page import KEPT
-from tests.browser.visitor import Visitor, as_operator, letter, photo, visiting
+from tests.browser.visitor import (
+    SCHEMES,
+    Visitor,
+    as_operator,
+    letter,
+    photo,
+    visiting,
+)
 from tests.server_process import ServerProcess
 
 pytestmark = pytest.mark.needs("chromium")
@@ -126,6 +137,72 @@ def test_a_socket_on_which_nothing_happens_but_that_speaks_is_kept(
         as_operator(server, "/admin/consumers/text/resume")
     visitor.wait("words.pdf", "COMPLETED")
     assert len(sockets) == 1
+
+
+@contextmanager
+def stopped(server: ServerProcess) -> Iterator[None]:
+    """Let a server do nothing: its kernel still takes what it is sent."""
+    server.signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        server.signal(signal.SIGCONT)
+
+
+def test_the_admin_page_says_since_when_nobody_answers(
+    operator: Visitor, server: ServerProcess
+) -> None:
+    server.finished(server.upload("note.txt", b"hello"))
+    page = operator.page
+    page.clock.install()
+    page.reload()
+    ready, trouble = page.locator("#ready"), page.locator("#trouble")
+    expect(ready).to_have_text("ready")
+    expect(page.locator("#jobs li")).not_to_have_count(0)
+    with stopped(server):
+        # it asks every two seconds, and waits for ten
+        for _ in range(3):
+            page.clock.run_for(4_000)
+        expect(ready).to_have_text(re.compile("^no answer since .*[0-9]"))
+        said = "The server does not answer. What is shown below is from then."
+        expect(trouble).to_have_text(said)
+        since = ready.text_content()
+        stale = page.locator("#now dd").first
+        now = "one => getComputedStyle(one).color"
+        greyed = stale.evaluate(now)
+        for scheme in SCHEMES:
+            page.emulate_media(color_scheme=scheme)
+            assert operator.violations() == []
+        page.set_viewport_size({"width": 320, "height": 640})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 320
+        page.clock.run_for(13_000)
+        # an alert that stays the same is said once
+        expect(ready).to_have_text(since or "")
+    page.clock.run_for(3_000)
+    expect(ready).to_have_text("ready")
+    expect(trouble).to_have_text("")
+    assert stale.evaluate(now) != greyed
+
+
+def test_a_button_over_a_silent_network_says_that_nobody_answers(
+    visitor: Visitor, server: ServerProcess, tmp_path: Path
+) -> None:
+    visitor.page.clock.install()
+    visitor.open()
+    visitor.give(photo(tmp_path / "sea.jpg"))
+    card = visitor.wait("sea.jpg", "COMPLETED")
+    really = card.get_by_role("button", name="Delete for good: sea.jpg")
+    card.get_by_role("button", name="Delete: sea.jpg").click()
+    with stopped(server):
+        really.click()
+        visitor.page.clock.run_for(10_000)
+        silent = "The server does not answer."
+        expect(card.locator(".problem")).to_have_text(silent)
+        expect(visitor.page.locator("p.live")).to_contain_text(f"sea.jpg: {silent}")
+    really.click()
+    expect(visitor.page.locator("li.card")).to_have_count(0)
+    # what was asked for first has arrived after all
+    visitor.troubles[:] = [one for one in visitor.troubles if "404" not in one]
 
 
 def drop_socket_troubles(troubles: list[str]) -> None:

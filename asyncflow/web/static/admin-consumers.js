@@ -3,6 +3,8 @@
 import { count, duration, reason, stepName } from "./words.js";
 
 const MOST_LETTERS = 20;
+// for as many steps as a bad day leaves behind
+const THOUSANDS_MS = 120_000;
 const WORDS = {
   dead: ["failed step", "failed steps"],
   refused: ["refused file", "refused files"],
@@ -136,7 +138,7 @@ export class ConsumerTable {
   async retryEach() {
     const name = encodeURIComponent(this.opened);
     const path = `admin/consumers/${name}/retry?which=${this.which}`;
-    const done = await this.server.send("POST", path);
+    const done = await this.server.send("POST", path, THOUSANDS_MS);
     this.ask(false);
     this.say(`${count(done.steps, "step is", "steps are")} tried again.`);
     await this.refresh();

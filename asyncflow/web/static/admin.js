@@ -1,10 +1,11 @@
-// The admin page: asks the server every two seconds while somebody looks at it.
+// The admin page: asks the server every two seconds while somebody looks at it, and says
+// since when nothing new has come.
 
 import { Activity } from "./admin-activity.js";
 import { ConsumerTable } from "./admin-consumers.js";
 import { JobList } from "./admin-jobs.js";
 import { draw } from "./chart.js";
-import { Server } from "./server.js";
+import { Refused, Server } from "./server.js";
 import { count, duration, sentence, size, stepName } from "./words.js";
 
 const EVERY_MS = 2000;
@@ -56,6 +57,18 @@ const worker = (one) =>
     cell("td", one.stepsDone),
   );
 
+// When all that is shown was true.
+let shownAt = new Date();
+
+// The numbers stay, but nobody shall take them for those of now.
+const grey = (error) => {
+  complain(`${error.message} What is shown below is from then.`);
+  const what = error instanceof Refused ? "refused" : "no answer";
+  at("ready").textContent = `${what} since ${shownAt.toLocaleTimeString()}`;
+  at("ready").className = "badge bad";
+  document.body.classList.add("stale");
+};
+
 const show = (now) => {
   const failing = now.checks.filter((check) => check.reason !== null);
   const [state, colour] = now.draining ? ["draining", "bad"] : ["ready", "good"];
@@ -93,12 +106,13 @@ const complain = (text) => {
 const refresh = async () => {
   if (!document.hidden) {
     try {
-      show(await server.get("admin/overview"));
-      await Promise.all([table.refresh(), activity.refresh(), list.refresh()]);
+      const parts = [table.refresh(), activity.refresh(), list.refresh()];
+      const [now] = await Promise.all([server.get("admin/overview"), ...parts]);
+      show(now);
+      document.body.classList.remove("stale");
+      shownAt = new Date();
     } catch (error) {
-      complain(error.message);
-      at("ready").textContent = "no answer";
-      at("ready").className = "badge bad";
+      grey(error);
     }
   }
   setTimeout(refresh, EVERY_MS);

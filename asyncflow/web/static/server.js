@@ -3,9 +3,33 @@
 import { reason } from "./words.js";
 
 const AWAY = "The server cannot be reached.";
+const SILENT = "The server does not answer.";
+// whoever looks at a page does not wait longer for an answer
+const ANSWER_MS = 10_000;
+// answers without a body, as those to HEAD
+const BARE = {
+  401: { code: "unauthorized", detail: "the server's token is missing, or it is another one" },
+};
+
+// Does `work(signal)`, which is broken off with an Error that says `silent` when it takes
+// longer than `ms`: over a network that has gone silent a browser waits for minutes. The
+// signal `stopped` breaks it off as well.
+export const within = async (ms, work, silent = SILENT, stopped = null) => {
+  const control = new AbortController();
+  const stop = () => control.abort();
+  const patience = setTimeout(() => control.abort(new Error(silent)), ms);
+  stopped?.addEventListener("abort", stop);
+  try {
+    return await work(control.signal);
+  } finally {
+    clearTimeout(patience);
+    stopped?.removeEventListener("abort", stop);
+  }
+};
 
 export class Refused extends Error {
-  constructor(problem, status, retryAfter = null) {
+  constructor(said, status, retryAfter = null) {
+    const problem = said.detail ? said : (BARE[status] ?? said);
     super(problem.detail ? reason(problem.detail) : `The server answered ${status}.`);
     this.code = problem.code || "refused";
     this.status = status;
@@ -46,17 +70,18 @@ export class Server {
     try {
       answer = await fetch(address, { ...options, headers: this.headers(options.headers) });
     } catch (error) {
-      if (error.name === "AbortError") throw error;
-      throw new Error(AWAY);
+      throw options.signal?.aborted ? error : new Error(AWAY);
     }
     if (answer.ok) return answer;
     const problem = await answer.json().catch(() => ({}));
     throw new Refused(problem, answer.status, answer.headers.get("Retry-After"));
   }
 
-  async send(method, path) {
-    const answer = await this.fetch(this.url(path), { method });
-    return answer.status === 204 ? {} : answer.json();
+  async send(method, path, ms = ANSWER_MS) {
+    return within(ms, async (signal) => {
+      const answer = await this.fetch(this.url(path), { method, signal });
+      return answer.status === 204 ? {} : await answer.json();
+    });
   }
 
   async get(path) {
@@ -88,7 +113,7 @@ export class Server {
 
   // Saves a file for which a plain link would lack the token.
   async save(address) {
-    const answer = await this.fetch(address);
+    const answer = await within(ANSWER_MS, (signal) => this.fetch(address, { signal }));
     const said = answer.headers.get("Content-Disposition") || "";
     const name = /filename\*=UTF-8''([^;]+)/.exec(said) || /filename="([^"]*)"/.exec(said);
     const link = document.createElement("a");

@@ -12,7 +12,7 @@
 //   then breaks off each request, and only reading the file tells that from the network.
 // - One attempt runs at a time, however fast somebody presses Pause and Resume.
 
-import { Refused } from "./server.js";
+import { Refused, within } from "./server.js";
 
 const VERSION = { "Tus-Resumable": "1.0.0" };
 const PAUSES_S = [0, 1, 2, 5, 10, 20];
@@ -171,26 +171,11 @@ export class Upload {
 
   // `stopped` tells when somebody stops it.
   async request(method, path, headers = {}, stopped = this.control.signal) {
-    const control = new AbortController();
-    const stop = () => control.abort();
-    let isStalled = false;
-    const patience = setTimeout(() => {
-      isStalled = true;
-      stop();
-    }, STALL_MS);
-    stopped?.addEventListener("abort", stop);
-    try {
-      return await this.server.fetch(this.server.url(path), {
-        method,
-        headers: { ...VERSION, ...headers },
-        signal: control.signal,
-      });
-    } catch (error) {
-      throw isStalled ? new Error(STALLED) : error;
-    } finally {
-      clearTimeout(patience);
-      stopped?.removeEventListener("abort", stop);
-    }
+    const ask = (signal) => {
+      const options = { method, headers: { ...VERSION, ...headers }, signal };
+      return this.server.fetch(this.server.url(path), options);
+    };
+    return within(STALL_MS, ask, STALLED, stopped);
   }
 
   // Runs to its end whatever somebody presses: only the answer tells what was made. If
