@@ -65,6 +65,8 @@ export class Card {
     // what its steps left out although they are done
     this.gaps = [];
     this.upload = null;
+    // what goes on by itself once the server's token is the right one
+    this.barred = null;
     this.wantsFile = false;
     // what was told last of what it waits for
     this.heldUp = "";
@@ -155,11 +157,21 @@ export class Card {
   }
 
   async act(name) {
+    this.barred = null;
     try {
       await this.actions[name]();
     } catch (error) {
       this.deny(error.message, error.code);
+      if (error.status === 401) this.barred = name;
     }
+  }
+
+  // The token is another one: what failed for want of it goes on. Deleting asks anew.
+  unbar() {
+    const wanted = this.barred;
+    this.barred = null;
+    if (wanted && wanted !== "really") this.act(wanted);
+    else if (this.problem.dataset.code === "unauthorized") this.showJob();
   }
 
   // Somebody has asked for something and does not get it.
@@ -445,7 +457,7 @@ export class Card {
     link.addEventListener("click", (event) => {
       if (!this.server.token) return;
       event.preventDefault();
-      this.server.save(address).catch((error) => this.deny(error.message));
+      this.server.save(address).catch((error) => this.deny(error.message, error.code));
     });
     const item = make("li");
     item.append(link);

@@ -132,11 +132,7 @@ export class Uploader extends HTMLElement {
 
   // What waits for a token goes on with the new one.
   #unbar() {
-    for (const card of this.#all) {
-      if (!card.isBarred) continue;
-      card.upload.resume();
-      if (this.#ends) this.#enqueue(card);
-    }
+    for (const card of this.#all) card.unbar();
     if (!this.#ends) return;
     this.#watcher.hurry();
     this.#showLimits(this.shadowRoot.querySelector(".limits"));
@@ -412,11 +408,11 @@ export class Uploader extends HTMLElement {
     this.#remember(card, upload);
     const before = card.state;
     card.showUpload(upload, error);
-    card.isBarred = upload.state === "refused" && error?.status === 401;
+    card.barred = upload.state === "refused" && error?.status === 401 ? "resume" : null;
     this.#tellHeldUp(card, upload, error);
     if (upload.state === "sent") this.#watcher.watch(upload.id);
     // who lacks the token may still go on with it
-    if (upload.state === "refused" && !card.isBarred) this.#memory.drop(card.known);
+    if (upload.state === "refused" && !card.barred) this.#memory.drop(card.known);
     this.#changed(card, before);
   }
 
@@ -559,8 +555,10 @@ export class Uploader extends HTMLElement {
   #remove(card, told = "removed from the list") {
     const { element } = card;
     const near = element.nextElementSibling ?? element.previousElementSibling;
+    // what ends by itself takes the focus from nobody
+    const had = card.hasFocus();
     this.#drop(card);
-    this.#focusOn(near);
+    if (had) this.#focusOn(near);
     this.#announcer.say(`${card.label} ${told}.`);
   }
 
