@@ -27,7 +27,7 @@ from aiohttp import hdrs, web
 
 from asyncflow.errors import BlobNotFound, FileNotAvailable, ServerBusy, StoreError
 from asyncflow.packing import unpacked
-from asyncflow.store import kernel
+from asyncflow.processes import WANTS
 from asyncflow.threads import begun
 from asyncflow.web.auth import ADMIN, READ, require
 from asyncflow.web.encodings import gzip_tag, takes_gzip
@@ -324,8 +324,8 @@ def _open(path: Path, size: int) -> int:
     try:
         fd = os.open(path, flags)
     except OSError as error:
-        if kernel.is_crowded(error):
-            raise ServerBusy(kernel.CROWDED) from error
+        if error.errno in WANTS:
+            raise ServerBusy(error.strerror) from error
         # deleted since it was found, or a link where none may be
         raise FileNotAvailable from error
     facts = os.fstat(fd)

@@ -20,7 +20,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from asyncflow import errors
 from asyncflow.errors import AsyncflowError, ServerBusy
-from asyncflow.store import kernel
+from asyncflow.processes import WANTS
 from asyncflow.web.requestids import request_id_key
 
 PROBLEM: Final = "application/problem+json"
@@ -234,8 +234,8 @@ def problems() -> Middleware:
                 return web.Response(status=CLIENT_CLOSED)
             return _unexpected(request, error)
         except OSError as error:
-            if kernel.is_crowded(error):
-                return _expected(request, ServerBusy(kernel.CROWDED))
+            if error.errno in WANTS:
+                return _expected(request, ServerBusy(error.strerror))
             return _unexpected(request, error)
         except Exception as error:  # noqa: BLE001 -- the last one that can answer
             return _unexpected(request, error)

@@ -1,5 +1,7 @@
+import errno
 import inspect
 import json
+import os
 
 import pytest
 import structlog
@@ -85,6 +87,17 @@ async def test_a_refusal_is_a_problem_document(serve: Serve, dial: Dial) -> None
         "provided-offset": 9,
         "requestId": "made-id",
     }
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+async def test_what_the_server_lacks_for_now_is_no_fault(
+    serve: Serve, dial: Dial, code: int
+) -> None:
+    error = OSError(code, os.strerror(code))
+    wire = await dial(await serve(raising_app(error)))
+    answer = await wire.ask("GET / HTTP/1.1")
+    assert (answer.status, answer.code) == (503, "busy")
+    assert answer.headers["retry-after"] == "5"
 
 
 def test_extra_members_cannot_replace_those_of_the_standard() -> None:
