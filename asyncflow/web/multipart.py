@@ -299,21 +299,31 @@ async def _form(request: web.Request) -> web.Response:
 
 async def _take_checked(runtime: Runtime, files: "_Files", checked: Digested) -> None:
     """Take the files of a form that is the one announced, or none of them."""
+    endings, held = runtime.chunks.endings, files.held
     try:
         await files.take(ends=Ends.LATER)
         checked.check()
+        while held:
+            await _complete(runtime, files, min(held))
+            del held[min(held)]
     except BaseException as error:
-        for upload in files.held.values():
-            await runtime.chunks.endings.abandon(upload.id, error)
+        for upload in held.values():
+            # where nothing can be written now, the next start or its time ends it
+            with suppress(AsyncflowError):
+                await endings.abandon(upload.id, error)
         raise
-    for n, upload in files.held.items():
-        try:
-            await runtime.chunks.append(
-                upload.id, upload.offset, BytesBody(b""), length=0, ends=Ends.WITH_BODY
-            )
-        except (ClientError, ServerBusy) as refused:
-            await runtime.chunks.endings.abandon(upload.id, refused)
-            files.told.take_back(n, refused)
+
+
+async def _complete(runtime: Runtime, files: "_Files", n: int) -> None:
+    """Make a held file a job, or take back that it was taken."""
+    upload, nothing = files.held[n], BytesBody(b"")
+    try:
+        await runtime.chunks.append(
+            upload.id, upload.offset, nothing, length=0, ends=Ends.WITH_BODY
+        )
+    except (ClientError, ServerBusy) as refused:
+        await runtime.chunks.endings.abandon(upload.id, refused)
+        files.told.take_back(n, refused)
 
 
 class _Files:

@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 
 from asyncflow.web.digests import AT_ONCE, MOST_ASKERS
-from tests.server_process import Answer, ServerProcess
+from tests.server_process import Answer, ServerProcess, serving
 from tests.web.live import (
     CHUNK,
     PATIENCE_S,
     TUS,
     Header,
     Line,
+    blobs,
     code_of,
     create as create_tus,
     form,
@@ -29,6 +30,7 @@ from tests.web.live import (
     kept,
     needs_root,
     offset_of,
+    rows,
     until,
 )
 
@@ -291,6 +293,25 @@ def test_an_announced_form_that_breaks_off_leaves_nothing(
         line.head("POST", "/upload", kind, content_digest(body), length=len(body))
         line.send(body[:-100])
     until(lambda: kept(server) <= before)
+
+
+def test_an_announced_form_of_which_a_file_cannot_be_read_leaves_nothing(
+    tmp_path: Path,
+) -> None:
+    with serving(tmp_path / "data") as server:
+        kind, body = form(("a.txt", DATA), ("b.txt", DATA))
+        with Line(server) as line:
+            line.head("POST", "/upload", kind, content_digest(body), length=len(body))
+            line.send(body[:-1])
+            until(lambda: len(blobs(server)) == 2)
+            ((job,),) = rows(server, "SELECT pid FROM job ORDER BY id LIMIT 1")
+            (path,) = server.data_dir.rglob(job)
+            path.rename(tmp_path / "away")
+            # the store follows no link
+            path.symlink_to(tmp_path / "away")
+            line.send(body[-1:])
+            assert line.answer().status == 500
+        assert rows(server, "SELECT state FROM upload") == [("ended",), ("ended",)]
 
 
 def test_a_chunk_has_its_digest_or_is_not_kept(tmp_path: Path) -> None:
