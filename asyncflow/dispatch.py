@@ -347,8 +347,8 @@ class Dispatcher:
         self._engine.hub.over(one.job, one.consumer)
         pace.ended()
         if self._engine.tenant_limit < sys.maxsize:
-            # who was held back by what has ended may go on
-            self._dry.clear()
+            # who was held back by what has ended may go on, wherever that works
+            self._engine.ring()
         self._wake.set()
 
     # ----- one attempt

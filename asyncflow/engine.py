@@ -55,6 +55,7 @@ from asyncflow.jobs import (
 from asyncflow.logs import hidden, request_of_now
 from asyncflow.pipelines import Pipelines
 from asyncflow.progress import Hub
+from asyncflow.shapes import unknown
 
 log = structlog.get_logger(__name__)
 
@@ -136,7 +137,7 @@ class Engine:
         self.paused = await self._db.pauses()
         await self.learn()
         await self.refresh()
-        self.doorbell.ring(s.entry.consumer for s in self.subscriptions)
+        self.ring()
         return freed
 
     async def look_up(self) -> None:
@@ -191,10 +192,14 @@ class Engine:
                 if delay <= TIMER_S:
                     loop.call_later(delay + 0.001, self.doorbell.ring, (name,))
 
+    def ring(self) -> None:
+        """Let everybody look whether there is something to do."""
+        self.doorbell.ring(s.entry.consumer for s in self.subscriptions)
+
     def doubt(self) -> None:
         """Trust nothing that is remembered: a commit's outcome is not known."""
         self.hub.doubt()
-        self.doorbell.ring(s.entry.consumer for s in self.subscriptions)
+        self.ring()
 
     # ----- uploads
 
@@ -210,10 +215,7 @@ class Engine:
         name = "" if new.is_part else new.metadata.get(PIPELINE, "")
         chosen = self.pipelines.find(name)
         if chosen is None:
-            names = ", ".join(self.pipelines.names)
-            raise UnknownPipeline(
-                f"there is no pipeline called {name[:80]!r}; there are {names}"
-            )
+            raise UnknownPipeline(unknown("pipeline", name, self.pipelines.names))
         return await self._db.create_upload(
             replace(
                 new,
@@ -399,7 +401,7 @@ class Engine:
         """
         plan = jobs.plan_of_task(name, self.subscriptions)
         if plan is None:
-            raise UnknownTask(f"there is no task called {name[:80]!r}")
+            raise UnknownTask(unknown("task", name, jobs.tasks(self.subscriptions)))
         return await self._submit(
             Submission(
                 id=self.clock.new_id(),
@@ -489,7 +491,7 @@ class Engine:
         for one in self.subscriptions:
             if one.entry.consumer == consumer:
                 return one
-        raise UnknownConsumer(f"there is no consumer called {consumer[:80]!r}")
+        raise UnknownConsumer(unknown("consumer", consumer, self.registry))
 
     # Each is noted in its own transaction. What takes several, or none, is noted first.
 
@@ -508,13 +510,13 @@ class Engine:
         finally:
             # also where nobody knows what has become of it
             self.paused = await self._db.pauses()
-            self.doorbell.ring(s.entry.consumer for s in self.subscriptions)
+            self.ring()
 
     async def drain(self, note: Note, *, on: bool) -> None:
         """Let no step begin any more, or let them again."""
         await self._db.note(note)
         self.is_drained = on
-        self.doorbell.ring(s.entry.consumer for s in self.subscriptions)
+        self.ring()
 
     async def retry_step(self, step_id: int, note: Note) -> None:
         """Give one dead step another chance. Raise StepNotFound, StepNotRetryable."""

@@ -372,6 +372,11 @@ def plan_of_event(
     return reachable((kind,), [c.entry for c in consumers if not c.entry.gate])
 
 
+def tasks(consumers: Iterable[Subscription]) -> tuple[str, ...]:
+    """Return the names of those of *consumers* that are tasks."""
+    return tuple(c.entry.consumer for c in consumers if c.entry.on == SUBMITTED)
+
+
 def plan_of_task(
     name: str, consumers: Iterable[Subscription]
 ) -> tuple[PlanEntry, ...] | None:

@@ -67,6 +67,14 @@ def no_such(name: str, names: Iterable[str]) -> str:
     return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
 
 
+def unknown(kind: str, name: str, names: Iterable[str]) -> str:
+    """Say that *name* is no *kind*, which there are, and which of them may be meant."""
+    shown, known = name[:80], sorted(names)
+    near = difflib.get_close_matches(shown, known, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"there is no {kind} called {shown!r}; {hint}there are {', '.join(known)}"
+
+
 def _within(value: object, kind: Any, path: Path) -> Iterator[str]:
     plain, origin, args = _taken_apart(kind)
     if isinstance(plain, type) and issubclass(plain, msgspec.Struct):

@@ -50,12 +50,12 @@ class Place:
         self.most_waiting = 0
 
     def new_dispatcher(
-        self, work: Callable[[Claimed, Begun], Awaitable[Ended]]
+        self, work: Callable[[Claimed, Begun], Awaitable[Ended]], *names: str
     ) -> Dispatcher:
         return Dispatcher(
             engine=self.engine,
             name="test",
-            consumers=dict.fromkeys(NAMES, Restraint()),
+            consumers=dict.fromkeys(names or NAMES, Restraint()),
             room=lambda: self.room,
             work=work,
         )
@@ -252,3 +252,29 @@ async def test_a_step_that_ends_while_its_lease_is_renewed_is_not_taken_for_lost
         await place.over.wait()
     assert place.ended == [Verdict.DONE]
     await other
+
+
+async def test_what_a_limit_held_back_begins_when_the_other_dispatcher_is_done(
+    resting: Place,
+) -> None:
+    """A tenant that may have one step has it wherever its consumers work."""
+    resting.engine.tenant_limit = 1
+    resting.dispatcher = resting.new_dispatcher(resting.work, "report")
+    films = resting.new_dispatcher(resting.work, "film")
+    await resting.dispatcher.start()
+    await resting.engine.submit_task("report", "null")
+    await resting.begun.wait()
+    await films.start()
+    await resting.engine.submit_task("film", "null")
+    # when those are stored it has looked in vain: only a ring makes it look again
+    for _ in range(5):
+        await resting.engine.submit_task("report", "null", run_at=2**42)
+    resting.go_on.set()
+
+    try:
+        async with asyncio.timeout(10):
+            while len(resting.ended) < 2:
+                await resting.over.wait()
+                resting.over.clear()
+    finally:
+        await films.stop(0.0)

@@ -268,6 +268,17 @@ def test_who_comes_with_one_task_does_not_wait_for_the_many_of_another(
 # ----- what is refused
 
 
+def test_an_unknown_task_is_told_which_there_are(server: ServerProcess) -> None:
+    slip = post(server, "/tasks", {"name": "sample-tsk"})
+    other = post(server, "/tasks", {"name": "nobody"})
+
+    assert "called 'sample-tsk'; did you mean sample-task? " in slip.json["detail"]
+    assert "there are add, " in slip.json["detail"]
+    assert "there are add, " in other.json["detail"]
+    # a consumer of events or of files is none
+    assert "bill" not in other.json["detail"]
+
+
 @pytest.mark.parametrize(
     ("said", "code"),
     [
