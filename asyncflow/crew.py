@@ -135,8 +135,7 @@ class Hand:
         self.jobs_done = 0
         self.attempt: Attempt | None = None
         self.exitcode: int | None = None
-        self.gone = False
-        self.is_met = False
+        self.gone = self.is_met = False
         #: how the process was before its first run, and after what libraries may keep
         self._first: processes.Condition | None = None
         self._latest: processes.Condition | None = None
@@ -148,8 +147,9 @@ class Hand:
         self.loading = ""
         #: what it can do; empty until it has greeted
         self.greeting = b""
-        #: the most that its run has used, and mapped beside what there was
         self.peak_rss = self.peak_mapped = 0
+        #: where its processes were seen at the latest look
+        self.faces: list[int] = []
         self._loop = asyncio.get_running_loop()
         self.started_at = self._loop.time()
         #: True when the worker greets, False when it dies before
@@ -284,13 +284,10 @@ class Hand:
             return "another state"
         return ""
 
-    def sample(self, orphans: list[int], *, max_bytes: int) -> list[int]:
-        """Measure the worker and what it started; end the run that has too much.
-
-        Return where its processes are seen.
-        """
+    def sample(self, orphans: list[int], *, max_bytes: int) -> None:
+        """Measure the worker and what it started; end the run that has too much."""
         family = processes.family([self.pid, *orphans])
-        self.prints.bound()
+        self.faces = family.faces
         resident = sum(map(processes.rss_bytes, family.faces))
         self.peak_rss = max(self.peak_rss, resident)
         mapped = processes.mapped_bytes(self.pid) - self.mapped
@@ -304,7 +301,6 @@ class Hand:
             self.stop(End.CROWD)
         elif resident > max_bytes:
             self.stop(End.MEMORY)
-        return family.faces
 
     def stop(self, why: End, attempt: Attempt | None = None) -> None:
         """Kill the worker unless its run, or this *attempt*, is over already."""

@@ -12,7 +12,7 @@ once, folder and all, so that nothing of a hostile file meets the next one.
 The pool grows and shrinks: it begins with *least* workers, starts another one when an
 order finds none free and there is memory for it, and lets one go that was idle for
 long. A slot for which no worker can be started (no memory, no descriptors) is left
-alone for a moment and tried again by the sampler, whether or not there are orders.
+alone for a moment and tried again by the watch, whether or not there are orders.
 
 Rules
 -----
@@ -46,12 +46,12 @@ from asyncflow.orders import Made, OnDerivative, OnProgress, Order, Outcome, Wor
 from asyncflow.places import Places, Slot
 from asyncflow.runs import Blame, Run, plain, server_lacks
 from asyncflow.strays import Strays
+from asyncflow.watch import Watch
 
 __all__ = ["Made", "Order", "Outcome", "Pool", "WorkerInfo", "default_size"]
 
 log = structlog.get_logger(__name__)
 
-_SAMPLE_S: Final = 0.1
 _TIDY_EVERY_S: Final = 2.0
 #: a worker is replaced after this many runs, or when it stays this large while idle
 MAX_RUNS: Final = 20_000
@@ -126,7 +126,8 @@ class Pool:
         self._remains: set[Path] = set()
         self._strays = Strays(self._pids)
         self._disk = Disk(folder, max_file_bytes, fill_level)
-        self._sampler: asyncio.Task[None] | None = None
+        self._watch = Watch()
+        self._tidied_at = 0.0
         self._closed = False
         #: told how many seconds a worker has spent on an order
         self.on_busy: Callable[[float], None] = lambda _seconds: None
@@ -147,8 +148,8 @@ class Pool:
 
     @property
     def trouble(self) -> str | None:
-        """Say why no order can be worked on just now; None: it can."""
-        return self._places.trouble
+        """Say what is wrong with the workers as a whole; None: nothing."""
+        return self._places.trouble or self._watch.trouble
 
     @property
     def fork_server_pid(self) -> int | None:
@@ -200,7 +201,15 @@ class Pool:
         except BaseException:
             await self.close()
             raise
-        self._sampler = asyncio.create_task(self._sample_forever())
+        self._watch.start(
+            {
+                "memory and processes": self._look_at_memory,
+                "prints": self._look_at_prints,
+                "the disk": self._look_at_disk,
+                "idle workers": self._adjust,
+                "folders of dead workers": self._tidy_up,
+            }
+        )
 
     async def _clean_up(self) -> None:
         """End and remove what a server that was killed has left."""
@@ -215,7 +224,7 @@ class Pool:
 
     def give_up(self) -> None:
         """End a start that is under way, whatever the workers are loading."""
-        if self._sampler is not None:
+        if self._watch.has_begun:
             return
         self._closed = True
         for slot in self._slots:
@@ -229,8 +238,7 @@ class Pool:
         if grace_s > 0:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._places.quiet.wait(), grace_s)
-        if self._sampler is not None:
-            self._sampler.cancel()
+        self._watch.stop()
         for slot in self._slots:
             if slot.hand is not None:
                 if slot.hand.attempt is not None:
@@ -283,6 +291,8 @@ class Pool:
     def _adjust(self) -> None:
         """Grow while orders wait and memory allows it; let go who was idle for long."""
         places = self._places
+        for slot in [one for one in places.free if one.is_ready]:
+            self._shrink(slot)
         places.may_grow = self._memory() >= _ROOM_TO_GROW
         if places.grow():
             places.may_grow = False  # one at a time: what it needs shows only later
@@ -320,7 +330,7 @@ class Pool:
     def _on_death(self, slot: Slot, folder: Path) -> None:
         """Replace a worker that died, or spoke, while nobody was using it."""
         hand = slot.hand
-        if hand is None or hand.folder != folder or self._sampler is None:
+        if hand is None or hand.folder != folder or not self._watch.has_begun:
             return
         if slot not in self._places.free:  # who uses it will see
             return
@@ -526,29 +536,34 @@ class Pool:
             log.info("worker.replaced", processor=card.name, left=left)
         return not left
 
-    # ----- memory
+    # ----- looks, ten times a second
 
-    async def _sample_forever(self) -> None:
-        now = asyncio.get_running_loop().time
-        tidied_at = now()
-        while True:
-            await asyncio.sleep(_SAMPLE_S)
-            running = [s.hand for s in self._slots if s.hand and s.hand.attempt]
-            orphans = self._strays.find(self._nursery.pid)
-            self._strays.end(orphans)
-            is_look_due = bool(running) and self._disk.is_look_due()
+    def _running(self) -> list[Hand]:
+        return [one.hand for one in self._slots if one.hand and one.hand.attempt]
+
+    def _look_at_memory(self) -> None:
+        orphans = self._strays.find(self._nursery.pid)
+        self._strays.end(orphans)
+        for hand in self._running():
+            mine = [pid for pid, group in orphans.items() if group == hand.pid]
+            hand.sample(mine, max_bytes=self.slot_memory_bytes)
+
+    def _look_at_prints(self) -> None:
+        for hand in self._running():
+            hand.prints.bound()
+
+    def _look_at_disk(self) -> None:
+        running = self._running()
+        if running and self._disk.is_look_due():
             for hand in running:
-                mine = [pid for pid, group in orphans.items() if group == hand.pid]
-                members = hand.sample(mine, max_bytes=self.slot_memory_bytes)
-                if is_look_due:
-                    tell = functools.partial(hand.stop, End.SPACE, hand.attempt)
-                    self._disk.look(hand.folder, members, tell)
-            for slot in [s for s in self._places.free if s.is_ready]:
-                self._shrink(slot)
-            self._adjust()
-            if self._remains and tidied_at + _TIDY_EVERY_S < now():
-                tidied_at = now()
-                self._do(self._clear_remains())
+                tell = functools.partial(hand.stop, End.SPACE, hand.attempt)
+                self._disk.look(hand.folder, hand.faces, tell)
+
+    def _tidy_up(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._remains and self._tidied_at + _TIDY_EVERY_S < now:
+            self._tidied_at = now
+            self._do(self._clear_remains())
 
     def _shrink(self, slot: Slot) -> None:
         """Replace an idle worker that kept too much memory."""
