@@ -172,15 +172,42 @@ class Admission:
     async def joined(self, tenant: str, *, more: int, room: int) -> AsyncIterator[None]:
         """Hold *more* bytes of the quota and *room* on the disk while parts are joined.
 
+        What needs none of one is never refused for it.
+
         Raises:
             DiskFull, QuotaExceeded: not now.
         """
         held = self._new(tenant)
         with self._refusals():
-            await self._hold(held, more, room)
+            if more:
+                await self._count(more, tenant)
+            if room:
+                await self._see(room)
+                self._check_room(room)
+            if more:
+                self._check_quota(more, tenant)
+            held.hold(more, room)
         try:
             yield
             held.stored()
+        finally:
+            held.release()
+
+    @asynccontextmanager
+    async def moved(self, most: int, *, least: int) -> AsyncIterator[Reservation]:
+        """Hold room for bytes that are stored anew before they go where they were.
+
+        For as many of *most* as leave as much room to others, and for *least* in any
+        case: the disk is no fuller afterwards.
+        """
+        await self._see(2 * most)
+        room = most
+        while room > least and not self._has(2 * room):
+            room = max(least, room // 2)
+        held = self._new("")
+        held.hold(0, room)
+        try:
+            yield held
         finally:
             held.release()
 

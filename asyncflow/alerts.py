@@ -33,6 +33,7 @@ class Reading:
     loop_lag_s: float
     wal_bytes: int
     trouble: str | None
+    failing_joins: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +94,13 @@ RULES: Final = (
         measure=lambda at: 0.0 if at.trouble is None else 1.0,
         high=1.0,
         low=0.5,
+    ),
+    Rule(
+        name="joins",
+        says="a file that has come whole cannot be put together",
+        measure=lambda at: float(at.failing_joins),
+        high=1.0,
+        low=1.0,
     ),
     Rule(
         name="loop_lag",

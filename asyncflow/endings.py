@@ -199,7 +199,7 @@ class Endings:
         *more*: what the database does not count of them yet.
 
         Raises:
-            DiskFull, QuotaExceeded: it has no room now.
+            QuotaExceeded: it may not take them now.
             UploadTooLarge, TypeMismatch, TypeNotAllowed, DigestMismatch: it has been
                 refused and ended.
         """
@@ -208,7 +208,7 @@ class Endings:
         except UploadTooLarge as refused:
             await self.refuse(row.id, refused)
             raise
-        async with self._admission.joined(row.tenant, more=more, room=size):
+        async with self._admission.joined(row.tenant, more=more, room=0):
             yield
             await self._complete_joined(row, size)
 

@@ -8,9 +8,10 @@ Rules
   that brings the last part, a look at the upload, a restart.
 - Joins are the server's own work, a few at a time: no client waits for one longer than
   `PATIENCE_S`, and whoever brings a part that has a name waits for none.
-- A join that a crash cut off begins again from nothing: the parts are still there.
-- One that fails is tried again, whatever the reason, ever more rarely. Only where bytes
-  of a part are gone it ends, and all that was to be made of them.
+- A join that a crash cut off goes on, as `asyncflow.assembly` says.
+- One that fails is tried again, whatever the reason, ever more rarely, and meanwhile
+  its status and an alert say why. Only where bytes are gone it ends, and all that was
+  to be made of them.
 - Once all parts are complete, no time limit ends what is joined of them, nor them.
 - What waits for a part that ends, ends with it. A part that no client can name, and
   that has a place, ends only with its upload: not because its request fails after that.
@@ -21,12 +22,14 @@ Rules
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
 
 from asyncflow import uploads
+from asyncflow.admission import Admission
+from asyncflow.assembly import ALGORITHM, Assembly
 from asyncflow.chunks import Chunks
 from asyncflow.db.base import Database
 from asyncflow.db.records import Change, Place, UploadRow
@@ -37,13 +40,18 @@ from asyncflow.errors import (
     BlobNotFound,
     ChunkConflict,
     ClientError,
+    DiskFull,
     PartNotUsable,
+    QuotaExceeded,
+    ServerBusy,
     UploadComplete,
     UploadGone,
+    UploadNotFound,
 )
-from asyncflow.store.base import CanConcat, Interrupted, Store
+from asyncflow.store.base import Interrupted, Store
 from asyncflow.store.digests import digest_of
 from asyncflow.turns import Announced, Upload, said_of
+from asyncflow.views import ErrorView
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +62,8 @@ PATIENCE_S: Final = 5.0
 #: how long a join that failed waits for its next try, at first and at most
 AGAIN_MS: Final = 5_000
 AGAIN_MOST_MS: Final = 600_000
+#: the same where only room is missing: to ask for it costs little
+ROOM_AGAIN_MOST_MS: Final = 60_000
 #: uploads whose places are remembered, each at most 10 kB
 REMEMBERED: Final = 1000
 COMPLETE = uploads.UploadState.COMPLETE
@@ -120,23 +130,39 @@ class Received:
         return tuple(found)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """A join that is tried again: why, when, and how long it waits for that."""
+
+    why: ErrorView
+    due: int
+    wait: int
+
+
 class Joiner:
     """Creates joined uploads and completes them."""
 
     def __init__(
-        self, *, db: Database, engine: Engine, store: Store, chunks: Chunks
+        self,
+        *,
+        db: Database,
+        engine: Engine,
+        store: Store,
+        admission: Admission,
+        chunks: Chunks,
     ) -> None:
         self._db = db
         self._engine = engine
         self._store = store
         self._chunks = chunks
+        self._assembly = Assembly(db=db, store=store, admission=admission)
         self._at_once = asyncio.Semaphore(JOINS)
         #: joins that run or wait for their turn, by upload
         self._joins: dict[str, asyncio.Task[None]] = {}
         #: looks for what waits for a part
         self._looks: set[asyncio.Task[None]] = set()
-        #: joins that failed: when they are tried again, and how long they wait for that
-        self._left: dict[str, tuple[int, int]] = {}
+        #: joins whose last try failed, by upload
+        self._failed: dict[str, Failed] = {}
         #: complete parts of which nobody could be told what waits for them
         self._unseen: set[str] = set()
         self._received: dict[str, Received] = {}
@@ -214,8 +240,8 @@ class Joiner:
             return None
         if there != part.id:
             try:
-                is_same = await self._is_same(there, part)
-            except BlobNotFound:
+                is_same = await self._is_same(final.id, n, there, part)
+            except (BlobNotFound, UploadNotFound):
                 if (await self._chunks.find(final.id)).is_complete:
                     return None
                 raise
@@ -247,12 +273,13 @@ class Joiner:
             saying = await self._saying(final, say)
         return there, saying
 
-    async def _is_same(self, there: str, part: Upload) -> bool:
+    async def _is_same(self, final: str, n: int, there: str, part: Upload) -> bool:
         """Tell whether a part has the bytes of one that came before."""
-        if await self._store.size(uploads.raw_key(there)) != part.offset:
+        if (await self._db.find_upload(there)).length != part.offset:
             # who sends a byte shall not have gigabytes read for it
             return False
-        return await self._hash(there) == await self._hash(part.id)
+        found = await digest_of(self._store, uploads.raw_key(part.id), ALGORITHM)
+        return await self._assembly.digest(final, n, there) == found
 
     async def _received_with(
         self, final: str, total: int, n: int, part: Upload
@@ -326,9 +353,6 @@ class Joiner:
         before = said_of(await self._db.find_upload(final))
         return uploads.Saying(before=before, after=say(before))
 
-    async def _hash(self, part: str) -> uploads.Checksum:
-        return await digest_of(self._store, uploads.raw_key(part), "sha256")
-
     async def _received_of(self, final: str, total: int) -> Received:
         if (known := self._received.get(final)) is not None:
             return known
@@ -344,9 +368,22 @@ class Joiner:
         """Forget the places of an upload that is over."""
         if change.terminal is not None or change.gone:
             self._received.pop(change.job_id, None)
-            self._left.pop(change.job_id, None)
+            self._failed.pop(change.job_id, None)
 
     # ----- joins
+
+    def why(self, final: str) -> ErrorView | None:
+        """Return why an upload whose parts are all there is not complete yet.
+
+        None: nothing is known to stand in its way.
+        """
+        failed = self._failed.get(final)
+        return None if failed is None else failed.why
+
+    @property
+    def failing(self) -> int:
+        """How many uploads have all their parts and could not be joined."""
+        return len(self._failed)
 
     async def settle(self, final: str) -> Upload:
         """Complete a joined upload if all its parts are; return it as it is then.
@@ -407,7 +444,7 @@ class Joiner:
 
     def _joined(self, final: str, done: asyncio.Task[None]) -> None:
         del self._joins[final]
-        waited = self._left.pop(final, None)
+        before = self._failed.pop(final, None)
         if done.cancelled() or (error := done.exception()) is None:
             return
         if isinstance(error, ClientError):
@@ -416,12 +453,15 @@ class Joiner:
             return
         if isinstance(error, Interrupted):
             return  # the next start makes it
-        if waited is None:
+        why = _why(error)
+        if before is None:
             # once, and not at every try
-            code = error.code if isinstance(error, AsyncflowError) else repr(error)
-            log.warning("join.failed", upload=final, error=code)
-        again = AGAIN_MS if waited is None else min(2 * waited[1], AGAIN_MOST_MS)
-        self._left[final] = (self._engine.clock.mono() + again, again)
+            log.warning("join.failed", upload=final, error=why.code, why=repr(error))
+        needs_room = isinstance(error, DiskFull | QuotaExceeded)
+        most = ROOM_AGAIN_MOST_MS if needs_room else AGAIN_MOST_MS
+        wait = AGAIN_MS if before is None else min(2 * before.wait, most)
+        due = self._engine.clock.mono() + wait
+        self._failed[final] = Failed(why=why, due=due, wait=wait)
 
     async def _join(self, row: UploadRow, places: Sequence[Place]) -> None:
         total = sum(place.length or 0 for place in places)
@@ -430,7 +470,7 @@ class Joiner:
         try:
             async with self._chunks.endings.joined(row, total, more=more):
                 await self._chunks.make_blob(row, length=None)
-                await self._concat(row.key, [place.key for place in places])
+                await self._assembly.put_together(row, places, lambda: self._stops)
         except BlobNotFound:
             await self._chunks.find(row.id)  # unless it was ended meanwhile
             await self._end_if_lost(row.id, places)
@@ -442,29 +482,11 @@ class Joiner:
         Raises:
             UploadGone: so it is.
         """
-        for place in places:
-            try:
-                await self._store.size(place.key)
-            except BlobNotFound:
-                detail = f"the server has lost the bytes of part {place.n}"
-                log.exception("join.part_lost", upload=final, part=place.part)
-                await self._chunks.endings.give_up(final, "part_lost", detail)
-                raise UploadGone(f"{detail}: send the file again") from None
-
-    async def _concat(self, key: str, parts: Sequence[str]) -> None:
-        if isinstance(self._store, CanConcat):
-            await self._store.concat(key, parts, is_over=lambda: self._stops)
-            return
-        writer = await self._store.append(key, 0)
-        try:
-            for part in parts:
-                async for data in self._store.read(part):
-                    if self._stops:
-                        raise Interrupted
-                    await writer.write(data)
-            await writer.sync()
-        finally:
-            await writer.close()
+        row = await self._db.find_upload(final)
+        if detail := await self._assembly.lost(row, places):
+            log.error("join.part_lost", upload=final, why=detail)
+            await self._chunks.endings.give_up(final, "part_lost", detail)
+            raise UploadGone(f"{detail}: send the file again") from None
 
     # ----- parts
 
@@ -526,12 +548,21 @@ class Joiner:
         for part in unseen:
             await self._look_for_finals(part)
         now = self._engine.clock.mono()
-        for final in [one for one, (due, _) in self._left.items() if due <= now]:
+        for final in [name for name, one in self._failed.items() if one.due <= now]:
             if not await self._begin_if_whole(final):
-                self._left.pop(final, None)
+                self._failed.pop(final, None)
 
     async def stop(self) -> None:
         """End running joins; the next start makes them and those that were to come."""
         self._stops = True
         while running := [*self._looks, *self._joins.values()]:
             await asyncio.wait(running)
+
+
+def _why(error: BaseException) -> ErrorView:
+    """Return why a file is not put together yet, in words for whose it is."""
+    code = error.code if isinstance(error, AsyncflowError) else AsyncflowError.code
+    # others speak of places in the store, which are nobody's business
+    reason = error.detail if isinstance(error, ServerBusy) else "the server has failed"
+    detail = f"all bytes have come, and are put together as soon as it works: {reason}"
+    return ErrorView(code=code, detail=detail)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
+import msgspec
 import structlog
 
 from asyncflow import chains, pipelines
@@ -164,7 +165,11 @@ class Runtime:
             expiry_s=settings.upload_expiry,
         )
         self.joiner = Joiner(
-            db=self.db, engine=self.engine, store=self.store, chunks=self.chunks
+            db=self.db,
+            engine=self.engine,
+            store=self.store,
+            admission=self.admission,
+            chunks=self.chunks,
         )
         self.chunks.endings.on_part = self.joiner.part_done
         self.chunks.endings.on_end = self.joiner.part_gone
@@ -221,6 +226,7 @@ class Runtime:
             checks=self.checks(),
             sockets=lambda: len(self.sockets),
             strays=lambda: len(self.strays()),
+            failing_joins=lambda: self.joiner.failing,
         )
 
     def _admission(self) -> Admission:
@@ -481,6 +487,8 @@ class Runtime:
             JobNotFound: no job has this id.
         """
         view = await self.hub.snapshot(job_id)
+        if (why := self.joiner.why(job_id)) is not None:
+            view = msgspec.structs.replace(view, error=why)
         if view.status is JobState.UPLOADING and view.uploaded_bytes is None:
             try:
                 row = await self.db.find_upload(job_id)

@@ -17,7 +17,10 @@ class View(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class ErrorView(View, frozen=True, kw_only=True):
-    """Why something ended badly. `step` names the consumer, if one is to blame."""
+    """Why something ended badly, or does not go on.
+
+    `step` names the consumer, if one is to blame.
+    """
 
     code: str
     detail: str
@@ -77,7 +80,10 @@ class RunningView(View, frozen=True, kw_only=True):
 
 
 class UploadingView(View, frozen=True, kw_only=True):
-    """An unfinished upload. `received` bytes have come, durable or not."""
+    """An unfinished upload. `received` bytes have come, durable or not.
+
+    `error`: why it is not complete although all of it has come.
+    """
 
     job_id: str
     file_name: str
@@ -86,6 +92,7 @@ class UploadingView(View, frozen=True, kw_only=True):
     dialect: str
     tenant: str
     is_part: bool
+    error: ErrorView | None = None
 
 
 class AuditView(View, frozen=True, kw_only=True):

@@ -130,6 +130,13 @@ class Database(Oversight, Protocol):
         """Store where a chunk begins whose checksum is still to be seen; None: none."""
         ...
 
+    async def set_joined(self, upload_id: str, at: int) -> None:
+        """Store that a joined upload's own blob has its bytes from *at* on.
+
+        From then on its parts may lack them. Raise UploadGone unless it is unfinished.
+        """
+        ...
+
     async def set_digest(self, upload_id: str, digest: str) -> None:
         """Store the digest that the whole unfinished upload must have."""
         ...

@@ -248,6 +248,16 @@ def set_length(db: sqlite3.Connection, pid: str, length: int) -> bool:
     return True
 
 
+def set_joined(db: sqlite3.Connection, pid: str, at: int) -> None:
+    """Store that a joined upload's own blob has its bytes from *at* on.
+
+    Raises:
+        UploadGone: it is over.
+    """
+    if db.execute(SQL["set_joined"], {"pid": pid, "at": at}).rowcount == 0:
+        raise UploadGone
+
+
 def say(db: sqlite3.Connection, pid: str, saying: Saying) -> tuple[bool, Change | None]:
     """Store what is said of an unfinished upload; False: it was not so before."""
     row, before, after = _find(db, pid), saying.before, saying.after

@@ -77,6 +77,7 @@ class NewUpload:
             concat=self.concat,
             digest=self.digest,
             checked_from=None,
+            joined=None,
         )
 
 
@@ -126,6 +127,8 @@ class UploadRow:
     concat: str
     digest: str
     checked_from: int | None
+    #: from which byte on a joined upload's own blob has what its parts had
+    joined: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -80,6 +80,7 @@ def upload_row(row: sqlite3.Row) -> UploadRow:
         concat=row["concat"],
         digest=row["digest"],
         checked_from=row["checked_from"],
+        joined=row["joined"],
     )
 
 

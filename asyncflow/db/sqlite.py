@@ -174,6 +174,10 @@ class SqliteDatabase(Reading):
         """Store where a chunk begins whose checksum is still to be seen."""
         await self._write("set_checked_from", {"pid": upload_id, "at": at})
 
+    async def set_joined(self, upload_id: str, at: int) -> None:
+        """Store that a joined upload's own blob has its bytes from *at* on."""
+        await self._writer.write(lambda db: intake.set_joined(db, upload_id, at))
+
     async def set_digest(self, upload_id: str, digest: str) -> None:
         """Store the digest that the whole unfinished upload must have."""
         await self._write("set_digest", {"pid": upload_id, "digest": digest})

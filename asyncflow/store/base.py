@@ -10,7 +10,7 @@ Rules
 - What the server itself lacks just now (threads, descriptors, memory) is ServerBusy.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -171,22 +171,59 @@ class HasLocalPath(Protocol):
         ...
 
 
-@runtime_checkable
-class CanConcat(Protocol):
-    """A store that can join blobs without passing their bytes through the program."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """The bytes of the blob *key* from *start* up to *end*."""
 
-    async def concat(
+    key: str
+    start: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """How many bytes it has."""
+        return self.end - self.start
+
+
+@runtime_checkable
+class CanJoin(Protocol):
+    """A store that can join blobs without passing their bytes through the program.
+
+    And that can take back the end of a blob, with the room that it had.
+    """
+
+    async def share(self, key: str, wholes: Sequence[Piece]) -> int:
+        """Let the blob *key* begin with the first of *wholes*, as far as it can.
+
+        That is, as far as bytes can be in two blobs and take room once; return how many
+        bytes that are, all of some of *wholes*. What lies behind them stays.
+        Durable on return. Raise BlobNotFound if *key* is absent, DiskFull.
+        """
+        ...
+
+    async def copy(
         self,
         key: str,
-        parts: Sequence[str],
+        at: int,
+        pieces: Sequence[Piece],
         *,
         is_over: Callable[[], bool] = lambda: False,
-    ) -> int:
-        """Make the blob *key* hold the bytes of *parts* in order; return its length.
+    ) -> None:
+        """Put *pieces* into the blob *key* from *at* on, whatever was there.
 
-        What it held before is lost; the parts stay. Durable on return.
-        Raise BlobNotFound if one is absent, DiskFull if there is no room, Interrupted
-        if *is_over* was true before the end; it is asked from a thread, and often.
+        What lies before and behind them stays, and *at* may lie behind the end.
+        Durable on return.
+        Raise BlobNotFound if a blob is absent or lacks bytes, DiskFull if there is no
+        room, Interrupted if *is_over* was true before the end; it is asked from a
+        thread, and often.
+        """
+        ...
+
+    async def cut(self, lengths: Mapping[str, int]) -> None:
+        """Take back all that these blobs have beyond their *lengths*, and its room.
+
+        Those that are absent or no longer are left alone. It may be lost with a power
+        cut.
         """
         ...
 

@@ -136,27 +136,38 @@ def copy_whole(source: int, target: int, is_over: Callable[[], bool]) -> int:
     memory; it ends halfway when *is_over*. Positions of *source* are left alone. Return
     the length in bytes.
     """
-    if _clone(source, target):
+    if _share(target, _FICLONE, source):
         return os.fstat(target).st_size
-    return _copy(source, target, 0, is_over)
+    return copy(source, target, 0, sys.maxsize, 0, is_over)
 
 
-def append_whole(source: int, target: int, at: int, is_over: Callable[[], bool]) -> int:
-    """Put the whole file behind *source* into the one behind *target*, at its end *at*.
+def share_whole(source: int, target: int, at: int) -> bool:
+    """Let the file behind *target* share all blocks of the one behind *source* at *at*.
 
-    Shares blocks where the file system can and *at* lies on one's border; otherwise as
-    `copy_whole`, but ends halfway when *is_over*. Return how many bytes that were.
+    Tell whether it does: not every file system can, nor can it off the borders of
+    blocks, nor do shared blocks have an end inside of the file.
     """
-    if at % _BLOCK_BYTES == 0 and _clone_at(source, target, at):
-        return os.fstat(target).st_size - at
-    return _copy(source, target, at, is_over)
+    if at % _BLOCK_BYTES:
+        return False
+    # struct file_clone_range: descriptor, offset, length (0: to the end), offset there
+    return _share(target, _FICLONERANGE, struct.pack("=qQQQ", source, 0, 0, at))
 
 
-def _copy(source: int, target: int, at: int, is_over: Callable[[], bool]) -> int:
+def copy(
+    source: int, target: int, start: int, end: int, at: int, is_over: Callable[[], bool]
+) -> int:
+    """Copy the bytes from *start* up to *end* of one file to *at* in another.
+
+    Inside the kernel where it can, else through memory; it ends early with the source,
+    or when *is_over*. Return how many bytes were copied.
+    """
     done = 0
     with contextlib.suppress(_Unsupported):
-        done = _copy_in_kernel(source, target, at, is_over)
-    while not is_over() and (data := os.pread(source, _COPY_BYTES, done)):
+        done = _copy_in_kernel(source, target, start, end, at, is_over)
+    while not is_over():
+        want = min(_COPY_BYTES, end - start - done)
+        if not (data := os.pread(source, want, start + done)):
+            break
         done += write_all(target, data, at + done)
     return done
 
@@ -174,17 +185,6 @@ class _Unsupported(Exception):
     pass
 
 
-def _clone(source: int, target: int) -> bool:
-    return _share(target, _FICLONE, source)
-
-
-def _clone_at(source: int, target: int, at: int) -> bool:
-    # struct file_clone_range: descriptor, offset, length (0: to the end), offset there
-    if os.fstat(source).st_size == 0:
-        return False
-    return _share(target, _FICLONERANGE, struct.pack("=qQQQ", source, 0, 0, at))
-
-
 def _share(target: int, request: int, argument: int | bytes) -> bool:
     if not sys.platform.startswith("linux"):
         return False
@@ -200,14 +200,15 @@ def _share(target: int, request: int, argument: int | bytes) -> bool:
 
 
 def _copy_in_kernel(
-    source: int, target: int, at: int, is_over: Callable[[], bool]
+    source: int, target: int, start: int, end: int, at: int, is_over: Callable[[], bool]
 ) -> int:
     if not sys.platform.startswith("linux"):
         raise _Unsupported
     done = 0
-    while not is_over():
+    while start + done < end and not is_over():
+        want = min(_COPY_BYTES, end - start - done)
         try:
-            count = os.copy_file_range(source, target, _COPY_BYTES, done, at + done)
+            count = os.copy_file_range(source, target, want, start + done, at + done)
         except OSError as error:
             if done or error.errno not in _NOT_HERE:
                 raise

@@ -27,22 +27,20 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import aiofiles
 
 from asyncflow.errors import (
-    BlobExists,
     BlobNotFound,
     DiskFull,
-    ServerBusy,
     StoreError,
     StoreUnavailable,
 )
-from asyncflow.processes import WANTS
 from asyncflow.store import kernel
-from asyncflow.store.base import Burst, Interrupted, Space
+from asyncflow.store.base import Burst, Interrupted, Piece, Space
+from asyncflow.store.faults import explained, lossless
 from asyncflow.store.keys import segments
 from asyncflow.threads import Threads, begun
 
@@ -124,7 +122,7 @@ class LocalStore:
             left = None if end is None else end - start
             while left is None or left > 0:
                 want = READ_BYTES if left is None else min(READ_BYTES, left)
-                with _explained(key):
+                with explained(key):
                     data = await file.read(want)
                 if not data:
                     return
@@ -138,15 +136,24 @@ class LocalStore:
         """Store the whole file behind *source_fd*; return its length in bytes."""
         return await self._writers.do(self._put, key, source_fd, is_over)
 
-    async def concat(
+    async def share(self, key: str, wholes: Sequence[Piece]) -> int:
+        """Let the blob begin with *wholes* as far as blocks can be shared."""
+        return await self._writers.do(self._share, key, tuple(wholes))
+
+    async def copy(
         self,
         key: str,
-        parts: Sequence[str],
+        at: int,
+        pieces: Sequence[Piece],
         *,
         is_over: Callable[[], bool] = lambda: False,
-    ) -> int:
-        """Make the blob *key* hold the bytes of *parts*; return its length."""
-        return await self._writers.do(self._concat, key, tuple(parts), is_over)
+    ) -> None:
+        """Put *pieces* into the blob from *at* on."""
+        await self._writers.do(self._copy, key, at, tuple(pieces), is_over)
+
+    async def cut(self, lengths: Mapping[str, int]) -> None:
+        """Take back all that these blobs have beyond their *lengths*."""
+        await self._writers.do(self._cut_all, dict(lengths))
 
     async def delete(self, key: str) -> None:
         """Forget the blob."""
@@ -174,7 +181,7 @@ class LocalStore:
     # ----- what runs on the threads
 
     def _space(self) -> Space:
-        with _explained("the store"):
+        with explained("the store"):
             found = os.statvfs(self._root)
         return Space(
             total_bytes=found.f_blocks * found.f_frsize,
@@ -202,12 +209,8 @@ class LocalStore:
             _set_aside(fd, 0, length or 0)
 
     def _reserve(self, key: str, length: int) -> None:
-        with _explained(key):
-            fd = self._open(key, os.O_WRONLY)
-            try:
-                _set_aside(fd, os.fstat(fd).st_size, length)
-            finally:
-                os.close(fd)
+        with self._opened(key) as fd, explained(key):
+            _set_aside(fd, os.fstat(fd).st_size, length)
 
     def _put(self, key: str, source_fd: int, is_over: Callable[[], bool]) -> int:
         with self._new_file(key) as fd:
@@ -220,32 +223,72 @@ class LocalStore:
                 kernel.sync_data(fd)
         return count
 
-    def _concat(
-        self, key: str, parts: tuple[str, ...], is_over: Callable[[], bool]
-    ) -> int:
-        end = 0
-        target = self._open_at(key, 0)
+    def _share(self, key: str, wholes: tuple[Piece, ...]) -> int:
+        done = 0
+        with self._opened(key) as target, explained(key):
+            for piece in wholes:
+                if piece.size and not self._share_one(piece, target, done):
+                    break
+                done += piece.size
+            if done and self._fsync:
+                kernel.sync_data(target)
+        return done
+
+    def _share_one(self, piece: Piece, target: int, at: int) -> bool:
+        source = self._open_to_read(piece.key)
         try:
-            for part in parts:
-                source = self._open_to_read(part)
-                try:
-                    with _explained(key):
-                        end += kernel.append_whole(source, target, end, is_over)
-                finally:
-                    os.close(source)
-                if is_over():
-                    raise Interrupted
-            if self._fsync:
-                with _explained(key):
-                    kernel.sync_data(target)
+            is_whole = os.fstat(source).st_size == piece.end
+            return is_whole and kernel.share_whole(source, target, at)
         finally:
-            os.close(target)
-        return end
+            os.close(source)
+
+    def _copy(
+        self, key: str, at: int, pieces: tuple[Piece, ...], is_over: Callable[[], bool]
+    ) -> None:
+        with self._opened(key) as target:
+            for piece in pieces:
+                self._copy_one(piece, target, at, is_over)
+                at += piece.size
+            if self._fsync:
+                with lossless(key):
+                    kernel.sync_data(target)
+
+    def _copy_one(
+        self, piece: Piece, target: int, at: int, is_over: Callable[[], bool]
+    ) -> None:
+        start, end = piece.start, piece.end
+        source = self._open_to_read(piece.key)
+        try:
+            with explained(piece.key):
+                done = kernel.copy(source, target, start, end, at, is_over)
+        finally:
+            os.close(source)
+        if is_over():
+            raise Interrupted
+        if done < piece.size:
+            raise BlobNotFound(f"{piece.key} ends before byte {end}")
+
+    def _cut_all(self, lengths: Mapping[str, int]) -> None:
+        for key, length in lengths.items():
+            gone = contextlib.suppress(BlobNotFound)
+            with gone, self._opened(key) as fd, explained(key):
+                if os.fstat(fd).st_size > length:
+                    os.ftruncate(fd, length)
+
+    @contextlib.contextmanager
+    def _opened(self, key: str) -> Iterator[int]:
+        """Give the file of a blob, to write into it."""
+        with explained(key):
+            fd = self._open(key, os.O_WRONLY)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
     @contextlib.contextmanager
     def _new_file(self, key: str) -> Iterator[int]:
         """Give a new file, durable by name at the end; after an error, none."""
-        with _explained(key), self._folder(key, make=True) as (folder, name):
+        with explained(key), self._folder(key, make=True) as (folder, name):
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE
             fd = os.open(name, flags, 0o600, dir_fd=folder)
             try:
@@ -270,11 +313,11 @@ class LocalStore:
         raise BlobNotFound(f"{key} is no file")
 
     def _open_to_read(self, key: str) -> int:
-        with _explained(key):
+        with explained(key):
             return self._open(key, os.O_RDONLY)
 
     def _open_at(self, key: str, offset: int) -> int:
-        with _explained(key):
+        with explained(key):
             fd = self._open(key, os.O_WRONLY)
             try:
                 _cut(fd, offset)
@@ -286,13 +329,13 @@ class LocalStore:
     def _append_whole(self, key: str, offset: int, data: bytes) -> None:
         fd = self._open_at(key, offset)
         try:
-            with _explained(key):
+            with explained(key):
                 kernel.write_all(fd, data, offset)
         finally:
             _sync_and_close(fd, fsync=self._fsync)
 
     def _size(self, key: str) -> int:
-        with _explained(key), self._folder(key) as (folder, name):
+        with explained(key), self._folder(key) as (folder, name):
             found = os.stat(name, dir_fd=folder, follow_symlinks=False)
         if not stat.S_ISREG(found.st_mode):
             raise BlobNotFound(f"{key} is no file")
@@ -302,21 +345,21 @@ class LocalStore:
         fd = self._open_to_read(key)
         try:
             if self._fsync:
-                with _lossless(key):
+                with lossless(key):
                     kernel.sync_data(fd)
         finally:
             os.close(fd)
-        with _explained(key), self._folder(key) as (folder, _name), _lossless(key):
+        with explained(key), self._folder(key) as (folder, _name), lossless(key):
             self._sync_folder(folder)
 
     def _delete(self, key: str) -> None:
         gone = contextlib.suppress(BlobNotFound)
-        with gone, _explained(key), self._folder(key) as (folder, name):
+        with gone, explained(key), self._folder(key) as (folder, name):
             os.unlink(name, dir_fd=folder)
 
     def _delete_prefix(self, prefix: str) -> None:
         gone = contextlib.suppress(BlobNotFound)
-        with gone, _explained(prefix), self._folder(prefix) as (folder, name):
+        with gone, explained(prefix), self._folder(prefix) as (folder, name):
             _remove(folder, name)
         with self._durable_lock:
             self._durable.clear()
@@ -434,7 +477,7 @@ class LocalWriter:
 
     def _write(self, fd: int, data: memoryview) -> None:
         left = data.cast("B") if data.nbytes else data
-        with _explained("the blob"):
+        with explained("the blob"):
             while left.nbytes:
                 count = os.pwrite(fd, left[: kernel.WRITE_BYTES], self._offset)
                 self._offset += count
@@ -442,7 +485,7 @@ class LocalWriter:
         self._ask_for_writeback(fd)
 
     def _take(self, fd: int, burst: Burst) -> None:
-        with _explained("the blob"):
+        with explained("the blob"):
             try:
                 burst.run(fd, self._offset)
             finally:
@@ -462,7 +505,7 @@ class LocalWriter:
             raise
 
     def _sync(self, fd: int) -> None:
-        with _lossless("the blob"):
+        with lossless("the blob"):
             try:
                 kernel.sync_data(fd)
             except OSError:
@@ -473,7 +516,7 @@ class LocalWriter:
 def _sync_and_close(fd: int, *, fsync: bool) -> None:
     try:
         if fsync:
-            with _lossless("the blob"):
+            with lossless("the blob"):
                 kernel.sync_data(fd)
     finally:
         os.close(fd)
@@ -526,38 +569,6 @@ def _remove(folder: int, name: str) -> None:
         finally:
             os.close(fd)
         os.rmdir(name, dir_fd=folder)
-
-
-@contextlib.contextmanager
-def _lossless(what: str) -> Iterator[None]:
-    """Say that bytes were lost, whatever the system's reason: no room is one, too."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreUnavailable(
-            f"{what}: the disk did not keep the bytes ({error.strerror})"
-        ) from error
-
-
-@contextlib.contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """Turn what the system says into what a store says."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise BlobNotFound(f"{what} is not in the store") from error
-    except FileExistsError as error:
-        raise BlobExists(f"{what} is in the store already") from error
-    except IsADirectoryError as error:
-        raise BlobNotFound(f"{what} is a folder of the store") from error
-    except OSError as error:
-        if kernel.is_no_room(error):
-            raise DiskFull from error
-        if kernel.is_crowded(error):
-            raise ServerBusy(kernel.CROWDED) from error
-        if error.errno in WANTS:
-            raise ServerBusy(error.strerror) from error
-        raise StoreError(f"{what}: {error.strerror}") from error
 
 
 def _be_nice() -> None:

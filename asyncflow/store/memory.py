@@ -4,10 +4,10 @@ It has no path and no space: capabilities are left out, not refused.
 """
 
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from asyncflow.errors import BlobExists, BlobNotFound, StoreError
-from asyncflow.store.base import Interrupted
+from asyncflow.store.base import Interrupted, Piece
 from asyncflow.store.keys import is_under, segments
 
 READ_BYTES = 256 << 10
@@ -63,19 +63,34 @@ class MemoryStore:
         self._add(key, data)
         return len(data)
 
-    async def concat(
+    async def share(self, key: str, wholes: Sequence[Piece]) -> int:  # noqa: ARG002
+        """Share nothing: bytes in memory are in one blob each."""
+        self._find(key)
+        return 0
+
+    async def copy(
         self,
         key: str,
-        parts: Sequence[str],
+        at: int,
+        pieces: Sequence[Piece],
         *,
         is_over: Callable[[], bool] = lambda: False,
-    ) -> int:
-        """Make the blob *key* hold the bytes of *parts*; return its length."""
+    ) -> None:
+        """Put *pieces* into the blob from *at* on."""
         if is_over():
             raise Interrupted
         blob = self._find(key)
-        blob[:] = b"".join(self._find(part) for part in parts)
-        return len(blob)
+        data = b"".join(self._find(one.key)[one.start : one.end] for one in pieces)
+        if len(data) < sum(one.size for one in pieces):
+            raise BlobNotFound("a part ends before its piece does")
+        blob += bytes(max(0, at - len(blob)))
+        blob[at : at + len(data)] = data
+
+    async def cut(self, lengths: Mapping[str, int]) -> None:
+        """Take back all that these blobs have beyond their *lengths*."""
+        for key, length in lengths.items():
+            if key in self._blobs:
+                del self._blobs[key][length:]
 
     async def delete(self, key: str) -> None:
         """Forget the blob."""

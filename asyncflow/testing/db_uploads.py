@@ -51,6 +51,21 @@ class UploadObligations:
         await world.accept(job, GATE)
         assert (await world.db.find_upload(job)).checked_from is None
 
+    async def test_from_where_on_a_file_has_its_own_bytes_is_remembered(
+        self, world: World
+    ) -> None:
+        job = await world.upload(parts=1, length=None)
+        assert (await world.db.find_upload(job)).joined is None
+        for at in (7, 5):
+            await world.db.set_joined(job, at)
+            assert (await world.db.find_upload(job)).joined == at
+        await world.accept(job, GATE)
+        for over in (job, CHOSEN):
+            with pytest.raises(UploadGone):
+                await world.db.set_joined(over, 3)
+        # who compares a part with it just now must not take it for untouched
+        assert (await world.db.find_upload(job)).joined == 5
+
     async def test_a_digest_is_stored_until_the_upload_is_complete(
         self, world: World
     ) -> None:

@@ -21,11 +21,12 @@ import pytest_asyncio
 
 from asyncflow.errors import BlobExists, BlobNotFound, StoreError
 from asyncflow.store.base import (
-    CanConcat,
+    CanJoin,
     CanList,
     HasLocalPath,
     HasSpace,
     Interrupted,
+    Piece,
     Store,
 )
 
@@ -355,53 +356,90 @@ class StoreSuite:
         assert 0 <= space.free_bytes <= space.total_bytes
 
     async def test_parts_are_joined_in_their_order(self, store: Store) -> None:
-        if not isinstance(store, CanConcat):
-            assert not hasattr(store, "concat"), "half a capability"
+        if not isinstance(store, CanJoin):
+            assert not hasattr(store, "share"), "half a capability"
             return
         # sizes on and off the borders of blocks, none and repeated ones
         sizes = (65_536, 131_072, 1, 0, 70_000, 65_536)
         pieces = [os.urandom(size) for size in sizes]
         for n, piece in enumerate(pieces):
             await fill(store, f"parts/{n}", piece)
-        await fill(store, RAW, b"what was here before " * 50_000)
-        keys = [f"parts/{n}" for n in (0, 1, 2, 3, 4, 5, 0)]
+        wholes = [whole(f"parts/{n}", sizes[n]) for n in (0, 1, 2, 3, 4, 5, 0)]
+        await store.create(RAW, length=None)
 
-        assert await store.concat(RAW, keys) == sum(sizes) + sizes[0]
+        at = await store.share(RAW, wholes)
 
+        # all of the first ones
+        assert at in {sum(one.size for one in wholes[:n]) for n in range(8)}
+        await store.copy(RAW, 65_536, wholes[1:])
+        await store.copy(RAW, 0, wholes[:1])
         assert await read_all(store, RAW) == b"".join([*pieces, pieces[0]])
         for n, piece in enumerate(pieces):
             assert await read_all(store, f"parts/{n}") == piece
 
-    async def test_a_join_that_is_over_is_made_another_time(self, store: Store) -> None:
-        if isinstance(store, CanConcat):
-            await fill(store, "parts/a", b"a" * 100_000)
-            await store.create(RAW, length=None)
-            with pytest.raises(Interrupted):
-                await store.concat(RAW, ["parts/a"], is_over=lambda: True)
-            assert await store.concat(RAW, ["parts/a"]) == 100_000
-            assert await read_all(store, RAW) == b"a" * 100_000
-
-    async def test_nothing_joined_is_nothing(self, store: Store) -> None:
-        if isinstance(store, CanConcat):
-            await fill(store, RAW, b"before")
-            assert await store.concat(RAW, []) == 0
-            assert await store.size(RAW) == 0
-
-    async def test_what_is_absent_cannot_be_joined(self, store: Store) -> None:
-        if isinstance(store, CanConcat):
-            await fill(store, "parts/a", b"a")
-            with pytest.raises(BlobNotFound):
-                await store.concat(RAW, ["parts/a"])
-            await store.create(RAW, length=None)
-            with pytest.raises(BlobNotFound):
-                await store.concat(RAW, ["parts/a", "parts/b"])
-
-    async def test_what_is_appended_to_a_part_is_not_in_the_joined(
+    async def test_what_is_copied_stands_where_it_should_and_nothing_else_changes(
         self, store: Store
     ) -> None:
-        if isinstance(store, CanConcat):
+        if isinstance(store, CanJoin):
+            await fill(store, "parts/a", b"abcdef")
+            await fill(store, RAW, b"0123456789")
+            some = [Piece(key="parts/a", start=2, end=4)]
+            await store.copy(RAW, 5, [*some, *some, Piece(key=RAW, start=0, end=0)])
+            assert await read_all(store, RAW) == b"01234cdcd9"
+            await store.copy(RAW, 12, some)
+            assert await read_all(store, RAW) == b"01234cdcd9\0\0cd"
+
+    async def test_a_copy_that_is_over_is_made_another_time(self, store: Store) -> None:
+        if isinstance(store, CanJoin):
+            await fill(store, "parts/a", b"a" * 100_000)
+            await store.create(RAW, length=None)
+            parts = [whole("parts/a", 100_000)]
+            with pytest.raises(Interrupted):
+                await store.copy(RAW, 0, parts, is_over=lambda: True)
+            await store.copy(RAW, 0, parts)
+            assert await read_all(store, RAW) == b"a" * 100_000
+
+    async def test_what_is_absent_cannot_be_joined(self, store: Store) -> None:
+        if isinstance(store, CanJoin):
+            await fill(store, "parts/a", b"a")
+            parts = [whole("parts/a", 1)]
+            for join in (store.share(RAW, parts), store.copy(RAW, 0, parts)):
+                with pytest.raises(BlobNotFound):
+                    await join
+            await store.create(RAW, length=None)
+            with pytest.raises(BlobNotFound):
+                await store.copy(RAW, 0, [*parts, whole("parts/b", 1)])
+            # nor what has fewer bytes than it should
+            with pytest.raises(BlobNotFound):
+                await store.copy(RAW, 0, [whole("parts/a", 2)])
+            assert await store.share(RAW, [whole("parts/a", 2)]) == 0
+
+    async def test_what_becomes_of_a_part_does_not_change_the_joined(
+        self, store: Store
+    ) -> None:
+        if isinstance(store, CanJoin):
             await fill(store, "parts/a", b"a" * 65_536)
             await store.create(RAW, length=None)
-            await store.concat(RAW, ["parts/a"])
+            parts = [whole("parts/a", 65_536)]
+            if not await store.share(RAW, parts):
+                await store.copy(RAW, 0, parts)
             await extend(store, "parts/a", 0, b"b" * 70_000)
+            await store.cut({"parts/a": 5})
             assert await read_all(store, RAW) == b"a" * 65_536
+
+    async def test_blobs_are_cut_to_a_length_if_they_are_longer(
+        self, store: Store
+    ) -> None:
+        if isinstance(store, CanJoin):
+            await fill(store, "parts/a", b"abcdef")
+            await fill(store, "parts/b", b"ab")
+            await store.cut({"parts/a": 4, "parts/b": 4, "parts/c": 4})
+            assert await read_all(store, "parts/a") == b"abcd"
+            assert await read_all(store, "parts/b") == b"ab"
+            with pytest.raises(BlobNotFound):
+                await store.size("parts/c")
+
+
+def whole(key: str, size: int) -> Piece:
+    """Return all of a blob."""
+    return Piece(key=key, start=0, end=size)

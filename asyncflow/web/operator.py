@@ -375,6 +375,7 @@ async def arriving(request: web.Request) -> web.Response:
             dialect=row.dialect,
             tenant=row.tenant,
             is_part=row.is_part,
+            error=runtime.joiner.why(row.id),
         )
         for row in await runtime.db.unfinished_uploads(0, MOST_LISTED)
     ]

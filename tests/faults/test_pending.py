@@ -68,15 +68,20 @@ class Place:
         rules = Rules(
             max_bytes=1000, allowed_types=(), backlog_limit=10, fill_level=100
         )
+        admission = Admission(rules, space=None, backlog=lambda: 0)
         self.chunks = Chunks(
             db=self.db,
             engine=self.engine,
             store=store,
-            admission=Admission(rules, space=None, backlog=lambda: 0),
+            admission=admission,
             expiry_s=60.0,
         )
         self.joiner = Joiner(
-            db=self.db, engine=self.engine, store=store, chunks=self.chunks
+            db=self.db,
+            engine=self.engine,
+            store=store,
+            admission=admission,
+            chunks=self.chunks,
         )
         self.chunks.endings.on_part = self.joiner.part_done
 

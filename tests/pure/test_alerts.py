@@ -19,6 +19,7 @@ CALM = Reading(
     loop_lag_s=0.0,
     wal_bytes=0,
     trouble=None,
+    failing_joins=0,
 )
 #: rule -> a reading that raises it, one between its thresholds, one that clears it
 READINGS: dict[str, tuple[dict[str, Any], ...]] = {
@@ -32,6 +33,7 @@ READINGS: dict[str, tuple[dict[str, Any], ...]] = {
     "worker_crashes": ({"crashes": 5}, {"crashes": 1}, {"crashes": 0}),
     "disk": ({"disk_used": 0.86}, {"disk_used": 0.84}, {"disk_used": 0.8}),
     "database": ({"trouble": "no"}, {"trouble": "no"}, {"trouble": None}),
+    "joins": ({"failing_joins": 3}, {"failing_joins": 1}, {"failing_joins": 0}),
     "loop_lag": ({"loop_lag_s": 0.5}, {"loop_lag_s": 0.2}, {"loop_lag_s": 0.05}),
     "wal": ({"wal_bytes": 256 << 20}, {"wal_bytes": 200 << 20}, {"wal_bytes": 1}),
 }

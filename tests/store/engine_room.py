@@ -19,7 +19,7 @@ from asyncflow.errors import (
 from asyncflow.jobs import Limits
 from asyncflow.joining import JOINS, Joiner, Received, Say, say_nothing
 from asyncflow.progress import Hub
-from asyncflow.store.base import Store, Writer
+from asyncflow.store.base import Piece, Store, Writer
 from asyncflow.store.memory import MemoryStore
 from asyncflow.turns import Announced, Ends, Upload
 
@@ -101,15 +101,20 @@ class Gated(MemoryStore):
         self.busy = asyncio.Event()
         self.joined: list[str] = []
 
-    async def concat(
-        self, key: str, parts: Sequence[str], *, is_over: Callable[[], bool] = never
-    ) -> int:
+    async def copy(
+        self,
+        key: str,
+        at: int,
+        pieces: Sequence[Piece],
+        *,
+        is_over: Callable[[], bool] = never,
+    ) -> None:
         self.joined.append(key)
         self.begun.set()
         if len(self.joined) == JOINS:
             self.busy.set()
         await self.may_join.wait()
-        return await super().concat(key, parts, is_over=is_over)
+        await super().copy(key, at, pieces, is_over=is_over)
 
 
 class Watched(SqliteDatabase):
@@ -169,11 +174,12 @@ class Place:
             fill_level=100,
             quota_bytes=quota_bytes,
         )
+        self.admission = Admission(rules, space=None, backlog=lambda: 0)
         self.chunks = Chunks(
             db=self.db,
             engine=self.engine,
             store=self.store,
-            admission=Admission(rules, space=None, backlog=lambda: 0),
+            admission=self.admission,
             expiry_s=EXPIRY_S,
         )
         self.new_joiner()
@@ -181,7 +187,11 @@ class Place:
     def new_joiner(self) -> None:
         """Begin with a joiner that knows nothing, as a restart does."""
         self.joiner = Joiner(
-            db=self.db, engine=self.engine, store=self.store, chunks=self.chunks
+            db=self.db,
+            engine=self.engine,
+            store=self.store,
+            admission=self.admission,
+            chunks=self.chunks,
         )
         self.chunks.endings.on_part = self.joiner.part_done
         self.chunks.endings.on_end = self.joiner.part_gone
@@ -225,13 +235,18 @@ class Full(MemoryStore):
     tries = 0
     is_full = True
 
-    async def concat(
-        self, key: str, parts: Sequence[str], *, is_over: Callable[[], bool] = never
-    ) -> int:
+    async def copy(
+        self,
+        key: str,
+        at: int,
+        pieces: Sequence[Piece],
+        *,
+        is_over: Callable[[], bool] = never,
+    ) -> None:
         self.tries += 1
         if self.is_full:
             raise DiskFull
-        return await super().concat(key, parts, is_over=is_over)
+        await super().copy(key, at, pieces, is_over=is_over)
 
 
 async def chunk(

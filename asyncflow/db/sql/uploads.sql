@@ -59,6 +59,10 @@ UPDATE job SET size = :length WHERE pid = :pid;
 -- name: set_checked_from
 UPDATE upload SET checked_from = :at WHERE job_id = (SELECT id FROM job WHERE pid = :pid);
 
+-- name: set_joined
+UPDATE upload SET joined = :at
+WHERE state = 'receiving' AND job_id = (SELECT id FROM job WHERE pid = :pid);
+
 -- name: set_digest
 UPDATE upload SET digest = :digest
 WHERE state = 'receiving' AND job_id = (SELECT id FROM job WHERE pid = :pid);
