@@ -223,26 +223,26 @@ class Assembly:
             if row.joined is None:
                 found = await digest_of(self._store, key, ALGORITHM)
             else:
-                found = await self._digest_across(row, row.joined, n)
+                found = await self._digest_across(row, row.joined, n, key)
             # a part loses bytes only once the row has said so
             if (await self._db.find_upload(final)).joined == row.joined:
                 return found
 
     async def _digest_across(
-        self, row: UploadRow, joined: int, n: int
+        self, row: UploadRow, joined: int, n: int, part: str
     ) -> uploads.Checksum:
         """Return the digest of a part whose bytes from *joined* on are in the file."""
-        places = await self._db.places(row.id)
-        if any(place.state is None for place in places):
-            raise BlobNotFound("the parts make way for the file")
-        seat = seated(places)[n]
-        kept = seat.within(0, max(seat.start, min(seat.end, joined)))
+        span = await self._db.span_of(row.id, n)
+        if span is None:
+            raise BlobNotFound(f"nobody knows where {part} is in the file")
+        start, end = span
+        border = max(start, min(end, joined))
         hasher = uploads.CHECKSUMS[ALGORITHM]()
         for piece in (
-            kept,
-            Piece(key=row.key, start=max(seat.start, joined), end=seat.end),
+            Piece(key=part, start=0, end=border - start),
+            Piece(key=row.key, start=border, end=end),
         ):
-            if piece.size > 0:
+            if piece.size:
                 async for data in self._store.read(piece.key, piece.start, piece.end):
                     await asyncio.to_thread(hasher.update, data)
         return uploads.Checksum(algorithm=ALGORITHM, value=hasher.digest())
