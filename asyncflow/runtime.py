@@ -164,15 +164,7 @@ class Runtime:
             admission=self.admission,
             expiry_s=settings.upload_expiry,
         )
-        self.joiner = Joiner(
-            db=self.db,
-            engine=self.engine,
-            store=self.store,
-            admission=self.admission,
-            chunks=self.chunks,
-        )
-        self.chunks.endings.on_part = self.joiner.part_done
-        self.chunks.endings.on_end = self.joiner.part_gone
+        self.joiner = self._joiner()
         self.chunks.legacy = self.recovery = self._recovery()
         self.janitor = Janitor(
             db=self.db,
@@ -201,6 +193,18 @@ class Runtime:
         engine.pipelines = self._pipelines
         engine.tenant_limit = self.settings.tenant_running or sys.maxsize
         return engine
+
+    def _joiner(self) -> Joiner:
+        joiner = Joiner(
+            db=self.db,
+            engine=self.engine,
+            store=self.store,
+            admission=self.admission,
+            chunks=self.chunks,
+        )
+        self.chunks.endings.on_part = joiner.part_done
+        self.chunks.endings.on_end = joiner.part_gone
+        return joiner
 
     def _recovery(self) -> Recovery:
         settings = self.settings
