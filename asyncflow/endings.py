@@ -34,7 +34,7 @@ from asyncflow.errors import (
 from asyncflow.jobs import JobState
 from asyncflow.offsets import Offsets
 from asyncflow.store.base import Store
-from asyncflow.store.digests import digest_of
+from asyncflow.store.digests import digest_of, never
 from asyncflow.turns import OnEnd, nobody_waits
 from asyncflow.uploads import UploadState
 
@@ -146,15 +146,20 @@ class Endings:
         if size > max_bytes:
             raise UploadTooLarge(length=size, max_bytes=max_bytes)
 
-    async def complete(self, row: UploadRow, size: int) -> UploadRow:
+    async def complete(
+        self, row: UploadRow, size: int, *, is_over: Callable[[], bool] = never
+    ) -> UploadRow:
         """Accept an upload whose bytes are all there, if they are the right ones.
 
         Raises:
             DigestMismatch: they are not; it has been refused and ended.
+            Interrupted: *is_over* was true before that was known.
         """
         if row.digest:
             expected = uploads.Checksum.parse(row.digest)
-            found = await digest_of(self._store, row.key, expected.algorithm)
+            found = await digest_of(
+                self._store, row.key, expected.algorithm, is_over=is_over
+            )
             if found != expected:
                 refused = DigestMismatch()
                 await self.end(row.id, JobState.REJECTED, refused.code, refused.detail)
@@ -192,7 +197,7 @@ class Endings:
 
     @asynccontextmanager
     async def joined(
-        self, row: UploadRow, size: int, *, more: int
+        self, row: UploadRow, size: int, *, more: int, is_over: Callable[[], bool]
     ) -> AsyncIterator[None]:
         """Accept an upload of *size* bytes that the store puts together meanwhile.
 
@@ -202,6 +207,7 @@ class Endings:
             QuotaExceeded: it may not take them now.
             UploadTooLarge, TypeMismatch, TypeNotAllowed, DigestMismatch: it has been
                 refused and ended.
+            Interrupted: *is_over* was true before it was accepted.
         """
         try:
             self._check_size(size)
@@ -210,9 +216,10 @@ class Endings:
             raise
         async with self._admission.joined(row.tenant, more=more, room=0):
             yield
-            await self._complete_joined(row, size)
+            await self._judge_joined(row)
+            await self.complete(row, size, is_over=is_over)
 
-    async def _complete_joined(self, row: UploadRow, size: int) -> None:
+    async def _judge_joined(self, row: UploadRow) -> None:
         end = uploads.SIGNATURE_BYTES
         first = b"".join([part async for part in self._store.read(row.key, 0, end)])
         try:
@@ -220,7 +227,6 @@ class Endings:
         except (TypeMismatch, TypeNotAllowed) as refused:
             await self.refuse(row.id, refused)
             raise
-        await self.complete(row, size)
 
     async def refuse(self, upload_id: str, refused: ClientError) -> None:
         """End an upload whose file is not taken, and count the reason."""

@@ -407,7 +407,8 @@ class Joiner:
         await asyncio.wait([join], timeout=PATIENCE_S)
         if not join.done():
             return upload
-        join.result()
+        with suppress(Interrupted):  # the next start makes it
+            join.result()
         return await self._chunks.find(final)
 
     async def _places_if_whole(self, row: UploadRow) -> Sequence[Place]:
@@ -467,8 +468,11 @@ class Joiner:
         total = sum(place.length or 0 for place in places)
         # parts without a name make way for the upload that they become
         more = 0 if not row.concat or row.length is not None else total
+        joined = self._chunks.endings.joined(
+            row, total, more=more, is_over=lambda: self._stops
+        )
         try:
-            async with self._chunks.endings.joined(row, total, more=more):
+            async with joined:
                 await self._chunks.make_blob(row, length=None)
                 await self._assembly.put_together(row, places, lambda: self._stops)
         except BlobNotFound:

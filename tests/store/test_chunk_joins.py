@@ -1,6 +1,7 @@
 """Files that come in chunks, and what becomes of those."""
 
 import asyncio
+import hashlib
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -17,7 +18,7 @@ from asyncflow.errors import (
 from asyncflow.recovery import Recovery
 from asyncflow.store.memory import MemoryStore
 from asyncflow.turns import Ends
-from asyncflow.uploads import Said, raw_key
+from asyncflow.uploads import Checksum, Said, raw_key
 from tests.store.engine_room import (
     EXPIRY_S,
     SAID,
@@ -231,3 +232,47 @@ async def test_a_chunk_that_comes_again_while_its_file_is_completed_counts_all(
         # it is compared with the one that has come, and the file completed meanwhile
         store.before_reading = lambda: place.joiner.settle(whole.id)
         assert await chunk(place, whole, 2, 1) is None
+
+
+class Endless(MemoryStore):
+    """A store in which one blob has no end for whoever reads all of it, at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.endless = ""
+        self.is_read = asyncio.Event()
+
+    async def read(
+        self, key: str, start: int = 0, end: int | None = None
+    ) -> AsyncIterator[bytes]:
+        while key == self.endless and end is None:
+            self.is_read.set()
+            yield b"12345"
+        async for data in super().read(key, start, end):
+            yield data
+
+
+async def test_a_stop_waits_for_no_digest_and_a_start_computes_it(
+    tmp_path: Path,
+) -> None:
+    store = Endless()
+    async with place_on(tmp_path, store) as place, asyncio.timeout(10):
+        digest = Checksum(algorithm="sha256", value=hashlib.sha256(b"12345").digest())
+        said = replace(SAID, parts=1, length=None, dialect="", digest=digest)
+        whole = await place.chunks.create(said)
+        store.endless = raw_key(whole.id)
+        await chunk(place, whole, 1, 0)
+        settling = asyncio.create_task(place.joiner.settle(whole.id))
+        await store.is_read.wait()
+
+        try:
+            await place.joiner.stop()
+        finally:
+            store.endless = ""
+
+        # its chunk has come, and that is what is told
+        assert not (await settling).is_complete
+        place.new_joiner()
+        for row in await place.db.unfinished_uploads(0, 100):
+            await place.joiner.recover(row)
+        assert (await place.joiner.settle(whole.id)).is_complete
