@@ -20,8 +20,11 @@ _WHY = {
     "crashed": (": the reader crashed on it", ": the reader crashed on them"),
     "damaged": (": it is damaged", ": they are damaged"),
     "timeout": (" in full: it took too long", " in full: they took too long"),
+    "truncated": (": it ends too early", ": they end too early"),
     _NO_TOOL: (" in full: a tool for that is not installed",) * 2,
 }
+#: pages of the searchable PDF that show nothing: one, several
+_EMPTY = (("Page", "is empty: it"), ("Pages", "are empty: they"))
 #: what could not be made, and why
 _OUTPUTS = {"preview": "preview", "searchablePdf": "searchable PDF"}
 _WHY_NOT_MADE = {
@@ -47,6 +50,7 @@ class _Facts(msgspec.Struct, frozen=True, rename="camel"):
 
     failed_pages: tuple[_Unread, ...]
     failed_outputs: tuple[_Unmade, ...] = ()
+    empty_pages: tuple[_Unread, ...] = ()
     missing_languages: tuple[str, ...] = ()
     ocr_pages: int = 0
 
@@ -74,6 +78,10 @@ def _sentences(facts: _Facts) -> Iterator[str]:
         what = _OUTPUTS.get(made.output) or name_of(made.output)
         because = _WHY_NOT_MADE.get(made.reason) or f" ({name_of(made.reason)})"
         yield f"The {what} could not be made{because}."
+    if empty := [one.page for one in facts.empty_pages]:
+        what, why = _EMPTY[len(empty) > 1]
+        shown = f"{what} {_listed(_runs(empty))} of the searchable PDF"
+        yield f"{shown} {why} could not be shown."
     # where each page carries its text nobody needs the data
     if facts.missing_languages and (facts.ocr_pages or _NO_TOOL in unread):
         is_one = len(facts.missing_languages) == 1

@@ -27,6 +27,7 @@ import msgspec
 import asyncflow
 from asyncflow.processors.clock import TOO_LATE, Clock, ends_after
 from asyncflow.processors.desk import Desk, whole_s
+from asyncflow.processors.pages import A4
 from asyncflow.processors.sheets import Failure, Request, Sheet, Shown
 
 #: a child that is to end itself has this long for it, in seconds
@@ -52,6 +53,8 @@ _ASKED: Final[Mapping[str, Any]] = {
     "looks_like_text": tuple[int],
     "read": tuple[int],
     "preview": tuple[str],
+    "show": tuple[int],
+    "blank": tuple[int],
     "add": tuple[int, Shown],
     "save": tuple[str],
 }
@@ -91,6 +94,15 @@ class Apart:
     def preview(self, path: str) -> Failure | None:
         """Write a picture of a PDF's first page to *path*; return what hinders it."""
         return self._reading.ask(type(None), _page(0), "preview", path)
+
+    def show(self, number: int) -> Shown | Failure:
+        """Return page *number* (from 0) of pictures without words, as it was given."""
+        return self._reading.ask(Shown, _page(number), "show", number)
+
+    def blank(self, number: int) -> Shown:
+        """Return an empty page as large as page *number* (from 0) of pictures."""
+        found = self._reading.ask(Shown, _page(number), "blank", number)
+        return Shown(size=A4) if isinstance(found, Failure) else found
 
     def add(self, number: int, shown: Shown) -> Failure | None:
         """Add a page to the searchable PDF; return what hinders it."""

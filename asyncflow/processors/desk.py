@@ -84,6 +84,20 @@ class Desk:
             return self._failure(0, error)
         return None
 
+    def show(self, number: int) -> Shown | Failure:
+        """Return page *number* (from 0) of pictures without words, as it was given."""
+        try:
+            with limited(self._request.page_s) as clock:
+                jpeg, size, to = self._opened().picture(number, clock).turned(0)
+        except BadFile as error:
+            return failure_of(error)
+        return Shown(to=to, jpeg=jpeg, size=size)
+
+    def blank(self, number: int) -> Shown:
+        """Return an empty page as large as page *number* (from 0) of pictures."""
+        with limited(self._request.page_s) as clock:
+            return Shown(size=self._opened().size_of(number, clock))
+
     def add(self, number: int, shown: Shown) -> Failure | None:
         """Add a page to the searchable PDF; return what hinders it."""
         if self._searchable is None:

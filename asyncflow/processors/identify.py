@@ -156,34 +156,36 @@ def _picture(work: Work, media_type: str) -> dict[str, object]:
     if not raster.is_known(media_type):
         raise BadFile("unsupported_type", f"{media_type} is refused")
     shape = raster.measure(work.source, media_type)
-    if shape.are_pages:
-        _check_pages(work, shape)
+    frames = _count_pages(work) if shape.are_pages else shape.frames
     max_pixels = work.options.max_pixels
     if shape.pixels > max_pixels:
-        frames = f" x {shape.frames} frames" if shape.frames > 1 else ""
+        moving = f" x {frames} frames" if frames > 1 else ""
         raise BadFile(
             "too_many_pixels",
-            f"{shape.width} x {shape.height}{frames} are more than {max_pixels} pixels",
+            f"{shape.width} x {shape.height}{moving} are more than {max_pixels} pixels",
         )
-    size = {"width": shape.width, "height": shape.height}
-    return {**size, "frames": shape.frames}
+    return {"width": shape.width, "height": shape.height, "frames": frames}
 
 
-def _check_pages(work: Work, shape: raster.Shape) -> None:
-    """Raise BadFile if a TIFF has too many pages, or one of them too many pixels."""
+def _count_pages(work: Work) -> int:
+    """Return how many pages a TIFF has.
+
+    Raise BadFile if they are too many, or one of them has too many pixels.
+    """
     max_pages, max_pixels = work.options.max_pages, work.options.max_pixels
-    if shape.frames > max_pages:
-        raise BadFile(
-            "too_many_pages",
-            f"the picture has {shape.frames} pages, more than {max_pages}",
-        )
-    stored = zip(range(1, shape.frames + 1), tiff.sizes(work.source), strict=False)
-    for number, (width, height) in stored:
-        if width * height > max_pixels:
+    number = 1
+    for number, page in enumerate(tiff.pages(work.source), 1):
+        if number > max_pages:
+            raise BadFile(
+                "too_many_pages", f"the picture has more than {max_pages} pages"
+            )
+        if page.width * page.height > max_pixels:
             raise BadFile(
                 "too_many_pixels",
-                f"page {number}: {width} x {height} are more than {max_pixels} pixels",
+                f"page {number}: {page.width} x {page.height} are more than "
+                f"{max_pixels} pixels",
             )
+    return number
 
 
 def _kind(media_type: str) -> str | None:

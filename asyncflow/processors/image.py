@@ -5,6 +5,7 @@ the next larger one, and the smallest is written and published first. Everything
 upright, sRGB and free of metadata (no GPS). A picture with transparency becomes WebP
 where JPEG was asked for. GIF and WebP animations keep moving, as WebP unless GIF is
 asked for, up to `maxFrames`; beyond it, and in other formats, the first frame stands.
+A TIFF whose pixels are no squares, such as a coarse fax, is shown undistorted.
 
 A picture whose header is fine but whose data is cut off or broken fails here, with
 `truncated` or `damaged`: the gate before looks at headers only.
@@ -137,6 +138,9 @@ def image(work: Work) -> Result:
             "too_many_pixels",
             f"{shape.pixels} pixels are more than {max_pixels} pixels",
         )
+    if shape.are_pages:
+        # as faxes do: browsers show no TIFF, and nobody expects their way with others
+        shape = shape.squared()
     wanted = sorted(wanted, key=lambda v: v.scale(shape), reverse=True)
     frames = _frames(work, shape, wanted)
     chain = _Chain(work, shape, frames, max_pixels)

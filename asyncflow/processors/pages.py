@@ -9,13 +9,14 @@ Rules
 """
 
 import contextlib
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from asyncflow.errors import BadFile
-from asyncflow.processors import matrix, paper, raster
+from asyncflow.processors import matrix, paper, raster, tiff
 from asyncflow.processors.clock import Clock, PageTimeout
 from asyncflow.processors.layers import Layer, Word, layer_of
 from asyncflow.processors.matrix import Box, Matrix
@@ -37,9 +38,8 @@ _POINTS: Final = 72
 #: smaller pictures are enlarged: letters of ten pixels are read badly
 _SMALL_SIDE: Final = 1600
 _ENLARGE: Final = 2.0
-#: a picture whose header gives no believable resolution becomes a page this long
-_A4_SIDE_PT: Final = 842.0
-_BELIEVABLE_DPI: Final = range(75, 1201)
+#: a picture whose header gives no believable resolution becomes as long as this
+A4: Final = (595.0, 842.0)
 _JPEG_QUALITY: Final = 80
 _WHITE: Final = (255, 255, 255, 255)
 _EVERYWHERE: Final = (-1e6, -1e6, 1e6, 1e6)
@@ -191,75 +191,74 @@ class PicturePage:
     unit: Final = "px"
 
     def __init__(
-        self, source: Path, media_type: str, number: int, clock: Clock
+        self, source: raster.Source, media_type: str, number: int, clock: Clock
     ) -> None:
-        # libvips takes the page as a part of the name
-        self._path = Path(f"{source}[page={number}]") if number else source
+        self._source = source
         self._media_type = media_type
         self.number = number
         self.clock = clock
-        shape = raster.measure(self._path, media_type)
+        shape = raster.measure(source, media_type)
         self.width, self.height = float(shape.width), float(shape.height)
+        #: what is looked at and read has pixels that are squares
+        self._square = shape.squared()
+        self._dpi = shape.believable_dpi
 
     def looks_like_text(self) -> bool:
         """Tell whether the picture shows lines of text; costs no more than a glance."""
-        side = max(self.width, self.height)
+        side = max(self._square.width, self._square.height)
         small = self._shrunk(min(1.0, paper.LOOK_SIDE / side))
         return paper.looks_like_text(paper.grey(small))
 
     def picture(self) -> tuple[Any, Matrix, int]:
         """Return the picture in grey, the map to its own pixels, and its dpi."""
-        pixels = self.width * self.height
-        scale = min(1.0, math.sqrt(MAX_PIXELS / pixels))
-        scale = min(scale, _MAX_SIDE / max(self.width, self.height))
-        if max(self.width, self.height) < _SMALL_SIDE:
+        width, height = self._square.width, self._square.height
+        scale = min(1.0, math.sqrt(MAX_PIXELS / (width * height)))
+        scale = min(scale, _MAX_SIDE / max(width, height))
+        if max(width, height) < _SMALL_SIDE:
             scale = _ENLARGE
-        dpi = round(self.dpi * scale)
         picture = paper.grey(self._shrunk(scale))
         # the size was rounded: the map must not be
         to = Matrix(
             self.width / picture.width, 0, 0, self.height / picture.height, 0, 0
         )
-        return picture, to, dpi
+        return picture, to, round(max(self.dpi) * scale)
 
     @property
-    def dpi(self) -> float:
-        """The picture's resolution, or one that makes it as long as a sheet of A4."""
-        declared = 0.0
-        if self._media_type in raster.VIPS:
-            with raster.explained():
-                header = _vips().Image.new_from_file(str(self._path))
-                declared = header.xres * 25.4  # libvips counts in millimetres
-        if round(declared) in _BELIEVABLE_DPI:
-            return declared
-        return max(self.width, self.height) / _A4_SIDE_PT * _POINTS
+    def dpi(self) -> tuple[float, float]:
+        """The resolution across and down, or one that makes it as long as A4."""
+        guess = max(self.width, self.height) / max(A4) * _POINTS
+        return self._dpi or (guess, guess)
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """The picture's width and height in points."""
+        across, down = self.dpi
+        return self.width / across * _POINTS, self.height / down * _POINTS
 
     def turned(self, turn: int) -> tuple[bytes, tuple[float, float], Matrix]:
         """Return the picture for a PDF: a JPEG, its size in points, the map onto it.
 
         It is turned clockwise by *turn* degrees; the map is from pixels as they were.
         """
-        picture = self._shrunk(
-            min(1.0, math.sqrt(MAX_PIXELS / self.width / self.height))
-        )
-        picture = paper.opaque(picture)
+        pixels = self._square.width * self._square.height
+        picture = paper.opaque(self._shrunk(min(1.0, math.sqrt(MAX_PIXELS / pixels))))
         if turn:
             picture = picture.rot(f"d{turn}")
-        points = _POINTS / self.dpi
-        width, height = self.width, self.height
-        there = matrix.unturned(turn, width, height).inverse()
+        width, height = self.size
+        there = Matrix(width / self.width, 0, 0, height / self.height, 0, 0)
+        there = there.then(matrix.unturned(turn, width, height).inverse())
         if turn in (90, 270):
             width, height = height, width
         # pages count upwards
-        there = there.then(Matrix(points, 0, 0, -points, 0, height * points))
-        return _jpeg(picture), (width * points, height * points), there
+        there = there.then(Matrix(1, 0, 0, -1, 0, height))
+        return _jpeg(picture), (width, height), there
 
     def _shrunk(self, scale: float) -> Any:
         return raster.shrink(
-            self._path,
+            self._source,
             self._media_type,
-            width=max(1, round(self.width * scale)),
-            height=max(1, round(self.height * scale)),
+            width=max(1, round(self._square.width * scale)),
+            height=max(1, round(self._square.height * scale)),
             frames=1,
             max_pixels=round(self.width * self.height),
         )
@@ -281,18 +280,21 @@ class Document:
         #: the same, of which those pages are shown that cannot be flattened
         self._whole: Any = None
         self._heirs: set[int] = set()
+        self._pictures: list[raster.Source] = [source]
         if media_type == "application/pdf":
             self._pdf = _opened(source)
             self.pages = len(self._pdf)
-        elif media_type == "image/tiff":
-            self.pages = raster.measure(source, media_type).frames
         else:
-            self.pages = 1
+            if media_type == raster.TIFF:
+                # more would only be counted
+                some = itertools.islice(tiff.pages(source), max_pages + 1)
+                self._pictures = list(some) or [source]
+            self.pages = len(self._pictures)
         if self.pages > max_pages:
             self.close()
             raise BadFile(
                 "too_many_pages",
-                f"the document has {self.pages} pages, more than {max_pages}",
+                f"the document has more than {max_pages} pages",
             )
 
     def close(self) -> None:
@@ -339,11 +341,26 @@ class Document:
         self._whole = self._whole or _opened(self._source)
         return with_area(self._whole, number)
 
+    def size_of(self, number: int, clock: Clock) -> tuple[float, float]:
+        """Return in points how large a picture is, even if it is damaged."""
+        try:
+            return self.picture(number, clock).size
+        except BadFile:
+            source = self._pictures[number]
+            if isinstance(source, tiff.Page) and source.width and source.height:
+                points = max(A4) / max(source.width, source.height)
+                return source.width * points, source.height * points
+        return A4
+
+    def picture(self, number: int, clock: Clock) -> PicturePage:
+        """Open picture *number*, counted from 0. Raise BadFile if that fails."""
+        return PicturePage(self._pictures[number], self._media_type, number, clock)
+
     @contextlib.contextmanager
     def page(self, number: int, clock: Clock) -> Iterator[Page]:
         """Open page *number*, counted from 0. Raise BadFile if that fails."""
         if self._pdf is None:
-            yield PicturePage(self._source, self._media_type, number, clock)
+            yield self.picture(number, clock)
             return
         import pypdfium2  # noqa: PLC0415 -- few workers need it
 

@@ -5,17 +5,19 @@ Rules
 - The caller says which media type the content has; exactly that loader is tried, and a
   loader of another kind answering means that the file is two things at once.
 - Sizes are those of the upright picture.
+- A page of a TIFF is opened as if it were alone: `tiff` says why.
 - Every failure is the file's: `BadFile` with the reason, except lack of memory.
 """
 
 import contextlib
 import importlib.util
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from asyncflow.errors import BadFile
+from asyncflow.processors import tiff
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -48,6 +50,10 @@ _SIDEWAYS: Final = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 #: how sRGB profiles call themselves, in ASCII and in UTF-16
 _SRGB: Final = (b"sRGB", "sRGB".encode("utf-16-be"))
 _SCREEN: Final = ("srgb", "b-w")
+_INCH_MM: Final = 25.4
+_BELIEVABLE_DPI: Final = range(75, 1201)
+#: coarse faxes have pixels twice as high as wide
+_MOST_OBLONG: Final = 4.0
 _CUT_OFF: Final = (
     "premature",
     "unexpected end",
@@ -66,22 +72,51 @@ _WANTING: Final = (
 )
 
 
+#: a file, or a page of one
+Source = Path | tiff.Page
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
     """A picture's upright size and its number of frames.
 
     `are_pages`: each stands for itself, and may have another size than the first.
+    `dpi` is the resolution that the file declares, across and down.
     """
 
     width: int
     height: int
     frames: int
     are_pages: bool = False
+    dpi: tuple[float, float] = (0.0, 0.0)
 
     @property
     def pixels(self) -> int:
         """What may have to be held at once: all frames, or a page."""
         return self.width * self.height * (1 if self.are_pages else self.frames)
+
+    @property
+    def believable_dpi(self) -> tuple[float, float] | None:
+        """The resolution across and down, if the file declares a likely one."""
+        across, down = self.dpi
+        if round(across) not in _BELIEVABLE_DPI:
+            return None
+        is_likely = round(down) in _BELIEVABLE_DPI
+        if is_likely and max(across / down, down / across) <= _MOST_OBLONG:
+            return across, down
+        return across, across
+
+    def squared(self) -> "Shape":
+        """Return the shape that shows the picture undistorted, pixels being squares.
+
+        None of its sides is less than it was.
+        """
+        across, down = self.believable_dpi or (1.0, 1.0)
+        return replace(
+            self,
+            width=round(self.width * max(1.0, down / across)),
+            height=round(self.height * max(1.0, across / down)),
+        )
 
 
 def has_heic() -> bool:
@@ -98,16 +133,15 @@ def is_known(media_type: str) -> bool:
     )
 
 
-def measure(path: Path, media_type: str) -> Shape:
-    """Read the size of the picture at *path* from its header."""
-    if media_type not in VIPS:
-        with _pillow(path, media_type, max_pixels=None) as picture:
+def measure(source: Source, media_type: str) -> Shape:
+    """Read the size of the picture from its header."""
+    if isinstance(source, Path) and media_type not in VIPS:
+        with _pillow(source, media_type, max_pixels=None) as picture:
             width, height = picture.size
             if picture.getexif().get(0x0112) in _SIDEWAYS:
                 width, height = height, width
             return Shape(width=width, height=height, frames=1)
-    with explained():
-        image = _vips().Image.new_from_file(str(path), access="sequential")
+    with explained(), _header(source) as image:
         loader = str(image.get("vips-loader"))
         shape = _shape(image, are_pages=media_type == TIFF)
     if not loader.startswith(VIPS[media_type]):
@@ -116,7 +150,7 @@ def measure(path: Path, media_type: str) -> Shape:
 
 
 def shrink(
-    path: Path,
+    source: Source,
     media_type: str,
     *,
     width: int,
@@ -130,25 +164,56 @@ def shrink(
     """
     wanted: dict[str, object] = {"height": height, "size": "force"}
     with explained():
-        if media_type in VIPS:
-            name = f"{path}[n=-1]" if frames > 1 else str(path)
-            header = _vips().Image.new_from_file(str(path), access="sequential")
-            if _needs_colours(header):
-                wanted["export_profile"] = "srgb"
-            small = _vips().Image.thumbnail(name, width, fail_on="error", **wanted)
+        if media_type in VIPS or not isinstance(source, Path):
+            with _header(source) as header:
+                if _needs_colours(header):
+                    wanted["export_profile"] = "srgb"
+            small = _thumbnail(source, width, frames=frames, **wanted)
         else:
-            whole = _from_pillow(path, media_type, max_pixels)
+            whole = _from_pillow(source, media_type, max_pixels)
             if _needs_colours(whole):
                 wanted["export_profile"] = "srgb"
             small = whole.thumbnail_image(width, no_rotate=True, **wanted)
         if small.interpretation not in _SCREEN:
             small = small.colourspace("srgb")
-        # decoded once, here: a second reader of a sequential source would fail
         small = small.copy_memory()
     small = small.copy()
     if small.get_typeof("icc-profile-data") != 0:
         small.remove("icc-profile-data")  # it is sRGB now
     return small
+
+
+@contextlib.contextmanager
+def _header(source: Source) -> Iterator[Any]:
+    """Open a picture of which nothing but the header is read."""
+    if isinstance(source, Path):
+        yield _vips().Image.new_from_file(str(source), access="sequential")
+        return
+    with _stream(source) as stream:
+        yield _vips().Image.new_from_source(stream, "", access="sequential")
+
+
+def _thumbnail(source: Source, width: int, *, frames: int, **wanted: object) -> Any:
+    """Decode the picture once, into memory: nobody can read a sequential one twice."""
+    shrink = _vips().Image
+    if isinstance(source, Path):
+        name = f"{source}[n=-1]" if frames > 1 else str(source)
+        small = shrink.thumbnail(name, width, fail_on="error", **wanted)
+        return small.copy_memory()
+    with _stream(source) as stream:
+        # libvips keeps `fail_on` to itself here, and hands this on to the loader
+        strict = {"option_string": "fail_on=error"}
+        small = shrink.thumbnail_source(stream, width, **strict, **wanted)
+        return small.copy_memory()
+
+
+@contextlib.contextmanager
+def _stream(page: tiff.Page) -> Iterator[Any]:
+    with page.opened() as alone:
+        stream = _vips().SourceCustom()
+        stream.on_read(alone.read)
+        stream.on_seek(alone.seek)
+        yield stream
 
 
 def _needs_colours(image: Any) -> bool:
@@ -191,9 +256,13 @@ def _shape(image: Any, *, are_pages: bool) -> Shape:
     if image.get_typeof("n-pages") != 0:
         frames = max(1, image.get("n-pages"))
     width = image.width
+    # libvips counts in millimetres
+    dpi = image.xres * _INCH_MM, image.yres * _INCH_MM
     if image.get_typeof("orientation") != 0 and image.get("orientation") in _SIDEWAYS:
-        width, height = height, width
-    return Shape(width=width, height=height, frames=frames, are_pages=are_pages)
+        width, height, dpi = height, width, dpi[::-1]
+    return Shape(
+        width=width, height=height, frames=frames, are_pages=are_pages, dpi=dpi
+    )
 
 
 @contextlib.contextmanager

@@ -65,7 +65,7 @@ class Searchable:
     ) -> None:
         """Add a page of *size* points that shows *jpeg*; *to* maps words onto it.
 
-        Raise BadFile if there is no room for it.
+        Without a picture it is empty. Raise BadFile if there is no room for it.
         """
         import pypdfium2  # noqa: PLC0415 -- few workers need it
 
@@ -74,10 +74,11 @@ class Searchable:
             raise BadFile("out_of_memory", "the pages need more memory than allowed")
         page = self._pdf.new_page(*size)
         try:
-            image = pypdfium2.PdfImage.new(self._pdf)
-            image.load_jpeg(io.BytesIO(jpeg), inline=True)
-            image.set_matrix(pypdfium2.PdfMatrix().scale(*size))
-            page.insert_obj(image)
+            if jpeg:
+                image = pypdfium2.PdfImage.new(self._pdf)
+                image.load_jpeg(io.BytesIO(jpeg), inline=True)
+                image.set_matrix(pypdfium2.PdfMatrix().scale(*size))
+                page.insert_obj(image)
             self._write(page, words, to)
             page.gen_content()
         finally:

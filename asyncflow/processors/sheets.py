@@ -46,16 +46,16 @@ def took_too_long(number: int, page_s: float) -> Failure:
     return Failure(reason="timeout", detail=f"page {number + 1} took over {page_s:g} s")
 
 
-class Shown(msgspec.Struct, frozen=True, kw_only=True):
+class Shown(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """What a searchable PDF needs of a page: words, and the map from them to it.
 
     `turn` is how far the page is to be turned clockwise. A picture comes along as a
-    JPEG that is turned already, with its size in points.
+    JPEG that is turned already, with its size in points; without one it is empty.
     """
 
-    words: list[ocr.Seen]
-    to: matrix.Matrix
-    turn: int
+    words: list[ocr.Seen] = []
+    to: matrix.Matrix = matrix.IDENTITY
+    turn: int = 0
     jpeg: bytes = b""
     size: tuple[float, float] = (0.0, 0.0)
 

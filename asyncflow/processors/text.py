@@ -11,8 +11,9 @@ Makes `text` (a form feed between pages), `textJson` (each word's place and conf
 picture without any look of text is skipped.
 
 Facts: pages, words, layerPages, ocrPages (a page with both counts twice), failedPages
-[{page, reason}], languages, once something was read by OCR engine and confidence, and
-failedOutputs [{output, reason}] if a preview or searchable PDF could not be made.
+[{page, reason}], languages, once something was read by OCR engine and confidence,
+failedOutputs [{output, reason}] if a preview or searchable PDF could not be made, and
+emptyPages [{page, reason}] of a searchable PDF that could not even show them.
 
 Options
 -------
@@ -37,6 +38,8 @@ from asyncflow.processors.transcript import Transcript
 
 MAX_PAGES: Final = 2000
 PAGE_S: Final = 30.0
+#: per cent of the step, if looking at all pages finds the last one worth reading
+_LOOKED: Final = 20.0
 _PREVIEW: Final = "preview"
 _COPY: Final = "searchablePdf"
 _PICTURES: Final = tuple(
@@ -78,10 +81,11 @@ def _missing() -> str | None:
     "text",
     accepts=(PDF, *_PICTURES),
     outputs=("text", "textJson", _COPY, _PREVIEW),
-    # each page has its own limit; this one only ends what escapes all of them
     # thumbnails first: reading a page takes a second, a thumbnail a moment
     priority=10,
-    wall_s=MAX_PAGES * PAGE_S,
+    # each page has its own limit, and one to be shown if it cannot be read; this one
+    # only ends what escapes all of them
+    wall_s=2 * MAX_PAGES * PAGE_S,
     memory_bytes=3 << 30,
     # libvips keeps its threads
     resident=True,
@@ -107,38 +111,43 @@ def text(work: Work) -> Result:
         pages = desk.open()
         if isinstance(pages, sheets.Failure):
             raise pages.error()
-        if work.media_type != PDF and not _worth_reading(desk, pages, options):
-            reason = "switched_off" if options.images == "never" else "no_text"
-            raise Skip(REASONS[reason], reason=reason)
-        return _Run(work, options, desk, pages).go()
+        begun = 0.0 if work.media_type == PDF else _look(work, desk, pages)
+        return _Run(work, desk, pages, begun).go()
 
 
-def _worth_reading(desk: Desk | apart.Apart, pages: int, options: TextOptions) -> bool:
-    """Tell whether any page of a picture looks like text, or shall be read anyway."""
-    if options.images != "auto":
-        return options.images == "always"
+def _look(work: Work, desk: Desk | apart.Apart, pages: int) -> float:
+    """Look for a page of a picture that is worth reading; return the progress then.
+
+    Raise Skip if there is none, or what is wrong with a page that may be one.
+    """
+    if work.options.images == "never":
+        raise Skip(REASONS["switched_off"], reason="switched_off")
     failure: sheets.Failure | None = None
+    begun = 0.0
     for number in range(pages):
-        looks = desk.looks_like_text(number)
-        if isinstance(looks, sheets.Failure):
+        looks = work.options.images == "always" or desk.looks_like_text(number)
+        if looks is True:
+            return begun
+        if looks:
             failure = looks
-        elif looks:
-            return True
-    if failure is not None:
-        raise failure.error()
-    return False
+        begun = _LOOKED * (number + 1) / pages
+        work.progress(begun)
+    raise failure.error() if failure else Skip(REASONS["no_text"], reason="no_text")
 
 
 class _Run:
     """One document, written down page by page."""
 
     def __init__(
-        self, work: Work, options: TextOptions, desk: Desk | apart.Apart, pages: int
+        self, work: Work, desk: Desk | apart.Apart, pages: int, begun: float
     ) -> None:
         self._work = work
+        options: TextOptions = work.options
         self._options = options
         self._desk = desk
         self._pages = pages
+        #: how far the step is before anything is read, in per cent
+        self._begun = begun
         self._is_pdf = work.media_type == PDF
         unread = ocr.lacking(options.codes)
         self._unread = unread
@@ -149,6 +158,8 @@ class _Run:
         self._confidences: list[float] = []
         self._failed: list[dict[str, object]] = []
         self._failures: list[sheets.Failure] = []
+        #: pages of the searchable PDF that show nothing
+        self._empty: list[dict[str, object]] = []
         #: why an output could not be made, by its name
         self._unmade: dict[str, str] = {}
         self._text = work.out / "text.txt"
@@ -162,13 +173,17 @@ class _Run:
                 self._preview()
             for number in range(self._pages):
                 self._try(number)
-                self._work.progress(100 * (number + 1) / self._pages)
+                self._tell(number + 1)
             if self._work.attempt > 1 and not self._has_failed(1):
                 self._preview()
             self._refuse_nothing()
             return Result(derivatives=tuple(self._made()), facts=self._facts())
         finally:
             self._transcript.close()
+
+    def _tell(self, done: int) -> None:
+        left = (100 - self._begun) * (1 - done / self._pages)
+        self._work.progress(100 - left)
 
     def _try(self, number: int) -> None:
         """Read one page; remember why if that fails."""
@@ -184,6 +199,9 @@ class _Run:
     def _note_lost(self, number: int, failure: sheets.Failure) -> None:
         self._transcript.add_failed(number, failure.reason)
         self._note(number, failure)
+        # without a tool no page of a picture is read
+        if not self._is_pdf and self._options.searchable_pdf and not failure.is_lack:
+            self._show(number)
 
     def _note(self, number: int, failure: sheets.Failure) -> None:
         self._failed.append({"page": number + 1, "reason": failure.reason})
@@ -203,10 +221,20 @@ class _Run:
     def _copy(self, sheet: sheets.Sheet) -> None:
         """Add the page to the searchable PDF, if it needs that."""
         shown = sheet.shown
-        if shown is None or (self._is_pdf and not shown.words):
-            return
+        if shown is not None and (shown.words or not self._is_pdf):
+            self._add(sheet.number, shown)
+
+    def _show(self, number: int) -> None:
+        """Add a page that could not be read, so that no page of a picture is lost."""
+        shown = self._desk.show(number)
+        if isinstance(shown, sheets.Failure):
+            self._empty.append({"page": number + 1, "reason": shown.reason})
+            shown = self._desk.blank(number)
+        self._add(number, shown)
+
+    def _add(self, number: int, shown: sheets.Shown) -> None:
         if _COPY not in self._unmade:
-            failure = self._desk.add(sheet.number, shown)
+            failure = self._desk.add(number, shown)
             self._has_copy = failure is None
             self._note_unmade(_COPY, failure)
 
@@ -243,6 +271,7 @@ class _Run:
         if self._has_copy:
             path = self._work.out / "searchable.pdf"
             is_made = self._desk.save(str(path))
+            self._has_copy = is_made is True
             if isinstance(is_made, sheets.Failure):
                 self._note_unmade(_COPY, is_made)
             elif is_made:
@@ -267,6 +296,8 @@ class _Run:
         ]
         if unmade:
             facts["failedOutputs"] = unmade
+        if self._has_copy and self._empty:
+            facts["emptyPages"] = self._empty
         if self._engine:
             facts["engine"] = self._engine
         if self._confidences:

@@ -170,6 +170,27 @@ def failed(*pages: int, reason: str = "damaged") -> list[dict[str, object]]:
             ],
         ),
         ({"failedPages": [], "failedOutputs": [{"output": 3}]}, []),
+        ({"failedPages": [], "emptyPages": [{"page": "2"}]}, []),
+        (
+            {
+                "failedPages": failed(2, reason="truncated"),
+                "emptyPages": failed(2, reason="truncated"),
+            },
+            [
+                "Page 2 could not be read: it ends too early.",
+                ("Page 2 of the searchable PDF is empty: it could not be shown."),
+            ],
+        ),
+        (
+            {"failedPages": failed(2, 4), "emptyPages": failed(2, 4)},
+            [
+                "Pages 2 and 4 could not be read: they are damaged.",
+                (
+                    "Pages 2 and 4 of the searchable PDF are empty: "
+                    "they could not be shown."
+                ),
+            ],
+        ),
         (
             {"failedPages": failed(7, reason="too_odd")},
             ["Page 7 could not be read (too_odd)."],

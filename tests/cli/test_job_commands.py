@@ -109,6 +109,26 @@ def unread(*pages: int, reason: str = "damaged") -> list[dict[str, object]]:
                 "The odd\\x1b[2J could not be made (odd\\x1b[2J).",
             ],
         ),
+        (
+            {
+                "failedPages": unread(2, reason="truncated"),
+                "emptyPages": unread(2, reason="truncated"),
+            },
+            [
+                "Page 2 could not be read: it ends too early.",
+                "Page 2 of the searchable PDF is empty: it could not be shown.",
+            ],
+        ),
+        (
+            {"failedPages": unread(2, 4), "emptyPages": unread(2, 4)},
+            [
+                "Pages 2 and 4 could not be read: they are damaged.",
+                (
+                    "Pages 2 and 4 of the searchable PDF are empty: "
+                    "they could not be shown."
+                ),
+            ],
+        ),
         # where each page carries its text nobody needs the data
         ({"failedPages": [], "missingLanguages": ["deu"], "ocrPages": 0}, []),
         # somebody's own function may find anything

@@ -16,7 +16,7 @@ from asyncflow.jobs import REASONS
 from asyncflow.processors import pdf, raster
 from asyncflow.processors.identify import identify
 from asyncflow.processors.image import image
-from asyncflow.processors.tiff import sizes
+from asyncflow.processors.tiff import pages
 from asyncflow.testing.processor import run_processor
 from tests.processors import text_pages
 from tests.processors.conftest import Maker
@@ -188,6 +188,10 @@ def test_each_page_of_a_tiff_has_its_own_limit(make: Maker, *, big: bool) -> Non
     assert facts(path, maxPages=12)["frames"] == 12
 
 
+def sizes(path: Path) -> list[tuple[int, int]]:
+    return [(page.width, page.height) for page in pages(path)]
+
+
 @pytest.mark.parametrize("big", [False, True])
 def test_the_largest_page_of_a_tiff_counts(make: Maker, *, big: bool) -> None:
     path = tiff(make, (10, 10), (20, 10), (60, 50), (10, 10), big=big)
@@ -200,10 +204,38 @@ def test_the_pages_of_a_tiff_are_measured_in_any_order_of_bytes(make: Maker) -> 
     width = struct.pack(">HHIHH", 256, 3, 1, 700, 0)
     page = struct.pack(">H", 2) + width + struct.pack(">HHII", 257, 4, 1, 900)
     path.write_bytes(b"MM\0*" + struct.pack(">I", 8) + page + struct.pack(">I", 8))
-    # one that leads back to itself is one page
-    assert list(sizes(path)) == [(700, 900)]
-    path.write_bytes(path.read_bytes()[:-6])
-    assert list(sizes(path)) == []
+    # one that leads back to itself is one page, and so is one that leads nowhere
+    assert sizes(path) == [(700, 900)]
+    path.write_bytes(path.read_bytes()[:-4])
+    assert sizes(path) == [(700, 900)]
+    path.write_bytes(path.read_bytes()[:-2])
+    assert sizes(path) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [(1, b"\x96"), (6, b"\x60"), (8, b"\x96\0"), (9, b"\x96\0\0\0")]
+)
+def test_a_side_counts_however_it_is_written(
+    make: Maker, kind: int, value: bytes
+) -> None:
+    path = tiff(make, (10, 10), (150, 10))
+    data = path.read_bytes()
+    wide = struct.pack("<HHIHH", 256, 3, 1, 150, 0)
+    assert data.count(wide) == 1
+    odd = struct.pack("<HHI", 256, kind, 1) + value.ljust(4, b"\0")
+    path.write_bytes(data.replace(wide, odd))
+    assert sizes(path) == [(10, 10), (int.from_bytes(value, "little"), 10)]
+    assert refusal(path, maxPixels=900) == "too_many_pixels"
+
+
+def test_a_side_that_needs_more_room_is_found(make: Maker) -> None:
+    path = tiff(make, (10, 10), (150, 10))
+    data = path.read_bytes()
+    wide = struct.pack("<HHIHH", 256, 3, 1, 150, 0)
+    odd = struct.pack("<HHII", 256, 16, 1, len(data))
+    path.write_bytes(data.replace(wide, odd) + struct.pack("<Q", 150))
+    assert sizes(path) == [(10, 10), (150, 10)]
+    assert refusal(path, maxPixels=900) == "too_many_pixels"
 
 
 def test_a_page_as_large_as_a_town_is_refused(make: Maker) -> None:

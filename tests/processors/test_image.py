@@ -219,6 +219,41 @@ def test_a_tiff_of_several_pages_shows_its_first(make: Maker) -> None:
     assert near(picture.getpixel((20, 20)), (255, 0, 0), 20)
 
 
+@pytest.mark.parametrize(
+    ("stored", "dpi", "shown"),
+    [
+        ((864, 572), (204, 98), (290, 400)),
+        ((864, 1143), (204, 196), (290, 400)),
+        ((400, 864), (98, 204), (386, 400)),
+        # which nobody believes
+        ((800, 400), (300, 72), (400, 200)),
+        ((800, 400), (1200, 100), (400, 200)),
+    ],
+)
+def test_a_tiff_whose_pixels_are_no_squares_is_shown_undistorted(
+    make: Maker,
+    stored: tuple[int, int],
+    dpi: tuple[int, int],
+    shown: tuple[int, int],
+) -> None:
+    fax = make.picture("fax.tiff", size=stored, mode="L", color=255, dpi=dpi)
+    assert one(fax, {"width": 400, "height": 400}).size == shown
+    # browsers do not look at what a picture of theirs says of itself
+    png = make.picture("a.png", size=(800, 400), mode="L", color=255, dpi=(204, 98))
+    assert one(png, {"width": 400, "height": 400}).size == (400, 200)
+
+
+@pytest.mark.parametrize(("orientation", "shown"), [(1, (400, 300)), (6, (300, 400))])
+def test_pixels_that_are_no_squares_are_turned_with_the_picture(
+    make: Maker, orientation: int, shown: tuple[int, int]
+) -> None:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    more = {"dpi": (200, 100), "exif": exif}
+    fax = make.picture("fax.tiff", size=(400, 150), mode="L", color=255, **more)
+    assert one(fax, {"width": 400, "height": 400}).size == shown
+
+
 def test_a_pipeline_may_ask_for_any_set(make: Maker) -> None:
     ran = run(
         make.picture("a.png"),

@@ -1,6 +1,6 @@
 import json
 import resource
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import PIL.Image
@@ -140,22 +140,6 @@ def test_a_sheet_with_nothing_around_it_stays_on_white(tmp_path: Path) -> None:
     assert shown.getpixel((5, 5)) > 200
 
 
-def test_all_pages_of_a_tiff_are_read(tmp_path: Path) -> None:
-    first, second = text_pages.some_words(40), text_pages.some_words(40, seed=2)
-    pages = [sheet(first), PIL.Image.new("L", text_pages.SIZE, 255), sheet(second)]
-    path = saved(
-        pages[0], tmp_path / "fax.tiff", save_all=True, append_images=pages[1:]
-    )
-    ran = read(path, "image/tiff")
-    assert ran.facts["pages"] == 3
-    said = ran.files["text"].read_text().split("\f")
-    assert [match(first, said[0].split()), match(second, said[2].split())] == [1.0, 1.0]
-    assert said[1] == ""
-    assert len(pypdfium2.PdfDocument(ran.files["searchablePdf"])) == 3
-    assert ran.percents[-1] == 100
-    assert len(ran.percents) == 3
-
-
 def test_a_searchable_pdf_takes_pictures_up_to_a_limit(tmp_path: Path) -> None:
     jpeg = tmp_path / "page.jpg"
     sheet(["word"]).save(jpeg)
@@ -167,43 +151,6 @@ def test_a_searchable_pdf_takes_pictures_up_to_a_limit(tmp_path: Path) -> None:
         pdf.add_picture(data, (595, 421), [], matrix.IDENTITY)
     assert caught.value.reason == "out_of_memory"
     pdf.close()
-
-
-def spoiled_tiff(pages: Sequence[PIL.Image.Image], path: Path, *, bad: int) -> Path:
-    """Write a TIFF of which the picture data of page *bad* (from 0) are nonsense."""
-    first, *rest = pages
-    saved(first, path, save_all=True, append_images=rest, compression="tiff_lzw")
-    with PIL.Image.open(path) as tiff:
-        tiff.seek(bad)
-        starts = tiff.tag_v2[273]  # type: ignore[attr-defined]
-    data = bytearray(path.read_bytes())
-    data[starts[0] : starts[0] + 60] = b"Z" * 60
-    path.write_bytes(data)
-    return path
-
-
-@pytest.mark.parametrize(("bad", "attempt"), [(0, 1), (1, 1), (2, 1), (0, 2)])
-def test_a_damaged_page_of_a_tiff_costs_no_other_page(
-    tmp_path: Path, bad: int, attempt: int
-) -> None:
-    words = text_pages.some_words(40)
-    pages = [landscape((600, 400)).convert("L"), sheet(words), sheet(words)]
-    path = spoiled_tiff(pages, tmp_path / "fax.tiff", bad=bad)
-    ran = run_processor(text, path, media_type="image/tiff", attempt=attempt)
-    assert ran.facts["failedPages"] == [{"page": bad + 1, "reason": "damaged"}]
-    said = ran.files["text"].read_text().split("\f")
-    good = {1, 2} - {bad}
-    assert [match(words, said[page].split()) for page in good] == [1.0] * len(good)
-
-
-def test_a_tiff_without_text_that_cannot_all_be_looked_at_is_damaged(
-    tmp_path: Path,
-) -> None:
-    pages = [landscape((600, 400)).convert("L"), sheet(text_pages.some_words(40))]
-    path = spoiled_tiff(pages, tmp_path / "fax.tiff", bad=1)
-    with pytest.raises(BadFile) as caught:
-        read(path, "image/tiff")
-    assert caught.value.reason == "damaged"
 
 
 def test_a_photograph_costs_a_glance_and_makes_no_files(tmp_path: Path) -> None:

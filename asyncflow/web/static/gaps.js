@@ -7,6 +7,7 @@ const WHY = {
   crashed: [": the reader crashed on it", ": the reader crashed on them"],
   damaged: [": it is damaged", ": they are damaged"],
   timeout: [" in full: it took too long", " in full: they took too long"],
+  truncated: [": it ends too early", ": they end too early"],
   missing_tool: Array(2).fill(" in full: a tool for that is not installed"),
 };
 
@@ -24,12 +25,14 @@ export const gaps = (job) =>
   job.steps.flatMap(({ name }) => {
     const facts = job.facts?.[name];
     if (!areOfPages(facts)) return [];
-    const { failedPages, failedOutputs = [], missingLanguages = [], ocrPages = 0 } = facts;
+    const { failedPages, failedOutputs = [], emptyPages = [] } = facts;
+    const { missingLanguages = [], ocrPages = 0 } = facts;
     const reasons = new Set(failedPages.map((one) => one.reason));
     const told = [...reasons].map((why) =>
       unread(failedPages.filter((one) => one.reason === why).map((one) => one.page), why),
     );
     told.push(...failedOutputs.map(({ output, reason }) => unmade(output, reason)));
+    if (emptyPages.length > 0) told.push(empty(emptyPages.map((one) => one.page)));
     // where each page carries its text nobody needs the data
     const isNeeded = ocrPages > 0 || reasons.has("missing_tool");
     if (isNeeded && missingLanguages.length > 0) told.push(unknown(missingLanguages));
@@ -38,9 +41,12 @@ export const gaps = (job) =>
 
 // Of a step that reads pages; somebody's own function may find anything.
 const areOfPages = (facts) =>
-  isList(facts?.failedPages, (one) => Number.isInteger(one?.page) && isText(one.reason)) &&
+  isList(facts?.failedPages, isUnread) &&
+  isList(facts.emptyPages ?? [], isUnread) &&
   isList(facts.failedOutputs ?? [], (one) => isText(one?.output) && isText(one.reason)) &&
   isList(facts.missingLanguages ?? [], isText);
+
+const isUnread = (one) => Number.isInteger(one?.page) && isText(one.reason);
 
 const isText = (one) => typeof one === "string";
 
@@ -50,6 +56,11 @@ const unread = (pages, why) => {
   const one = pages.length === 1;
   const because = WHY[why]?.[one ? 0 : 1] ?? ` (${why})`;
   return `${one ? "Page" : "Pages"} ${list(runs(pages))} could not be read${because}.`;
+};
+
+const empty = (pages) => {
+  const [what, why] = pages.length === 1 ? ["Page", "is empty: it"] : ["Pages", "are empty: they"];
+  return `${what} ${list(runs(pages))} of the searchable PDF ${why} could not be shown.`;
 };
 
 const unmade = (output, why) =>
