@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
@@ -37,6 +37,8 @@ _UPLOADS_AT_ONCE = 3
 # files being uploaded or waited for: each waits on a socket of its own
 _FILES_AT_ONCE = 16
 _UNAUTHORIZED = 401
+# more are no list that anybody reads
+_MOST_NAMED = 10
 #: as a FILE: what comes from the standard input
 STDIN = "-"
 
@@ -51,12 +53,24 @@ class Outcome(
     status: str | None = None
     status_url: str | None = None
     error: str | None = None
+    #: why nothing was sent for it, although nothing is wrong
+    note: str | None = None
     job: Job | None = None
 
     @property
     def is_good(self) -> bool:
         """Tell whether the file arrived and nothing went wrong with it since."""
         return self.error is None
+
+
+@dataclass(slots=True)
+class Whole:
+    """Which files the server holds, and whose jobs are still waited for."""
+
+    #: files, as they were called
+    files: set[str] = field(default_factory=set)
+    #: by its file, the id of a job that nobody has told of yet
+    jobs: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,15 +113,15 @@ def upload(
     The FILE - is what comes from the standard input; it is kept in a temporary file
     first, cannot be continued, and is called as --name says.
 
+    Of a file and links to it, the file alone is uploaded.
+
     Ends with 0 if the server took every file; with --wait, if every job ended as
     COMPLETED. What a folder holds besides files (pipes, links to folders), and what
     cannot be read there, is left out and named, and then it ends with 1.
     """
-    # the same file twice would fight with itself over one upload
     found = list(_found(files, recursive=recursive))
-    left_out = [one for one in found if isinstance(one, Outcome)]
-    whole = [one for one in found if isinstance(one, Path)]
-    paths = list({p if _is_stdin(p) else p.resolve(): p for p in whole}.values())
+    paths, doubles = _each_once([one for one in found if isinstance(one, Path)])
+    left_out = [*(one for one in found if isinstance(one, Outcome)), *doubles]
     if name is not None and len(paths) != 1:
         raise click.UsageError(f"--name names one file, and these are {len(paths)}")
     order = Order(
@@ -117,12 +131,12 @@ def upload(
         as_json=as_json,
         quiet=quiet,
     )
+    whole = Whole()
     try:
-        outcomes = converse(lambda: _upload_all(order, paths, left_out))
+        outcomes = converse(lambda: _upload_all(order, paths, left_out, whole))
     except KeyboardInterrupt:
-        again = " Run the same command again: it continues where it stopped."
-        can_continue = not all(map(_is_stdin, paths))
-        click.echo(f"Interrupted.{again if can_continue else ''}", err=True)
+        for line in _interrupted(paths, whole):
+            click.echo(line, err=True)
         return INTERRUPTED
     return 0 if all(outcome.is_good for outcome in outcomes) else 1
 
@@ -142,7 +156,8 @@ def _found(files: tuple[str, ...], *, recursive: bool) -> Iterator[Path | Outcom
                 raise click.UsageError(
                     f"{file} is a folder: add -r to upload its files"
                 )
-            yield from _below(path)
+            below = list(_below(path))
+            yield from below or [Outcome(file=_text(file), note="no files in it")]
         elif path.is_file():
             yield path
         elif path.exists():
@@ -179,8 +194,48 @@ def _why_left_out(path: Path) -> str:
     return "left out: no regular file"
 
 
+def _each_once(paths: list[Path]) -> tuple[list[Path], list[Outcome]]:
+    """Return each file once, by its own name rather than a link's; and the others.
+
+    The same file twice would fight with itself over one upload.
+    """
+    names: dict[Path, list[Path]] = {}
+    for path in paths:
+        names.setdefault(path if _is_stdin(path) else path.resolve(), []).append(path)
+    chosen, doubles = [], []
+    for file, called in names.items():
+        own = [path for path in called if _place(path) == file]
+        kept = (own or called)[0]
+        chosen.append(kept)
+        note = f"the same file as {_text(str(kept))}"
+        others = {_place(path): path for path in called if _place(path) != _place(kept)}
+        doubles += [Outcome(file=_text(str(o)), note=note) for o in others.values()]
+    return chosen, doubles
+
+
+def _place(path: Path) -> Path:
+    """Return where *path* is; what it leads to if it is a link is another place."""
+    return path if _is_stdin(path) else Path(os.path.abspath(path))  # noqa: PTH100 -- Path.resolve() would follow it
+
+
+def _interrupted(paths: list[Path], whole: Whole) -> Iterator[str]:
+    """Say what goes on by itself, and how the rest does."""
+    yield "Interrupted."
+    for label, job_id in whole.jobs.items():
+        again = f"asyncflow status {name_of(job_id)} --watch"
+        yield f"{name_of(label)}: its job goes on. Watch it again: {again}"
+    rest = [str(p) for p in paths if not _is_stdin(p) and str(p) not in whole.files]
+    if rest and not whole.files:
+        yield "Run the same command again: it continues where it stopped."
+    elif rest:
+        shown = [name_of(one) for one in rest[:_MOST_NAMED]]
+        more = len(rest) - len(shown)
+        named = ", ".join([*shown, f"{more} more"] if more else shown)
+        yield f"Not whole yet: {named}. Upload these again: they continue."
+
+
 async def _upload_all(
-    order: Order, paths: list[Path], left_out: list[Outcome]
+    order: Order, paths: list[Path], left_out: list[Outcome], whole: Whole
 ) -> list[Outcome]:
     outcomes: list[Outcome] = []
     queue = iter(paths)
@@ -188,7 +243,7 @@ async def _upload_all(
         async with order.server.client(patient=True) as client:
             # says at once that nobody is there, instead of after all the patience
             await client.reach()
-            batch = _Batch(order=order, client=client, report=report)
+            batch = _Batch(order=order, client=client, report=report, whole=whole)
             for outcome in left_out:
                 batch.tell(outcome)
             async with asyncio.TaskGroup() as group:
@@ -200,8 +255,11 @@ async def _upload_all(
 class _Batch:
     """The files of one command on their way."""
 
-    def __init__(self, *, order: Order, client: Client, report: Reporter) -> None:
+    def __init__(
+        self, *, order: Order, client: Client, report: Reporter, whole: Whole
+    ) -> None:
         self._order, self._client, self._report = order, client, report
+        self._whole = whole
         self._uploads = asyncio.Semaphore(_UPLOADS_AT_ONCE)
         self._resumed: set[str] = set()
 
@@ -211,6 +269,7 @@ class _Batch:
             async with self._shown(str(path)):
                 outcome = await self._carry(path)
             self.tell(outcome)
+            self._whole.jobs.pop(str(path), None)
             outcomes.append(outcome)
 
     @asynccontextmanager
@@ -229,6 +288,8 @@ class _Batch:
                     name=self._order.name or _name_of(path),
                     on_progress=lambda progress: self._sending(label, progress),
                 )
+            self._whole.files.add(label)
+            self._whole.jobs[label] = job_id
             if not self._order.wait:
                 return self._accepted(label, job_id)
             job = await self._client.wait(
@@ -278,6 +339,8 @@ class _Batch:
                 self._report.result(name_of(outcome.job_id))
             if outcome.error is not None:
                 click.echo(f"{name_of(outcome.file)}: {clean(outcome.error)}", err=True)
+            if outcome.note is not None:
+                click.echo(f"{name_of(outcome.file)}: {clean(outcome.note)}", err=True)
             for gap in gaps(outcome.job):
                 click.echo(f"{name_of(outcome.file)}: {gap}", err=True)
         else:
@@ -299,6 +362,8 @@ def _text(path: str) -> str:
 
 def _sentence(outcome: Outcome) -> str:
     name = name_of(outcome.file)
+    if outcome.note is not None:
+        return f"= {name}: {clean(outcome.note)}"
     if outcome.job_id is None:
         return f"✗ {name}: {clean(outcome.error or '')}"
     if outcome.error is not None:

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,13 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallServer]:
     with running(SmallServer()) as small:
         monkeypatch.setenv("ASYNCFLOW_URL", small.url)
         yield small
+
+
+@pytest.fixture
+def photo() -> Path:
+    path = Path("photo.jpg")
+    path.write_bytes(os.urandom(200_000))
+    return path
 
 
 @pytest.fixture(scope="session")

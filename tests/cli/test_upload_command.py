@@ -1,6 +1,5 @@
 import bz2
 import gzip
-import json
 import lzma
 import os
 import pty
@@ -8,37 +7,19 @@ import re
 import selectors
 import signal
 import subprocess
-import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 from aiohttp import web
 from PIL import Image
 
 from asyncflow.cli import main
+from tests.cli.programs import ARGV, environment, lines
 from tests.client.small_server import SmallServer, job, problem, step, whole
 from tests.docs.pages import page
 from tests.processors.text_pages import joined, page_pdf
 from tests.server_process import serving
-
-ARGV = [sys.executable, "-m", "asyncflow"]
-
-
-def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": ":".join(sys.path), **more}
-
-
-def lines(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines()]
-
-
-@pytest.fixture
-def photo() -> Path:
-    path = Path("photo.jpg")
-    path.write_bytes(os.urandom(200_000))
-    return path
 
 
 def test_a_file_is_uploaded_and_its_job_named(
@@ -208,73 +189,6 @@ def test_a_refused_file_does_not_stop_the_others(
     assert len(server.uploads) == 1
 
 
-def test_folders_need_a_flag(
-    server: SmallServer, capsys: pytest.CaptureFixture[str]
-) -> None:
-    deep = Path("folder/deep")
-    deep.mkdir(parents=True)
-    (deep / "a.txt").write_text("a")
-    (deep.parent / "b.txt").write_text("b")
-
-    assert main(["upload", "folder"]) == 2
-    assert "add -r" in capsys.readouterr().err
-    assert main(["upload", "-r", "folder"]) == 0
-    assert {one.name for one in server.uploads.values()} == {"a.txt", "b.txt"}
-
-
-def test_what_a_folder_holds_besides_files_is_left_out_and_named(
-    server: SmallServer, capsys: pytest.CaptureFixture[str]
-) -> None:
-    Path("folder/deep").mkdir(parents=True)
-    Path("folder/deep/a.txt").write_text("a")
-    Path("b.txt").write_text("b")
-    Path("folder/to-b.txt").symlink_to("../b.txt")
-    os.mkfifo("folder/pipe")
-    Path("folder/dangling.pdf").symlink_to("gone")
-    Path("folder/elsewhere").symlink_to(Path.cwd().parent)
-
-    assert main(["upload", "-r", "folder", "--json"]) == 1
-
-    sent = {one.name for one in server.uploads.values()}
-    assert sent == {"a.txt", "to-b.txt"}
-    found = lines(capsys.readouterr().out)
-    assert {one["file"]: one["error"] for one in found if "error" in one} == {
-        "folder/pipe": "left out: no regular file",
-        "folder/dangling.pdf": "left out: a link that leads nowhere",
-        "folder/elsewhere": "left out: a link to a folder, which is not followed",
-    }
-
-
-@pytest.mark.parametrize("quiet", [(), ("-q",)])
-def test_a_folder_that_cannot_be_read_is_named(
-    server: SmallServer, quiet: tuple[str, ...]
-) -> None:
-    closed = Path("folder/closed")
-    closed.mkdir(parents=True)
-    (closed / "secret.txt").write_text("s")
-    Path("folder/open.txt").write_text("o")
-    closed.chmod(0)
-    # root reads everything, unless it is told not to
-    powers = "-dac_override,-dac_read_search"
-    drop = ("setpriv", f"--bounding-set={powers}", f"--inh-caps={powers}")
-    wrap = drop if os.geteuid() == 0 else ()
-
-    done = subprocess.run(
-        [*wrap, *ARGV, "upload", "-r", "folder", *quiet],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-    closed.chmod(0o700)
-    assert done.returncode == 1
-    assert [one.name for one in server.uploads.values()] == ["open.txt"]
-    said = done.stderr if quiet else done.stdout
-    assert "folder/closed: left out: Permission denied" in said
-
-
 def test_one_name_is_for_one_file(
     server: SmallServer, photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -284,12 +198,6 @@ def test_one_name_is_for_one_file(
     Path("b.txt").write_text("b")
     assert main(["upload", str(photo), "b.txt", "--name", "other.jpg"]) == 2
     assert "--name names one file" in capsys.readouterr().err
-
-
-def test_the_same_file_twice_is_one_upload(server: SmallServer, photo: Path) -> None:
-    assert main(["upload", str(photo), f"./{photo}", str(photo.absolute())]) == 0
-
-    assert list(server.uploads) == ["job-1"]
 
 
 def test_a_name_that_is_no_text_is_shown_all_the_same(
@@ -302,31 +210,6 @@ def test_a_name_that_is_no_text_is_shown_all_the_same(
 
     assert lines(capsys.readouterr().out)[0]["file"] == "\\udcff.jpg"
     assert server.uploads["job-1"].name == "?.jpg"
-
-
-def test_what_is_no_file_is_not_waited_for(
-    server: SmallServer, capsys: pytest.CaptureFixture[str]
-) -> None:
-    os.mkfifo("pipe")
-
-    assert main(["upload", "pipe"]) == 2
-
-    assert "pipe is no regular file" in capsys.readouterr().err
-    assert server.requests == []
-
-
-def test_a_file_that_vanishes_does_not_stop_the_others(
-    server: SmallServer, photo: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    Path("gone.jpg").symlink_to("real.jpg")
-    Path("real.jpg").write_bytes(b"x")
-    server.on_livez = lambda: Path("real.jpg").unlink()
-
-    assert main(["upload", "gone.jpg", str(photo)]) == 1
-
-    shown = capsys.readouterr().out
-    assert "✗ gone.jpg: No such file or directory" in shown
-    assert "✓ photo.jpg" in shown
 
 
 def test_nobody_there_is_said_at_once_and_plainly(
@@ -424,6 +307,61 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(
     assert server.received == 8_000_000
 
 
+def interrupted(argv: list[str], *reached: threading.Event) -> str:
+    """Run *argv* until all is *reached*, press Ctrl-C; return what it says of that."""
+    with subprocess.Popen(
+        [*ARGV, *argv],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    ) as program:
+        assert all(one.wait(30) for one in reached)
+        program.send_signal(signal.SIGINT)
+        _, said = program.communicate(timeout=30)
+    assert program.returncode == 130
+    return said[said.index("Interrupted.") :]
+
+
+@pytest.mark.parametrize("quiet", [(), ("-q",), ("--json",)])
+def test_ctrl_c_while_waiting_says_which_job_goes_on_and_how_to_watch_it(
+    server: SmallServer, photo: Path, quiet: tuple[str, ...]
+) -> None:
+    server.jobs["job-1"] = job("job-1", "PROCESSING")
+    waits = threading.Event()
+    server.on_socket = waits.set
+
+    said = interrupted(["upload", "--wait", str(photo), *quiet], waits)
+
+    assert said == (
+        "Interrupted.\nphoto.jpg: its job goes on. "
+        "Watch it again: asyncflow status job-1 --watch\n"
+    )
+
+
+def test_ctrl_c_tells_the_files_that_are_whole_from_those_that_are_not(
+    server: SmallServer, photo: Path
+) -> None:
+    Path("big.bin").write_bytes(os.urandom(8_000_000))
+    server.jobs = {name: job(name, "PROCESSING") for name in ("job-1", "job-2")}
+    server.stall_after = 1_000_000
+    waits = threading.Event()
+    server.on_socket = waits.set
+    argv = ["upload", "--wait", str(photo), "big.bin"]
+
+    said = interrupted(argv, waits, server.stalled)
+
+    (whole_one,) = (k for k, v in server.uploads.items() if v.name == "photo.jpg")
+    assert said == (
+        "Interrupted.\nphoto.jpg: its job goes on. "
+        f"Watch it again: asyncflow status {whole_one} --watch\n"
+        "Not whole yet: big.bin. Upload these again: they continue.\n"
+    )
+    server.stall_after = None
+    assert main(["upload", "big.bin"]) == 0
+    assert len(server.uploads) == 2
+
+
 def on_a_terminal(
     argv: list[str], columns: int, *, interrupt_at: str | None = None
 ) -> tuple[str, int]:
@@ -491,21 +429,6 @@ def test_a_password_in_the_address_is_refused_in_plain_words(
     said = capsys.readouterr().err
     assert "user name or password" in said
     assert "secret" not in said
-
-
-@pytest.mark.parametrize("argv", [["upload", ""], ["upload", "-r", ""]])
-def test_an_empty_name_is_not_the_current_folder(
-    server: SmallServer,
-    photo: Path,
-    argv: list[str],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert photo.exists()
-
-    assert main(argv) == 2
-
-    assert "an empty name is no file" in capsys.readouterr().err
-    assert server.uploads == {}
 
 
 def test_a_packed_file_is_not_taken_for_what_is_in_it(

@@ -121,7 +121,7 @@ def test_a_page_that_nobody_can_show_is_an_empty_one_of_its_size_and_named(
 def test_a_page_that_takes_too_long_to_read_is_shown_without_words(
     tmp_path: Path,
 ) -> None:
-    words = text_pages.some_words(40)
+    words = text_pages.some_words(12)
     dense = PIL.Image.new("L", (4400, 4400), 255)
     small = sheet(text_pages.some_words(400)).resize((880, 622))
     for at in range(35):
@@ -130,7 +130,7 @@ def test_a_page_that_takes_too_long_to_read_is_shown_without_words(
     path = saved(
         pages[0], tmp_path / "fax.tiff", save_all=True, append_images=pages[1:]
     )
-    ran = read(path, pageS=3, attempt=2)
+    ran = read(path, pageS=8, attempt=2)
     assert ran.facts["failedPages"] == [{"page": 2, "reason": "timeout"}]
     assert "emptyPages" not in ran.facts
     copy = ran.files["searchablePdf"]
