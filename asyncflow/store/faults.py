@@ -40,8 +40,6 @@ def explained(what: str) -> Iterator[None]:
     except OSError as error:
         if kernel.is_no_room(error):
             raise DiskFull from error
-        if kernel.is_crowded(error):
-            raise ServerBusy(kernel.CROWDED) from error
         if error.errno in WANTS:
             raise ServerBusy(error.strerror) from error
         raise StoreError(f"{what}: {error.strerror}") from error

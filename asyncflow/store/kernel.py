@@ -24,9 +24,6 @@ _COPY_BYTES = 8 << 20
 WRITE_BYTES = 256 << 10
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_CROWDED = frozenset({errno.EMFILE, errno.ENFILE})
-#: what `is_crowded` means to whoever asked for something
-CROWDED = "as many files are open as this server may have"
 _NOT_HERE = frozenset(
     {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.ENOTTY}
     # how some file systems answer a call that they do not know
@@ -84,11 +81,6 @@ def open_below(folder: int, path: str, flags: int) -> int | None:
 def is_no_room(error: OSError) -> bool:
     """Tell whether *error* says that the medium, or our share of it, is full."""
     return error.errno in _NO_ROOM
-
-
-def is_crowded(error: OSError) -> bool:
-    """Tell whether *error* says that as many files are open as may be."""
-    return error.errno in _CROWDED
 
 
 def reserve(fd: int, start: int, end: int) -> bool:
