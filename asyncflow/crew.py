@@ -21,6 +21,7 @@ import asyncio
 import collections
 import contextlib
 import enum
+import functools
 import os
 import signal
 import socket
@@ -35,6 +36,7 @@ import msgspec
 from asyncflow import agreement, parcels, processes, worker
 from asyncflow.nursery import Nursery
 from asyncflow.prints import NAME, Prints
+from asyncflow.sharing import Shared
 
 _KIND: Final = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_DGRAM
 #: messages taken at once; a worker that says more waits until the pause is over
@@ -132,15 +134,14 @@ class Hand:
     ) -> None:
         self.folder = folder
         self._when_dead = on_death
-        self.jobs_done = 0
+        #: its runs, and how much of its address space is in use before the next one
+        self.jobs_done = self.mapped = 0
         self.attempt: Attempt | None = None
         self.exitcode: int | None = None
         self.gone = self.is_met = False
         #: how the process was before its first run, and after what libraries may keep
         self._first: processes.Condition | None = None
         self._latest: processes.Condition | None = None
-        #: how much of its address space is in use before its run; 0: not known
-        self.mapped = 0
         #: why no order may be given to it any more; "" as long as one may
         self.fault = ""
         #: the module that it loads now
@@ -148,6 +149,7 @@ class Hand:
         #: what it can do; empty until it has greeted
         self.greeting = b""
         self.peak_rss = self.peak_mapped = 0
+        self._shared = Shared()
         #: where its processes were seen at the latest look
         self.faces: list[int] = []
         self._loop = asyncio.get_running_loop()
@@ -227,6 +229,7 @@ class Hand:
     def begin(self, attempt: Attempt, order: bytes) -> None:
         """Give the worker an order; its end will be the attempt's."""
         self.attempt = attempt
+        self._shared = Shared()
         self.peak_rss = self.peak_mapped = 0
         if self.fault:
             attempt.end(End.DIED)
@@ -288,19 +291,22 @@ class Hand:
         """Measure the worker and what it started; end the run that has too much."""
         family = processes.family([self.pid, *orphans])
         self.faces = family.faces
-        resident = sum(map(processes.rss_bytes, family.faces))
+        sizes = [processes.rss_bytes(face) for face in family.faces]
+        resident = sum(sizes) - self._shared.bytes_twice()
         self.peak_rss = max(self.peak_rss, resident)
         mapped = processes.mapped_bytes(self.pid) - self.mapped
         self.peak_mapped = max(self.peak_mapped, mapped)
-        # first, since what they share counts for each of them
         if (
             len(family.pids) > _MOST_PROCESSES
             or family.threads > _MOST_THREADS
             or family.files > _MOST_FILES
         ):
             self.stop(End.CROWD)
-        elif resident > max_bytes:
+        elif max(sizes, default=0) > max_bytes:
             self.stop(End.MEMORY)
+        elif resident > max_bytes:
+            tell = functools.partial(self.stop, End.MEMORY, self.attempt)
+            self._shared.look(family.faces, sum(sizes), max_bytes, tell)
 
     def stop(self, why: End, attempt: Attempt | None = None) -> None:
         """Kill the worker unless its run, or this *attempt*, is over already."""

@@ -259,6 +259,22 @@ def rss_bytes(pid: int) -> int:
     return _statm(pid)[1]
 
 
+def together_bytes(pids: Iterable[int]) -> int:
+    """Return the resident memory of *pids*, what they share counted once.
+
+    This takes up to a millisecond for each.
+    """
+    return sum(map(_share_bytes, pids))
+
+
+def _share_bytes(pid: int) -> int:
+    said = _read(f"/proc/{pid}/smaps_rollup")
+    start = said.find(b"\nPss:")
+    if start < 0:  # the kernel does not say, or not to us
+        return rss_bytes(pid)
+    return int(said[start + 5 : said.index(b" kB\n", start)]) << 10
+
+
 def mapped_bytes(pid: int) -> int:
     """Return the address space of *pid*; 0 when unknown."""
     return _statm(pid)[0]

@@ -177,6 +177,23 @@ def bombs(_work: Work) -> Result:
                 time.sleep(1000)
 
 
+@processor("multiplies", accepts=ANY)
+def multiplies(work: Work) -> Result:
+    """Share memory with children, of which each takes some of its own as well."""
+    said = {name: float(str(value)) for name, value in work.options.items()}
+    kept = [b"x" * (int(said["shared"]) << 20)]
+    children = []
+    for _ in range(int(said["children"])):
+        children.append(os.fork())
+        if children[-1] == 0:
+            kept.append(b"x" * (int(said["own"]) << 20))
+            time.sleep(said["seconds"])
+            os._exit(0)
+    for child in children:
+        os.waitpid(child, 0)
+    return Result()
+
+
 @processor("publishes", accepts=ANY, outputs=("first", "second", "third"))
 def publishes(work: Work) -> Result:
     work.publish(listed(work, "first"))
