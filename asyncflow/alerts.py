@@ -34,6 +34,7 @@ class Reading:
     wal_bytes: int
     trouble: str | None
     failing_joins: int
+    stuck_keys: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +100,13 @@ RULES: Final = (
         name="joins",
         says="a file that has come whole cannot be put together",
         measure=lambda at: float(at.failing_joins),
+        high=1.0,
+        low=1.0,
+    ),
+    Rule(
+        name="trash",
+        says="bytes that were deleted cannot be removed",
+        measure=lambda at: float(at.stuck_keys),
         high=1.0,
         low=1.0,
     ),

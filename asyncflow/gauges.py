@@ -68,7 +68,8 @@ class Gauges:
     *space* tells the room under the store, None where it cannot fill up; *trouble* why
     nothing can be stored just now, *checks* what each condition of being ready lacks;
     *sockets* how many are open, *strays* how many functions ignore being stopped,
-    *failing_joins* how many files have all their parts and cannot be put together.
+    *failing_joins* how many files have all their parts and cannot be put together,
+    *stuck_keys* how many keys of deleted bytes cannot be removed.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Gauges:
         sockets: Callable[[], int],
         strays: Callable[[], int],
         failing_joins: Callable[[], int],
+        stuck_keys: Callable[[], int],
     ) -> None:
         self.alerts = Alerts()
         #: the last hour, for the admin page
@@ -98,7 +100,7 @@ class Gauges:
         self._fill_level = fill_level / 100.0
         self._trouble, self._checks = trouble, checks
         self._sockets, self._strays = sockets, strays
-        self._failing_joins = failing_joins
+        self._failing_joins, self._stuck_keys = failing_joins, stuck_keys
         #: files that consumers have refused, and what was dead when they were counted
         self._refusals: tuple[Mapping[str, int], Mapping[str, int]] | None = None
         self._lags: deque[float] = deque([0.0], maxlen=LAGS_KEPT)
@@ -285,6 +287,7 @@ class Gauges:
             wal_bytes=self._wal.wal_bytes(),
             trouble=self._trouble(),
             failing_joins=self._failing_joins(),
+            stuck_keys=self._stuck_keys(),
         )
 
     async def _oldest_wait_s(self) -> float:

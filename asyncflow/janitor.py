@@ -60,6 +60,11 @@ class Janitor:
         #: keys that could not be removed: when each is tried again
         self._stuck: dict[str, int] = {}
 
+    @property
+    def stuck(self) -> int:
+        """How many keys were given up and could not be removed."""
+        return len(self._stuck)
+
     def changed(self, change: Change) -> None:
         """Hear of bytes that were given up."""
         if change.trash:
@@ -128,10 +133,13 @@ class Janitor:
     async def remove_trash(self) -> int:
         """Remove one portion of given-up bytes; return how many keys were tried."""
         now = self._engine.clock.mono()
-        self._stuck = {key: due for key, due in self._stuck.items() if due > now}
+        waits = {key: due for key, due in self._stuck.items() if due > now}
         # what cannot be removed comes first each time: look behind it
-        found = await self._db.trash(TRASH_PORTION + len(self._stuck))
-        portion = [one for one in found if one.key not in self._stuck]
+        found = await self._db.trash(TRASH_PORTION + len(waits))
+        portion = [one for one in found if one.key not in waits]
+        if not portion:
+            # what was due and is not there is nobody's any more
+            self._stuck = waits
         gone = [one.key for one in portion if await self._remove(one)]
         if gone:
             await self._db.drop_trash(gone)
@@ -145,4 +153,5 @@ class Janitor:
             log.warning("trash.stuck", key=one.key, error=str(error))
             self._stuck[one.key] = self._engine.clock.mono() + STUCK_AGAIN_MS
             return False
+        self._stuck.pop(one.key, None)
         return True

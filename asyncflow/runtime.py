@@ -231,6 +231,7 @@ class Runtime:
             sockets=lambda: len(self.sockets),
             strays=lambda: len(self.strays()),
             failing_joins=lambda: self.joiner.failing,
+            stuck_keys=lambda: self.janitor.stuck,
         )
 
     def _admission(self) -> Admission:

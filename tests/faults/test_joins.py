@@ -41,12 +41,6 @@ def original(server: ServerProcess, job: str) -> bytes:
     return server.request("GET", f"/jobs/{job}/files/original").body
 
 
-def alerts(server: ServerProcess) -> set[str]:
-    bearer: dict[str, Any] = {"Authorization": f"Bearer {server.token}"}
-    found = server.request("GET", "/admin/alerts", **bearer).json["alerts"]
-    return {one["alert"] for one in found}
-
-
 def stuck(server: ServerProcess) -> dict[str, str]:
     """Return what an operator sees of uploads that do not go on."""
     bearer: dict[str, Any] = {"Authorization": f"Bearer {server.token}"}
@@ -166,12 +160,12 @@ def test_a_file_that_cannot_be_put_together_says_why_and_goes_on_by_itself(
         assert found["error"]["code"] == "disk_full"
         assert "all bytes have come" in found["error"]["detail"]
         assert stuck(server) == {job: "disk_full"}
-        watch.until(lambda: "joins" in alerts(server))
+        watch.until(lambda: "joins" in watch.alerts(server))
 
     assert original(server, job) == b"".join(chunks)
     assert server.status(job)["error"] is None
     assert not stuck(server)
-    watch.until(lambda: "joins" not in alerts(server))
+    watch.until(lambda: "joins" not in watch.alerts(server))
     assert server.stop() == 0
     evidence.check()
 
@@ -189,6 +183,6 @@ def test_a_file_that_cannot_be_put_together_is_given_up_by_who_deletes_it(
         assert not stuck(server)
         store = evidence.folder / "store"
         watch.until(lambda: not [one for one in store.rglob("*") if one.is_file()])
-        watch.until(lambda: "joins" not in alerts(server))
+        watch.until(lambda: "joins" not in watch.alerts(server))
     assert server.stop() == 0
     evidence.check()

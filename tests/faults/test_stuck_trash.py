@@ -27,4 +27,5 @@ def test_bytes_that_cannot_be_removed_hold_up_no_others(
 
     watch.until(lambda: not good.exists())
     assert (tmp_path / "elsewhere" / stuck).exists()
+    watch.until(lambda: "trash" in watch.alerts(server))
     assert server.stop() == 0

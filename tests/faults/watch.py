@@ -77,6 +77,13 @@ def until_gone(family: Iterable[int], timeout: float = 2.0) -> None:
     until(lambda: not any(map(is_alive, family)), timeout)
 
 
+def alerts(server: ServerProcess) -> set[str]:
+    """Return the names of the alerts that are raised."""
+    bearer: dict[str, Any] = {"Authorization": f"Bearer {server.token}"}
+    found = server.request("GET", "/admin/alerts", **bearer).json["alerts"]
+    return {one["alert"] for one in found}
+
+
 def signal_family(server: ServerProcess, number: signal.Signals) -> None:
     """Send a signal to the server and to all that it started."""
     for pid in processes.tree(server.pid):

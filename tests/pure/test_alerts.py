@@ -20,6 +20,7 @@ CALM = Reading(
     wal_bytes=0,
     trouble=None,
     failing_joins=0,
+    stuck_keys=0,
 )
 #: rule -> a reading that raises it, one between its thresholds, one that clears it
 READINGS: dict[str, tuple[dict[str, Any], ...]] = {
@@ -34,6 +35,7 @@ READINGS: dict[str, tuple[dict[str, Any], ...]] = {
     "disk": ({"disk_used": 0.86}, {"disk_used": 0.84}, {"disk_used": 0.8}),
     "database": ({"trouble": "no"}, {"trouble": "no"}, {"trouble": None}),
     "joins": ({"failing_joins": 3}, {"failing_joins": 1}, {"failing_joins": 0}),
+    "trash": ({"stuck_keys": 3}, {"stuck_keys": 1}, {"stuck_keys": 0}),
     "loop_lag": ({"loop_lag_s": 0.5}, {"loop_lag_s": 0.2}, {"loop_lag_s": 0.05}),
     "wal": ({"wal_bytes": 256 << 20}, {"wal_bytes": 200 << 20}, {"wal_bytes": 1}),
 }

@@ -74,9 +74,28 @@ async def test_bytes_that_were_stuck_are_tried_again_though_nothing_is_deleted(
         await place.chunks.terminate(stuck)
         assert await janitor.remove_trash() == 1
         assert await janitor.remove_trash() == 0
+        assert janitor.stuck == 1
         place.ticks.now_s += STUCK_AGAIN_MS / 1000
         await janitor.start()
         for _ in range(2):
             assert await store.asked.get() == raw_key(stuck)
+        while janitor.stuck:
+            await asyncio.sleep(0)
         await janitor.stop()
         assert store.keeps == set()
+
+
+async def test_what_was_stuck_and_was_asked_for_by_nobody_since_is_not_waited_for(
+    tmp_path: Path,
+) -> None:
+    store = Sticky()
+    async with place_on(tmp_path, store) as place:
+        janitor = janitor_of(place)
+        stuck = await place.begin()
+        store.keeps.add(raw_key(stuck))
+        await place.chunks.terminate(stuck)
+        await janitor.remove_trash()
+        await place.db.drop_trash([raw_key(stuck)])
+        place.ticks.now_s += STUCK_AGAIN_MS / 1000
+        assert await janitor.remove_trash() == 0
+        assert janitor.stuck == 0
