@@ -11,6 +11,7 @@ from asyncflow.recovery import Recovery
 from asyncflow.store.memory import MemoryStore
 from asyncflow.uploads import raw_key
 from tests.store.engine_room import Place, place_on
+from tests.web.wire import until
 
 GIVEN_UP = Change(job_id="some", version=2, state=JobState.CANCELLED, trash=True)
 
@@ -79,8 +80,7 @@ async def test_bytes_that_were_stuck_are_tried_again_though_nothing_is_deleted(
         await janitor.start()
         for _ in range(2):
             assert await store.asked.get() == raw_key(stuck)
-        while janitor.stuck:
-            await asyncio.sleep(0)
+        await until(lambda: janitor.stuck == 0)
         await janitor.stop()
         assert store.keeps == set()
 
