@@ -203,9 +203,8 @@ def _each_once(paths: list[Path]) -> tuple[list[Path], list[Outcome]]:
     for path in paths:
         names.setdefault(path if _is_stdin(path) else path.resolve(), []).append(path)
     chosen, doubles = [], []
-    for file, called in names.items():
-        own = [path for path in called if _place(path) == file]
-        kept = (own or called)[0]
+    for called in names.values():
+        kept = next((path for path in called if not path.is_symlink()), called[0])
         chosen.append(kept)
         note = f"the same file as {_text(str(kept))}"
         others = {_place(path): path for path in called if _place(path) != _place(kept)}

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import IO, Final
 
 _WIDTH, _LENGTH = 256, 257
+#: libtiff takes more for nonsense
+_MOST_ENTRIES: Final = 4096
 _ORDERS: Final = {b"II": "<", b"MM": ">"}
 #: by its number, how a kind of whole number is written
 _KINDS: Final = {
@@ -137,6 +139,8 @@ def _size(file: IO[bytes], form: _Form) -> tuple[int, int]:
     """Return the width and height that the directory here says; go to its end."""
     found = {_WIDTH: 0, _LENGTH: 0}
     count = form.read(file, form.count)
+    if count > _MOST_ENTRIES:
+        raise struct.error("no directory has so many entries")
     entry = struct.Struct(f"{form.order}HH{form.offset}{form.room}s")
     for _ in range(count):
         tag, kind, _values, value = entry.unpack(file.read(entry.size))

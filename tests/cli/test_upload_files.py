@@ -88,7 +88,8 @@ def test_the_same_file_twice_is_one_upload(server: SmallServer, photo: Path) -> 
 def test_a_file_keeps_its_name_beside_links_to_it(
     server: SmallServer, quiet: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Path("folder").mkdir()
+    Path("real").mkdir()
+    Path("folder").symlink_to("real")
     Path("folder/a-latest.txt").symlink_to("report.txt")
     Path("folder/report.txt").write_text("all of 2024")
     Path("folder/zz-latest.txt").symlink_to("report.txt")

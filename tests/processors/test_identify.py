@@ -192,6 +192,15 @@ def sizes(path: Path) -> list[tuple[int, int]]:
     return [(page.width, page.height) for page in pages(path)]
 
 
+@pytest.mark.parametrize(("entries", "found"), [(4096, 1), (4097, 0)])
+def test_a_directory_of_a_tiff_has_a_sane_length(
+    make: Maker, entries: int, found: int
+) -> None:
+    directory = struct.pack("<H", entries) + bytes(12 * entries) + bytes(4)
+    path = make.text("a.tif", b"II*\0" + struct.pack("<I", 8) + directory)
+    assert len(sizes(path)) == found
+
+
 @pytest.mark.parametrize("big", [False, True])
 def test_the_largest_page_of_a_tiff_counts(make: Maker, *, big: bool) -> None:
     path = tiff(make, (10, 10), (20, 10), (60, 50), (10, 10), big=big)
