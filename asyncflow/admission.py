@@ -211,15 +211,24 @@ class Admission:
         finally:
             held.release()
 
-    async def check_new(self, client: str) -> None:
+    async def check_new(
+        self, client: str, *, tenant: str = "", likely: int = 0
+    ) -> None:
         """Return if *client* may begin an upload now; nothing is held.
 
+        *likely*: how many bytes it should come to, as far as anybody can tell.
+
         Raises:
-            ShuttingDown, BacklogFull, TooManyUploads: not now.
+            ShuttingDown, BacklogFull, TooManyUploads, DiskFull, QuotaExceeded: not now.
         """
         with self._refusals():
             self.check_backlog()
             await self._check_crowded(client)
+            if likely:
+                await self._count(likely, tenant)
+                await self._see(likely)
+                self._check_quota(likely, tenant)
+                self._check_room(likely)
 
     @asynccontextmanager
     async def made(self, tenant: str, *, count: int, room: int) -> AsyncIterator[None]:

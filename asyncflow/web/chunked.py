@@ -291,7 +291,11 @@ async def _file(
                 await runtime.joiner.check(file, fields.total, fields.index, at_least)
             return file
     if not is_repeat:
-        await runtime.admission.check_new(client_of(request, principal))
+        # chunks have one size as a rule, but for the last
+        is_last = fields.index == fields.total - 1
+        likely = at_least if is_last else at_least * (fields.total - 1)
+        client, tenant = client_of(request, principal), principal.tenant
+        await runtime.admission.check_new(client, tenant=tenant, likely=likely)
     return None
 
 

@@ -70,6 +70,20 @@ def test_files_that_fill_a_disk_with_their_chunks_all_become_jobs(
     evidence.check()
 
 
+def test_a_file_that_will_not_fit_is_refused_with_its_first_chunk(
+    make: Make, evidence: Evidence, small_disk: Path
+) -> None:
+    server = make(data_dir=small_disk, fill_level="95")
+    job, data = str(uuid.uuid4()), bytes_of(6 * MIB, 1)
+    refused = send(server, job, 0, 9, data)
+    assert (refused.status, refused.json["code"]) == (507, "disk_full")
+    assert evidence.ask("SELECT 1 FROM job") == []
+    # the last one may be of any size
+    assert send(server, job, 8, 9, data).status == 200
+    assert server.stop() == 0
+    evidence.check()
+
+
 def room_on(place: Path) -> int:
     found = os.statvfs(place)
     return found.f_bavail * found.f_frsize
