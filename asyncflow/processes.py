@@ -28,6 +28,8 @@ _CONFINED: Final = (b"\nNoNewPrivs:\t1\n", b"\nSeccomp:\t2\n")
 #: a tree larger than this is a fork bomb: what was counted is enough to know
 _MOST_PROCESSES: Final = 512
 _MOST_THREADS: Final = 1024
+#: a quarter of what Linux lets a process have; a worker of ours has some hundred
+_MANY_MAPPINGS: Final = 16_384
 
 
 def open_pidfd(pid: int) -> int | None:
@@ -278,6 +280,14 @@ def _share_bytes(pid: int) -> int:
 def mapped_bytes(pid: int) -> int:
     """Return the address space of *pid*; 0 when unknown."""
     return _statm(pid)[0]
+
+
+def has_many_mappings(pid: int) -> bool:
+    """Tell whether *pid* uses up so many mappings that something may have failed.
+
+    This takes longer than all else that is looked at here.
+    """
+    return _read(f"/proc/{pid}/maps").count(b"\n") > _MANY_MAPPINGS
 
 
 def _statm(pid: int) -> tuple[int, int]:

@@ -15,6 +15,8 @@ before. `blame` is the one place where that is decided:
 - If the worker had been used, that is not known. The run is repeated at once, on a new
   worker, and only what happens there counts; unless it has given something away by
   then, which cannot be taken back.
+- A run that fails, or refuses its file, on a used worker that has hardly a mapping left
+  is repeated as well: nobody sees that at the end of the run before, for it takes long.
 - What the server itself lacks, or ends, is nobody's fault.
 """
 
@@ -30,7 +32,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from asyncflow import parcels
+from asyncflow import parcels, processes
 from asyncflow.causes import in_one_line
 from asyncflow.crew import Attempt, End, Hand
 from asyncflow.jobs import REASONS, Verdict
@@ -69,10 +71,18 @@ class Blame(enum.Enum):
 
 
 def blame(
-    ended: End | None, verdict: Verdict, *, was_used: bool, has_given: bool
+    ended: End | None,
+    verdict: Verdict,
+    *,
+    was_used: bool,
+    has_given: bool,
+    is_cramped: bool = False,
 ) -> Blame:
-    """Tell whose fault it is that a run *ended* so, with this *verdict*."""
-    is_bad = verdict in {Verdict.LOST, Verdict.BAD_OUTPUT}
+    """Tell whose fault it is that a run *ended* so, with this *verdict*.
+
+    *is_cramped*: its worker had so little room that it may have failed by that.
+    """
+    is_bad = is_cramped or verdict in {Verdict.LOST, Verdict.BAD_OUTPUT}
     if not is_bad and ended not in {End.TIMEOUT, End.CROWD, End.SPACE}:
         return Blame.NOBODY
     return Blame.UNKNOWN if was_used and not has_given else Blame.THE_RUN
@@ -153,8 +163,17 @@ class Run:
             outcome.verdict,
             was_used=self._was_used,
             has_given=self._has_given,
+            is_cramped=self._is_cramped(outcome.verdict),
         )
         return outcome
+
+    def _is_cramped(self, verdict: Verdict) -> bool:
+        """Tell whether a used worker may have failed for want of mappings.
+
+        How many it has takes long to find out: so not after each run.
+        """
+        is_failure = self._was_used and verdict in {Verdict.ERROR, Verdict.BAD_FILE}
+        return is_failure and processes.has_many_mappings(self.hand.pid)
 
     async def _outcome(self, budget: int, wall_s: float) -> Outcome:
         try:

@@ -129,6 +129,19 @@ LIMITS = {
 }
 
 
+def _split() -> None:
+    """Use up the mappings that a process may have; each second page is another one."""
+    libc, size = ctypes.CDLL(None), 200 << 20
+    libc.mmap.restype = ctypes.c_void_p
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    for _ in range(2):
+        start = libc.mmap(None, ctypes.c_size_t(size), mmap.PROT_READ, flags, -1, 0)
+        for place in range(0, size, 2 * mmap.PAGESIZE):
+            page = ctypes.c_void_p(start + place)
+            if libc.mprotect(page, ctypes.c_size_t(mmap.PAGESIZE), 0) != 0:
+                return
+
+
 LEAVINGS: dict[str, Callable[[], object]] = {
     "nothing": lambda: None,
     "a thread": lambda: threading.Thread(target=_FOREVER.wait, daemon=True).start(),
@@ -158,6 +171,7 @@ LEAVINGS: dict[str, Callable[[], object]] = {
     "a lower priority": lambda: os.nice(1),
     "a gigabyte of addresses": lambda: _map(1 << 30),
     "some addresses": lambda: _map(300 << 20),
+    "no mappings": _split,
     "a stream": lambda: setattr(sys, "stdout", None),
     "a broken worker": _a_broken_worker,
     "a closed stream": _close_the_stream,

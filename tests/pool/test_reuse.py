@@ -183,6 +183,18 @@ async def test_a_worker_that_says_more_than_its_last_word_is_replaced(
     assert [one.jobs_done for one in crew.pool.workers()] == [5]
 
 
+async def test_a_run_is_not_blamed_for_mappings_that_another_has_used_up(
+    crew: Crew,
+) -> None:
+    left = await crew.run("leaves-behind", what="no mappings")
+    assert left.verdict is Verdict.DONE
+
+    after = await crew.run("leaves-behind", what="a thread that ends")
+
+    assert after.verdict is Verdict.DONE, after
+    assert after.facts["pid"] != left.facts["pid"]
+
+
 async def test_who_has_given_something_away_is_not_run_again(crew: Crew) -> None:
     await crew.run("leaves-behind", what="nothing")
 
