@@ -64,12 +64,22 @@ class Sender:
         """Prepare *response* and send the bytes of *fd* from *start* up to *end*.
 
         Raise StoreError if the file is shorter, ConnectionError if the client has gone
-        or does not read.
+        or does not read, OSError if the server may open nothing more.
         """
         if end - start <= SMALL or request.secure:
             await self._send_pieces(request, response, fd, start, end)
             return
-        await response.prepare(request)
+        # before the head has left: where there is none for it, that can still be told
+        sock = os.dup(_transport(request).get_extra_info("socket").fileno())
+        try:
+            await response.prepare(request)
+            await self._send_large(request, sock, fd, start, end)
+        finally:
+            os.close(sock)
+
+    async def _send_large(
+        self, request: web.Request, sock: int, fd: int, start: int, end: int
+    ) -> None:
         request.writer.send_headers()
         transport = _transport(request)
         transport.set_write_buffer_limits(high=0)
@@ -78,7 +88,7 @@ class Sender:
                 # uvloop writes at the end of a turn, and only then knows what is left
                 await asyncio.sleep(0)
                 await request.writer.drain()
-            await self._send_by_kernel(request, transport, fd, start, end)
+            await self._send_by_kernel(request, sock, fd, start, end)
         except TimeoutError:
             raise _dropped(request) from None
         except ConnectionError:
@@ -122,27 +132,23 @@ class Sender:
     async def _send_by_kernel(
         self,
         request: web.Request,
-        transport: asyncio.WriteTransport,
+        sock: int,
         fd: int,
         start: int,
         end: int,
     ) -> None:
-        sock = os.dup(transport.get_extra_info("socket").fileno())
-        try:
-            offset = start
-            while offset < end:
-                _transport(request)
-                count = min(BURST, end - offset)
-                sent = await self.in_thread(_burst, sock, fd, offset, count)
-                if sent is None:
-                    async with asyncio.timeout(self._write_timeout_s):
-                        await _writable(sock)
-                elif sent == 0:
-                    raise StoreError("a stored file is shorter than it was")
-                else:
-                    offset += sent
-        finally:
-            os.close(sock)
+        offset = start
+        while offset < end:
+            _transport(request)
+            count = min(BURST, end - offset)
+            sent = await self.in_thread(_burst, sock, fd, offset, count)
+            if sent is None:
+                async with asyncio.timeout(self._write_timeout_s):
+                    await _writable(sock)
+            elif sent == 0:
+                raise StoreError("a stored file is shorter than it was")
+            else:
+                offset += sent
 
 
 def _burst(sock: int, fd: int, offset: int, count: int) -> int | None:

@@ -2,6 +2,9 @@
 
 import asyncio
 import hashlib
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from aiohttp import web
 
@@ -25,6 +28,17 @@ def put(length: int, *fields: str) -> bytes:
 
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@contextmanager
+def no_descriptor() -> Iterator[None]:
+    """Let this process open nothing beside what it has open."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 class Keeper:

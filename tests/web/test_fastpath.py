@@ -1,10 +1,8 @@
 import asyncio
 import os
-import resource
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from asyncflow.web.rehearsal import rehearse
 from asyncflow.web.sink import BUFFER_BYTES, BUFFERS, SMALL_BYTES, Buffers
 from asyncflow.web.splice import Pipes, SpliceBurst
 from asyncflow.web.taken import Taken, missing
-from tests.web.keeper import GET, KIB, MIB, Keeper, put, some_bytes
+from tests.web.keeper import GET, KIB, MIB, Keeper, no_descriptor, put, some_bytes
 from tests.web.wire import Dial, Serve, until
 
 
@@ -224,17 +222,6 @@ async def test_a_body_is_not_slow_because_the_server_stood_still(
     await wire.send(data[few:])
     assert (await wire.answer()).status == 200
     assert keeper.kept() == data
-
-
-@contextmanager
-def no_descriptor() -> Iterator[None]:
-    """Let this process open nothing beside what it has open."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 class Crowded(FastPath):
