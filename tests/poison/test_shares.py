@@ -256,8 +256,7 @@ def test_what_an_orphan_has_started_counts(server: ServerProcess) -> None:
     found = run(server, "grandchildren")
 
     assert found["status"] == "FAILED"
-    # whichever is too much first: each has some megabytes
-    assert found["error"]["code"] in {"error", "out_of_memory"}
+    assert found["error"]["code"] == CROWD
 
 
 @needs_proc
