@@ -33,6 +33,7 @@ from asyncflow.errors import (
     UploadGone,
     UploadTooLarge,
 )
+from asyncflow.queues import Queue
 from asyncflow.reservations import Ledger, Reservation
 from asyncflow.store.base import Space
 
@@ -52,7 +53,6 @@ class Rules:
 
     max_bytes: int
     allowed_types: tuple[str, ...]
-    backlog_limit: int
     fill_level: float
     #: bytes that may be stored, in all and for one tenant
     quota_bytes: int = sys.maxsize
@@ -73,8 +73,8 @@ class Admission:
     """Decides on uploads that want to start, and holds what they were granted.
 
     *space* tells the room under the store (None: the store cannot fill up), *backlog*
-    how many steps wait, *usage* how many bytes the database counts for each tenant,
-    *open_uploads* how many uploads a client has open.
+    and *delayed* how many steps wait (None: any number may), *usage* how many bytes the
+    database counts for each tenant, *open_uploads* how many uploads a client has open.
     """
 
     def __init__(
@@ -82,7 +82,8 @@ class Admission:
         rules: Rules,
         *,
         space: Callable[[], Awaitable[Space]] | None,
-        backlog: Callable[[], int],
+        backlog: Queue | None = None,
+        delayed: Queue | None = None,
         usage: Callable[[], Awaitable[Mapping[str, int]]] = _nobody_counts,
         open_uploads: Callable[[str], Awaitable[int]] = _nobody_has_any,
         on_refusal: Callable[[str], None] = lambda _code: None,
@@ -90,7 +91,8 @@ class Admission:
         self.rules = rules
         self.on_refusal = on_refusal
         self._space = space
-        self._backlog = backlog
+        self._backlog = backlog or Queue()
+        self._delayed = delayed or Queue()
         self._usage = usage
         self._open_uploads = open_uploads
         #: clients that had too many open when they came last
@@ -131,11 +133,11 @@ class Admission:
         declared_type: str,
         tenant: str = "",
         client: str = "",
-        has_begun: bool = False,
+        lane: str | None = None,
     ) -> AsyncIterator[Reservation]:
         """Hold what an upload takes that may start; give back what is left at the end.
 
-        *has_begun*: it belongs to one that was taken before, and is no more work.
+        *lane*: whose work it is; None: it belongs to what was taken before.
 
         Raises:
             ShuttingDown, BacklogFull, DiskFull, QuotaExceeded, TooManyUploads: not now.
@@ -145,8 +147,8 @@ class Admission:
         with self._refusals():
             self._check_length(length)
             self.check_type(declared_type)
-            if not has_begun:
-                self.check_backlog()
+            if lane is not None:
+                self.check_backlog(lane)
             await self._check_crowded(client)
             await self._hold(held, length or 0, length or 0)
         try:
@@ -212,9 +214,9 @@ class Admission:
             held.release()
 
     async def check_new(
-        self, client: str, *, tenant: str = "", likely: int = 0
+        self, client: str, lane: str, *, tenant: str = "", likely: int = 0
     ) -> None:
-        """Return if *client* may begin an upload now; nothing is held.
+        """Return if *client* may begin an upload in *lane* now; nothing is held.
 
         *likely*: how many bytes it should come to, as far as anybody can tell.
 
@@ -222,7 +224,7 @@ class Admission:
             ShuttingDown, BacklogFull, TooManyUploads, DiskFull, QuotaExceeded: not now.
         """
         with self._refusals():
-            self.check_backlog()
+            self.check_backlog(lane)
             await self._check_crowded(client)
             if likely:
                 await self._count(likely, tenant)
@@ -426,33 +428,40 @@ class Admission:
 
     # ----- the single conditions
 
-    def check_backlog(self) -> None:
-        """Return if there may be more work.
+    def check_backlog(self, lane: str | None = None) -> None:
+        """Return if there may be more work, of *lane* if that is known already.
 
         Raises:
             ShuttingDown, BacklogFull: not now.
         """
         if self.closed:
             raise ShuttingDown
-        waiting = self._backlog()
-        if waiting >= self.rules.backlog_limit:
-            raise BacklogFull(
-                f"{waiting} steps are waiting, the limit is {self.rules.backlog_limit}"
-            )
+        self._check(self._backlog, lane, "are waiting")
 
-    def check_delayed(self, delayed: int) -> None:
-        """Return if another task may wait for its time beside those *delayed*.
+    def check_delayed(self, lane: str, now: int) -> None:
+        """Return if *lane* may have another task that waits for its time.
 
         They hold up nobody, so as many may wait as of those whose time has come.
 
         Raises:
-            BacklogFull: not now.
+            BacklogFull: not now, but probably when the first one's time has come.
         """
-        if delayed >= self.rules.backlog_limit:
-            raise BacklogFull(
-                f"{delayed} tasks wait for their time,"
-                f" the limit is {self.rules.backlog_limit}"
-            )
+        try:
+            self._check(self._delayed, lane, "wait for their time")
+        except BacklogFull as refused:
+            due = self._delayed.due(lane)
+            if due is not None:
+                refused.retry_after_s = max(1.0, (due - now) / 1000)
+            raise
+
+    @staticmethod
+    def _check(queue: Queue, lane: str | None, how: str) -> None:
+        if queue.has_room(lane):
+            return
+        said = f"{queue.total} steps {how}, the limit is {queue.limit}"
+        if queue.has_room(None) and lane is not None:
+            said += f"; {queue.of(lane)} of them are yours, and the rest is for others"
+        raise BacklogFull(said)
 
     def check_type(self, media_type: str) -> None:
         """Return if files of *media_type* are taken.

@@ -23,6 +23,7 @@ class Reading:
     """
 
     backlog: int
+    delayed: int
     backlog_limit: int
     oldest_wait_s: float
     attempts: int
@@ -58,6 +59,13 @@ RULES: Final = (
         name="backlog",
         says="waiting steps have reached four fifths of the limit",
         measure=lambda at: at.backlog / at.backlog_limit,
+        high=0.8,
+        low=0.6,
+    ),
+    Rule(
+        name="delayed",
+        says="tasks that wait for their time have reached four fifths of the limit",
+        measure=lambda at: at.delayed / at.backlog_limit,
         high=0.8,
         low=0.6,
     ),

@@ -148,7 +148,7 @@ class Chunks:
             declared_type=said.declared_type,
             tenant=said.tenant,
             client=said.client,
-            has_begun=said.has_begun,
+            lane=said.lane,
         ) as held:
             clock = self._engine.clock
             new = said.row(

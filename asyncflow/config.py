@@ -262,7 +262,8 @@ class Settings(BaseSettings):
     )
     backlog_limit: Number = _number(
         10_000,
-        "waiting steps above which new work is refused, and of delayed tasks as many",
+        "waiting steps above which new work is refused, and of delayed tasks as many;"
+        " one client, owner or tenant has at most four fifths of either",
         1,
         10**9,
     )

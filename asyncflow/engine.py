@@ -55,6 +55,7 @@ from asyncflow.jobs import (
 from asyncflow.logs import hidden, request_of_now
 from asyncflow.pipelines import Pipelines
 from asyncflow.progress import Hub
+from asyncflow.queues import Queue
 from asyncflow.shapes import unknown
 
 log = structlog.get_logger(__name__)
@@ -87,6 +88,7 @@ class Engine:
         worker: str,
         node: str,
         lease_s: float,
+        backlog_limit: int = sys.maxsize,
     ) -> None:
         self.doorbell = doorbell
         self.clock = clock
@@ -99,12 +101,8 @@ class Engine:
         self.registry: Mapping[str, Registered] = {}
         self.subscriptions: tuple[Subscription, ...] = ()
         self.tallies: Mapping[tuple[str, str], int] = {}
-        #: steps that have become ready since the tallies were read, less those claimed
-        self._newly_waiting = 0
-        #: steps that wait for a time to come, made since the tallies were read
-        self._newly_delayed = 0
-        #: tasks and events on their way into the database
-        self._submitting = 0
+        #: steps whose time has come, and those that wait for it
+        self.waiting, self.delayed = Queue(backlog_limit), Queue(backlog_limit)
         self.paused = Paused()
         #: set while an operator wants no step to begin; a restart forgets it
         self.is_drained = False
@@ -151,10 +149,17 @@ class Engine:
 
         A restart loses the timers of retrying steps, an unknown outcome its rings.
         """
-        counted, delayed = self._newly_waiting, self._newly_delayed
+        looks = self.waiting.begin_look(), self.delayed.begin_look()
         self.tallies = await self._db.tallies()
-        self._newly_waiting -= counted
-        self._newly_delayed -= delayed
+        waiting = sum(n for (_, state), n in self.tallies.items() if state in WAITING)
+        delayed = sum(n for (_, s), n in self.tallies.items() if s == StepState.WAITING)
+        is_full = self.waiting.needs_lanes(waiting) or self.delayed.needs_lanes(delayed)
+        lanes = await self._db.waiting_lanes() if is_full else {}
+        ready = {name: one.ready for name, one in lanes.items()}
+        later = {name: one.delayed for name, one in lanes.items()}
+        due = {name: one.due for name, one in lanes.items() if one.due is not None}
+        self.waiting.end_look(looks[0], waiting, ready)
+        self.delayed.end_look(looks[1], delayed, later, due)
         self.doorbell.ring(
             {
                 name
@@ -163,24 +168,12 @@ class Engine:
             }
         )
 
-    @property
-    def backlog(self) -> int:
-        """How many steps wait: as of the last refresh, and what is known since."""
-        waited = sum(n for (_, state), n in self.tallies.items() if state in WAITING)
-        return max(0, waited + self._newly_waiting) + self._submitting
-
-    @property
-    def delayed(self) -> int:
-        """How many steps wait for a time of their own."""
-        waited = sum(n for (_, s), n in self.tallies.items() if s == StepState.WAITING)
-        return waited + self._newly_delayed + self._submitting
-
     def changed(self, change: Change) -> None:
         """Pass a committed change on; the database calls it in commit order."""
         self.hub.changed(change)
         again = sum(one.status is StepState.RETRYING for one in change.steps)
-        self._newly_waiting += len(change.ring) + again
-        self._newly_delayed += len(change.due) - again
+        self.waiting.changed(len(change.ring) + again)
+        self.delayed.changed(len(change.due) - again)
         for listener in self.listeners:
             listener(change)
         if change.ring:
@@ -286,7 +279,7 @@ class Engine:
                 tenant_limit=self.tenant_limit,
             )
         )
-        self._newly_waiting -= len(claimed)
+        self.waiting.changed(-len(claimed))
         return claimed
 
     def _lease_until(self) -> int:
@@ -460,11 +453,9 @@ class Engine:
         )
 
     async def _submit(self, new: Submission) -> str:
-        self._submitting += 1
-        try:
+        queue = self.waiting if new.run_at is None else self.delayed
+        with queue.coming(new.lane):
             return await self._db.submit(replace(new, request=request_of_now()))
-        finally:
-            self._submitting -= 1
 
     async def announce(self, kind: str, data: Mapping[str, object]) -> None:
         """Write an event of the server's own, if some consumer listens to it."""

@@ -80,7 +80,6 @@ class Gauges:
         db: Database,
         wal: HasWal,
         pool: Pool,
-        backlog_limit: int,
         fill_level: float,
         space: Callable[[], Awaitable[Space]] | None,
         trouble: Callable[[], str | None],
@@ -96,7 +95,7 @@ class Gauges:
         #: how each consumer did lately
         self.paces = Paces(engine.clock.mono_s)
         self._metrics, self._engine, self._db, self._wal = metrics, engine, db, wal
-        self._pool, self._backlog_limit, self._space = pool, backlog_limit, space
+        self._pool, self._space = pool, space
         self._fill_level = fill_level / 100.0
         self._trouble, self._checks = trouble, checks
         self._sockets, self._strays = sockets, strays
@@ -109,7 +108,7 @@ class Gauges:
         #: when workers died lately
         self._losses: deque[float] = deque(maxlen=MOST_ENDS)
         metrics.build.set(1, __version__)
-        metrics.backlog_limit.set(backlog_limit)
+        metrics.backlog_limit.set(engine.waiting.limit)
         metrics.on_scrape(self.measure)
         pool.on_busy = lambda seconds: metrics.worker_busy.inc(by=seconds)
         pool.on_loss = self._lost
@@ -275,8 +274,9 @@ class Gauges:
         while self._losses and self._losses[0] < now - WINDOW_S:
             self._losses.popleft()
         return Reading(
-            backlog=self._engine.backlog,
-            backlog_limit=self._backlog_limit,
+            backlog=self._engine.waiting.total,
+            delayed=self._engine.delayed.total,
+            backlog_limit=self._engine.waiting.limit,
             oldest_wait_s=await self._oldest_wait_s(),
             attempts=len(self._ends),
             failures=sum(failed for _at, failed in self._ends),

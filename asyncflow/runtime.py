@@ -189,6 +189,7 @@ class Runtime:
             worker=f"{socket.gethostname()}:{os.getpid()}",
             node=self.settings.node,
             lease_s=self.settings.lease,
+            backlog_limit=self.settings.backlog_limit,
         )
         engine.pipelines = self._pipelines
         engine.tenant_limit = self.settings.tenant_running or sys.maxsize
@@ -223,7 +224,6 @@ class Runtime:
             db=self.db,
             wal=self.db,
             pool=self.pool,
-            backlog_limit=self.settings.backlog_limit,
             fill_level=self.settings.fill_level,
             space=_space_of(self.store),
             trouble=lambda: self.trouble,
@@ -239,7 +239,6 @@ class Runtime:
         rules = Rules(
             max_bytes=settings.max_upload_bytes,
             allowed_types=settings.allowed_types,
-            backlog_limit=settings.backlog_limit,
             fill_level=settings.fill_level,
             open_uploads=settings.open_uploads,
             quota_bytes=settings.quota_bytes or sys.maxsize,
@@ -248,7 +247,8 @@ class Runtime:
         return Admission(
             rules,
             space=_space_of(self.store),
-            backlog=lambda: self.engine.backlog,
+            backlog=self.engine.waiting,
+            delayed=self.engine.delayed,
             usage=self.db.usage,
             open_uploads=self.db.open_uploads_of,
             on_refusal=self.metrics.uploads_refused.inc,

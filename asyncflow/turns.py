@@ -21,7 +21,7 @@ from typing import Final, Protocol, TypeVar, cast, runtime_checkable
 from asyncflow import uploads
 from asyncflow.db.records import NewUpload, Once, UploadRow
 from asyncflow.errors import DigestConflict, ShuttingDown, UploadBusy, UploadPreempted
-from asyncflow.jobs import JobState
+from asyncflow.jobs import JobState, lane_of
 from asyncflow.store.base import Burst, TakesBursts, Writer
 
 T = TypeVar("T")
@@ -142,9 +142,10 @@ class Announced:
     once: Once | None = None
 
     @property
-    def has_begun(self) -> bool:
-        """Whether it belongs to what was taken before: a chunk, or joined parts."""
-        return bool(self.places) or (self.is_part and not self.concat)
+    def lane(self) -> str | None:
+        """Whose work it is; None: a chunk or joined parts of what was taken before."""
+        has_begun = bool(self.places) or (self.is_part and not self.concat)
+        return None if has_begun else lane_of(self.tenant, self.owner, self.client)
 
     def row(
         self, upload_id: str, *, now: int, expiry_ms: int, client_limit: int

@@ -32,6 +32,7 @@ from asyncflow.db.records import (
     UploadRow,
 )
 from asyncflow.jobs import JobState, Limits, PlanEntry, StepState, Subscription
+from asyncflow.queues import LaneWaits
 from asyncflow.uploads import Saying
 from asyncflow.views import AttemptView, EventView, JobView
 
@@ -320,6 +321,10 @@ class Database(Oversight, Protocol):
 
     async def tallies(self) -> Mapping[tuple[str, str], int]:
         """Return how many steps each consumer has in each state."""
+        ...
+
+    async def waiting_lanes(self) -> Mapping[str, LaneWaits]:
+        """Count what waits by lane: reads as many steps as there wait."""
         ...
 
     async def open_uploads(self) -> int:

@@ -20,6 +20,7 @@ from asyncflow.db.writer import translate
 from asyncflow.errors import FileNotAvailable, JobNotFound, UploadNotFound
 from asyncflow.estimates import Spent
 from asyncflow.jobs import JobState, Subscription
+from asyncflow.queues import LaneWaits
 from asyncflow.views import (
     AttemptView,
     AuditView,
@@ -301,6 +302,16 @@ class Reading:
         """Return how many steps each consumer has in each state."""
         found = await self._rows("tallies", {})
         return {(row["consumer"], row["state"]): row["n"] for row in found}
+
+    async def waiting_lanes(self) -> Mapping[str, LaneWaits]:
+        """Count what waits by lane: reads as many steps as there wait."""
+        found = await self._rows("waiting_lanes", {})
+        return {
+            row["lane"]: LaneWaits(
+                ready=row["ready"], delayed=row["delayed"], due=row["due"]
+            )
+            for row in found
+        }
 
     async def tenant_tallies(self) -> Mapping[tuple[str, str], int]:
         """Return how many steps each tenant has in each state."""

@@ -19,6 +19,7 @@ from asyncflow.errors import (
     StepNotRetryable,
 )
 from asyncflow.jobs import SUBMITTED, JobKind, JobState, PlanEntry, StepState, Verdict
+from asyncflow.queues import LaneWaits
 from asyncflow.testing.db_world import (
     GATE,
     HOUR_MS,
@@ -502,6 +503,20 @@ class ControlObligations:
         await world.db.cancel_step(one.step_id, world.now)
 
         assert await world.state(job) is JobState.CANCELLED
+
+    async def test_what_waits_is_counted_by_lane(self, world: World) -> None:
+        await world.submit(REPORT, lane="a")
+        await world.submit(REPORT, lane="a")
+        one, _two = await world.claim("report", limit=2)
+        await world.end(one, Verdict.TRY_LATER)
+        await world.submit(REPORT, lane="b")
+        await world.submit(REPORT, lane="b", run_at=world.now + 7000)
+        await world.submit(REPORT, lane="b", run_at=world.now + 5000)
+
+        assert await world.db.waiting_lanes() == {
+            "a": LaneWaits(ready=1, delayed=0, due=None),
+            "b": LaneWaits(ready=1, delayed=2, due=world.now + 5000),
+        }
 
     async def test_pauses_are_kept(self, world: World) -> None:
         await world.db.pause("consumer", "image", on=True, now=world.now)

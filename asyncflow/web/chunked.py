@@ -55,6 +55,7 @@ from asyncflow.web.intake import (
     JOB_ID,
     admit_chunk,
     body_length,
+    check_new,
     chosen,
     client_of,
     form_body,
@@ -294,8 +295,7 @@ async def _file(
         # chunks have one size as a rule, but for the last
         is_last = fields.index == fields.total - 1
         likely = at_least if is_last else at_least * (fields.total - 1)
-        client, tenant = client_of(request, principal), principal.tenant
-        await runtime.admission.check_new(client, tenant=tenant, likely=likely)
+        await check_new(request, principal, likely=likely)
     return None
 
 

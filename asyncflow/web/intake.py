@@ -16,6 +16,7 @@ from asyncflow import uploads
 from asyncflow.db.records import Once
 from asyncflow.engine import PIPELINE
 from asyncflow.errors import InvalidHeader, UploadNotFound
+from asyncflow.jobs import lane_of
 from asyncflow.runtime import Runtime
 from asyncflow.turns import NO_CLAIMS, Claims, Ends, Upload
 from asyncflow.uploads import Checksum
@@ -118,7 +119,21 @@ async def admit_form(request: web.Request, principal: Principal) -> None:
     admission = request.app[runtime_key].admission
     await admission.check_form(length, tenant=tenant, is_repeat=is_repeat)
     if not is_repeat:
-        await admission.check_new(client_of(request, principal))
+        await check_new(request, principal)
+
+
+async def check_new(
+    request: web.Request, principal: Principal, *, likely: int = 0
+) -> None:
+    """Return if an upload may begin now, as far as is known before its body.
+
+    Raises:
+        ShuttingDown, BacklogFull, TooManyUploads, DiskFull, QuotaExceeded: not now.
+    """
+    client, tenant = client_of(request, principal), principal.tenant
+    lane = lane_of(tenant, principal.owner, client)
+    admission = request.app[runtime_key].admission
+    await admission.check_new(client, lane, tenant=tenant, likely=likely)
 
 
 async def admit_chunk(request: web.Request, principal: Principal) -> bool:

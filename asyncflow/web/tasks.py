@@ -18,7 +18,7 @@ from aiohttp import web
 from asyncflow import views
 from asyncflow.db.records import Once, Owner
 from asyncflow.errors import InvalidParameter, JobNotFound
-from asyncflow.jobs import JobKind, JobState
+from asyncflow.jobs import JobKind, JobState, lane_of
 from asyncflow.runtime import Runtime
 from asyncflow.views import ErrorView, View
 from asyncflow.web.auth import READ, UPLOAD, Principal, require
@@ -137,16 +137,18 @@ async def submit(request: web.Request) -> web.Response:
     once = _once(request, order.idempotency_key, body)
     whose = Owner(owner=principal.owner, tenant=_tenant(principal, order.tenant))
     run_at = _time(runtime, order)
+    client = client_of(request, principal)
     found = await _begin(
         runtime,
         whose,
+        client,
         once,
         lambda: runtime.engine.submit_task(
             order.name,
             bytes(order.payload).decode(),
             owner=whose.owner,
             tenant=whose.tenant,
-            client=client_of(request, principal),
+            client=client,
             priority=order.priority,
             run_at=run_at,
             once=once,
@@ -166,16 +168,18 @@ async def publish(request: web.Request) -> web.Response:
     said = json_body(_announcement, body)
     once = _once(request, said.idempotency_key, body)
     whose = Owner(owner=principal.owner, tenant=_tenant(principal, said.tenant))
+    client = client_of(request, principal)
     found = await _begin(
         runtime,
         whose,
+        client,
         once,
         lambda: runtime.engine.submit_event(
             said.type,
             bytes(said.data).decode(),
             owner=whose.owner,
             tenant=whose.tenant,
-            client=client_of(request, principal),
+            client=client,
             priority=said.priority,
             once=once,
         ),
@@ -188,6 +192,7 @@ async def publish(request: web.Request) -> web.Response:
 async def _begin(
     runtime: Runtime,
     whose: Owner,
+    client: str,
     once: Once | None,
     submit: Callable[[], Awaitable[str]],
     *,
@@ -202,9 +207,10 @@ async def _begin(
         if known is not None:
             return known
     # nothing comes between this and being counted
-    runtime.admission.check_backlog()
+    lane = lane_of(whose.tenant, whose.owner, client)
+    runtime.admission.check_backlog(None if is_delayed else lane)
     if is_delayed:
-        runtime.admission.check_delayed(runtime.engine.delayed)
+        runtime.admission.check_delayed(lane, runtime.engine.clock.now())
     return await submit()
 
 

@@ -185,6 +185,9 @@ def test_no_statement_walks_through_history(empty: Path) -> None:
         # indexes that hold the waiting steps alone, once at each start
         ("homeless_steps", "SCAN s USING INDEX step_ready"),
         ("homeless_steps", "SCAN s USING INDEX step_due"),
+        # the same, while more than half of what may wait does so
+        ("waiting_lanes", "SCAN step USING INDEX step_ready"),
+        ("waiting_lanes", "SCAN step USING INDEX step_due"),
         # the newest thousand and no more, once at each start
         ("latest_done", "SCAN s"),
         ("latest_done", "SCAN step"),

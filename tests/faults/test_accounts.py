@@ -129,14 +129,11 @@ def test_at_the_end_everything_is_free_again(
         rules = Rules(
             max_bytes=10 * MOST,
             allowed_types=(),
-            backlog_limit=1,
             fill_level=100,
             quota_bytes=MOST,
             tenant_quota_bytes=MOST,
         )
-        admission = Admission(
-            rules, space=nothing_is_stored, backlog=lambda: 0, usage=nothing_is_counted
-        )
+        admission = Admission(rules, space=nothing_is_stored, usage=nothing_is_counted)
         uploads = [Bytes(name, admission) for name in NAMES]
         await asyncio.gather(*map(live, uploads, lives))
         for name in NAMES:
@@ -159,11 +156,10 @@ async def test_what_ends_while_the_database_is_asked_holds_nothing_afterwards() 
     rules = Rules(
         max_bytes=100,
         allowed_types=(),
-        backlog_limit=1,
         fill_level=100,
         quota_bytes=100,
     )
-    admission = Admission(rules, space=None, backlog=lambda: 0, usage=usage)
+    admission = Admission(rules, space=None, usage=usage)
     for name in NAMES:
         admission.found(name, "", 0)
 

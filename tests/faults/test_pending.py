@@ -65,10 +65,8 @@ class Place:
         )
         self.db = SqliteDatabase(folder / "some.db", on_change=self.engine.changed)
         self.engine.attach(self.db, Hub(self.db.job))
-        rules = Rules(
-            max_bytes=1000, allowed_types=(), backlog_limit=10, fill_level=100
-        )
-        admission = Admission(rules, space=None, backlog=lambda: 0)
+        rules = Rules(max_bytes=1000, allowed_types=(), fill_level=100)
+        admission = Admission(rules, space=None)
         self.chunks = Chunks(
             db=self.db,
             engine=self.engine,

@@ -95,7 +95,6 @@ async def chunks_on(
     rules = Rules(
         max_bytes=100 * ROOM_EVERY_BYTES,
         allowed_types=(),
-        backlog_limit=10,
         fill_level=51.5,
         quota_bytes=100 * ROOM_EVERY_BYTES,
     )
@@ -103,7 +102,7 @@ async def chunks_on(
         db=db,
         engine=engine,
         store=store or MemoryStore(),
-        admission=Admission(rules, space=space, backlog=lambda: 0),
+        admission=Admission(rules, space=space),
         expiry_s=EXPIRY_S,
     )
     await db.start()
@@ -209,8 +208,8 @@ async def test_of_many_at_once_only_so_many_are_let_in_as_there_is_room_for() ->
             await asyncio.sleep(0)
         return Space(total_bytes=400, free_bytes=400)
 
-    rules = Rules(max_bytes=100, allowed_types=(), backlog_limit=10, fill_level=50)
-    admission = Admission(rules, space=space, backlog=lambda: 0)
+    rules = Rules(max_bytes=100, allowed_types=(), fill_level=50)
+    admission = Admission(rules, space=space)
     all_know = asyncio.Barrier(12)
 
     async def one() -> bool:
@@ -235,7 +234,6 @@ async def test_who_has_too_many_uploads_open_holds_nothing_of_the_quota() -> Non
     rules = Rules(
         max_bytes=100,
         allowed_types=(),
-        backlog_limit=10,
         fill_level=100,
         quota_bytes=100,
         open_uploads=1,
@@ -247,9 +245,7 @@ async def test_who_has_too_many_uploads_open_holds_nothing_of_the_quota() -> Non
         async with all_of_it("other"):
             return 1
 
-    admission = Admission(
-        rules, space=None, backlog=lambda: 0, open_uploads=open_uploads
-    )
+    admission = Admission(rules, space=None, open_uploads=open_uploads)
 
     def all_of_it(client: str) -> AbstractAsyncContextManager[Reservation]:
         return admission.admitted(length=100, declared_type="text/plain", client=client)

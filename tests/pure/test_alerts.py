@@ -9,6 +9,7 @@ from asyncflow.alerts import MOST_PAST, RULES, Alerts, Noted, Reading
 
 CALM = Reading(
     backlog=0,
+    delayed=0,
     backlog_limit=100,
     oldest_wait_s=0.0,
     attempts=100,
@@ -25,6 +26,7 @@ CALM = Reading(
 #: rule -> a reading that raises it, one between its thresholds, one that clears it
 READINGS: dict[str, tuple[dict[str, Any], ...]] = {
     "backlog": ({"backlog": 80}, {"backlog": 70}, {"backlog": 59}),
+    "delayed": ({"delayed": 80}, {"delayed": 70}, {"delayed": 59}),
     "oldest_wait": (
         {"oldest_wait_s": 600.0},
         {"oldest_wait_s": 400.0},

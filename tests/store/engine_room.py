@@ -170,11 +170,10 @@ class Place:
         rules = Rules(
             max_bytes=1000,
             allowed_types=(),
-            backlog_limit=10,
             fill_level=100,
             quota_bytes=quota_bytes,
         )
-        self.admission = Admission(rules, space=None, backlog=lambda: 0)
+        self.admission = Admission(rules, space=None)
         self.chunks = Chunks(
             db=self.db,
             engine=self.engine,

@@ -173,10 +173,10 @@ async def test_a_window_is_as_large_as_there_is_room_and_never_too_small() -> No
     async def space() -> Space:
         return Space(total_bytes=1000, free_bytes=left)
 
-    rules = Rules(max_bytes=1, allowed_types=(), backlog_limit=1, fill_level=50)
+    rules = Rules(max_bytes=1, allowed_types=(), fill_level=50)
     for free, size in ((900, 200), (700, 100), (610, 50), (510, 8), (10, 8)):
         left = free
-        admission = Admission(rules, space=space, backlog=lambda: 0)
+        admission = Admission(rules, space=space)
         async with admission.moved(200, least=8) as held:
             assert held.room == size
         async with admission.moved(5, least=8) as held:

@@ -3,9 +3,7 @@
 import json
 import shutil
 import signal
-from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -441,56 +439,6 @@ def test_what_is_no_task_is_not_found_as_one(server: ServerProcess) -> None:
     answer = server.request("GET", f"/tasks/{event}")
     assert answer.status == 404
     assert f"see /status/{event}" in answer.json["detail"]
-
-
-# ----- how much may wait
-
-
-def test_no_more_is_taken_than_may_wait(tmp_path: Path) -> None:
-    shutil.copy(WORK, tmp_path)
-    settings = {"processors": "work_to_do", "workers": "1", "backlog_limit": "20"}
-    with healthy_server(tmp_path, **settings) as server:
-        bearer = f"Bearer {server.token}"
-        server.request("POST", "/admin/drain", Authorization=bearer)
-        said = {"name": "add", "payload": [2]}
-        first = post(server, "/tasks", said, Idempotency_Key="once").json
-
-        def give(_number: int) -> int:
-            return post(server, "/tasks", {"name": "add", "payload": [1]}).status
-
-        with ThreadPoolExecutor(16) as crowd:
-            answers = Counter(crowd.map(give, range(60)))
-
-        assert answers == {202: 19, 503: 41}
-        # whoever has lost the answer may ask again, whatever waits
-        assert post(server, "/tasks", said, Idempotency_Key="once").json == first
-        assert post(server, "/events", {"type": "order.paid"}).status == 503
-        assert server.request("PUT", "/upload/a.txt", b"hello").status == 503
-
-        # what is done makes room at once
-        server.request("POST", "/admin/resume", Authorization=bearer)
-        until(lambda: give(0) == 202)
-
-
-def test_no_more_may_wait_for_a_time_of_their_own(tmp_path: Path) -> None:
-    shutil.copy(WORK, tmp_path)
-    settings = {"processors": "work_to_do", "workers": "1", "backlog_limit": "20"}
-    with healthy_server(tmp_path, **settings) as server:
-
-        def give(delay: int) -> int:
-            said = {"name": "add", "payload": [1], "delay": delay}
-            return post(server, "/tasks", said).status
-
-        with ThreadPoolExecutor(16) as crowd:
-            answers = Counter(crowd.map(give, [3600] * 40))
-        assert answers == {202: 20, 503: 20}
-        # also when they have been counted
-        watch.pause(1.5)
-        assert give(3600) == 503
-
-        # they hold up nobody
-        assert give(0) == 202
-        assert server.finished(server.upload("a.txt", b"hi"))["status"] == "COMPLETED"
 
 
 # ----- application events

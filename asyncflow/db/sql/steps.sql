@@ -246,6 +246,16 @@ ORDER BY state = 'cancelled', finished, id LIMIT 1;
 -- name: tallies
 SELECT consumer, state, n FROM tally WHERE n <> 0;
 
+-- name: waiting_lanes
+-- Reads all that waits, by the partial indexes, and nothing else.
+SELECT lane, sum(ready) AS ready, sum(delayed) AS delayed, min(due) AS due FROM (
+  SELECT lane, count(*) AS ready, 0 AS delayed, NULL AS due
+  FROM step INDEXED BY step_ready WHERE state = 'ready' GROUP BY lane
+  UNION ALL
+  SELECT lane, state = 'retrying', state = 'waiting', iif(state = 'waiting', run_at, NULL)
+  FROM step INDEXED BY step_due WHERE state IN('waiting','retrying')
+) GROUP BY lane;
+
 -- name: tenant_tallies
 SELECT tenant, state, n FROM tenant_tally WHERE n <> 0;
 
