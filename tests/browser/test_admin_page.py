@@ -1,7 +1,9 @@
 """The admin page, as an operator uses it."""
 
 import re
+import resource
 import shutil
+import uuid
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,9 @@ from tests.browser.visitor import (
     photo,
     visiting,
 )
+from tests.faults import watch
 from tests.server_process import ServerProcess, serving
+from tests.web.chunks import chunk_form
 
 pytestmark = pytest.mark.needs("chromium")
 
@@ -164,6 +168,21 @@ def test_uploads_in_progress_are_seen(operator: Visitor, server: ServerProcess) 
     server.request("DELETE", f"/files/{job}", Tus_Resumable="1.0.0")
     server.request("DELETE", f"/jobs/{job}")
     expect(page.get_by_text("Nothing arrives.")).to_be_visible()
+
+
+def test_a_file_that_cannot_be_put_together_says_why(
+    operator: Visitor, server: ServerProcess
+) -> None:
+    page, job = operator.page, str(uuid.uuid4())
+    with watch.limit(server, resource.RLIMIT_FSIZE, 16 << 20):
+        for n in range(2):
+            said = {"jobId": job, "chunkIndex": n, "totalChunks": 2}
+            (_, kind), body = chunk_form(bytes(9 << 20), said)
+            server.request("POST", "/upload/chunked", body, Content_Type=kind)
+        line = page.locator("#arriving li", has_text="All bytes have come")
+        expect(line).to_contain_text("The disk has no room for this")
+        server.request("DELETE", f"/jobs/{job}")
+        expect(page.get_by_text("Nothing arrives.")).to_be_visible()
 
 
 def test_a_failed_job_tells_why_and_can_be_retried(

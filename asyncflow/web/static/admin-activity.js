@@ -1,6 +1,6 @@
 // What goes on now: steps that run, uploads that arrive, tenants, and what was done.
 
-import { count, duration, sentence, size, stepName } from "./words.js";
+import { count, duration, reason, sentence, size, stepName } from "./words.js";
 
 const ACTIONS = {
   pause: "paused",
@@ -84,7 +84,8 @@ export class Activity {
       return item;
     }, (item, one) => {
       const whole = one.length === null ? "?" : size(one.length);
-      item.querySelector(".state").textContent = `${size(one.received)} of ${whole}`;
+      const why = one.error ? ` · ${reason(one.error.detail)}` : "";
+      item.querySelector(".state").textContent = `${size(one.received)} of ${whole}${why}`;
     });
     this.tenants = new Kept(at("tenants"), at("no-tenants"), (one) => this.tenant(one), (item, one) => {
       const waiting = (one.steps.ready ?? 0) + (one.steps.retrying ?? 0);
