@@ -10,6 +10,7 @@ much as would be too much then.
 """
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
@@ -26,7 +27,7 @@ class Shared:
     def __init__(self) -> None:
         self._bytes_twice = 0
         self._good_until = 0.0
-        self._look: asyncio.Task[None] | None = None
+        self._is_looking = False
 
     def bytes_twice(self) -> int:
         """Return how much of the sum was counted before, as far as that is known."""
@@ -38,18 +39,32 @@ class Shared:
     ) -> None:
         """Have *tell* called if *pids*, whose sizes have this *sum_*, have over *most*.
 
-        Nothing happens while a look is under way.
+        Nothing happens while a look is under way. Without a thread the sum counts.
         """
-        if self._look is None or self._look.done():
-            self._look = asyncio.create_task(self._weigh(pids, sum_, most, tell))
+        if self._is_looking:
+            return
+        loop = asyncio.get_running_loop()
 
-    async def _weigh(
-        self, pids: Sequence[int], sum_: int, most: int, tell: Callable[[], None]
-    ) -> None:
-        # no thread for it: the next look is soon
-        with suppress(RuntimeError):
-            together = await asyncio.to_thread(processes.together_bytes, pids)
+        def weigh() -> None:
+            together = sum_
+            try:
+                together = processes.together_bytes(pids)
+            finally:
+                # where the loop has gone nobody waits any more
+                with suppress(RuntimeError):
+                    loop.call_soon_threadsafe(weighed, together)
+
+        def weighed(together: int) -> None:
+            self._is_looking = False
             self._bytes_twice = max(0, sum_ - together)
-            self._good_until = asyncio.get_running_loop().time() + _GOOD_FOR_S
+            self._good_until = loop.time() + _GOOD_FOR_S
             if together > most:
                 tell()
+
+        try:
+            # one of its own: it may not wait behind work that takes long
+            threading.Thread(target=weigh, name="weigh", daemon=True).start()
+        except RuntimeError:
+            tell()
+        else:
+            self._is_looking = True
