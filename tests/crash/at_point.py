@@ -159,7 +159,7 @@ POINTS: Final[dict[str, Callable[[Bomb], None]]] = {
     "joined upload created": joined_upload_created,
     "chunk stored": before(intake, "take_place"),
     "chunk placed": after_commit_of(intake, "take_place"),
-    "joining": after(kernel, "append_whole"),
+    "joining": after(local.LocalStore, "_copy_one"),
     "joined": after_commit_of(intake, "release_parts"),
     "before the commit": after(intake, "accept"),
     "after the commit": after_commit_of(intake, "accept"),
