@@ -40,11 +40,12 @@ class _Row(NamedTuple):
     tag: int
     turn: int
     step: int
+    round: int
     lane: str
     tenant: str
 
 
-_BEFORE_ALL = _Row(-(1 << 62), 0, 0, 0, "", "")
+_BEFORE_ALL = _Row(-(1 << 62), 0, 0, 0, 0, "", "")
 
 
 class _Walk:
@@ -112,12 +113,12 @@ class Lane:
     """When a lane is next, and the turn that it had last, which may go on."""
 
     tag: int
-    served_turn: int
+    served_round: int
     served_tag: int
 
-    def tag_of(self, turn: int) -> int:
-        """Return what a step of this *turn* goes by."""
-        return self.served_tag if turn == self.served_turn else self.tag
+    def tag_of(self, row: _Row) -> int:
+        """Return what one of its steps goes by."""
+        return self.served_tag if row.round == self.served_round else self.tag
 
 
 class Turns:
@@ -132,16 +133,16 @@ class Turns:
     def tag_of(self, row: _Row) -> int:
         """Return what *row* goes by, now that others were taken."""
         lane = self.lanes.get(row.lane)
-        return row.tag if lane is None else lane.tag_of(row.turn)
+        return row.tag if lane is None else lane.tag_of(row)
 
     def take(self, row: _Row) -> None:
         """Take a step; unless its lane is still in the same turn, it was that one's."""
         self.steps.append((row.step, row.tag))
         lane = self.lanes.get(row.lane) or self._find(row.lane)
-        if lane is None or row.turn != lane.served_turn:
+        if lane is None or row.round != lane.served_round:
             self.latest = max(self.latest, row.tag)
             tag = self.latest + 2
-            lane = Lane(tag=tag, served_turn=row.turn, served_tag=row.tag)
+            lane = Lane(tag=tag, served_round=row.round, served_tag=row.tag)
         self.lanes[row.lane] = lane
 
     def _find(self, name: str) -> Lane | None:

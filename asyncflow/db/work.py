@@ -55,7 +55,7 @@ def _serve(db: sqlite3.Connection, name: str, lane: Lane) -> None:
     served = {
         "lane": name,
         "tag": lane.tag,
-        "served_turn": lane.served_turn,
+        "served_round": lane.served_round,
         "served_tag": lane.served_tag,
     }
     if not db.execute(SQL["serve_lane"], served).rowcount:

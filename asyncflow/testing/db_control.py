@@ -62,6 +62,26 @@ class ControlObligations:
 
         assert [job for job in order if job in many] == many
 
+    async def test_all_steps_of_a_job_are_one_turn(self, world: World) -> None:
+        """Also those that go before, or behind, other jobs of their lane."""
+        gate = replace(GATE, priority=-10)
+        plan = (gate, IMAGE, replace(TEXT, priority=10))
+        for _ in range(30):
+            await world.accepted(gate, client="a")
+        for claimed in await world.claim("identify", limit=5):
+            await world.done(claimed, plan=plan)
+        for _ in range(3):
+            one = await world.accepted(gate, client="b")
+            (claimed,) = await world.claim(limit=1)
+            assert claimed.job_id == one
+            await world.done(claimed, plan=plan)
+            both = await world.claim(limit=2)
+            assert [c.job_id for c in both] == [one, one]
+            for claimed in both:
+                await world.done(claimed)
+            # in between the others have theirs
+            assert one not in [c.job_id for c in await world.claim(limit=2)]
+
     async def test_what_is_held_back_keeps_nobody_else_waiting(
         self, world: World
     ) -> None:

@@ -24,12 +24,13 @@ class StepObligations:
 
     async def test_the_most_urgent_step_is_claimed_first(self, world: World) -> None:
         first = await world.past_gate(IMAGE)
+        second = await world.past_gate(IMAGE)
         urgent = await world.accepted()
 
-        claimed = await world.claim(limit=2)
+        claimed = await world.claim(limit=3)
 
-        assert [one.job_id for one in claimed] == [urgent, first]
-        assert [one.consumer for one in claimed] == ["identify", "image"]
+        assert [one.job_id for one in claimed] == [urgent, first, second]
+        assert [one.consumer for one in claimed] == ["identify", "image", "image"]
 
     async def test_equally_urgent_steps_are_claimed_in_their_order(
         self, world: World

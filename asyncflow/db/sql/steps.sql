@@ -1,15 +1,15 @@
 -- name: insert_step
 -- The job lends its tenant, its priority, its lane and its turn. A step that lets newer
--- jobs pass lets those of its own lane pass, as many as there are. A replay has a lane
--- and a turn of its own.
+-- jobs pass lets those of its own lane pass, as many as there are, and then belongs to
+-- the turn of the last one. A replay has a lane and a turn of its own.
 INSERT INTO step(job_id, event_seq, consumer, tenant, run, state, detached, gate,
-  required, priority, lane, turn, max_attempts, options, run_at)
+  required, priority, lane, turn, round, max_attempts, options, run_at)
 SELECT id, :seq, :consumer, tenant, :run, :state, :detached, :gate, :required, priority,
-  coalesce(:lane, lane), coalesce(:turn, turn + CASE WHEN :shift <= 0 THEN :shift ELSE
-    min(:shift, max(0, coalesce(
-      (SELECT lane.turn FROM lane WHERE lane.name = job.lane), 0) - turn)) END),
-  :max_attempts, :options, :run_at
-FROM job WHERE id = :job;
+  coalesce(:lane, lane), round + min(:shift, 0), round, :max_attempts, :options, :run_at
+FROM (SELECT *, coalesce(:turn, CASE WHEN :shift <= 0 THEN turn ELSE
+    turn + min(:shift, max(0, coalesce(
+      (SELECT lane.turn FROM lane WHERE lane.name = job.lane), 0) - turn)) END) AS round
+  FROM job WHERE id = :job);
 
 -- name: step_of_consumer
 SELECT id, state, token FROM step
@@ -36,14 +36,14 @@ GROUP BY tenant;
 
 -- name: fronts
 -- Which lanes' first steps are next for a consumer, behind one of them.
-SELECT priority, tag, turn, step, lane, tenant FROM front
+SELECT priority, tag, turn, step, round, lane, tenant FROM front
 WHERE consumer = :consumer
   AND (priority, tag, turn, step) > (:priority, :tag, :turn, :step)
 ORDER BY priority, tag, turn, step LIMIT :limit;
 
 -- name: behind
 -- The next ready steps of one consumer and lane; the partial index keeps it flat.
-SELECT priority, :tag, turn, id, lane, tenant FROM step
+SELECT priority, :tag, turn, id, round, lane, tenant FROM step
 WHERE consumer = :consumer AND lane = :lane AND state = 'ready'
   AND (priority, turn, id) > (:priority, :turn, :step)
 ORDER BY priority, turn, id LIMIT :limit;
@@ -78,21 +78,21 @@ ON CONFLICT DO UPDATE SET turn = lane.turn + 1 RETURNING turn;
 SELECT turn FROM latest;
 
 -- name: lane
-SELECT tag, served_turn, served_tag FROM lane WHERE name = :lane;
+SELECT tag, served_round, served_tag FROM lane WHERE name = :lane;
 
 -- name: advance
 UPDATE latest SET turn = :tag WHERE turn < :tag;
 
 -- name: serve_lane
-UPDATE lane SET tag = :tag, served_turn = :served_turn, served_tag = :served_tag
+UPDATE lane SET tag = :tag, served_round = :served_round, served_tag = :served_tag
 WHERE name = :lane;
 
 -- name: begin_lane
-INSERT INTO lane(name, turn, tag, served_turn, served_tag)
-SELECT :lane, coalesce(max(id), 0), :tag, :served_turn, :served_tag FROM job;
+INSERT INTO lane(name, turn, tag, served_round, served_tag)
+SELECT :lane, coalesce(max(id), 0), :tag, :served_round, :served_tag FROM job;
 
 -- name: serve_front
-UPDATE front SET tag = iif(turn = :served_turn, :served_tag, :tag) WHERE lane = :lane;
+UPDATE front SET tag = iif(round = :served_round, :served_tag, :tag) WHERE lane = :lane;
 
 -- name: forget_lanes
 -- Who waits for nothing and is not ahead of the others begins where they are.
