@@ -319,8 +319,11 @@ def _dead_or(state: StepState, spent: bool) -> StepState:  # noqa: FBT001 -- pri
 
 
 def lane_of(tenant: str, owner: str, client: str = "") -> str:
-    """Return the lane of somebody's jobs; without accounts, each client has its own."""
-    return f"{tenant}/{client if owner == NOBODY else owner}"
+    """Return the lane of somebody's jobs; without accounts, each client has its own.
+
+    None is that of two tenants, whatever they are called.
+    """
+    return f"{tenant!r}/{client if owner == NOBODY else owner}"
 
 
 def lets_go_on(state: StepState, *, required: bool) -> bool:

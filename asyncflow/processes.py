@@ -14,7 +14,7 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 #: the server's own want, not the worker's fault
@@ -285,9 +285,14 @@ def mapped_bytes(pid: int) -> int:
 def has_many_mappings(pid: int) -> bool:
     """Tell whether *pid* uses up so many mappings that something may have failed.
 
-    This takes longer than all else that is looked at here.
+    This takes longer than all else that is looked at here, so no more are counted.
     """
-    return _read(f"/proc/{pid}/maps").count(b"\n") > _MANY_MAPPINGS
+    found = 0
+    for piece in _pieces(f"/proc/{pid}/maps"):
+        found += piece.count(b"\n")
+        if found > _MANY_MAPPINGS:
+            return True
+    return False
 
 
 def _statm(pid: int) -> tuple[int, int]:
@@ -299,18 +304,22 @@ def _statm(pid: int) -> tuple[int, int]:
 
 def _read(name: str) -> bytes:
     """Return a small file of /proc; nothing when its process is gone."""
+    return b"".join(_pieces(name))
+
+
+def _pieces(name: str) -> Iterator[bytes]:
+    """Yield a file of /proc bit by bit; nothing when its process is gone."""
     try:
         fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return b""
+        return
     try:
-        whole = piece = os.read(fd, _CHUNK)
         # the kernel hands a list out by the page, ending with a whole entry
-        while len(piece) > _NEARLY_A_PAGE:
-            piece = os.read(fd, _CHUNK)
-            whole += piece
-        return whole  # noqa: TRY300 -- nothing here raises what is caught below
+        while piece := os.read(fd, _CHUNK):
+            yield piece
+            if len(piece) <= _NEARLY_A_PAGE:
+                return
     except OSError:
-        return b""
+        return
     finally:
         os.close(fd)

@@ -30,7 +30,14 @@ from asyncflow.errors import (
     StepNotOpen,
     StepNotRetryable,
 )
-from asyncflow.jobs import SUBMITTED, JobKind, JobState, PlanEntry, StepState
+from asyncflow.jobs import (
+    SUBMITTED,
+    JobKind,
+    JobState,
+    PlanEntry,
+    StepState,
+    lane_of,
+)
 
 T = TypeVar("T")
 
@@ -238,8 +245,8 @@ def replay(
         event = {"job": cause.job, "run": row["run"], "type": "job.replayed"}
         data = {"data": to_json({"consumer": entry.consumer}), "now": now}
         seq = insert_event(db, {**event, **data})
-        # it is nobody's work: all replays of a consumer have one lane together
-        lane = f"replay/{entry.consumer}"
+        # it is nobody's work: all replays of a consumer have one lane in each tenant
+        lane = lane_of(row["tenant"], f"replay of {entry.consumer}")
         insert_step(
             track,
             seq,

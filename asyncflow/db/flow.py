@@ -104,14 +104,18 @@ def write_event(
     *,
     now: int,
     data: Mapping[str, object] | None = None,
+    afresh: bool = True,
 ) -> tuple[int, int]:
-    """Write an event and the steps it causes; return how many, and how many gates."""
+    """Write an event and the steps it causes; return how many, and how many gates.
+
+    *afresh*: who has done its work for an earlier event like it does it once more.
+    """
     row = {"job": track.job, "run": run, "type": kind, "now": now}
     seq = insert_event(track.db, {**row, "data": to_json(data or {})})
     caused = [
         entry
         for entry in plan
-        if entry.on == kind and _open_step(track, seq, entry, run, now)
+        if entry.on == kind and _open_step(track, seq, entry, run, now, afresh=afresh)
     ]
     return len(caused), sum(entry.gate for entry in caused)
 
@@ -121,8 +125,10 @@ def insert_event(db: sqlite3.Connection, row: Mapping[str, object]) -> int:
     return db.execute(SQL["insert_event"], row).lastrowid or 0
 
 
-def _open_step(track: Tracker, seq: int, entry: PlanEntry, run: int, now: int) -> bool:
-    """Make the entry's step ready; False: this run has it open already."""
+def _open_step(
+    track: Tracker, seq: int, entry: PlanEntry, run: int, now: int, *, afresh: bool
+) -> bool:
+    """Make the entry's step ready; False: it is open, or done and not so *afresh*."""
     args = {
         "job": track.job,
         "seq": seq,
@@ -139,7 +145,9 @@ def _open_step(track: Tracker, seq: int, entry: PlanEntry, run: int, now: int) -
     known = track.db.execute(SQL["step_of_consumer"], args).fetchone()
     if known is None:
         step = insert_step(track, seq, entry, run, run_at=now)
-    elif StepState(known["state"]).is_final:
+    elif StepState(known["state"]).is_final and (
+        afresh or known["state"] != StepState.DONE
+    ):
         step = known["id"]
         give_up_files(track, step, known["token"])
         track.db.execute(SQL["cause_again"], {**args, "step": step})
@@ -230,10 +238,12 @@ def end_step(
     """
     run, gate = row["run"], bool(row["gate"])
     kind = events.of_step(row["consumer"], state)
-    if jobs.lets_go_on(state, required=bool(row["required"])):
+    # what it has not made is nothing new for who has worked without it
+    without = jobs.lets_go_on(state, required=bool(row["required"]))
+    if without:
         follows = events.of_step(row["consumer"], StepState.DONE)
         plan = [dataclasses.replace(e, on=kind) if e.on == follows else e for e in plan]
-    caused, gates = write_event(track, run, kind, plan, now=now)
+    caused, gates = write_event(track, run, kind, plan, now=now, afresh=not without)
     still = row["open"] + caused - 1
     if gate and row["gates"] + gates == 1:
         still += pass_gates(track, run, plan, now)

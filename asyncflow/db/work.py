@@ -39,8 +39,9 @@ def claim(db: sqlite3.Connection, demand: Demand) -> tuple[list[Claimed], list[C
     """Take the ready steps that are next: by priority, then by lane."""
     db.execute(SQL["due_steps"], {"now": demand.now})
     turns = next_steps(db, demand)
+    wants = to_json(list(demand.wants))
     for name, lane in turns.lanes.items():
-        _serve(db, name, lane)
+        _serve(db, name, lane, wants)
     if turns.steps:
         db.execute(SQL["advance"], {"tag": turns.latest})
     taken = [_claim_one(db, step, tag, demand) for step, tag in turns.steps]
@@ -50,9 +51,10 @@ def claim(db: sqlite3.Connection, demand: Demand) -> tuple[list[Claimed], list[C
     )
 
 
-def _serve(db: sqlite3.Connection, name: str, lane: Lane) -> None:
+def _serve(db: sqlite3.Connection, name: str, lane: Lane, wants: str) -> None:
     """Store that a lane has had a turn, before its steps are claimed."""
     served = {
+        "wants": wants,
         "lane": name,
         "tag": lane.tag,
         "served_round": lane.served_round,

@@ -134,6 +134,21 @@ class JobObligations:
         assert sorted(names) == ["identify", "image", "search", "text"]
         assert world.terminals(job) == ["job.completed"]
 
+    async def test_who_has_worked_without_a_step_does_not_again_when_it_fails_again(
+        self, world: World
+    ) -> None:
+        job = await world.past_gate(TEXT, INDEX)
+        text = await world.take("text")
+        await world.end(text, Verdict.BAD_FILE, "damaged")
+        await world.done(await world.take("search"))
+        assert await world.state(job) is JobState.COMPLETED
+
+        await world.db.retry_step(text.step_id, world.now)
+        await world.end(await world.take("text"), Verdict.BAD_FILE, "damaged")
+
+        assert not await world.claim("search")
+        assert await world.state(job) is JobState.COMPLETED
+
     # ----- derivatives
 
     async def test_a_derivative_can_be_had_as_soon_as_it_is_published(

@@ -23,8 +23,9 @@ class StepObligations:
     """The obligations that concern steps, one test each."""
 
     async def test_the_most_urgent_step_is_claimed_first(self, world: World) -> None:
-        first = await world.past_gate(IMAGE)
-        second = await world.past_gate(IMAGE)
+        first, second = [await world.accepted() for _ in range(2)]
+        for gate in await world.claim():
+            await world.done(gate, plan=(GATE, IMAGE))
         urgent = await world.accepted()
 
         claimed = await world.claim(limit=3)

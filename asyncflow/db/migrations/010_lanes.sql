@@ -10,7 +10,7 @@ DROP INDEX step_ready;
 
 ALTER TABLE step ADD COLUMN lane TEXT NOT NULL DEFAULT '';  -- its job's; a replay's own
 ALTER TABLE step ADD COLUMN round INTEGER NOT NULL DEFAULT 0; -- whose turn it belongs to
-UPDATE step SET round = turn, lane = iif(detached, 'replay/' || consumer,
+UPDATE step SET round = turn, lane = iif(detached, 'replay of ' || consumer || ' ' || tenant,
   (SELECT lane FROM job WHERE job.id = step.job_id));
 -- Partial: the claim stays flat however many finished steps there are.
 CREATE INDEX step_ready ON step(consumer, lane, priority, turn, id)

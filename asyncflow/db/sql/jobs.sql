@@ -3,7 +3,7 @@ SELECT id, pid, kind, state, run, open, gates, version, plan, original FROM job
 WHERE pid = :pid AND is_part = 0;
 
 -- name: job_by_id
-SELECT id, pid, kind, state, run, open, gates, version, plan, original FROM job
+SELECT id, pid, kind, state, tenant, run, open, gates, version, plan, original FROM job
 WHERE id = :job;
 
 -- name: add_open

@@ -1,14 +1,15 @@
 -- name: insert_step
 -- The job lends its tenant, its priority, its lane and its turn. A step that lets newer
--- jobs pass lets those of its own lane pass, as many as there are, and then belongs to
--- the turn of the last one. A replay has a lane and a turn of its own.
+-- jobs pass lets those of its own lane pass, as many as there are, and then has a turn
+-- for itself. A replay has a lane and a turn of its own.
 INSERT INTO step(job_id, event_seq, consumer, tenant, run, state, detached, gate,
   required, priority, lane, turn, round, max_attempts, options, run_at)
 SELECT id, :seq, :consumer, tenant, :run, :state, :detached, :gate, :required, priority,
-  coalesce(:lane, lane), round + min(:shift, 0), round, :max_attempts, :options, :run_at
-FROM (SELECT *, coalesce(:turn, CASE WHEN :shift <= 0 THEN turn ELSE
-    turn + min(:shift, max(0, coalesce(
-      (SELECT lane.turn FROM lane WHERE lane.name = job.lane), 0) - turn)) END) AS round
+  coalesce(:lane, lane), coalesce(:turn, turn + passed),
+  CASE WHEN :turn IS NOT NULL THEN :turn WHEN passed > 0 THEN -1 - :seq ELSE turn END,
+  :max_attempts, :options, :run_at
+FROM (SELECT *, CASE WHEN :shift <= 0 THEN :shift ELSE min(:shift, max(0, coalesce(
+    (SELECT lane.turn FROM lane WHERE lane.name = job.lane), 0) - turn)) END AS passed
   FROM job WHERE id = :job);
 
 -- name: step_of_consumer
@@ -92,7 +93,9 @@ INSERT INTO lane(name, turn, tag, served_round, served_tag)
 SELECT :lane, coalesce(max(id), 0), :tag, :served_round, :served_tag FROM job;
 
 -- name: serve_front
-UPDATE front SET tag = iif(round = :served_round, :served_tag, :tag) WHERE lane = :lane;
+-- What waits for a consumer that is held back has had no turn by that.
+UPDATE front SET tag = iif(round = :served_round, :served_tag, :tag)
+WHERE lane = :lane AND consumer IN (SELECT value FROM json_each(:wants));
 
 -- name: forget_lanes
 -- Who waits for nothing and is not ahead of the others begins where they are.
