@@ -24,14 +24,13 @@ class Certificate:
         self._cert = cert
         self._key = key
         self._seen = self._stamps()
-        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self.context.set_alpn_protocols(["http/1.1"])
         try:
-            self._load_into(self.context)
+            self.context = self._latest = self._read()
         except (OSError, ssl.SSLError) as bad:
             raise StartError(
                 f"https cannot be served by {cert} and {key}: {bad}"
             ) from bad
+        self.context.sni_callback = self._take_latest
 
     def keep_renewed(self) -> None:
         """Look again and again, as long as the loop runs, whether the files changed."""
@@ -39,26 +38,33 @@ class Certificate:
         asyncio.get_running_loop().call_later(LOOK_EVERY_S, self.keep_renewed)
 
     def _renew(self) -> None:
-        """Serve what the files hold now, if they changed and belong together.
-
-        On the loop, since a context must not change while a connection begins.
-        """
+        """Serve what the files hold now, if they changed and belong together."""
         stamps = self._stamps()
         if stamps == self._seen:
             return
         self._seen = stamps
         try:
-            # a key of another certificate would leave a context with neither
-            self._load_into(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
-            self._load_into(self.context)
+            self._latest = self._read()
         except (OSError, ssl.SSLError) as bad:
             log.warning("certificate.not_renewed", error=str(bad))
         else:
             log.info("certificate.renewed", cert=str(self._cert))
 
-    def _load_into(self, context: ssl.SSLContext) -> None:
+    def _read(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.set_alpn_protocols(["http/1.1"])
         # a key with a passphrase would be asked for on the terminal
         context.load_cert_chain(self._cert, self._key, password="")
+        return context
+
+    def _take_latest(
+        self,
+        connection: ssl.SSLSocket | ssl.SSLObject,
+        _name: str | None,
+        _context: ssl.SSLContext,
+    ) -> None:
+        # a context keeps one certificate of each kind of key, and would offer old ones
+        connection.context = self._latest
 
     def _stamps(self) -> tuple[tuple[int, int, int] | None, ...]:
         return tuple(_stamp(one) for one in (self._cert, self._key))

@@ -34,9 +34,13 @@ def server(
         yield found
 
 
-def certified(folder: Path, authority: trustme.CA) -> dict[str, str]:
+def certified(
+    folder: Path,
+    authority: trustme.CA,
+    key_type: trustme.KeyType = trustme.KeyType.ECDSA,
+) -> dict[str, str]:
     """Return the settings of a server that speaks https."""
-    issued = authority.issue_cert("localhost", "127.0.0.1")
+    issued = authority.issue_cert("localhost", "127.0.0.1", key_type=key_type)
     cert, key = folder / "cert.pem", folder / "key.pem"
     cert.write_bytes(b"".join(one.bytes() for one in issued.cert_chain_pems))
     issued.private_key_pem.write_to_path(key)
@@ -154,7 +158,7 @@ def test_a_renewed_certificate_is_served_without_a_restart(
         other.write_to_path(tmp_path / "key.pem")
         until(lambda: "certificate.not_renewed" in server.log())
         assert certificate_of(server) == first
-        certified(tmp_path, authority)
+        certified(tmp_path, authority, trustme.KeyType.RSA)
         until(lambda: certificate_of(server) != first)
 
         # who was connected stays connected, whoever comes trusts the new one
