@@ -11,6 +11,7 @@ from asyncflow.db.queries import load
 from asyncflow.db.records import Change, NewUpload, Once
 from asyncflow.errors import (
     KeyReused,
+    ServerBusy,
     TooManyUploads,
     UploadComplete,
     UploadGone,
@@ -184,6 +185,8 @@ def end(
         finals = db.execute(SQL["finals_of"], {"pid": pid}).fetchall()
         if finals and not row["concat"]:
             return None
+        if db.execute(SQL["is_held"], {"pid": pid}).fetchone()["held"]:
+            raise ServerBusy("a file is put together of this part: end it after that")
         return _forget_part(track, row["key"], state)
     if db.execute(SQL["end_upload"], {"job": row["id"]}).rowcount == 0:
         return None

@@ -33,6 +33,7 @@ from asyncflow.testing.db_control import ControlObligations
 from asyncflow.testing.db_history import HistoryObligations
 from asyncflow.testing.db_jobs import JobObligations
 from asyncflow.testing.db_steps import StepObligations
+from asyncflow.testing.db_turns import TurnObligations
 from asyncflow.testing.db_uploads import UploadObligations
 from asyncflow.testing.db_world import (
     EVERYBODY,
@@ -53,6 +54,7 @@ class DbSuite(
     UploadObligations,
     ControlObligations,
     HistoryObligations,
+    TurnObligations,
 ):
     """The obligations of `asyncflow.db.base.Database`, one test each."""
 

@@ -14,6 +14,7 @@ from asyncflow.db.records import Once
 from asyncflow.errors import (
     JobNotFound,
     KeyReused,
+    ServerBusy,
     TooManyUploads,
     UploadGone,
     UploadNotFound,
@@ -245,6 +246,9 @@ class UploadObligations:
                 await world.accept(parts[1], GATE)
                 await world.db.take_place(final, 1, parts[1])
         assert await world.db.expired_uploads(ever, 9) == []
+        # nor can their client take them from under it
+        with pytest.raises(ServerBusy):
+            await world.end_upload(parts[0])
 
     async def test_parts_that_have_served_end_when_nobody_waits_for_them(
         self, world: World

@@ -6,8 +6,9 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,40 @@ def test_an_unfinished_upload_is_left_out_of_a_backup(tmp_path: Path) -> None:
         place = "/files/" + begun.headers["location"].rsplit("/", 1)[-1]
         gone = server.request("HEAD", place, Tus_Resumable="1.0.0")
         assert gone.status == 404
+
+
+def test_parts_of_unfinished_files_are_left_out_of_a_backup(tmp_path: Path) -> None:
+    with serving(tmp_path / "data") as server:
+        job = str(uuid.uuid4())
+        body = {"jobId": job, "chunkIndex": 0, "totalChunks": 2, "chunk": "aGVsbG8="}
+        sent = server.request(
+            "POST",
+            "/upload/chunked",
+            json.dumps(body).encode(),
+            Content_Type="application/json",
+        )
+        assert sent.status == 200, sent.body
+        named = server.request(
+            "POST",
+            "/files/",
+            b"hello",
+            Tus_Resumable="1.0.0",
+            Upload_Length="5",
+            Upload_Concat="partial",
+            Content_Type="application/offset+octet-stream",
+        )
+        assert named.headers["upload-offset"] == "5"
+        made = asyncflow(
+            "backup", tmp_path / "copy", "--data-dir", server.data_dir, here=tmp_path
+        )
+    assert made.returncode == 0, made.stderr
+    assert blobs(tmp_path / "copy") == []
+    asyncflow(
+        "restore", tmp_path / "copy", "--data-dir", tmp_path / "again", here=tmp_path
+    )
+    with closing(sqlite3.connect(tmp_path / "again" / "asyncflow.db")) as db:
+        left = "SELECT (SELECT count(*) FROM upload), (SELECT sum(bytes) FROM usage)"
+        assert db.execute(left).fetchone() in {(0, 0), (0, None)}
 
 
 def test_a_stopped_server_is_backed_up_as_well(folder: Path, tmp_path: Path) -> None:

@@ -104,6 +104,11 @@ SELECT sum(size) - max(iif(n = :n, size, 0)) AS begins, sum(size) AS ends,
   count(size) AS known
 FROM place WHERE final = (SELECT id FROM job WHERE pid = :pid) AND n <= :n;
 
+-- name: is_held
+-- Whether something of which all parts are complete is put together of this one.
+SELECT EXISTS(SELECT 1 FROM place p JOIN upload u ON u.job_id = p.final
+  WHERE p.part = :pid AND u.state = 'receiving' AND u.expires IS NULL) AS held;
+
 -- name: finals_of
 SELECT DISTINCT f.pid FROM place p JOIN job f ON f.id = p.final
 JOIN upload u ON u.job_id = f.id WHERE p.part = :pid AND u.state = 'receiving';
