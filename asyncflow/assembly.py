@@ -155,17 +155,25 @@ class Assembly:
         """Move what parts have between two places of the file, from the end.
 
         The last window stays in the parts as well: they all go when the file is there.
+        What fails before anything was moved gives back the room that it got.
         """
         floor, end = span
+        has_moved = row.joined is not None
         while end > floor:
             most = min(self._window, end - floor)
             async with self._admission.moved(most, least=self._least) as held:
                 start = max(floor, end - held.room)
                 pieces = _pieces(seats, start, end)
-                await store.copy(row.key, start, pieces, is_over=is_over)
+                try:
+                    await store.copy(row.key, start, pieces, is_over=is_over)
+                except BaseException:
+                    if not has_moved:
+                        await store.cut({row.key: floor})
+                    raise
                 held.stored()
                 if start > floor:
                     await self._db.set_joined(row.id, start)
+                    has_moved = True
                     await self._take_out(store, seats, start, end)
             end = start
 

@@ -167,6 +167,35 @@ async def test_a_join_needs_no_more_room_than_a_window(tmp_path: Path) -> None:
     await store.close()
 
 
+class Short(LocalStore):
+    """A store whose disk is full in the middle of a copy."""
+
+    async def copy(
+        self,
+        key: str,
+        at: int,
+        pieces: Sequence[Piece],
+        *,
+        is_over: Callable[[], bool] = never,
+    ) -> None:
+        await super().copy(key, at, pieces[:1], is_over=is_over)
+        assert await self.size(key) > 0
+        raise DiskFull
+
+
+async def test_a_join_that_finds_no_room_gives_back_what_it_got(tmp_path: Path) -> None:
+    store = Short(tmp_path / "store")
+    async with place_on(tmp_path, store) as place:
+        row = await chunked(place)
+        places = await place.db.places(row.id)
+        with pytest.raises(DiskFull):
+            await assembly(place).put_together(row, places, never)
+        assert await store.size(row.key) == 0
+        for one, data in zip(places, CHUNKS, strict=True):
+            assert await read(store, one.key, 0) == data
+    await store.close()
+
+
 async def test_a_window_is_as_large_as_there_is_room_and_never_too_small() -> None:
     left = 0
 
