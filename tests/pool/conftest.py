@@ -4,6 +4,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,23 +56,32 @@ class Crew:
         )
 
 
-@pytest.fixture
-async def crew(tmp_path: Path) -> AsyncIterator[Crew]:
-    source = tmp_path / "blob"
-    source.write_text("the file")
-    pool = Pool(
-        size=2,
-        folder=tmp_path / "slots",
-        modules=MODULES,
-        slot_memory_bytes=BUDGET,
-    )
+@contextlib.asynccontextmanager
+async def started(
+    folder: Path, *modules: str, source: Path | None = None, **options: Any
+) -> AsyncIterator[Crew]:
+    """Start a pool of *modules* in *folder*, one worker unless *options* say more.
+
+    Neither does it change the file nor leave anything.
+    """
+    if source is None:
+        source = folder / "blob"
+        source.write_text("the file")
+    before, slots = source.read_bytes(), folder / "slots"
+    pool = Pool(**{"size": 1, "folder": slots, "modules": modules, **options})
     await pool.start()
     try:
         yield Crew(pool=pool, source=source)
     finally:
         await pool.close()
-        assert source.read_text() == "the file"
-        assert list((tmp_path / "slots").iterdir()) == []
+        assert source.read_bytes() == before
+        assert list(slots.iterdir()) == []
+
+
+@pytest.fixture
+async def crew(tmp_path: Path) -> AsyncIterator[Crew]:
+    async with started(tmp_path, *MODULES, size=2, slot_memory_bytes=BUDGET) as found:
+        yield found
 
 
 @pytest.fixture

@@ -6,19 +6,19 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from asyncflow.jobs import Verdict
-from asyncflow.pool import Pool
-from tests.pool.conftest import Crew
+from tests.pool.conftest import started
 from tests.pool.test_growth import until
 from tests.pool.test_walls import is_alive
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
+HOSTILE = "tests.pool.hostile"
 #: loaded by the fork server at its start: a system that refuses forks for a while
 REFUSING = """
 import errno, os, pathlib
@@ -32,19 +32,6 @@ def refused():
 
 os.fork = refused
 """
-
-
-@contextlib.asynccontextmanager
-async def started(folder: Path, size: int) -> AsyncIterator[Crew]:
-    source = folder / "blob"
-    source.write_text("the file")
-    pool = Pool(size=size, folder=folder / "slots", modules=("tests.pool.hostile",))
-    await pool.start()
-    try:
-        yield Crew(pool=pool, source=source)
-    finally:
-        await pool.close()
-    assert list((folder / "slots").iterdir()) == []
 
 
 def open_files() -> set[int]:
@@ -69,7 +56,7 @@ def room_for(count: int) -> Iterator[None]:
 async def test_a_worker_for_which_there_is_no_descriptor_costs_no_other_one(
     tmp_path: Path, count: int
 ) -> None:
-    async with started(tmp_path, size=2) as crew:
+    async with started(tmp_path, HOSTILE, size=2) as crew:
         pool, held = crew.pool, open_files()
         server = pool.fork_server_pid
         other = asyncio.create_task(crew.run("patient", seconds=0.5))
@@ -86,7 +73,7 @@ async def test_a_worker_for_which_there_is_no_descriptor_costs_no_other_one(
 async def test_an_order_whose_worker_cannot_be_started_comes_back_uncharged(
     tmp_path: Path,
 ) -> None:
-    async with started(tmp_path, size=1) as crew:
+    async with started(tmp_path, HOSTILE) as crew:
         # the order is given a place before anybody knows that its worker is dead
         (worker,) = crew.pool.workers()
         os.kill(worker.pid, signal.SIGKILL)
@@ -109,7 +96,7 @@ async def test_a_fork_that_is_refused_ends_no_other_worker(
     flag = tmp_path / "refuse"
     (tmp_path / "sitecustomize.py").write_text(REFUSING.format(flag=str(flag)))
     monkeypatch.syspath_prepend(str(tmp_path))
-    async with started(tmp_path, size=2) as crew:
+    async with started(tmp_path, HOSTILE, size=2) as crew:
         pool = crew.pool
         server = pool.fork_server_pid
         flag.touch()

@@ -14,8 +14,7 @@ from asyncflow import stdlib
 from asyncflow.errors import StartError
 from asyncflow.jobs import Verdict
 from asyncflow.nursery import Nursery
-from tests.pool.conftest import Crew
-from tests.pool.test_births import started
+from tests.pool.conftest import Crew, started
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
@@ -26,7 +25,7 @@ async def spoken_to(
 ) -> AsyncIterator[Crew]:
     """A pool in a program whose arguments are nobody's business."""
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--token", "a-secret"])
-    async with started(tmp_path, size=1) as crew:
+    async with started(tmp_path, "tests.pool.hostile") as crew:
         yield crew
 
 
@@ -59,7 +58,7 @@ def doors() -> list[str]:
 async def test_who_hangs_up_on_the_fork_server_costs_no_worker(
     tmp_path: Path, *, is_asked: bool
 ) -> None:
-    async with started(tmp_path, size=1) as crew:
+    async with started(tmp_path, "tests.pool.hostile") as crew:
         server = crew.pool.fork_server_pid
         (door,) = doors()
         with socket.socket(socket.AF_UNIX) as link:

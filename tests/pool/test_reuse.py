@@ -10,7 +10,7 @@ import structlog
 
 from asyncflow.jobs import Verdict
 from asyncflow.pool import Pool
-from tests.pool.conftest import Crew
+from tests.pool.conftest import Crew, started
 from tests.pool.messy import LIMITS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
@@ -19,14 +19,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 @pytest.fixture
 async def crew(tmp_path: Path) -> AsyncIterator[Crew]:
     """One worker, so that each run meets what the one before has left."""
-    source = tmp_path / "blob"
-    source.write_text("the file")
-    pool = Pool(size=1, folder=tmp_path / "slots", modules=("tests.pool.messy",))
-    await pool.start()
-    try:
-        yield Crew(pool=pool, source=source)
-    finally:
-        await pool.close()
+    async with started(tmp_path, "tests.pool.messy") as found:
+        yield found
 
 
 async def surroundings(crew: Crew) -> tuple[object, dict[str, object]]:

@@ -7,8 +7,7 @@ import PIL.Image
 import pytest
 
 from asyncflow.jobs import Verdict
-from asyncflow.pool import Pool
-from tests.pool.conftest import Crew
+from tests.pool.conftest import Crew, started
 from tests.pool.test_walls import needs_linux
 
 ROOMS = (0, 6, 11, 13, 16, 20, 26, 32, 48, 70)
@@ -19,12 +18,8 @@ async def crew(tmp_path: Path) -> AsyncIterator[Crew]:
     """One worker, and a picture."""
     source = tmp_path / "picture.jpg"
     PIL.Image.effect_noise((1600, 1200), 60).save(source)
-    pool = Pool(size=1, folder=tmp_path / "slots", modules=("tests.pool.stingy",))
-    await pool.start()
-    try:
-        yield Crew(pool=pool, source=source)
-    finally:
-        await pool.close()
+    async with started(tmp_path, "tests.pool.stingy", source=source) as found:
+        yield found
 
 
 @needs_linux

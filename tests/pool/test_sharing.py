@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from asyncflow.jobs import Verdict
-from asyncflow.pool import Pool
-from tests.pool.conftest import Crew
+from tests.pool.conftest import Crew, started
 from tests.pool.test_walls import needs_linux
 
 pytestmark = needs_linux
@@ -16,19 +15,10 @@ pytestmark = needs_linux
 @pytest.fixture
 async def crew(tmp_path: Path) -> AsyncIterator[Crew]:
     """A worker whose runs may have one gigabyte."""
-    source = tmp_path / "blob"
-    source.write_text("the file")
-    pool = Pool(
-        size=1,
-        folder=tmp_path / "slots",
-        modules=("tests.pool.hostile",),
-        slot_memory_bytes=1 << 30,
-    )
-    await pool.start()
-    try:
-        yield Crew(pool=pool, source=source)
-    finally:
-        await pool.close()
+    async with started(
+        tmp_path, "tests.pool.hostile", slot_memory_bytes=1 << 30
+    ) as found:
+        yield found
 
 
 async def test_children_may_share_more_than_each_could_have(crew: Crew) -> None:

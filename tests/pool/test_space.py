@@ -8,10 +8,9 @@ import pytest
 
 from asyncflow import holdings
 from asyncflow.jobs import Verdict
-from asyncflow.pool import Pool
 from asyncflow.prints import Prints
 from asyncflow.store import kernel
-from tests.pool.conftest import Crew
+from tests.pool.conftest import Crew, started
 from tests.pool.test_walls import needs_linux
 
 MIB = 1 << 20
@@ -20,20 +19,10 @@ MIB = 1 << 20
 @pytest.fixture
 async def crew(tmp_path: Path) -> AsyncIterator[Crew]:
     """Workers whose runs may hold 24 MiB each."""
-    source = tmp_path / "blob"
-    source.write_text("the file")
-    pool = Pool(
-        size=1,
-        folder=tmp_path / "slots",
-        modules=("tests.pool.hostile",),
-        max_file_bytes=24 * MIB,
-    )
-    await pool.start()
-    try:
-        yield Crew(pool=pool, source=source)
-    finally:
-        await pool.close()
-        assert list((tmp_path / "slots").iterdir()) == []
+    async with started(
+        tmp_path, "tests.pool.hostile", max_file_bytes=24 * MIB
+    ) as found:
+        yield found
 
 
 @pytest.mark.parametrize(
