@@ -3,20 +3,25 @@
 Rules
 -----
 - What arrived is kept, whatever breaks off: it is durable before the reason is told.
+- The blob's length is the offset, except that bytes of a body with a checksum count
+  only once it has been seen to be right: until then the row says where it begins.
 - A small body that is there as a whole is written, synced and closed on one turn of a
   thread; others move as they come.
 - A file that is plainly not what it was declared to be is refused as soon as its first
   bytes are there.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from asyncflow import uploads
 from asyncflow.admission import Admission
+from asyncflow.db.base import Database
 from asyncflow.db.records import UploadRow
 from asyncflow.endings import Endings
 from asyncflow.errors import (
+    ChecksumMismatch,
+    ClientError,
     DiskFull,
     PastUploadLength,
     TypeMismatch,
@@ -25,7 +30,8 @@ from asyncflow.errors import (
 )
 from asyncflow.offsets import Offsets
 from asyncflow.store.base import CanAppendWhole, Store, Writer
-from asyncflow.turns import Ends, Head, Turn, even_if_cancelled
+from asyncflow.store.digests import digest_of
+from asyncflow.turns import Claims, Ends, Head, Turn, even_if_cancelled
 
 #: so much of a body may wait in memory: what the connection itself may hold
 SMALL_BYTES: Final = 256 << 10
@@ -40,12 +46,14 @@ class Filling:
     def __init__(
         self,
         *,
+        db: Database,
         store: Store,
         admission: Admission,
         offsets: Offsets,
         endings: Endings,
         on_move: OnMove,
     ) -> None:
+        self._db = db
         self._store = store
         self._whole = store if isinstance(store, CanAppendWhole) else None
         self._admission = admission
@@ -53,7 +61,93 @@ class Filling:
         self._endings = endings
         self._on_move = on_move
 
-    async def write(
+    async def fill(
+        self,
+        row: UploadRow,
+        turn: Turn,
+        offset: int,
+        *,
+        length: int | None,
+        claims: Claims,
+        ends: Ends,
+    ) -> int:
+        """Write a body of *length* bytes (None: unknown); return the offset behind it.
+
+        Raises:
+            ChecksumMismatch, DigestConflict: nothing of the body is kept.
+            TypeMismatch, TypeNotAllowed: the upload has been refused and ended.
+            PastUploadLength, UploadTooLarge, DiskFull, QuotaExceeded: it stops there.
+        """
+        write = self._write_checked if claims.is_certain else self._write_unchecked
+        return await write(row, turn, offset, length=length, claims=claims, ends=ends)
+
+    async def _write_unchecked(
+        self,
+        row: UploadRow,
+        turn: Turn,
+        offset: int,
+        *,
+        length: int | None,
+        claims: Claims,
+        ends: Ends,
+    ) -> int:
+        """Write a body that may yet tell its checksum, when it has ended."""
+        if row.checked_from is not None:
+            # what lies behind was never seen to be right
+            await self._cut_off(row, offset)
+        at = await self._write(row, turn, offset, length=length, ends=ends)
+        try:
+            await self._compare(row.key, claims.part(), offset, at)
+            claims.agree_with(row.digest)
+        except ClientError:
+            await even_if_cancelled(self._cut_off(row, offset))
+            raise
+        return at
+
+    async def _write_checked(
+        self,
+        row: UploadRow,
+        turn: Turn,
+        offset: int,
+        *,
+        length: int | None,
+        claims: Claims,
+        ends: Ends,
+    ) -> int:
+        """Write a body whose bytes count only if their checksums are right."""
+        if row.checked_from != offset:
+            await self._db.set_checked_from(row.id, offset)
+        try:
+            at = await self._write(row, turn, offset, length=length, ends=ends)
+            await self._compare(row.key, claims.part(), offset, at)
+            claims.agree_with(row.digest)
+        except BaseException:
+            if not turn.refuses:
+                await even_if_cancelled(self._cut_off(row, offset))
+            raise
+        await self._db.set_checked_from(row.id, None)
+        return at
+
+    async def _compare(
+        self, key: str, expected: Sequence[uploads.Checksum], start: int, end: int
+    ) -> None:
+        for one in expected:
+            if await digest_of(self._store, key, one.algorithm, start, end) != one:
+                raise ChecksumMismatch
+
+    async def _cut_off(self, row: UploadRow, offset: int) -> int:
+        """Take back the bytes behind *offset*, then the mark that they did not count.
+
+        A crash in between leaves the mark, which says the same.
+        """
+        writer = await self._store.append(row.key, offset)
+        await self._offsets.make_durable(row.key, writer, offset)
+        await self._db.set_checked_from(row.id, None)
+        return offset
+
+    # ----- bodies
+
+    async def _write(
         self,
         row: UploadRow,
         turn: Turn,
@@ -62,12 +156,7 @@ class Filling:
         length: int | None,
         ends: Ends,
     ) -> int:
-        """Write a body of *length* bytes (None: unknown); return the offset behind it.
-
-        Raises:
-            TypeMismatch, TypeNotAllowed: the upload has been refused and ended.
-            PastUploadLength, UploadTooLarge, DiskFull, QuotaExceeded: it stops there.
-        """
+        """Write a body, whatever its checksum; return the offset behind it."""
         turn.offset = offset
         data = b""
         if self._whole is not None and length is not None and length <= SMALL_BYTES:

@@ -76,7 +76,7 @@ class Janitor:
             Chore(name="tallies", every_s=1.0, do=self._engine.refresh),
             Chore(name="pending", every_s=1.0, do=self._chunks.endings.finish_pending),
             Chore(name="recovery", every_s=5.0, do=self._recovery.again),
-            Chore(name="expiry", every_s=10.0, do=self._chunks.expire),
+            Chore(name="expiry", every_s=10.0, do=self._chunks.lookup.expire),
             Chore(name="database", every_s=1.0, do=self._probe),
             *more,
         )

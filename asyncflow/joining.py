@@ -251,7 +251,7 @@ class Joiner:
             while not await self._db.say(final.id, saying):
                 saying = await self._saying(final.id, say)
             await self._chunks.terminate(part.id)
-        await self._chunks.keep_alive(final.id, final.expires)
+        await self._chunks.lookup.keep_alive(final.id, final.expires)
         received = await self._received_with(final.id, total, n, part)
         if received is None:
             return None
@@ -337,16 +337,17 @@ class Joiner:
         And how many of a hundred, where nobody knows its length.
         """
         if row.parts is None:
-            return await self._chunks.received(row.id), 0.0
+            return await self._chunks.lookup.received(row.id), 0.0
         if not row.concat:
             received = await self._received_of(row.id, row.parts)
             return received.bytes, received.percent
         size = complete = 0
         for place in await self._db.places(row.id):
-            is_there = place.state == COMPLETE
-            complete += is_there
-            known = place.length or 0
-            size += known if is_there else await self._chunks.received(place.part)
+            if place.state == COMPLETE:
+                complete += 1
+                size += place.length or 0
+            else:
+                size += await self._chunks.lookup.received(place.part)
         return size, 100.0 * complete / row.parts
 
     async def _saying(self, final: str, say: Say) -> uploads.Saying:
@@ -473,7 +474,7 @@ class Joiner:
         )
         try:
             async with joined:
-                await self._chunks.make_blob(row, length=None)
+                await self._chunks.lookup.make_blob(row, length=None)
                 await self._assembly.put_together(row, places, lambda: self._stops)
         except BlobNotFound:
             await self._chunks.find(row.id)  # unless it was ended meanwhile

@@ -87,7 +87,7 @@ class Recovery(Legacy):
             after = page[-1].seq
             for row in page:
                 if row.seq <= last and row.length is None and row.parts is None:
-                    held = await self._chunks.received(row.id)
+                    held = await self._chunks.lookup.received(row.id)
                     counting.found(row.id, row.tenant, held)
 
     def begin(self) -> None:

@@ -165,7 +165,7 @@ class Runtime:
             expiry_s=settings.upload_expiry,
         )
         self.joiner = self._joiner()
-        self.chunks.legacy = self.recovery = self._recovery()
+        self.chunks.lookup.legacy = self.recovery = self._recovery()
         self.janitor = Janitor(
             db=self.db,
             engine=self.engine,

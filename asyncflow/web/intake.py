@@ -160,8 +160,8 @@ async def _is_repeat(
 ) -> bool:
     if once is None:
         return False
-    chunks = request.app[runtime_key].chunks
-    return await chunks.knows(principal.owner, principal.tenant, once.key)
+    creation = request.app[runtime_key].chunks.creation
+    return await creation.knows(principal.owner, principal.tenant, once.key)
 
 
 def form_body(request: web.Request) -> BodyReader:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from asyncflow import crew, parcels
-from asyncflow.chunks import Chunks
+from asyncflow.creation import Creation
 from asyncflow.db import control, flow, intake, sqlite, work, writer
 from asyncflow.db.oversight import Note
 from asyncflow.engine import Engine
@@ -101,14 +101,14 @@ def after_commit_of(holder: Any, name: str) -> Callable[[Bomb], None]:
 
 def joined_upload_created(bomb: Bomb) -> None:
     """Go off between the row of an upload that is joined from parts and its blob."""
-    real = Chunks._create_blob  # noqa: SLF001 -- only there the two are apart
+    real = Creation._create_blob  # noqa: SLF001 -- only there the two are apart
 
     async def instead(self: Any, new: Any) -> Any:
         if new.parts is not None:
             bomb.touch()
         return await real(self, new)
 
-    Chunks._create_blob = instead  # type: ignore[method-assign]  # noqa: SLF001 -- same
+    Creation._create_blob = instead  # type: ignore[method-assign]  # noqa: SLF001 -- same
 
 
 def cancel_during_settle(bomb: Bomb) -> None:

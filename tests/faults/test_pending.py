@@ -148,7 +148,7 @@ async def test_whole_uploads_do_not_expire_and_hold_up_no_others(place: Place) -
     whole = await place.whole()
     idle = (await place.chunks.create(SAID)).id
     place.time.now_s += 100
-    assert await place.chunks.expire(limit=1) == 1
+    assert await place.chunks.lookup.expire(limit=1) == 1
     assert (await place.db.job(idle)).status is JobState.CANCELLED
     assert (await place.db.job(whole)).status is JobState.UPLOADING
 

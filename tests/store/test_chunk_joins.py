@@ -62,7 +62,7 @@ async def test_a_file_in_chunks_lives_as_long_as_chunks_come(place: Place) -> No
         assert there is not None
         assert (there.count, there.missing(1)) == (n + 1, (n + 1,) if n < 9 else ())
         place.time.now_s += EXPIRY_S * 0.6
-        assert await place.chunks.expire() == 0
+        assert await place.chunks.lookup.expire() == 0
     # the places were read once, not with each chunk
     assert place.db.looks == 1
 
@@ -83,7 +83,7 @@ async def test_a_file_whose_chunks_are_all_there_does_not_expire_while_it_is_joi
     joining = asyncio.create_task(place.joiner.settle(whole.id))
     await store.begun.wait()
     place.time.now_s += 100 * EXPIRY_S
-    assert await place.chunks.expire() == 0
+    assert await place.chunks.lookup.expire() == 0
     assert (await place.chunks.find(whole.id)).expires is None
     store.may_join.set()
     assert (await joining).length == 10
@@ -100,7 +100,7 @@ async def test_a_file_whose_chunks_are_all_there_does_not_expire_while_there_is_
         with pytest.raises(DiskFull):
             await place.joiner.settle(whole.id)
         place.time.now_s += 100 * EXPIRY_S
-        assert await place.chunks.expire() == 0
+        assert await place.chunks.lookup.expire() == 0
         store.is_full = False
         assert (await place.joiner.settle(whole.id)).length == 5
 
@@ -121,7 +121,7 @@ async def test_a_file_whose_chunks_are_all_there_does_not_expire_while_nothing_r
 
     # the chores of the next server may come before its recovery
     place.new_joiner()
-    assert await place.chunks.expire() == 0
+    assert await place.chunks.lookup.expire() == 0
     for row in await place.db.unfinished_uploads(0, 100):
         await place.joiner.recover(row)
 

@@ -146,7 +146,7 @@ async def test_what_keeps_a_part_alive_keeps_what_waits_for_it_and_its_neighbour
     for at in range(0, 100, 10):
         place.time.now_s += EXPIRY_S * 0.8
         await place.chunks.append(slow, at, Body(bytes(10)), length=10)
-        assert await place.chunks.expire() == 0
+        assert await place.chunks.lookup.expire() == 0
     whole = await place.joiner.settle(whole.id)
     assert (whole.is_complete, whole.length) == (True, 105)
 
@@ -169,7 +169,7 @@ async def test_a_repeat_waits_for_what_it_repeats_and_is_not_refused(
 async def test_what_waits_for_a_part_that_expires_has_expired(place: Place) -> None:
     whole = await place.join(await place.begin(), await place.begin())
     place.time.now_s += 2 * EXPIRY_S
-    while await place.chunks.expire(limit=1):
+    while await place.chunks.lookup.expire(limit=1):
         pass
     error = (await place.db.job(whole.id)).error
     assert error is not None
