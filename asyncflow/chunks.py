@@ -54,7 +54,6 @@ from asyncflow.offsets import Offsets
 from asyncflow.store.base import Store
 from asyncflow.turns import (
     NO_CLAIMS,
-    TUS,
     Announced,
     Body,
     Claims,
@@ -120,9 +119,9 @@ class Chunks:
         """Create an upload, as `Creation.create` does."""
         return await self.creation.create(said)
 
-    async def find(self, upload_id: str) -> Upload:
+    async def find(self, upload_id: str, *, at_length: bool = False) -> Upload:
         """Return an upload with its durable offset, as `Lookup.find` does."""
-        return await self.lookup.find(upload_id)
+        return await self.lookup.find(upload_id, at_length=at_length)
 
     # ----- fill
 
@@ -162,12 +161,16 @@ class Chunks:
                 row = await self.lookup.open(upload_id)
             if row.state == uploads.UploadState.COMPLETE:
                 return await self._append_to_complete(row, offset, body)
-            self._check_start(row, await self.lookup.offset_of(row), offset, length)
+            at = await self.lookup.offset_of(row)
+            self._check_start(row, at, offset, length, total)
             claims.agree_with(row.digest)
-            if ends is Ends.WITH_BODY and total is None and length is not None:
-                total = offset + length
+            is_end = False
+            if ends is Ends.WITH_BODY and length is not None:
+                total = offset + length if total is None else total
+                # a digest of the file counts only if this request comes to its end
+                is_end = bool(row.digest) or not claims.whole()
             row = await self._count(row, offset)
-            row = await self._settle_length(row, offset, total)
+            row = await self._settle_length(row, offset, total, is_end=is_end)
             if row.length is None:
                 await self._admission.grow(row.id, offset, more=length)
             at = await self._filling.fill(
@@ -204,16 +207,22 @@ class Chunks:
         return Upload.of(row, offset, is_known=True)
 
     def _check_start(
-        self, row: UploadRow, at: int, offset: int, length: int | None
+        self,
+        row: UploadRow,
+        at: int,
+        offset: int,
+        length: int | None,
+        total: int | None,
     ) -> None:
         """Refuse what could not end well, before a byte is read."""
         if row.parts is not None:
             raise FinalUpload
         if offset != at:
             raise OffsetMismatch(expected=at, received=offset)
-        if length is not None and row.length is not None and at + length > row.length:
+        end = total if row.length is None else row.length
+        if length is not None and end is not None and at + length > end >= at:
             raise PastUploadLength(
-                f"{length} bytes at {at} reach beyond the length {row.length}"
+                f"{length} bytes at {at} reach beyond the length {end}"
             )
         if self._admission.closed:
             raise ShuttingDown
@@ -236,11 +245,18 @@ class Chunks:
         return row
 
     async def _settle_length(
-        self, row: UploadRow, at: int, total: int | None
+        self, row: UploadRow, at: int, total: int | None, *, is_end: bool
     ) -> UploadRow:
-        """Store the upload's length if this request is the first to say it."""
-        if total is None or total == row.length:
+        """Store the upload's length, and that it is the end, if that is new.
+
+        So who is cut off with the last byte leaves a whole file, not one that waits
+        for a request that never comes.
+        """
+        if total is None or (total == row.length and (row.has_end or not is_end)):
             return row
+        if total == row.length:
+            await self._db.set_length(row.id, total, is_end=True)
+            return replace(row, has_end=True)
         if row.length is not None or total < at:
             raise LengthMismatch(
                 f"the length is {total} now, but "
@@ -248,7 +264,7 @@ class Chunks:
             )
         async with self._admission.measured(row.id, length=total, at=at):
             await self._store.reserve(row.key, total)
-            if not await self._db.set_length(row.id, total):
+            if not await self._db.set_length(row.id, total, is_end=is_end):
                 raise LengthMismatch
         return await self.lookup.open(row.id)
 
@@ -266,7 +282,7 @@ class Chunks:
         if ends is Ends.WITH_BODY and row.length not in {None, at}:
             raise LengthMismatch(f"{at} bytes came, but the length is {row.length}")
         if ends is Ends.WITH_BODY or (
-            at == row.length and (ends is Ends.AT_LENGTH or row.dialect == TUS)
+            at == row.length and (ends is Ends.AT_LENGTH or row.has_end)
         ):
             row = await self.endings.complete(row, at)
         else:

@@ -19,18 +19,15 @@ from asyncflow.endings import Endings
 from asyncflow.errors import BlobExists, BlobNotFound, ClientError, UploadGone
 from asyncflow.offsets import Offsets
 from asyncflow.store.base import Store
-from asyncflow.turns import IETF, Legacy, Turns, Upload
+from asyncflow.turns import Legacy, Turns, Upload
 
 #: new uploads whose rows need not be read back for their first request
 REMEMBERED = 256
 
 
 def is_whole(row: UploadRow, offset: int) -> bool:
-    """Tell whether an upload is complete though no request has said so.
-
-    In the IETF draft only a request completes an upload, its length does not.
-    """
-    return row.parts is None and offset == row.length and row.dialect != IETF
+    """Tell whether an upload has all its bytes, and nobody has more to say of it."""
+    return row.parts is None and offset == row.length and row.has_end
 
 
 class Lookup:
@@ -58,8 +55,10 @@ class Lookup:
         #: uploads that nobody has asked for, or changed, since they were created here
         self._fresh: dict[str, UploadRow] = {}
 
-    async def find(self, upload_id: str) -> Upload:
+    async def find(self, upload_id: str, *, at_length: bool = False) -> Upload:
         """Return the upload with its durable offset, after stopping who fills it.
+
+        *at_length*: who asks takes a file for complete once its length is reached.
 
         Raises:
             UploadNotFound, UploadGone: it is not there (any more).
@@ -73,7 +72,7 @@ class Lookup:
         if row.parts is not None:
             return Upload.of(row, 0)
         offset = await self.offset_of(row)
-        if is_whole(row, offset):
+        if is_whole(row, offset) or (at_length and offset == row.length):
             row = await self._endings.complete(row, offset)
         return Upload.of(row, offset)
 

@@ -120,7 +120,7 @@ class Announced:
 
     *id*: its own choice of an id; *is_part*: it only holds bytes for another upload;
     *parts*: it is joined from so many of those, *places*: by name, where they are known
-    at once; *digest*: what the whole must have.
+    at once; *digest*: what the whole must have; *has_end*: its length is its end.
     """
 
     owner: str
@@ -133,6 +133,7 @@ class Announced:
     #: who is counted for it while it is open; empty: nobody
     client: str = ""
     dialect: str = ""
+    has_end: bool = True
     id: str | None = None
     is_part: bool = False
     parts: int | None = None
@@ -166,6 +167,7 @@ class Announced:
             client=self.client,
             client_limit=client_limit,
             dialect=self.dialect,
+            has_end=self.has_end,
             is_part=self.is_part,
             parts=self.parts,
             places=self.places,

@@ -123,8 +123,10 @@ class Database(Oversight, Protocol):
         """Move some of the given-up parts to the trash; return how many."""
         ...
 
-    async def set_length(self, upload_id: str, length: int) -> bool:
-        """Store a length not known before; False: it is known, and another."""
+    async def set_length(
+        self, upload_id: str, length: int, *, is_end: bool = False
+    ) -> bool:
+        """Store a length, and that it is the end; False: another one is known."""
         ...
 
     async def set_checked_from(self, upload_id: str, at: int | None) -> None:

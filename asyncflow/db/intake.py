@@ -125,6 +125,7 @@ def _insert(db: sqlite3.Connection, new: NewUpload) -> int:
             "parts": new.parts,
             "concat": new.concat,
             "digest": new.digest,
+            "has_end": int(new.has_end),
         },
     )
     return int(job)
@@ -242,9 +243,9 @@ def extend(db: sqlite3.Connection, pid: str, expires: int) -> None:
         db.execute(SQL["extend_parts"], args)
 
 
-def set_length(db: sqlite3.Connection, pid: str, length: int) -> bool:
-    """Store a length not known before; False: it is known, and another."""
-    args = {"pid": pid, "length": length}
+def set_length(db: sqlite3.Connection, pid: str, length: int, *, is_end: bool) -> bool:
+    """Store a length, and that it is the end; False: another one is known."""
+    args = {"pid": pid, "length": length, "is_end": int(is_end)}
     if db.execute(SQL["set_length"], args).rowcount == 0:
         return False
     db.execute(SQL["set_size"], args)

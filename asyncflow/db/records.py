@@ -37,6 +37,8 @@ class NewUpload:
     raw_metadata: str
     expires: int
     now: int
+    #: its length is its end
+    has_end: bool = True
     #: who is counted for it; empty: nobody
     client: str = ""
     #: how many uploads the client may have open, this one included
@@ -76,6 +78,7 @@ class NewUpload:
             parts=self.parts,
             concat=self.concat,
             digest=self.digest,
+            has_end=self.has_end,
             checked_from=None,
             joined=None,
         )
@@ -126,6 +129,8 @@ class UploadRow:
     parts: int | None
     concat: str
     digest: str
+    #: its length is its end: with its last byte it is complete
+    has_end: bool
     checked_from: int | None
     #: from which byte on a joined upload's own blob has what its parts had
     joined: int | None

@@ -79,6 +79,7 @@ def upload_row(row: sqlite3.Row) -> UploadRow:
         parts=row["parts"],
         concat=row["concat"],
         digest=row["digest"],
+        has_end=bool(row["has_end"]),
         checked_from=row["checked_from"],
         joined=row["joined"],
     )

@@ -164,10 +164,12 @@ class SqliteDatabase(Reading):
         )
         return len(dropped)
 
-    async def set_length(self, upload_id: str, length: int) -> bool:
-        """Store a length not known before; False: it is known, and another."""
+    async def set_length(
+        self, upload_id: str, length: int, *, is_end: bool = False
+    ) -> bool:
+        """Store a length, and that it is the end; False: another one is known."""
         return await self._writer.write(
-            lambda db: intake.set_length(db, upload_id, length)
+            lambda db: intake.set_length(db, upload_id, length, is_end=is_end)
         )
 
     async def set_checked_from(self, upload_id: str, at: int | None) -> None:

@@ -183,6 +183,7 @@ def _announced(
     kind = request.headers.get(hdrs.CONTENT_TYPE)
     if uploads.clean_type(kind) == PARTIAL:
         kind = None
+    digest = next(iter(fields.digests(request.headers, "Repr-Digest")), None)
     return Announced(
         owner=principal.owner,
         tenant=principal.tenant,
@@ -191,9 +192,11 @@ def _announced(
         declared_type=uploads.declared_type(name, kind),
         length=length,
         dialect=turns.IETF,
-        digest=next(iter(fields.digests(request.headers, "Repr-Digest")), None),
+        # an empty file has it once its request has been read
+        has_end=says_complete(request) and bool(body_length(request)),
+        digest=digest,
         metadata=chosen(pipeline),
-        once=once_of(request, length, name, kind, pipeline),
+        once=once_of(request, length, name, kind, pipeline, digest),
     )
 
 

@@ -244,7 +244,7 @@ async def look(request: web.Request) -> web.Response:
     require(request, UPLOAD)
     check_version(request)
     runtime = request.app[runtime_key]
-    upload = await runtime.chunks.find(upload_id(request))
+    upload = await runtime.chunks.find(upload_id(request), at_length=True)
     if upload.is_joined:
         upload = await runtime.joiner.settle(upload.id)
     headers = _shown(upload)

@@ -1,6 +1,8 @@
 """The examples for uploads in chunks, run as they stand against a real server."""
 
 import os
+import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,24 +44,58 @@ def check(server: ServerProcess, job: str, photo: Path) -> None:
     assert rows(server, "SELECT count(*) FROM place") == [(2,)]
 
 
+def script(folder: Path, url: str, name: str = "photo.jpg") -> subprocess.Popen[str]:
+    """Start the script in *folder*, where what it leaves behind can be seen."""
+    (text,) = blocks(page(PAGE), "sh")
+    assert ADDRESS in text
+    assert text.startswith("file=photo.jpg ")
+    text = text.replace("photo.jpg", name, 1)
+    (folder / "tmp").mkdir()
+    return subprocess.Popen(
+        ["sh", "-euc", text.replace(ADDRESS, url)],
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], "TMPDIR": str(folder / "tmp")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 @pytest.mark.needs("curl")
 def test_the_script_with_curl_sends_a_file(server: ServerProcess, photo: Path) -> None:
-    (script,) = blocks(page(PAGE), "sh")
-    assert ADDRESS in script
-    done = subprocess.run(
-        ["sh", "-euc", script.replace(ADDRESS, server.url)],
-        cwd=photo.parent,
-        env={"PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    with script(photo.parent, server.url) as running:
+        told, errors = running.communicate(timeout=60)
+    assert running.returncode == 0, errors
     ((job,),) = rows(server, "SELECT pid FROM job WHERE is_part = 0")
-    assert job in done.stdout
-    assert list(photo.parent.glob("*.chunk.*")) == []
+    assert job in told
+    assert list((photo.parent / "tmp").iterdir()) == []
     check(server, job, photo)
+
+
+@pytest.mark.needs("curl")
+def test_the_script_sends_an_empty_file(server: ServerProcess, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").touch()
+    with script(tmp_path, server.url, "empty.txt") as running:
+        _told, errors = running.communicate(timeout=60)
+    assert running.returncode == 0, errors
+    assert rows(server, "SELECT length FROM upload WHERE parts = 1") == [(0,)]
+
+
+@pytest.mark.needs("curl")
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_the_script_leaves_nothing_behind_when_it_is_stopped(
+    photo: Path, signal_number: signal.Signals
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with script(photo.parent, url) as running:
+            # curl is there, and waits for an answer
+            with silent.accept()[0]:
+                assert list((photo.parent / "tmp").iterdir()) != []
+                running.send_signal(signal_number)
+            running.communicate(timeout=60)
+    assert running.returncode == 128 + signal_number
+    assert list((photo.parent / "tmp").iterdir()) == []
 
 
 def test_the_program_sends_a_file(server: ServerProcess, photo: Path) -> None:

@@ -321,6 +321,63 @@ def test_reaching_the_length_does_not_complete(server: ServerProcess) -> None:
     assert original(server, upload) == DATA
 
 
+def test_with_the_last_byte_of_what_was_announced_as_the_last_it_is_complete(
+    server: ServerProcess,
+) -> None:
+    upload = id_of(create(server, b"", ("Upload-Length", str(len(DATA)))))
+    with Line(server) as line:
+        line.head(
+            "PATCH",
+            f"/files/{upload}",
+            *said(None, complete=True),
+            *(PARTIAL, ("Upload-Offset", "0")),
+            length=len(DATA),
+        )
+        line.send(DATA[:-1])
+        until(lambda: server.status(upload)["uploadedBytes"] == len(DATA) - 1)
+    found = look(server, upload)
+    assert found.headers["upload-offset"] == str(len(DATA) - 1)
+    assert found.headers["upload-complete"] == "?0"
+    last = append(server, upload, len(DATA) - 1, DATA[-1:])
+    assert (last.status, last.headers["upload-complete"]) == (200, "?1")
+    # and who says it once more with nothing hears the same
+    assert append(server, upload, len(DATA), b"", complete=True).status == 200
+    assert original(server, upload) == DATA
+
+
+def test_so_it_is_if_its_creation_has_said_it(server: ServerProcess) -> None:
+    with Line(server) as line:
+        line.head("POST", "/files/", *said(6, complete=True), length=len(DATA))
+        line.send(DATA[:-1])
+        upload = line.answer().headers["location"].rsplit("/", 1)[-1]
+        until(lambda: server.status(upload)["uploadedBytes"] == len(DATA) - 1)
+    last = append(server, upload, len(DATA) - 1, DATA[-1:])
+    assert (last.status, last.headers["upload-complete"]) == (200, "?1")
+    assert original(server, upload) == DATA
+
+
+def test_who_announced_a_digest_with_the_end_must_come_to_that_end(
+    server: ServerProcess,
+) -> None:
+    upload = id_of(create(server, b"", ("Upload-Length", str(len(DATA)))))
+    with Line(server) as line:
+        line.head(
+            "PATCH",
+            f"/files/{upload}",
+            *said(None, complete=True),
+            *(PARTIAL, ("Upload-Offset", "0"), digest("Repr-Digest", DATA)),
+            length=len(DATA),
+        )
+        line.send(DATA[:HALF])
+        until(lambda: server.status(upload)["uploadedBytes"] == HALF)
+    assert look(server, upload).headers["upload-offset"] == str(HALF)
+    answer = append(server, upload, HALF, DATA[HALF:])
+    assert (answer.status, answer.headers["upload-complete"]) == (204, "?0")
+    wrong = digest("Repr-Digest", b"another file")
+    refused = append(server, upload, len(DATA), b"", wrong, complete=True)
+    assert (refused.status, code_of(refused)) == (400, "digest_mismatch")
+
+
 def test_contradicting_lengths_are_refused(server: ServerProcess) -> None:
     long = ("Upload-Length", str(len(DATA) + 1))
     answers = [
@@ -452,6 +509,19 @@ def test_a_digest_may_come_with_the_last_bytes(server: ServerProcess) -> None:
     assert (answer.status, code_of(answer)) == (400, "digest_mismatch")
 
 
+def test_a_key_is_not_for_another_file_of_the_same_length(
+    server: ServerProcess,
+) -> None:
+    key: Header = ("Idempotency-Key", "the-same-key")
+    other = DATA[::-1]
+    first = create(server, DATA, key, digest("Repr-Digest", DATA), complete=True)
+    again = create(server, DATA, key, digest("Repr-Digest", DATA), complete=True)
+    assert (first.status, again.status) == (201, 201)
+    assert id_of(again) == id_of(first)
+    answer = create(server, other, key, digest("Repr-Digest", other), complete=True)
+    assert (answer.status, code_of(answer)) == (422, "idempotency_key_reused")
+
+
 def test_digests_that_nobody_knows_are_passed_over(server: ServerProcess) -> None:
     odd = ("Repr-Digest", "md5=:AAAA:, unixsum=?1")
     broken = ("Content-Digest", "sha-256=:AAAA")
@@ -504,6 +574,15 @@ def test_begun_in_the_draft_and_finished_in_tus(server: ServerProcess) -> None:
     assert found.headers["upload-defer-length"] == "1"
     total = ("Upload-Length", str(len(DATA)))
     assert patch_tus(server, upload, HALF, DATA[HALF:], total).status == 204
+    assert look(server, upload).headers["upload-complete"] == "?1"
+    assert original(server, upload) == DATA
+
+
+def test_to_a_client_of_tus_a_file_is_complete_at_its_length(
+    server: ServerProcess,
+) -> None:
+    upload = id_of(create(server, DATA, ("Upload-Length", str(len(DATA)))))
+    assert look_tus(server, upload).headers["upload-offset"] == str(len(DATA))
     assert look(server, upload).headers["upload-complete"] == "?1"
     assert original(server, upload) == DATA
 

@@ -89,11 +89,13 @@ def test_the_largest_size_holds_without_a_length(
     assert too_large(patch(server, upload, at, b"", length(LIMIT + 1)))
 
 
-def test_a_chunk_beyond_a_length_that_comes_with_it_ends_at_the_length(
+def test_of_a_chunk_beyond_a_length_that_comes_with_it_nothing_is_kept(
     server: ServerProcess, upload: str
 ) -> None:
     answer = patch(server, upload, 0, b"too many bytes", length(3))
     assert (answer.status, code_of(answer)) == (413, "past_upload_length")
+    assert offset_of(server, upload) == 0
+    assert server.status(upload)["status"] == "UPLOADING"
 
 
 def test_the_first_bytes_may_come_with_the_creation(server: ServerProcess) -> None:

@@ -7,9 +7,9 @@ VALUES(:id, :is_part, :owner, :tenant, 'UPLOADING', :file_name, :declared_type, 
 
 -- name: insert_upload
 INSERT INTO upload(job_id, key, length, metadata, state, expires, client, dialect, parts,
-  concat, digest)
+  concat, digest, has_end)
 VALUES(:job, :key, :length, :raw_metadata, 'receiving', :expires, :client, :dialect,
-  :parts, :concat, :digest);
+  :parts, :concat, :digest, :has_end);
 
 -- name: insert_creation
 INSERT INTO creation(tenant, owner, key, fingerprint, job_id)
@@ -49,7 +49,7 @@ UPDATE job SET state = 'PENDING', size = :size, uploaded = :now, plan = :plan,
 
 -- name: set_length
 -- Once: a length that is known does not change.
-UPDATE upload SET length = :length
+UPDATE upload SET length = :length, has_end = MAX(has_end, :is_end)
 WHERE state = 'receiving' AND (length IS NULL OR length = :length)
   AND job_id = (SELECT id FROM job WHERE pid = :pid);
 
