@@ -17,6 +17,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 import structlog
+from xdist.remote import Producer
+from xdist.workermanage import WorkerController
+
+from tests import sharing_out
 
 ROOT = Path(__file__).resolve().parent.parent
 NEEDS = ROOT / "tests" / "needs.txt"
@@ -91,6 +95,8 @@ def pytest_collection_modifyitems(
     unlisted = {one for item in items for one in _needed(item)} - known_needs()
     if unlisted:
         raise pytest.UsageError(f"not in {NEEDS.name}: {', '.join(sorted(unlisted))}")
+    if _is_shared_out(config):
+        items.sort(key=lambda item: sharing_out.turn(item.nodeid))
     kept: list[pytest.Item] = []
     gone: list[pytest.Item] = []
     for item in items:
@@ -108,8 +114,37 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.fail(f"this test needs {', '.join(missing)}", pytrace=False)
 
 
+def _is_shared_out(config: pytest.Config) -> bool:
+    """Tell whether this process runs a part of the tests for another one."""
+    return hasattr(config, "workeroutput")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    return sharing_out.count()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(
+    config: pytest.Config, log: Producer
+) -> sharing_out.Sharing:
+    return sharing_out.Sharing(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: WorkerController) -> None:
+    # each of them has looked at all tests
+    told: dict[str, int] = getattr(node, "workeroutput", {}).get("left_out", {})
+    seen = node.config.stash[_left_out]
+    for lacking, tests in told.items():
+        seen[lacking] = max(seen[lacking], tests)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _is_shared_out(session.config):
+        told = vars(session.config)["workeroutput"]
+        told["left_out"] = dict(session.config.stash[_left_out])
     if session.config.getoption("--all") and _skipped(session.config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-START_S = 30.0
-STOP_S = 20.0
+STOP_S = 40.0
 FINAL = frozenset({"COMPLETED", "FAILED", "REJECTED", "CANCELLED"})
 
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.needs("chromium")
 
 MANY = 5000
 #: for thousands, or for five files on a machine that does other things as well
-LONG_MS = 3 * PATIENCE_MS
+LONG_MS = 2 * PATIENCE_MS
 #: chooses files that are made in the page, and notes how many cards each frame shows
 CHOOSE = """([count, content, type]) => {
   const root = document.querySelector("asyncflow-uploader").shadowRoot;

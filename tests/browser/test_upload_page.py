@@ -400,7 +400,7 @@ def test_many_files_at_once_stay_usable(visitor: Visitor, tmp_path: Path) -> Non
     # the page answers while it works
     assert visitor.page.evaluate(FRAME) < 1000
     summary = visitor.page.locator(".summary p")
-    expect(summary).to_have_text("200 files · 200 done", timeout=50_000)
+    expect(summary).to_have_text("200 files · 200 done", timeout=100_000)
     visitor.page.get_by_role("button", name="Remove finished from list").click()
     expect(visitor.page.locator("li.card")).to_have_count(0)
 

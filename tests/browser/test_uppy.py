@@ -15,7 +15,7 @@ from tests.server_process import ServerProcess, serving
 
 pytestmark = [pytest.mark.needs("chromium"), pytest.mark.needs("npm")]
 
-INSTALL_S = 50
+INSTALL_S = 100
 SIZE = 3_000_000
 CHUNK = {"chunkSize": 300_000}
 

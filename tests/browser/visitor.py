@@ -35,7 +35,7 @@ FLAGS = [
 ]
 SCHEMES: Final[tuple[Literal["light"], Literal["dark"]]] = ("light", "dark")
 #: a shared machine has slow moments
-PATIENCE_MS = 20_000
+PATIENCE_MS = 40_000
 #: what a page says of a policy that it broke
 REPORT_VIOLATIONS = """
 addEventListener("securitypolicyviolation", (event) =>

@@ -29,7 +29,7 @@ def demo(*argv: str) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
         env=environment(),
-        timeout=50,
+        timeout=100,
     )
 
 
@@ -148,7 +148,7 @@ def test_the_lines_to_try_work_when_they_are_pasted(small_picture: Path) -> None
         found = re.findall(r"^  (.+ upload .+)YOUR-FILES$", said, re.MULTILINE)
         line = f"{found[0]} {shlex.quote(str(small_picture))}"
         done = subprocess.run(  # noqa: S602 -- what a person would paste
-            line, shell=True, env=environment(), check=False, timeout=50
+            line, shell=True, env=environment(), check=False, timeout=100
         )
 
     assert done.returncode == 0
@@ -162,7 +162,7 @@ def test_a_token_that_was_set_is_asked_for_and_not_shown(
     with staying("--port", "0", "--file", str(small_picture)) as (_, said):
         found = re.findall(r"^  (curl .+)$", said, re.MULTILINE)
         done = subprocess.run(  # noqa: S602 -- what a person would paste
-            f"{found[0]} -sf", shell=True, env=environment(), check=False, timeout=50
+            f"{found[0]} -sf", shell=True, env=environment(), check=False, timeout=100
         )
 
     assert done.returncode == 0

@@ -24,7 +24,7 @@ def serve(*argv: str) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
         env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
-        timeout=50,
+        timeout=100,
     )
 
 
@@ -140,7 +140,7 @@ def test_the_upload_line_works_when_it_is_pasted_and_shows_no_token_of_yours(
                 shell=True,
                 env={**os.environ, "ASYNCFLOW_TOKEN": settings.get("token", "")},
                 check=False,
-                timeout=50,
+                timeout=100,
             )
 
         assert done.returncode == 0

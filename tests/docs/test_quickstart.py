@@ -49,7 +49,7 @@ def shell(line: str, server: ServerProcess, job: str = "") -> str:
         },
         capture_output=True,
         text=True,
-        timeout=45,
+        timeout=100,
         check=False,
     )
     assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"

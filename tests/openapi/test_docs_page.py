@@ -25,7 +25,7 @@ def test_a_browser_shows_every_operation(tmp_path: Path) -> None:
             env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=100,
             check=True,
         )
     shown = re.findall(r'method">(\w+)</span><code>([^<]+)<', done.stdout)

@@ -30,7 +30,7 @@ def asyncflow(*argv: str | Path, here: Path) -> subprocess.CompletedProcess[str]
         text=True,
         check=False,
         cwd=here,
-        timeout=50,
+        timeout=100,
     )
 
 
@@ -320,7 +320,7 @@ def findings(folder: Path) -> tuple[int, list[str]]:
         cwd=folder.parent,
         env={"PATH": "/usr/bin:/bin", "ASYNCFLOW_DATA_DIR": str(folder / "no")}
         | {"ASYNCFLOW_FILL_LEVEL": "100", "PYTHONPATH": ":".join(sys.path)},
-        timeout=50,
+        timeout=100,
     )
     found = json.loads(done.stdout)["checks"]
     return done.returncode, [f["text"] for f in found if f["name"] == "files"]

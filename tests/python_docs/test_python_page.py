@@ -44,7 +44,7 @@ def run(folder: Path, *command: str, **env: str) -> str:
         env={"PATH": os.environ["PATH"], "HOME": str(folder), **env},
         capture_output=True,
         text=True,
-        timeout=45,
+        timeout=100,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

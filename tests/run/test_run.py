@@ -193,8 +193,16 @@ def test_tests_run_without_what_is_missing(machine: Machine) -> None:
     (machine.folder / "venv-is-there").touch()
     done = machine.run("test", "-k", "something")
     assert done.returncode == 0, done.stderr
-    assert machine.calls()[-1] == "python3 -m pytest -k something"
+    assert machine.calls()[-1] == "python3 -m pytest -n auto -k something"
     assert not any(call.startswith("apt-get") for call in machine.calls())
+
+
+@pytest.mark.parametrize("one", ["tests/run/test_it.py", "test_it.py::test_this"])
+def test_the_tests_of_one_file_are_not_shared_out(machine: Machine, one: str) -> None:
+    machine.has_python()
+    (machine.folder / "venv-is-there").touch()
+    assert machine.run("test", "-x", one).returncode == 0
+    assert machine.calls()[-1] == f"python3 -m pytest -x {one}"
 
 
 def test_all_tests_install_what_is_missing(machine: Machine) -> None:
@@ -204,7 +212,7 @@ def test_all_tests_install_what_is_missing(machine: Machine) -> None:
     done = machine.run("test", "--all")
     assert done.returncode == 0, done.stderr
     assert any("install" in c and "exotic-tools" in c for c in machine.calls())
-    assert machine.calls()[-1] == "python3 -m pytest --all"
+    assert machine.calls()[-1] == "python3 -m pytest -n auto --all"
 
 
 @pytest.mark.parametrize("task", ["serve", "demo"])

@@ -49,7 +49,7 @@ def calls(tmp_path: Path) -> list[str]:
         cwd=tmp_path,
         env={"PYTHONPATH": str(ROOT)},
         check=True,
-        timeout=45,
+        timeout=100,
     )
     return _whole(trace.read_text())
 

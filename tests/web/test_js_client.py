@@ -16,7 +16,7 @@ from tests.web.live import healthy_server, look
 pytestmark = [pytest.mark.needs("node"), pytest.mark.needs("npm")]
 
 DATA = b"the same words over and over\n" * 10_000
-INSTALL_S = 50
+INSTALL_S = 100
 RUN_S = 30
 DRAFTS = ["tus-v1", "ietf-draft-03", "ietf-draft-05"]
 

@@ -199,7 +199,7 @@ def test_a_server_with_a_bad_file_does_not_start(
     command += ["--pipelines", "p.toml", "--data-dir", "data"]
 
     ended = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
     )
 
     assert ended.returncode != 0
