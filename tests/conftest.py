@@ -143,8 +143,8 @@ def pytest_testnodedown(node: WorkerController) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if _is_shared_out(session.config):
-        told = vars(session.config)["workeroutput"]
-        told["left_out"] = dict(session.config.stash[_left_out])
+        left_out = session.config.stash[_left_out]
+        vars(session.config)["workeroutput"]["left_out"] = dict(left_out)
     if session.config.getoption("--all") and _skipped(session.config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

@@ -15,7 +15,7 @@ from tests.server_process import ServerProcess
 T = TypeVar("T")
 
 
-def until(ask: Callable[[], T], timeout: float = 20.0) -> T:
+def until(ask: Callable[[], T], timeout: float = 60.0) -> T:
     """Return what *ask* returns, once it is true."""
     end = time.monotonic() + timeout
     while not (found := ask()):

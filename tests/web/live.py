@@ -23,7 +23,7 @@ from tests.server_process import Answer, ServerProcess, serving
 Header = tuple[str, str]
 TUS: Header = ("Tus-Resumable", "1.0.0")
 CHUNK: Header = ("Content-Type", "application/offset+octet-stream")
-PATIENCE_S = 20.0
+PATIENCE_S = 40.0
 Found = TypeVar("Found")
 
 needs_root = pytest.mark.skipif(
