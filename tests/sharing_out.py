@@ -8,6 +8,7 @@ Rules
 """
 
 import os
+from collections import Counter
 
 import pytest
 from xdist.remote import Producer
@@ -52,6 +53,15 @@ class Sharing(LoadScopeScheduling):
     def __init__(self, config: pytest.Config, log: Producer | None = None) -> None:
         config.option.loadscopereorder = False
         super().__init__(config, log)
+
+    def schedule(self) -> None:
+        """Begin, or go on. Raise UsageError if tests would be lost."""
+        # they are known by their names: of those of one name one would be run
+        for ids in self.registered_collections.values():
+            for name, count in Counter(ids).items():
+                if count > 1:
+                    raise pytest.UsageError(f"{count} tests are called {name}")
+        super().schedule()
 
     def _split_scope(self, nodeid: str) -> str:
         return group(nodeid)

@@ -34,6 +34,11 @@ def test_where(n):
         notes.write(f"{os.getpid()}\\n")
 """
 
+TWICE = """
+def pytest_collection_modifyitems(items):
+    items += items
+"""
+
 
 def outcome(folder: Path, test: str, *options: str) -> tuple[int, str]:
     """Run *test* where no program is installed; return the exit code and the text."""
@@ -94,7 +99,7 @@ def test_a_skipped_test_is_a_failure_with_all_only(
 
 def test_a_program_that_nobody_would_install_is_refused(tmp_path: Path) -> None:
     code, text = outcome(tmp_path, UNLISTED)
-    assert code == pytest.ExitCode.USAGE_ERROR
+    assert code == pytest.ExitCode.TESTS_FAILED
     assert "not in needs.txt: gimp" in text
 
 
@@ -103,6 +108,15 @@ def test_the_tests_of_a_file_run_in_one_process(tmp_path: Path) -> None:
     assert code == 0, text
     ran = (tmp_path / "test_it.py.ran").read_text().split()
     assert (len(ran), len(set(ran))) == (6, 1)
+
+
+def test_tests_of_one_name_are_refused_where_one_of_them_would_be_lost(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "conftest.py").write_text(TWICE)
+    code, text = outcome(tmp_path, "def test_it(): pass", "-n", "2")
+    assert code == pytest.ExitCode.USAGE_ERROR, text
+    assert "2 tests are called test_it.py::test_it" in text
 
 
 def test_every_name_of_what_takes_long_is_there() -> None:
