@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -80,13 +81,20 @@ def content(server: ServerProcess, job: str) -> dict[str, bytes]:
     return {name: answer.body for name, answer in answers.items()}
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Return the data folder of a server that has worked on a picture and stopped."""
-    with serving(tmp_path / "data") as server:
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return what a server leaves that has worked on a picture and stopped."""
+    place = tmp_path_factory.mktemp("left") / "data"
+    with serving(place) as server:
         job = server.upload("one.png", picture(7))
         assert server.finished(job)["status"] == "COMPLETED"
-    return tmp_path / "data"
+    return place
+
+
+@pytest.fixture
+def folder(left: Path, tmp_path: Path) -> Path:
+    """Return such a data folder, to do with as one likes."""
+    return shutil.copytree(left, tmp_path / "data", symlinks=True)
 
 
 def blobs(folder: Path) -> list[Path]:

@@ -35,10 +35,10 @@ def lines(server: ServerProcess, **facts: object) -> list[dict[str, Any]]:
     return [one for one in server.log_events() if wanted <= one.items()]
 
 
-@pytest.fixture
-def proxied(tmp_path: Path) -> Iterator[ServerProcess]:
+@pytest.fixture(scope="module")
+def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     settings = {"trusted_proxies": "127.0.0.1", "workers": "1"}
-    with healthy_server(tmp_path, **settings) as server:
+    with healthy_server(tmp_path_factory.mktemp("log"), **settings) as server:
         yield server
 
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,24 @@ from tests.web.live import code_of, create, healthy_server, metric, rows, until
 WORK = Path(__file__).parent.parent / "tasks" / "work_to_do.py"
 
 
+@contextmanager
+def at_work(folder: Path) -> Iterator[ServerProcess]:
+    shutil.copy(WORK, folder)
+    settings = {"processors": "work_to_do", "workers": "1", "attempts": "1"}
+    with healthy_server(folder, **settings) as found:
+        yield found
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    shutil.copy(WORK, tmp_path)
-    settings = {"processors": "work_to_do", "workers": "1", "attempts": "1"}
-    with healthy_server(tmp_path, **settings) as found:
+    with at_work(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """Give a server that refuses everything it is asked for, and so stays as it is."""
+    with at_work(tmp_path_factory.mktemp("idle")) as found:
         yield found
 
 
@@ -75,9 +89,9 @@ PATHS = [
 ]
 
 
-def test_nothing_of_it_goes_without_the_token(server: ServerProcess) -> None:
+def test_nothing_of_it_goes_without_the_token(idle: ServerProcess) -> None:
     for method, path in PATHS:
-        answer = server.request(method, f"/admin/{path}")
+        answer = idle.request(method, f"/admin/{path}")
         assert (answer.status, code_of(answer)) == (401, "unauthorized"), path
 
 
@@ -136,13 +150,13 @@ def test_a_paused_tenant_waits(server: ServerProcess) -> None:
 
 @pytest.mark.parametrize("name", ["a%00b", "x" * 201, "line%0A"])
 def test_a_tenant_that_nobody_could_be_is_refused(
-    server: ServerProcess, name: str
+    idle: ServerProcess, name: str
 ) -> None:
     for action in ("pause", "resume"):
-        answer = ask(server, "POST", f"tenants/{name}/{action}")
+        answer = ask(idle, "POST", f"tenants/{name}/{action}")
         assert (answer.status, code_of(answer)) == (400, "invalid_parameter")
-    assert get(server, "tenants")["tenants"] == []
-    assert get(server, "audit")["entries"] == []
+    assert get(idle, "tenants")["tenants"] == []
+    assert get(idle, "audit")["entries"] == []
 
 
 def test_what_belongs_to_no_tenant_is_paused_by_a_name_of_its_own(
@@ -185,9 +199,9 @@ def test_a_tenant_may_be_paused_before_it_comes(server: ServerProcess) -> None:
     ],
 )
 def test_a_parameter_that_nobody_knows_is_refused(
-    server: ServerProcess, path: str
+    idle: ServerProcess, path: str
 ) -> None:
-    answer = ask(server, "GET", path)
+    answer = ask(idle, "GET", path)
 
     assert (answer.status, code_of(answer)) == (400, "invalid_parameter")
 
@@ -200,8 +214,8 @@ def test_a_parameter_that_nobody_knows_is_refused(
         {"since": "2020-01-01T00:00:00"},
     ],
 )
-def test_a_bad_replay_is_refused(server: ServerProcess, said: object) -> None:
-    answer = ask(server, "POST", "consumers/bill/replay", said)
+def test_a_bad_replay_is_refused(idle: ServerProcess, said: object) -> None:
+    answer = ask(idle, "POST", "consumers/bill/replay", said)
 
     assert (answer.status, code_of(answer)) == (400, "invalid_parameter")
 
@@ -363,9 +377,9 @@ def test_a_replay_does_not_begin_where_the_one_before_it_ended(
     ],
 )
 def test_what_cannot_be_done_is_refused(
-    server: ServerProcess, path: str, said: object, code: str
+    idle: ServerProcess, path: str, said: object, code: str
 ) -> None:
-    assert code_of(ask(server, "POST", path, said)) == code
+    assert code_of(ask(idle, "POST", path, said)) == code
 
 
 def test_uploads_in_progress_are_listed(server: ServerProcess) -> None:
