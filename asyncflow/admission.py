@@ -17,7 +17,7 @@ Rules
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
@@ -26,7 +26,6 @@ from asyncflow.errors import (
     AsyncflowError,
     BacklogFull,
     DiskFull,
-    QuotaExceeded,
     ShuttingDown,
     TooManyUploads,
     TypeNotAllowed,
@@ -34,6 +33,7 @@ from asyncflow.errors import (
     UploadTooLarge,
 )
 from asyncflow.queues import Queue
+from asyncflow.quotas import Look, Quotas, nobody_counts
 from asyncflow.reservations import Ledger, Reservation
 from asyncflow.store.base import Space
 
@@ -61,10 +61,6 @@ class Rules:
     open_uploads: int = 1000
 
 
-async def _nobody_counts() -> Mapping[str, int]:
-    return {}
-
-
 async def _nobody_has_any(_client: str) -> int:
     return 0
 
@@ -73,8 +69,8 @@ class Admission:
     """Decides on uploads that want to start, and holds what they were granted.
 
     *space* tells the room under the store (None: the store cannot fill up), *backlog*
-    and *delayed* how many steps wait (None: any number may), *usage* how many bytes the
-    database counts for each tenant, *open_uploads* how many uploads a client has open.
+    and *delayed* how many steps wait (None: any number may), *usage* what the database
+    counts in quotas, *open_uploads* how many uploads a client has open.
     """
 
     def __init__(
@@ -84,7 +80,7 @@ class Admission:
         space: Callable[[], Awaitable[Space]] | None,
         backlog: Queue | None = None,
         delayed: Queue | None = None,
-        usage: Callable[[], Awaitable[Mapping[str, int]]] = _nobody_counts,
+        usage: Look = nobody_counts,
         open_uploads: Callable[[str], Awaitable[int]] = _nobody_has_any,
         on_refusal: Callable[[str], None] = lambda _code: None,
     ) -> None:
@@ -93,19 +89,15 @@ class Admission:
         self._space = space
         self._backlog = backlog or Queue()
         self._delayed = delayed or Queue()
-        self._usage = usage
         self._open_uploads = open_uploads
         #: clients that had too many open when they came last
         self._crowded: dict[str, None] = {}
-        self._quota = Ledger()
+        self.quotas = Quotas(
+            usage, all_bytes=rules.quota_bytes, tenant_bytes=rules.tenant_quota_bytes
+        )
         self._room = Ledger()
         #: of uploads whose length nobody has said: the database does not count these
         self._unmeasured: dict[str, Reservation] = {}
-        #: as last seen in the database, and its sum
-        self._seen: Mapping[str, int] = {}
-        self._used = 0
-        self._counted = 0.0
-        self._counting = asyncio.Lock()
         #: what the disk was like when it was looked at
         self._last: Space | None = None
         self._looked = 0.0
@@ -113,31 +105,21 @@ class Admission:
         #: set while the server stops
         self.closed = False
 
-    async def refresh(self) -> None:
-        """Look at what the database counts."""
-        asked = time.monotonic()
-        async with self._counting:
-            if self._counted >= asked:
-                # somebody else has looked since
-                return
-            shown, began = self._quota.begin_look(), time.monotonic()
-            self._seen = await self._usage()
-            self._used, self._counted = sum(self._seen.values()), began
-            self._quota.end_look(shown)
-
     @asynccontextmanager
     async def admitted(
         self,
         *,
         length: int | None,
         declared_type: str,
+        counted: int = 0,
         tenant: str = "",
         client: str = "",
         lane: str | None = None,
     ) -> AsyncIterator[Reservation]:
         """Hold what an upload takes that may start; give back what is left at the end.
 
-        *lane*: whose work it is; None: it belongs to what was taken before.
+        *counted*: how many bytes of it the database counts already; *lane*: whose work
+        it is; None: it belongs to what was taken before.
 
         Raises:
             ShuttingDown, BacklogFull, DiskFull, QuotaExceeded, TooManyUploads: not now.
@@ -150,7 +132,7 @@ class Admission:
             if lane is not None:
                 self.check_backlog(lane)
             await self._check_crowded(client)
-            await self._hold(held, length or 0, length or 0)
+            await self._hold(held, (length or 0) - counted, length or 0)
         try:
             yield held
         except TooManyUploads as refused:
@@ -181,13 +163,13 @@ class Admission:
         """
         held = self._new(tenant)
         with self._refusals():
-            if more:
-                await self._count(more, tenant)
             if room:
                 await self._see(room)
-                self._check_room(room)
             if more:
-                self._check_quota(more, tenant)
+                await self.quotas.know(more, tenant)
+                self.quotas.check(more, tenant)
+            if room:
+                self._check_room(room)
             held.hold(more, room)
         try:
             yield
@@ -227,9 +209,9 @@ class Admission:
             self.check_backlog(lane)
             await self._check_crowded(client)
             if likely:
-                await self._count(likely, tenant)
                 await self._see(likely)
-                self._check_quota(likely, tenant)
+                await self.quotas.know(likely, tenant)
+                self.quotas.check(likely, tenant)
                 self._check_room(likely)
 
     @asynccontextmanager
@@ -270,9 +252,9 @@ class Admission:
                 return
             if self.closed:
                 raise ShuttingDown
-            await self._count(files, tenant)
             await self._see(files)
-            self._check_quota(files, tenant)
+            await self.quotas.know(files, tenant)
+            self.quotas.check(files, tenant)
             self._check_room(files)
 
     async def check_room(self) -> None:
@@ -331,8 +313,8 @@ class Admission:
         if held is None or end <= held.bytes:
             return
         with self._refusals():
-            await self._count(end - held.bytes, held.tenant)
-            self._check_quota(end - held.bytes, held.tenant)
+            await self.quotas.know(end - held.bytes, held.tenant)
+            self.quotas.check(end - held.bytes, held.tenant)
             held.hold(end - held.bytes, 0)
 
     async def go_on(self, upload_id: str, at: int) -> None:
@@ -353,9 +335,9 @@ class Admission:
 
     async def _promise(self, held: Reservation) -> None:
         """Hold the next room for an upload whose end nobody has told."""
-        await self._count(0, held.tenant)
         await self._see(ROOM_EVERY_BYTES)
-        self._check_quota(0, held.tenant)
+        await self.quotas.know(0, held.tenant)
+        self.quotas.check(0, held.tenant)
         self._check_room(0, promised=ROOM_EVERY_BYTES)
         held.is_endless = True
         held.hold(0, ROOM_EVERY_BYTES)
@@ -406,12 +388,12 @@ class Admission:
     # ----- what is held
 
     def _new(self, tenant: str) -> Reservation:
-        return Reservation(self._quota, self._room, tenant)
+        return Reservation(self.quotas, self._room, tenant)
 
     async def _hold(self, held: Reservation, count: int, room: int) -> None:
-        await self._count(count, held.tenant)
         await self._see(room)
-        self._check_quota(count, held.tenant)
+        await self.quotas.know(count, held.tenant)
+        self.quotas.check(count, held.tenant)
         self._check_room(room)
         held.hold(count, room)
 
@@ -481,25 +463,6 @@ class Admission:
             raise ShuttingDown
         if length is not None and length > self.rules.max_bytes:
             raise UploadTooLarge(length=length, max_bytes=self.rules.max_bytes)
-
-    async def _count(self, count: int, tenant: str) -> None:
-        """Look at the database, unless *count* bytes more fit every quota anyway."""
-        if self._exceeded(count, tenant) is not None:
-            await self.refresh()
-
-    def _check_quota(self, count: int, tenant: str) -> None:
-        if (quota := self._exceeded(count, tenant)) is not None:
-            raise QuotaExceeded(f"{count} bytes more would exceed the {quota}")
-
-    def _exceeded(self, count: int, tenant: str) -> str | None:
-        """Return the quota that *count* bytes more would exceed."""
-        rules = self.rules
-        if self._used + self._quota.total + count > rules.quota_bytes:
-            return f"quota of {rules.quota_bytes}"
-        used = self._seen.get(tenant, 0) + self._quota.of(tenant)
-        if used + count > rules.tenant_quota_bytes:
-            return f"tenant's quota of {rules.tenant_quota_bytes}"
-        return None
 
     async def _see(self, room: int) -> None:
         """Look at the disk, unless it had this *room* a moment ago."""

@@ -76,6 +76,7 @@ class Creation:
     async def _create(self, said: Announced) -> Upload:
         async with self._admission.admitted(
             length=said.length,
+            counted=said.counted,
             declared_type=said.declared_type,
             tenant=said.tenant,
             client=said.client,

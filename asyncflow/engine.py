@@ -585,4 +585,4 @@ class Engine:
 
     async def delete(self, job_id: str, note: Note | None = None) -> None:
         """Forget a job and give up its bytes."""
-        await self._db.delete(job_id, note)
+        await self._db.delete(job_id, self.clock.now(), note)

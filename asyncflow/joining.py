@@ -156,6 +156,7 @@ class Joiner:
         self._store = store
         self._chunks = chunks
         self._assembly = Assembly(db=db, store=store, admission=admission)
+        self._creating = asyncio.Lock()
         self._at_once = asyncio.Semaphore(JOINS)
         #: joins that run or wait for their turn, by upload
         self._joins: dict[str, asyncio.Task[None]] = {}
@@ -183,14 +184,22 @@ class Joiner:
             made = await self._db.created_before(said.owner, said.tenant, said.once)
             if made is not None:
                 return replace(await self.settle(made), is_known=True)
+        # one at a time: two files of the same parts do not both count in their place
+        async with self._creating:
+            whole = await self._chunks.create(await self._of_parts(said, parts))
+        return await self.settle(whole.id)
+
+    async def _of_parts(self, said: Announced, parts: Sequence[str]) -> Announced:
+        """Return what is said of an upload that its parts, named, say as well."""
         rows = [await self._part(said, part) for part in parts]
         if rows[0].state == COMPLETE:
             self._chunks.endings.refuse_new(said, await self._head(parts[0]))
-        lengths = [row.length for row in rows]
-        known = [length for length in lengths if length is not None]
-        total = sum(known) if len(known) == len(lengths) else None
-        said = replace(said, places=tuple(parts), parts=len(parts), length=total)
-        return await self.settle((await self._chunks.create(said)).id)
+        said = replace(said, places=tuple(parts), parts=len(parts), length=None)
+        known = [row.length for row in rows if row.length is not None]
+        if len(known) < len(rows):
+            return said
+        own = {row.id: row.length or 0 for row in rows if not row.is_taken}
+        return replace(said, length=sum(known), counted=sum(own.values()))
 
     async def _part(self, said: Announced, part: str) -> UploadRow:
         try:
@@ -467,8 +476,12 @@ class Joiner:
 
     async def _join(self, row: UploadRow, places: Sequence[Place]) -> None:
         total = sum(place.length or 0 for place in places)
-        # parts without a name make way for the upload that they become
-        more = 0 if not row.concat or row.length is not None else total
+        # parts without a name make way for the upload that they become, and with a name
+        # they let it count in their place
+        more = 0
+        if row.concat and row.length is None:
+            own = {p.part: p.length or 0 for p in places if not p.is_taken}
+            more = total - sum(own.values())
         joined = self._chunks.endings.joined(
             row, total, more=more, is_over=lambda: self._stops
         )

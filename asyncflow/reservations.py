@@ -11,9 +11,22 @@ back what it holds.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Protocol
 
 from asyncflow.errors import UploadGone
+
+
+class Sums(Protocol):
+    """Sums of what is granted, by name."""
+
+    def hold(self, name: str, amount: int, /) -> None:
+        """Count *amount* more; a negative one is given back."""
+        ...
+
+    def pass_on(self, name: str, amount: int, /) -> None:
+        """Take note that what was held is counted elsewhere from now on."""
+        ...
 
 
 class Ledger:
@@ -39,9 +52,11 @@ class Ledger:
         """Return the sum of one name."""
         return self._held[name] + self._passed[name]
 
-    def begin_look(self) -> Mapping[str, int]:
-        """Return what a look elsewhere that begins now will show."""
-        return dict(self._passed)
+    def begin_look(self, names: Collection[str] | None = None) -> Mapping[str, int]:
+        """Return what a look elsewhere that begins now will show, of *names* or all."""
+        if names is None:
+            return dict(self._passed)
+        return {name: self._passed[name] for name in names if name in self._passed}
 
     def end_look(self, shown: Mapping[str, int]) -> None:
         """Count no longer what a look has shown; looks never overlap."""
@@ -63,7 +78,7 @@ class Reservation:
     Then it is over: who has waited meanwhile, to hold more, gets nothing.
     """
 
-    def __init__(self, quota: Ledger, room: Ledger, tenant: str) -> None:
+    def __init__(self, quota: Sums, room: Sums, tenant: str) -> None:
         self._quota = quota
         self._room = room
         self.tenant = tenant

@@ -1,9 +1,11 @@
-"""What has had its time: old originals, old jobs, and bytes that nobody names.
+"""What has had its time: old originals, jobs, ids, and bytes that nobody names.
 
 Rules
 -----
 - Everything goes in small portions behind the work of people; what is left is taken at
   the next round.
+- Ids that clients chose stay nobody's for `uploads.KEEP_SPENT_MS` after their jobs were
+  deleted: a late chunk brings no file back.
 - An orphan is removed only when it is old: bytes are written before their row is.
 """
 
@@ -11,6 +13,7 @@ from collections.abc import AsyncIterator
 
 import structlog
 
+from asyncflow import uploads
 from asyncflow.db.base import Database
 from asyncflow.engine import Engine
 from asyncflow.errors import AsyncflowError, JobNotFound
@@ -19,6 +22,8 @@ from asyncflow.store.base import CanList, Store
 log = structlog.get_logger(__name__)
 
 PORTION = 20
+#: ids that one transaction gives back
+SPENT_PORTION = 200
 #: blobs that are looked up at once
 LOOKED_UP = 200
 #: bytes younger than this may be about to get their row
@@ -48,7 +53,7 @@ class Retention:
         self._jobs_s = jobs_s
 
     async def remove_old(self) -> None:
-        """Remove originals and jobs that are older than they may get."""
+        """Remove originals and jobs that are older than they may get; give back ids."""
         if self._originals_s is not None:
             before = self._before(self._originals_s)
             count = 0
@@ -58,6 +63,9 @@ class Retention:
                 log.info("retention.originals", removed=count)
         if self._jobs_s is not None:
             await self._remove_jobs(self._before(self._jobs_s))
+        before = self._engine.clock.now() - uploads.KEEP_SPENT_MS
+        while await self._db.forget_spent(before, SPENT_PORTION):
+            pass
 
     def _before(self, age_s: float) -> int:
         return self._engine.clock.now() - round(age_s * 1000)

@@ -249,7 +249,7 @@ class Runtime:
             space=_space_of(self.store),
             backlog=self.engine.waiting,
             delayed=self.engine.delayed,
-            usage=self.db.usage,
+            usage=self.db.usage_of,
             open_uploads=self.db.open_uploads_of,
             on_refusal=self.metrics.uploads_refused.inc,
         )
@@ -385,7 +385,7 @@ class Runtime:
             pipelines.check(self._pipelines, known, path, self.pool.wrong)
 
     def _chores(self, begin: Callable[[], Awaitable[None]]) -> tuple[Chore, ...]:
-        settings = self.settings
+        settings, quotas = self.settings, self.admission.quotas
         retention = Retention(
             db=self.db,
             engine=self.engine,
@@ -395,7 +395,7 @@ class Runtime:
         )
         return (
             Chore(name="begin", every_s=BEGIN_EVERY_S, do=begin),
-            Chore(name="usage", every_s=USAGE_EVERY_S, do=self.admission.refresh),
+            Chore(name="usage", every_s=USAGE_EVERY_S, do=quotas.refresh),
             Chore(name="alerts", every_s=ALERTS_EVERY_S, do=self.gauges.judge),
             Chore(name="idle", every_s=IDLE_EVERY_S, do=self.db.forget_idle),
             Chore(name="room", every_s=IDLE_EVERY_S, do=self.db.keep_room),
@@ -421,7 +421,7 @@ class Runtime:
                 raise StartError(error.detail) from error
             log.warning("server.not_begun", error=error.detail)
             return
-        await self.admission.refresh()
+        await self.admission.quotas.refresh()
         if freed:
             log.info("server.recovered", steps=freed)
         self.recovery.begin()

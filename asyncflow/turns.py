@@ -138,6 +138,8 @@ class Announced:
     is_part: bool = False
     parts: int | None = None
     places: tuple[str, ...] = ()
+    #: how many of its bytes count in quotas already, as those of its parts
+    counted: int = 0
     concat: str = ""
     digest: uploads.Checksum | None = None
     once: Once | None = None

@@ -29,6 +29,9 @@ SIGNATURE_BYTES = 1024
 MAX_NAME = 255
 #: so long parts stay that have served, so that a client that lost the answer may ask
 KEEP_PARTS_MS = 3_600_000
+#: so long nobody gets an id that a client chose and whose job was deleted: whoever had
+#: begun to send that file has given up by then
+KEEP_SPENT_MS = 30 * 86_400_000
 #: kinds whose content must be what the name or type declares
 CHECKED_KINDS = frozenset({"image", "video", "audio", "application/pdf"})
 

@@ -269,10 +269,10 @@ class Database(Oversight, Protocol):
         """Close the job as CANCELLED; False: it was over already. Raise JobNotFound."""
         ...
 
-    async def delete(self, job_id: str, note: Note | None = None) -> None:
-        """Forget the job; its bytes go to the trash, and nobody gets its id again.
+    async def delete(self, job_id: str, now: int, note: Note | None = None) -> None:
+        """Forget the job; its bytes go to the trash.
 
-        Raise JobNotFound.
+        Nobody gets its id again until `forget_spent` gives it back. Raise JobNotFound.
         """
         ...
 
@@ -339,6 +339,13 @@ class Database(Oversight, Protocol):
 
     async def trash(self, limit: int) -> Sequence[Trash]:
         """Return bytes to remove, but for what a row names all the same."""
+        ...
+
+    async def forget_spent(self, before: int, limit: int) -> int:
+        """Give back ids that clients chose and whose jobs were deleted before *before*.
+
+        Not while their bytes are in the trash. Return how many, *limit* at most.
+        """
         ...
 
     async def drop_trash(self, removed: Sequence[str]) -> None:

@@ -276,11 +276,11 @@ def cancel(db: sqlite3.Connection, pid: str, now: int) -> Change | None:
     return track.change()
 
 
-def delete(db: sqlite3.Connection, pid: str) -> Change:
-    """Forget the job; its bytes go to the trash, and nobody gets its id."""
+def delete(db: sqlite3.Connection, pid: str, now: int) -> Change:
+    """Forget the job; its bytes go to the trash, and nobody gets its id for a time."""
     job = find_job(db, pid)
     if uploads.is_choosable(pid):
-        db.execute(SQL["spend_id"], {"pid": pid})
+        db.execute(SQL["spend_id"], {"pid": pid, "now": now})
     track = Tracker(db, job["id"], pid)
     running = db.execute(SQL["running_of_job"], {"job": job["id"]}).fetchall()
     track.throw_away(uploads.raw_key(pid), is_prefix=False)

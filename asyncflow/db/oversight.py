@@ -3,10 +3,11 @@
 The rules of `asyncflow.db.base` hold here too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from asyncflow.db.records import Usage
 from asyncflow.estimates import Spent
 from asyncflow.jobs import PlanEntry, Subscription
 from asyncflow.views import AuditView, DeadView, RunningView
@@ -184,6 +185,13 @@ class Oversight(Protocol):
 
     async def usage(self) -> Mapping[str, int]:
         """Return how many bytes the originals and derivatives of each tenant have."""
+        ...
+
+    async def usage_of(self, tenants: Collection[str]) -> Usage:
+        """Return what is counted for all, and for each of *tenants* that has some.
+
+        However many others there are.
+        """
         ...
 
     async def lately(self, since: int) -> Sequence[tuple[int, str, int]]:

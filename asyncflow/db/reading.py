@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -15,7 +15,16 @@ from asyncflow import uploads
 from asyncflow.db import intake, rows
 from asyncflow.db.oversight import Cause, LogOffset, Paused, Registered
 from asyncflow.db.queries import load
-from asyncflow.db.records import Once, Owner, Page, Place, StoredFile, Trash, UploadRow
+from asyncflow.db.records import (
+    Once,
+    Owner,
+    Page,
+    Place,
+    StoredFile,
+    Trash,
+    UploadRow,
+    Usage,
+)
 from asyncflow.db.writer import translate
 from asyncflow.errors import FileNotAvailable, JobNotFound, UploadNotFound
 from asyncflow.estimates import Spent
@@ -98,6 +107,7 @@ class Reading:
                 state=row["state"],
                 length=row["length"],
                 key=row["key"] or "",
+                is_taken=bool(row["taken"]),
             )
             for row in found
         ]
@@ -292,6 +302,13 @@ class Reading:
         """Return how many bytes each tenant has."""
         found = await self._rows("usage", {})
         return {row["tenant"]: row["bytes"] for row in found}
+
+    async def usage_of(self, tenants: Collection[str]) -> Usage:
+        """Return what is counted for all, and for some tenants."""
+        wanted = msgspec.json.encode(list(tenants)).decode()
+        found = await self._rows("usage_of", {"tenants": wanted})
+        by_tenant = {row["tenant"]: int(row["bytes"]) for row in found}
+        return Usage(total=by_tenant.pop(None), by_tenant=by_tenant)
 
     async def lately(self, since: int) -> Sequence[tuple[int, str, int]]:
         """Return how many uploads and ends of jobs there were in each minute."""

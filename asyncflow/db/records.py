@@ -134,17 +134,31 @@ class UploadRow:
     checked_from: int | None
     #: from which byte on a joined upload's own blob has what its parts had
     joined: int | None
+    #: the bytes of this part count with a file that is joined from it
+    is_taken: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """How many bytes count in quotas: of all tenants, and of some."""
+
+    total: int
+    by_tenant: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A part of a joined upload. `state` is None once the part is gone."""
+    """A part of a joined upload. `state` is None once the part is gone.
+
+    *is_taken*: its bytes count with a file that is joined from it already.
+    """
 
     n: int
     part: str
     state: str | None
     length: int | None
     key: str
+    is_taken: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,6 +82,7 @@ def upload_row(row: sqlite3.Row) -> UploadRow:
         has_end=bool(row["has_end"]),
         checked_from=row["checked_from"],
         joined=row["joined"],
+        is_taken=bool(row["taken"]),
     )
 
 

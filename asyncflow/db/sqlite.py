@@ -317,10 +317,12 @@ class SqliteDatabase(Reading):
         )
         return change is not None
 
-    async def delete(self, job_id: str, note: Note | None = None) -> None:
+    async def delete(self, job_id: str, now: int, note: Note | None = None) -> None:
         """Forget the job; its bytes go to the trash."""
         await self._make_room(
-            lambda: self._change(noted(lambda db: control.delete(db, job_id), note))
+            lambda: self._change(
+                noted(lambda db: control.delete(db, job_id, now), note)
+            )
         )
 
     # ----- without a file
@@ -404,6 +406,15 @@ class SqliteDatabase(Reading):
             db.execute(SQL["forget_tenant_tallies"])
 
         await self._writer.write(forget, bulk=True)
+
+    async def forget_spent(self, before: int, limit: int) -> int:
+        """Give back ids that clients chose; return how many."""
+
+        def forget(db: sqlite3.Connection) -> int:
+            args = {"before": before, "limit": limit}
+            return db.execute(SQL["forget_spent"], args).rowcount
+
+        return await self._writer.write(forget, bulk=True)
 
     async def drop_trash(self, removed: Sequence[str]) -> None:
         """Forget trash whose bytes are gone."""

@@ -426,7 +426,7 @@ class ControlObligations:
             world.db.retry(job, world.now, note),
             world.db.retry_step(10**9, world.now, note),
             world.db.cancel_step(10**9, world.now, note),
-            world.db.delete("nobody", note),
+            world.db.delete("nobody", world.now, note),
         ):
             with pytest.raises((JobNotFound, JobNotRetryable, StepNotFound)):
                 await refused

@@ -3,7 +3,7 @@
 import pytest
 
 from asyncflow import uploads
-from asyncflow.db.records import Ended, Published
+from asyncflow.db.records import Ended, Published, Usage
 from asyncflow.errors import FileNotAvailable, JobNotRetryable
 from asyncflow.jobs import JobState, Verdict
 from asyncflow.testing.db_world import GATE, HOUR_MS, IMAGE, TEXT, World
@@ -190,7 +190,7 @@ class HistoryObligations:
         await world.accept(other, GATE)
         assert await world.db.usage() == {"local": 13, "other": 10}
 
-        await world.db.delete(other)
+        await world.db.delete(other, world.now)
         await world.db.cancel(kept, world.now)
         assert await world.db.usage() == {"local": 10, "other": 0}
         world.now += 1
@@ -198,8 +198,20 @@ class HistoryObligations:
 
         assert await world.db.usage() == {"local": 0, "other": 0}
         assert await world.db.stored_bytes() == 0
-        await world.db.delete(kept)
+        await world.db.delete(kept, world.now)
         assert await world.db.usage() == {"local": 0, "other": 0}
+
+    async def test_usage_is_told_of_all_and_of_those_who_are_asked_about(
+        self, world: World
+    ) -> None:
+        mine, _other = await world.upload(), await world.upload(tenant="other")
+        await world.upload(tenant="third")
+        assert await world.db.usage_of([]) == Usage(total=30, by_tenant={})
+        some = await world.db.usage_of(["other", "nobody", "local"])
+        assert some == Usage(total=30, by_tenant={"other": 10, "local": 10})
+        await world.db.delete(mine, world.now)
+        some = await world.db.usage_of(["local"])
+        assert some == Usage(total=20, by_tenant={"local": 0})
 
     async def test_what_happened_lately_is_counted_by_minute(
         self, world: World

@@ -349,7 +349,7 @@ class JobObligations:
         image = await world.take("image")
         await world.publish(image)
 
-        await world.db.delete(job)
+        await world.db.delete(job, world.now)
 
         with pytest.raises(JobNotFound):
             await world.db.job(job)
@@ -410,7 +410,7 @@ class JobObligations:
         job = await world.upload()
         assert (await world.db.attempts(job), await world.db.events(job)) == ([], [])
 
-        await world.db.delete(job)
+        await world.db.delete(job, world.now)
         with pytest.raises(JobNotFound):
             await world.db.attempts(job)
         with pytest.raises(JobNotFound):

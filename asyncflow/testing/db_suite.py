@@ -93,11 +93,11 @@ class DbSuite(
             await world.db.find_upload(NOBODY)
         with pytest.raises(UploadNotFound):
             await world.accept(NOBODY, GATE)
-        for ask in (world.db.job, world.db.delete):
-            with pytest.raises(JobNotFound):
-                await ask(NOBODY)
         with pytest.raises(JobNotFound):
-            await world.db.cancel(NOBODY, world.now)
+            await world.db.job(NOBODY)
+        for act in (world.db.cancel, world.db.delete):
+            with pytest.raises(JobNotFound):
+                await act(NOBODY, world.now)
         with pytest.raises(JobNotFound):
             await world.db.retry(NOBODY, world.now)
         with pytest.raises(JobNotFound):
@@ -239,8 +239,8 @@ class DbSuite(
         for number, one in enumerate(claimed[:-2]):
             await world.end(one, verdicts[number % len(verdicts)])
         await world.db.cancel(jobs[6], world.now)
-        await world.db.delete(jobs[7])
-        await world.db.delete(jobs[0])
+        await world.db.delete(jobs[7], world.now)
+        await world.db.delete(jobs[0], world.now)
         await world.accepted()
 
         found = await world.tallies()

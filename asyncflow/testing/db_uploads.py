@@ -126,7 +126,7 @@ class UploadObligations:
             with pytest.raises(JobNotFound):
                 await world.db.cancel(part, world.now)
             with pytest.raises(JobNotFound):
-                await world.db.delete(part)
+                await world.db.delete(part, world.now)
             for state in (None, JobState.UPLOADING):
                 page = await world.db.jobs(state=state, before=None, limit=9)
                 assert page.jobs == ()
@@ -279,6 +279,56 @@ class UploadObligations:
         ends = [(await world.db.find_upload(one)).expires for one in (wanted, needed)]
         assert ends == [far, soon]
 
+    async def test_a_file_counts_in_place_of_its_named_parts(
+        self, world: World
+    ) -> None:
+        async def used() -> int:
+            return (await world.db.usage_of([])).total
+
+        parts = [await world.upload(is_part=True, concat="partial") for _ in "ab"]
+        both: dict[str, Any] = {"parts": 2, "places": tuple(parts), "concat": "final"}
+        assert await used() == 20
+        first = await world.upload(length=20, **both)
+        assert await used() == 20
+        # a second file has the bytes once more
+        second = await world.upload(length=20, **both)
+        assert await used() == 40
+        await world.end_upload(first)
+        assert await used() == 20
+        taken = [place.is_taken for place in await world.db.places(second)]
+        assert taken == [True, True]
+        for part in parts:
+            await world.accept(part, GATE)
+        await world.db.accept(second, size=20, gates=(GATE,), now=world.now)
+        assert await used() == 20
+        # what is taken away of the parts takes nothing of the file's
+        await world.end_upload(parts[0])
+        assert await used() == 20
+        await world.db.delete(second, world.now)
+        # the part that is there counts itself again
+        assert await used() == 10
+        assert not (await world.db.find_upload(parts[1])).is_taken
+        assert (await world.db.usage())["local"] == 10
+
+    async def test_a_file_of_unknown_length_counts_once_it_is_known(
+        self, world: World
+    ) -> None:
+        parts = [await world.upload(is_part=True, concat="partial") for _ in "ab"]
+        final = await world.upload(
+            length=None, parts=2, places=tuple(parts), concat="final"
+        )
+        assert (await world.db.usage_of([])).total == 20
+        for part in parts:
+            await world.accept(part, GATE)
+        await world.db.accept(final, size=20, gates=(GATE,), now=world.now)
+        assert (await world.db.usage_of([])).total == 20
+        await world.db.cancel(final, world.now)
+        world.now += 1
+        # with its original the file's bytes are gone, and the parts are still there
+        assert await world.db.drop_originals(world.now, 9) == 1
+        assert (await world.db.usage_of([])).total == 20
+        assert await world.db.stored_bytes() == 20
+
     @pytest.mark.parametrize("how", ["accept", "end", "cancel", "delete"])
     async def test_parts_without_a_name_are_given_up_with_the_end_of_their_upload(
         self, world: World, how: str
@@ -296,7 +346,7 @@ class UploadObligations:
         elif how == "cancel":
             await world.db.cancel(final, world.now)
         else:
-            await world.db.delete(final)
+            await world.db.delete(final, world.now)
 
         # they count no more from this moment on, and whoever removes bytes hears of it
         kept = 10 if how == "accept" else 0
@@ -399,7 +449,7 @@ class UploadObligations:
         await world.end_upload(first)
         second = await world.upload(once=Once(key="k", fingerprint="other"))
         assert second != first
-        await world.db.delete(second)
+        await world.db.delete(second, world.now)
         assert await world.upload(once=once) not in {first, second}
 
     async def test_an_id_that_its_client_chose_is_created_once(
@@ -415,7 +465,7 @@ class UploadObligations:
         mine: dict[str, Any] = {"id": CHOSEN, "key": uploads.raw_key(CHOSEN)}
         mine["chosen"] = True
         assert await world.upload(parts=1, **mine) == CHOSEN
-        await world.db.delete(CHOSEN)
+        await world.db.delete(CHOSEN, world.now)
         with pytest.raises(UploadGone):
             await world.upload(parts=1, **mine)
         await world.db.drop_trash(list(await world.trash()))
@@ -424,11 +474,44 @@ class UploadObligations:
         with pytest.raises(UploadGone):
             await world.upload(parts=1, **mine)
 
+    async def test_the_id_of_a_deleted_upload_is_given_back_after_a_time(
+        self, world: World
+    ) -> None:
+        mine: dict[str, Any] = {"id": CHOSEN, "key": uploads.raw_key(CHOSEN)}
+        mine |= {"chosen": True, "parts": 1}
+        await world.upload(**mine)
+        await world.db.delete(CHOSEN, world.now)
+        await world.db.drop_trash(list(await world.trash()))
+        assert await world.db.forget_spent(world.now, 9) == 0
+        with pytest.raises(UploadGone):
+            await world.upload(**mine)
+        assert await world.db.forget_spent(world.now + 1, 9) == 1
+        assert await world.upload(**mine) == CHOSEN
+
+    async def test_an_id_is_not_given_back_while_its_bytes_are_on_their_way_out(
+        self, world: World
+    ) -> None:
+        mine: dict[str, Any] = {"id": CHOSEN, "key": uploads.raw_key(CHOSEN)}
+        await world.upload(chosen=True, parts=1, **mine)
+        await world.db.delete(CHOSEN, world.now)
+        assert await world.db.forget_spent(world.now + 1, 9) == 0
+        await world.db.drop_trash(list(await world.trash()))
+        assert await world.db.forget_spent(world.now + 1, 9) == 1
+
+    async def test_ids_are_given_back_in_portions(self, world: World) -> None:
+        for n in range(3):
+            one = CHOSEN[:-1] + str(n)
+            await world.upload(id=one, key=uploads.raw_key(one), chosen=True, parts=1)
+            await world.db.delete(one, world.now)
+        await world.db.drop_trash(list(await world.trash()))
+        soon = world.now + 1
+        assert [await world.db.forget_spent(soon, 2) for _ in range(3)] == [2, 1, 0]
+
     async def test_an_id_that_nobody_could_choose_is_given_to_nobody(
         self, world: World
     ) -> None:
         gone = await world.upload()
-        await world.db.delete(gone)
+        await world.db.delete(gone, world.now)
         for taken in (gone, await world.submit()):
             with pytest.raises(UploadNotFound):
                 await world.upload(

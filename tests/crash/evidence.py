@@ -82,13 +82,21 @@ class Evidence:
             " AND state IN('waiting', 'ready', 'running', 'retrying'))"
         )
         assert self.ask(counted) == []
-        announced = "SELECT job_id, length AS n FROM upload WHERE state <> 'ended'"
+        announced = (
+            "SELECT u.job_id, u.length AS n FROM upload u JOIN job j ON j.id = u.job_id"
+            " WHERE u.state <> 'ended' AND NOT (u.concat <> '' AND EXISTS("
+            " SELECT 1 FROM place p JOIN upload f ON f.job_id = p.final"
+            " WHERE p.part = j.pid AND f.state <> 'ended' AND f.length IS NOT NULL))"
+        )
         made = "SELECT job_id, size AS n FROM derivative"
         assert self.ask(
             "SELECT tenant, bytes FROM usage WHERE bytes <> 0 ORDER BY 1"
         ) == self.ask(
             f"SELECT tenant, sum(n) FROM ({announced} UNION ALL {made})"  # noqa: S608 -- both are above
             " JOIN job ON job.id = job_id GROUP BY 1 HAVING sum(n) <> 0 ORDER BY 1"
+        )
+        assert self.ask("SELECT bytes FROM used") == self.ask(
+            "SELECT coalesce(sum(bytes), 0) FROM usage"
         )
         stored = "SELECT job_id, length AS n FROM upload WHERE state = 'complete'"
         assert self.ask("SELECT bytes FROM stored") == self.ask(

@@ -118,7 +118,7 @@ class TestSqlite(DbSuite):
         for _ in range(3):
             await world.past_gate(IMAGE, TEXT)
         await world.end((await world.claim("text"))[0], Verdict.BAD_FILE)
-        await world.db.delete(failed)
+        await world.db.delete(failed, world.now)
 
         for kept, counted in (
             (
@@ -221,7 +221,7 @@ async def test_what_a_row_names_is_no_trash(tmp_path: Path) -> None:
         db.executemany("INSERT INTO trash VALUES(?, ?)", [*named, ("raw/x", 0)])
         db.commit()
     assert await world.trash() == {"raw/x": False}
-    await world.db.delete(job)
+    await world.db.delete(job, world.now)
     assert set(await world.trash()) == {"raw/x", *(key for key, _ in named)}
     await world.db.close()
 

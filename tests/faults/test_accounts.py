@@ -1,7 +1,7 @@
 """Whatever happens to uploads, in whatever order: at the end nothing is held."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Collection, Coroutine
 from contextlib import suppress
 
 import pytest
@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis.strategies import integers, lists, sampled_from, tuples
 
 from asyncflow.admission import ROOM_EVERY_BYTES, Admission, Rules
-from asyncflow.errors import LengthMismatch, ServerBusy, UploadGone
+from asyncflow.db.records import Usage
+from asyncflow.errors import LengthMismatch, QuotaExceeded, ServerBusy, UploadGone
+from asyncflow.quotas import Quotas
 from asyncflow.store.base import Space
 
 UNIT = ROOM_EVERY_BYTES // 4
@@ -82,9 +84,9 @@ class Bytes:
         self._admission.found(self.name, self.name, 0)
 
 
-async def nothing_is_counted() -> Mapping[str, int]:
+async def nothing_is_counted(_tenants: Collection[str]) -> Usage:
     await asyncio.sleep(0)
-    return {}
+    return Usage(total=0, by_tenant={})
 
 
 async def nothing_is_stored() -> Space:
@@ -148,10 +150,10 @@ def test_at_the_end_everything_is_free_again(
 async def test_what_ends_while_the_database_is_asked_holds_nothing_afterwards() -> None:
     is_asked, may_answer = asyncio.Event(), asyncio.Event()
 
-    async def usage() -> Mapping[str, int]:
+    async def usage(tenants: Collection[str]) -> Usage:
         is_asked.set()
         await may_answer.wait()
-        return {}
+        return await nothing_is_counted(tenants)
 
     rules = Rules(
         max_bytes=100,
@@ -160,6 +162,10 @@ async def test_what_ends_while_the_database_is_asked_holds_nothing_afterwards() 
         quota_bytes=100,
     )
     admission = Admission(rules, space=None, usage=usage)
+    may_answer.set()
+    await admission.quotas.refresh()
+    may_answer.clear()
+    is_asked.clear()
     for name in NAMES:
         admission.found(name, "", 0)
 
@@ -185,3 +191,74 @@ async def test_what_ends_while_the_database_is_asked_holds_nothing_afterwards() 
         await admission.grow("a", 0, more=1)
     async with admission.admitted(length=100, declared_type="text/plain"):
         pass
+
+
+class Counted:
+    """A database that counts for tenants, and notes who is asked about."""
+
+    def __init__(self, **by_tenant: int) -> None:
+        self.by_tenant = by_tenant
+        self.asked: list[set[str]] = []
+
+    async def usage(self, tenants: Collection[str]) -> Usage:
+        """Tell of some tenants, and of all."""
+        self.asked.append(set(tenants))
+        await asyncio.sleep(0)
+        return Usage(
+            total=sum(self.by_tenant.values()),
+            by_tenant={name: self.by_tenant.get(name, 0) for name in tenants},
+        )
+
+
+async def test_a_regular_look_asks_about_no_tenant_however_many_there_are() -> None:
+    counted = Counted(**{f"t{n}": 1 for n in range(1000)})
+    quotas = Quotas(counted.usage, tenant_bytes=5)
+    for name in ("t1", "t2", "t1"):
+        await quotas.know(1, name)
+        quotas.check(1, name)
+    await quotas.refresh()
+    assert counted.asked == [{"t1"}, {"t2"}, set()]
+    # nobody is taken for one who has nothing
+    counted.by_tenant["t1"] = 5
+    await quotas.know(1, "t1")
+    with pytest.raises(QuotaExceeded):
+        quotas.check(1, "t1")
+
+
+async def test_what_was_granted_before_a_look_counts_once_after_it() -> None:
+    counted = Counted(a=0, b=0)
+    quotas = Quotas(counted.usage, all_bytes=20, tenant_bytes=10)
+    for name in "ab":
+        await quotas.know(8, name)
+        quotas.hold(name, 8)
+        quotas.pass_on(name, 8)
+        counted.by_tenant[name] = 8
+    quotas.hold("a", 1)
+    for look in (quotas.refresh, quotas.refresh):
+        await look()
+        await quotas.know(1, "a")
+        quotas.check(1, "a")
+        with pytest.raises(QuotaExceeded, match="tenant"):
+            quotas.check(2, "a")
+        await quotas.know(2, "b")
+        quotas.check(2, "b")
+        with pytest.raises(QuotaExceeded, match="quota of 20"):
+            quotas.check(4, "b")
+
+
+async def test_the_first_upload_meets_a_quota_that_was_used_up_before() -> None:
+    counted = Counted(a=20)
+    quotas = Quotas(counted.usage, all_bytes=20)
+    await quotas.know(1, "b")
+    with pytest.raises(QuotaExceeded):
+        quotas.check(1, "b")
+
+
+async def test_who_asks_while_others_are_looked_at_is_told_by_the_next_look() -> None:
+    counted = Counted(a=9, b=9)
+    quotas = Quotas(counted.usage, tenant_bytes=10)
+    await asyncio.gather(*(quotas.know(2, name) for name in "aabb"))
+    for name in "ab":
+        with pytest.raises(QuotaExceeded):
+            quotas.check(2, name)
+    assert [sorted(one) for one in counted.asked] == [["a"], ["a", "b"]]

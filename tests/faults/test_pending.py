@@ -119,7 +119,7 @@ async def test_what_could_not_be_accepted_is_accepted_later(place: Place) -> Non
 async def test_one_that_was_deleted_meanwhile_holds_up_nobody(place: Place) -> None:
     deleted, kept = await place.whole(), await place.whole()
     place.engine.down = False
-    await place.db.delete(deleted)
+    await place.db.delete(deleted, place.engine.clock.now())
 
     await place.chunks.endings.finish_pending()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from asyncflow.uploads import KEEP_SPENT_MS
 from tests.server_process import ServerProcess
 from tests.web.chunks import (
     LAST,
@@ -184,6 +185,25 @@ def test_the_id_of_a_deleted_file_is_given_to_no_other(
         )
         assert (again.status, code_of(again)) == (410, "upload_gone")
         until(lambda: not blobs(server))
+
+
+def test_the_id_of_a_file_that_was_deleted_long_ago_may_be_chosen_again(
+    tmp_path: Path, job: str
+) -> None:
+    with healthy_server(tmp_path) as server:
+        assert send(server, 0, b"old", total=1, jobId=job).status == 202
+        original(server, job)
+        with Line(server) as line:
+            assert line.ask("DELETE", f"/jobs/{job}").status == 204
+        until(lambda: not blobs(server))
+        server.stop()
+        with closing(sqlite3.connect(server.data_dir / "asyncflow.db")) as db:
+            db.execute("UPDATE spent SET at = at - ?", (KEEP_SPENT_MS + 1000,))
+            db.commit()
+        server.start()
+        until(lambda: not rows(server, "SELECT pid FROM spent"))
+        assert send(server, 0, b"new", total=1, jobId=job).status == 202
+        assert original(server, job) == b"new"
 
 
 def test_an_id_that_stands_for_something_else_takes_no_chunks(

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -258,16 +259,33 @@ def test_the_status_tells_how_much_of_all_parts_has_come(
     assert found["progress"] == round(100 * found["uploadedBytes"] / size, 1)
 
 
-def test_parts_count_beside_what_they_became_until_they_are_deleted(
-    tmp_path: Path,
-) -> None:
-    with healthy_server(tmp_path, quota_bytes="15kB") as server:
+def test_a_file_counts_once_in_the_place_of_its_parts(tmp_path: Path) -> None:
+    with healthy_server(tmp_path, quota_bytes="7kB") as server:
         parts = [part(server, bytes([97 + n]) * 3000) for n in range(2)]
         job = join(server, *parts).headers["asyncflow-job-id"]
         assert len(original(server, job)) == 6000
+        # one more of the same parts is another file
         full = join(server, *parts)
         assert (full.status, code_of(full)) == (507, "quota_exceeded")
+        server.finished(job)
+        with Line(server) as line:
+            assert line.ask("DELETE", f"/jobs/{job}").status == 204
+        # the parts are still there, and may be joined again
+        job = join(server, *parts).headers["asyncflow-job-id"]
+        assert len(original(server, job)) == 6000
         for address in parts:
             with Line(server) as line:
                 assert line.ask("DELETE", f"/files/{address}", TUS).status == 204
-        assert create(server, 6000)
+        assert create(server, 1000)
+        with pytest.raises(AssertionError):
+            create(server, 1000)
+
+
+def test_of_two_files_that_take_the_same_parts_at_once_one_is_refused(
+    tmp_path: Path,
+) -> None:
+    with healthy_server(tmp_path, quota_bytes="7kB") as server:
+        parts = [part(server, bytes([97 + n]) * 3000) for n in range(2)]
+        with ThreadPoolExecutor(4) as threads:
+            ends = list(threads.map(lambda _: join(server, *parts).status, range(4)))
+        assert sorted(ends) == [201, 507, 507, 507]

@@ -129,3 +129,14 @@ GROUP BY 1, 2;
 
 -- name: usage
 SELECT tenant, bytes FROM usage;
+
+-- name: usage_of
+-- The sum of all, which has no tenant, and what some tenants have: one look at both.
+SELECT NULL AS tenant, bytes FROM used
+UNION ALL SELECT tenant, bytes FROM usage
+  WHERE tenant IN (SELECT value FROM json_each(:tenants));
+
+-- name: forget_spent
+-- Not while bytes of the first file are on their way out.
+DELETE FROM spent WHERE pid IN (SELECT pid FROM spent WHERE at < :before
+  AND NOT EXISTS (SELECT 1 FROM trash WHERE key = 'raw/' || pid) ORDER BY at LIMIT :limit);

@@ -22,7 +22,7 @@ LEFT JOIN upload u ON u.job_id = c.job_id
 WHERE c.tenant = :tenant AND c.owner = :owner AND c.key = :key;
 
 -- name: spend_id
-INSERT INTO spent(pid) VALUES(:pid) ON CONFLICT DO NOTHING;
+INSERT INTO spent(pid, at) VALUES(:pid, :now) ON CONFLICT DO NOTHING;
 
 -- name: is_spent
 SELECT 1 FROM spent WHERE pid = :pid;
@@ -92,7 +92,7 @@ SELECT part FROM place WHERE final = :final AND n = :n;
 
 -- name: places
 -- The parts of a joined upload that have a place, in their order.
-SELECT p.n, p.part, u.state, u.length, u.key FROM place p
+SELECT p.n, p.part, u.state, u.length, u.key, u.taken FROM place p
 JOIN job f ON f.id = p.final AND f.pid = :pid
 LEFT JOIN job j ON j.pid = p.part
 LEFT JOIN upload u ON u.job_id = j.id AND u.state <> 'ended'
