@@ -32,6 +32,7 @@ from asyncflow.errors import (
     UploadGone,
     UploadTooLarge,
 )
+from asyncflow.prospects import Prospect, Prospects
 from asyncflow.queues import Queue
 from asyncflow.quotas import Look, Quotas, nobody_counts
 from asyncflow.reservations import Ledger, Reservation
@@ -98,6 +99,7 @@ class Admission:
         self._room = Ledger()
         #: of uploads whose length nobody has said: the database does not count these
         self._unmeasured: dict[str, Reservation] = {}
+        self.prospects = Prospects(self._new, self._hold_both)
         #: what the disk was like when it was looked at
         self._last: Space | None = None
         self._looked = 0.0
@@ -195,24 +197,29 @@ class Admission:
         finally:
             held.release()
 
-    async def check_new(
-        self, client: str, lane: str, *, tenant: str = "", likely: int = 0
-    ) -> None:
+    async def check_new(self, client: str, lane: str) -> None:
         """Return if *client* may begin an upload in *lane* now; nothing is held.
 
-        *likely*: how many bytes it should come to, as far as anybody can tell.
-
         Raises:
-            ShuttingDown, BacklogFull, TooManyUploads, DiskFull, QuotaExceeded: not now.
+            ShuttingDown, BacklogFull, TooManyUploads: not now.
         """
         with self._refusals():
             self.check_backlog(lane)
             await self._check_crowded(client)
-            if likely:
-                await self._see(likely)
-                await self.quotas.know(likely, tenant)
-                self.quotas.check(likely, tenant)
-                self._check_room(likely)
+
+    async def foresee(
+        self, upload_id: str | None, tenant: str, *, least: int, most: int
+    ) -> Prospect:
+        """Hold what a file will take, as `Prospects.enter` says.
+
+        Raises:
+            DiskFull, QuotaExceeded: not now.
+        """
+        most = min(most, self.rules.max_bytes)
+        with self._refusals():
+            return await self.prospects.enter(
+                upload_id, tenant, least=min(least, most), most=most
+            )
 
     @asynccontextmanager
     async def made(self, tenant: str, *, count: int, room: int) -> AsyncIterator[None]:
@@ -231,12 +238,18 @@ class Admission:
             held.release()
 
     async def check_form(
-        self, length: int | None, *, tenant: str = "", is_repeat: bool
+        self,
+        length: int | None,
+        *,
+        tenant: str = "",
+        is_repeat: bool,
+        is_chunk: bool = False,
     ) -> None:
         """Return if a form of *length* bytes, its own included, may be read.
 
         What it asks for is there already if it is a repeat: then only its size is
-        looked at. Nothing is held: that is for each of its files.
+        looked at. So it may be for a chunk, if files are foreseen that hold as much.
+        Nothing is held: that is for each of its files.
 
         Raises:
             ShuttingDown, DiskFull, QuotaExceeded: not now.
@@ -254,8 +267,11 @@ class Admission:
                 raise ShuttingDown
             await self._see(files)
             await self.quotas.know(files, tenant)
-            self.quotas.check(files, tenant)
-            self._check_room(files)
+            count, room = self.prospects.sums(tenant) if is_chunk else (0, 0)
+            if files > count or not files:
+                self.quotas.check(files - count, tenant)
+            if files > room or not files:
+                self._check_room(files - room)
 
     async def check_room(self) -> None:
         """Return if there is room for anything.
@@ -272,13 +288,20 @@ class Admission:
         """Tell whether an upload is counted here, by its bytes."""
         return upload_id in self._unmeasured
 
-    def found(self, upload_id: str, tenant: str, at: int) -> None:
+    def found(
+        self,
+        upload_id: str,
+        tenant: str,
+        at: int,
+        within: Reservation | None = None,
+    ) -> None:
         """Count an upload of unknown length, which holds *at* bytes, from now on.
 
+        *within*: what the file holds of which it is a chunk.
         Who did not do so before anybody could end it, asks afterwards whether it is
         still there.
         """
-        held = self._unmeasured.setdefault(upload_id, self._new(tenant))
+        held = self._unmeasured.setdefault(upload_id, self._new(tenant, within))
         held.rest(at)
 
     def _found(self, upload_id: str, at: int) -> Reservation:
@@ -313,8 +336,11 @@ class Admission:
         if held is None or end <= held.bytes:
             return
         with self._refusals():
-            await self.quotas.know(end - held.bytes, held.tenant)
-            self.quotas.check(end - held.bytes, held.tenant)
+            if more := held.beyond(end - held.bytes, 0)[0]:
+                await self.quotas.know(more, held.tenant)
+                # it may have less by now
+                more = held.beyond(end - held.bytes, 0)[0]
+                self.quotas.check(more, held.tenant)
             held.hold(end - held.bytes, 0)
 
     async def go_on(self, upload_id: str, at: int) -> None:
@@ -335,12 +361,15 @@ class Admission:
 
     async def _promise(self, held: Reservation) -> None:
         """Hold the next room for an upload whose end nobody has told."""
-        await self._see(ROOM_EVERY_BYTES)
-        await self.quotas.know(0, held.tenant)
-        self.quotas.check(0, held.tenant)
-        self._check_room(0, promised=ROOM_EVERY_BYTES)
+        if held.beyond(1, 1) != (0, 0):
+            await self._see(ROOM_EVERY_BYTES)
+            await self.quotas.know(0, held.tenant)
+            self.quotas.check(0, held.tenant)
+        room = held.portion(ROOM_EVERY_BYTES)
+        if beyond := held.beyond(0, room)[1]:
+            self._check_room(0, promised=beyond)
         held.is_endless = True
-        held.hold(0, ROOM_EVERY_BYTES)
+        held.hold(0, room)
 
     def rest(self, upload_id: str, at: int) -> None:
         """Take note that nobody fills an upload now, which holds *at* bytes."""
@@ -374,21 +403,24 @@ class Admission:
 
     def counted(self, upload_id: str, tenant: str, length: int) -> None:
         """Take note that the database counts an upload by its length from now on."""
-        self.forget(upload_id)
-        held = self._new(tenant)
-        held.hold(length, 0)
-        held.counted()
+        held = self._unmeasured.pop(upload_id, None) or self._new(tenant)
+        held.settle(length)
+        self.prospects.end(upload_id)
 
     def forget(self, upload_id: str) -> None:
         """Take note that an upload has ended."""
+        self.prospects.end(upload_id)
         held = self._unmeasured.pop(upload_id, None)
         if held is not None:
             held.release()
 
     # ----- what is held
 
-    def _new(self, tenant: str) -> Reservation:
-        return Reservation(self.quotas, self._room, tenant)
+    def _new(self, tenant: str, within: Reservation | None = None) -> Reservation:
+        return Reservation(self.quotas, self._room, tenant, within)
+
+    async def _hold_both(self, held: Reservation, count: int) -> None:
+        await self._hold(held, count, count)
 
     async def _hold(self, held: Reservation, count: int, room: int) -> None:
         await self._see(room)

@@ -90,7 +90,7 @@ class Creation:
                 client_limit=self._admission.rules.open_uploads,
             )
             if new.length is None and new.parts is None:
-                self._admission.found(new.id, new.tenant, 0)
+                self._admission.found(new.id, new.tenant, 0, said.within)
             # The row comes first: a blob without one would never be found again.
             made = await self._create_row(new)
             if made != new.id:

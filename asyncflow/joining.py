@@ -214,15 +214,19 @@ class Joiner:
 
     # ----- places
 
-    async def check(self, final: Upload, total: int, n: int, size: int) -> None:
-        """Return if *size* bytes more can be taken for place *n* of an open upload.
+    async def check(self, final: Upload, total: int, n: int, size: int) -> int | None:
+        """Return how many bytes have come, if *size* more can be taken for place *n*.
+
+        None: that one has come before.
 
         Raises:
             UploadTooLarge: it would be too large; it has been refused and ended.
         """
-        if not await self.has(final, total, n):
-            end = (await self._received_of(final.id, total)).bytes + size
-            await self._chunks.endings.refuse_if(final.id, NOTHING_SAID, b"", end)
+        if await self.has(final, total, n):
+            return None
+        come = (await self._received_of(final.id, total)).bytes
+        await self._chunks.endings.refuse_if(final.id, NOTHING_SAID, b"", come + size)
+        return come
 
     async def has(self, final: Upload, total: int, n: int) -> bool:
         """Tell whether place *n* of an upload is taken."""

@@ -76,11 +76,21 @@ class Reservation:
     """What one upload holds; all of it can be given back at any time.
 
     Then it is over: who has waited meanwhile, to hold more, gets nothing.
+    *source*: what it holds is taken out of that, as far as it lasts, and goes back.
     """
 
-    def __init__(self, quota: Sums, room: Sums, tenant: str) -> None:
+    def __init__(
+        self,
+        quota: Sums,
+        room: Sums,
+        tenant: str,
+        source: "Reservation | None" = None,
+    ) -> None:
         self._quota = quota
         self._room = room
+        self._source = source
+        #: what it holds out of its source: of the quota, and of the disk
+        self._lent, self._lent_room = 0, 0
         self.tenant = tenant
         #: of the quota, and of the disk
         self.bytes = 0
@@ -101,21 +111,44 @@ class Reservation:
             raise UploadGone
         self._add(count, room)
 
+    def beyond(self, count: int, room: int) -> tuple[int, int]:
+        """Return how much of so much more its source does not have."""
+        if self._source is None:
+            return count, room
+        return max(0, count - self._source.bytes), max(0, room - self._source.room)
+
+    def portion(self, room: int) -> int:
+        """Return what of *room* its source has; all of it if that has nothing."""
+        there = 0 if self._source is None else self._source.room
+        return min(room, there) if there else room
+
     def _add(self, count: int, room: int) -> None:
+        if self._source is not None:
+            self._borrow(self._source, count, room)
         self.bytes += count
         self.room += room
         self._quota.hold(self.tenant, count)
         self._room.hold("", room)
 
+    def _borrow(self, source: "Reservation", count: int, room: int) -> None:
+        """Move so much between here and the source; a negative amount goes back."""
+        lent = max(min(count, source.bytes), -self._lent)
+        lent_room = max(min(room, source.room), -self._lent_room)
+        self._lent += lent
+        self._lent_room += lent_room
+        if not source.is_over:
+            source.hold(-lent, -lent_room)
+
     def counted(self) -> None:
         """Take note that the database counts the bytes."""
         self._quota.pass_on(self.tenant, self.bytes)
-        self.bytes = 0
+        self.bytes = self._lent = 0
 
     def stored(self, count: int | None = None) -> None:
         """Take note that the disk shows *count* bytes more; None: all."""
         count = self.room if count is None else min(count, self.room)
         self.room -= count
+        self._lent_room = min(self._lent_room, self.room)
         self._room.pass_on("", count)
 
     def rest(self, at: int) -> None:
@@ -123,6 +156,12 @@ class Reservation:
         self.at, self.is_endless = at, False
         if not self.is_over:
             self._add(at - self.bytes, -self.room)
+
+    def settle(self, count: int) -> None:
+        """Take note that the database counts *count* bytes; all else goes back."""
+        self._add(count - self.bytes, -self.room)
+        self.counted()
+        self.is_over = True
 
     def release(self) -> None:
         """Give back everything, for good."""

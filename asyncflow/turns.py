@@ -22,6 +22,7 @@ from asyncflow import uploads
 from asyncflow.db.records import NewUpload, Once, UploadRow
 from asyncflow.errors import DigestConflict, ShuttingDown, UploadBusy, UploadPreempted
 from asyncflow.jobs import JobState, lane_of
+from asyncflow.reservations import Reservation
 from asyncflow.store.base import Burst, TakesBursts, Writer
 
 T = TypeVar("T")
@@ -140,6 +141,8 @@ class Announced:
     places: tuple[str, ...] = ()
     #: how many of its bytes count in quotas already, as those of its parts
     counted: int = 0
+    #: what the file holds of which it is a chunk
+    within: Reservation | None = None
     concat: str = ""
     digest: uploads.Checksum | None = None
     once: Once | None = None

@@ -10,30 +10,25 @@ Rules
 - A chunk counts once it is whole and durable. What belongs to no place, because its
   request broke off or contradicts others, is given up.
 - The fields of a form may come before or after the bytes.
-- What is said of the file may come with any chunk, and never contradict what was said
-  with another. What came expressly is kept as Upload-Metadata.
 """
 
-import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
 from aiohttp import hdrs, web
 
 from asyncflow import uploads
 from asyncflow.admission import FORM_BYTES
-from asyncflow.engine import PIPELINE
 from asyncflow.errors import (
     BlobNotFound,
     ChunkConflict,
     ClientError,
     DigestMismatch,
     InvalidMultipart,
-    InvalidParameter,
     MissingFile,
     PartNotUsable,
     UnsupportedContentType,
@@ -41,14 +36,23 @@ from asyncflow.errors import (
     UploadNotFound,
 )
 from asyncflow.joining import said_expressly
+from asyncflow.prospects import Prospect
+from asyncflow.reservations import Reservation
 from asyncflow.runtime import Runtime
 from asyncflow.store.digests import digest_of
 from asyncflow.turns import Announced, Body, Ends, Head, Upload, said_of
 from asyncflow.uploads import Checksum
 from asyncflow.views import View
 from asyncflow.web.auth import UPLOAD, Principal, require
-from asyncflow.web.base64body import Base64Body, split
 from asyncflow.web.bodies import continue_later
+from asyncflow.web.chunkfields import (
+    CHUNK,
+    Fields,
+    called,
+    fields_of,
+    said_in,
+    said_with,
+)
 from asyncflow.web.digested import check_body, digested
 from asyncflow.web.formdata import FormReader
 from asyncflow.web.intake import (
@@ -63,23 +67,14 @@ from asyncflow.web.intake import (
 )
 from asyncflow.web.keys import chunks_key, digests_key, runtime_key
 from asyncflow.web.parsing import (
-    json_body,
-    read_metadata,
     refuse_encoding,
     shown_metadata,
 )
 from asyncflow.web.wholes import check_length
 
-CHUNK: Final = "chunk"
-MAX_CHUNKS: Final = 10_000
 #: an answer lists no more missing chunks than this
 MAX_LISTED: Final = 1000
 MAX_JSON: Final = 16 << 20
-#: keys of Upload-Metadata -> fields that say the same here
-ABOUT: Final[Mapping[str, str]] = {"filename": "fileName", "filetype": "fileType"}
-
-_NUMBER = re.compile(r"[0-9]{1,9}")
-_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
 class ChunkAnswer(View, frozen=True, kw_only=True):
@@ -89,37 +84,6 @@ class ChunkAnswer(View, frozen=True, kw_only=True):
     received: int
     missing: tuple[int, ...]
     status_url: str
-
-
-class _Json(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    rename="camel",
-    forbid_unknown_fields=True,
-):
-    chunk_index: Annotated[int, msgspec.Meta(ge=0)]
-    total_chunks: Annotated[int, msgspec.Meta(ge=1)]
-    chunk: str
-    job_id: str = ""
-    file_name: str = ""
-    file_type: str = ""
-    sha256: str = ""
-    pipeline: str = ""
-
-
-class _Fields(msgspec.Struct, frozen=True, kw_only=True):
-    """What a chunk's request says, checked."""
-
-    index: int
-    total: int
-    job: str | None
-    #: `filename` and `filetype`, as far as they were said expressly
-    about: Mapping[str, str]
-    #: what its part of the form is called
-    fallback: str
-    digest: Checksum | None
-    pipeline: str
 
 
 def add_routes(app: web.Application) -> None:
@@ -138,51 +102,98 @@ async def post(request: web.Request) -> web.Response:
     raise UnsupportedContentType("send multipart/form-data or application/json")
 
 
-_json_body = msgspec.json.Decoder(_Json)
-
-
 async def _json(request: web.Request, principal: Principal) -> web.Response:
     rate = request.app[runtime_key].settings.body_min_rate
     wholes = request.app[chunks_key]
     check_length(request, MAX_JSON)
     is_repeat = await admit_chunk(request, principal)
+    # its bytes are base64
+    size = _Size(least=0, most=(body_length(request) or 0) * 3 // 4)
     async with wholes.read(request, max_bytes=MAX_JSON, min_rate=rate) as whole:
         await check_body(request, whole.data)
-        fields, body = _said_in(whole.data)
-        file = await _file(request, principal, fields, 0, is_repeat=is_repeat)
-        part = await _keep(request, principal, body)
-    return await _place(request, principal, fields, part, file)
+        fields, body = said_in(whole.data)
+        aim = await _aim(request, principal, fields, size, is_repeat=is_repeat)
+        try:
+            part = await _keep(request, principal, body, aim)
+        except BaseException:
+            aim.leave()
+            raise
+    try:
+        return await _place(request, principal, fields, part, aim)
+    finally:
+        aim.leave()
 
 
-def _said_in(text: bytearray) -> tuple[_Fields, Base64Body]:
-    """Return what a chunk in JSON says, and its bytes."""
-    beside, body = split(text, CHUNK)
-    said = json_body(_json_body, beside)
-    if said.chunk:
-        accepted = "one string, under this name as it is"
-        raise InvalidParameter(CHUNK, said.chunk[:40], accepted=accepted)
-    fields = {
-        "chunkIndex": str(said.chunk_index),
-        "totalChunks": str(said.total_chunks),
-        "jobId": said.job_id,
-        "fileName": said.file_name,
-        "fileType": said.file_type,
-        "sha256": said.sha256,
-        PIPELINE: said.pipeline,
-    }
-    return _fields(fields), body
+class _Size(msgspec.Struct, frozen=True, kw_only=True):
+    """How large a chunk is at least and at most, as far as its request tells."""
+
+    least: int
+    most: int
+
+    def of_all(self, fields: Fields) -> tuple[int, int]:
+        """Return how large its file is then: chunks have one size but for the last."""
+        if fields.index == fields.total - 1:
+            return self.least, self.most
+        return self.least * (fields.total - 1), self.most * fields.total
+
+
+@dataclass(slots=True)
+class _Aim:
+    """The file that a chunk is for, as far as that is known before its bytes."""
+
+    runtime: Runtime
+    file: Upload | None = None
+    prospect: Prospect | None = None
+
+    @property
+    def within(self) -> Reservation | None:
+        """What the file holds, and the chunk takes its share of."""
+        return None if self.prospect is None else self.prospect.held
+
+    async def foresee(
+        self, fields: Fields, tenant: str, size: _Size, come: int
+    ) -> None:
+        """Let the file hold what it will take, of which so much has *come*.
+
+        Raises:
+            DiskFull, QuotaExceeded: it may not begin now.
+        """
+        least, most = size.of_all(fields)
+        self.prospect = await self.runtime.admission.foresee(
+            fields.job, tenant, least=0 if self.file else least, most=most - come
+        )
+
+    async def bind(self, upload_id: str) -> None:
+        """Let the file, which has begun, hold that until it is over."""
+        prospects, one = self.runtime.admission.prospects, self.prospect
+        if one is None or not prospects.bind(one, upload_id):
+            return
+        try:
+            row = await self.runtime.db.find_upload(upload_id)
+            is_open = row.state == uploads.UploadState.RECEIVING
+        except UploadNotFound:
+            is_open = False
+        if not is_open:
+            # nobody says so again
+            prospects.end(upload_id)
+
+    def leave(self) -> None:
+        """Take note that the request is over."""
+        if self.prospect is not None:
+            self.runtime.admission.prospects.leave(self.prospect)
+            self.prospect = None
 
 
 class _Got:
     """What of a form has come so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, aim: _Aim) -> None:
         self.said: dict[str, str] = {}
         self.part: Upload | None = None
         #: what the chunk's own part of the form is called
         self.name = ""
-        #: the file, if it was known before the bytes
-        self.file: Upload | None = None
+        #: the file, if it was known which one before the bytes
+        self.aim = aim
 
     @property
     def says_which(self) -> bool:
@@ -191,15 +202,19 @@ class _Got:
 
 
 async def _form(request: web.Request, principal: Principal) -> web.Response:
-    got = _Got()
+    got = _Got(_Aim(request.app[runtime_key]))
     try:
         part = await _read_form(request, principal, got)
-        fields = _fields(got.said, fallback=got.name)
+        fields = fields_of(got.said, fallback=got.name)
     except BaseException as error:
         if got.part is not None:
             await request.app[runtime_key].chunks.endings.abandon(got.part.id, error)
+        got.aim.leave()
         raise
-    return await _place(request, principal, fields, part, got.file)
+    try:
+        return await _place(request, principal, fields, part, got.aim)
+    finally:
+        got.aim.leave()
 
 
 async def _read_form(request: web.Request, principal: Principal, got: _Got) -> Upload:
@@ -214,14 +229,16 @@ async def _read_form(request: web.Request, principal: Principal, got: _Got) -> U
         if name == CHUNK:
             bytes_of_chunk: Body = part
             if got.says_which:
-                fields = _fields(got.said)
-                size = max(0, (body_length(request) or 0) - FORM_BYTES)
-                got.file = await _file(
+                fields = fields_of(got.said)
+                most = body_length(request) or 0
+                size = _Size(least=max(0, most - FORM_BYTES), most=most)
+                got.aim = await _aim(
                     request, principal, fields, size, is_repeat=is_repeat
                 )
                 if fields.index == 0:
-                    bytes_of_chunk = await _watched(request, part, fields, got.file)
-            got.part = await _keep(request, principal, bytes_of_chunk)
+                    file = got.aim.file
+                    bytes_of_chunk = await _watched(request, part, fields, file)
+            got.part = await _keep(request, principal, bytes_of_chunk, got.aim)
             got.name = part.file_name or ""
         else:
             got.said[name] = await part.text()
@@ -232,71 +249,34 @@ async def _read_form(request: web.Request, principal: Principal, got: _Got) -> U
     return got.part
 
 
-def _fields(said: Mapping[str, str], *, fallback: str = "") -> _Fields:
-    total = _number(said, "totalChunks", least=1, most=MAX_CHUNKS)
-    job = said.get("jobId") or None
-    if job is not None and not uploads.is_id(job.lower()):
-        accepted = "a random UUID (version 4), or the jobId of an earlier answer"
-        raise InvalidParameter("jobId", job, accepted=accepted)
-    name = said.get("fileName", "").strip()
-    about = {
-        "filename": uploads.clean_name(name) if name else "",
-        "filetype": uploads.clean_type(said.get("fileType")),
-    }
-    return _Fields(
-        index=_number(said, "chunkIndex", least=0, most=total - 1),
-        total=total,
-        job=None if job is None else job.lower(),
-        about={name: value for name, value in about.items() if value},
-        fallback=fallback,
-        digest=_sha256(said.get("sha256", "")),
-        pipeline=said.get(PIPELINE, ""),
-    )
-
-
-def _sha256(text: str) -> Checksum | None:
-    if not text:
-        return None
-    if not _SHA256.fullmatch(text):
-        raise InvalidParameter("sha256", text, accepted="64 hexadecimal digits")
-    return Checksum(algorithm="sha256", value=bytes.fromhex(text))
-
-
-def _number(said: Mapping[str, str], name: str, *, least: int, most: int) -> int:
-    value = said.get(name)
-    if value is None or not _NUMBER.fullmatch(value) or not least <= int(value) <= most:
-        accepted = f"a whole number from {least} to {most}"
-        raise InvalidParameter(name, value, accepted=accepted)
-    return int(value)
-
-
-async def _file(
+async def _aim(
     request: web.Request,
     principal: Principal,
-    fields: _Fields,
-    at_least: int,
+    fields: Fields,
+    size: _Size,
     *,
     is_repeat: bool,
-) -> Upload | None:
-    """Return the file of a chunk of *at_least* bytes; None: it may be created.
+) -> _Aim:
+    """Return the file of a chunk of that *size*; the file holds what it will take.
 
     Raises:
         ClientError, ServerBusy: the chunk cannot get its place, or no file may begin.
     """
-    runtime = request.app[runtime_key]
+    runtime, come = request.app[runtime_key], None
+    aim = _Aim(runtime)
     if fields.job is not None:
         with suppress(UploadNotFound):
             await _check_whole(runtime, principal, fields, fields.job)
-            file = await runtime.chunks.find(fields.job)
-            if not file.is_complete:
-                await runtime.joiner.check(file, fields.total, fields.index, at_least)
-            return file
-    if not is_repeat:
-        # chunks have one size as a rule, but for the last
-        is_last = fields.index == fields.total - 1
-        likely = at_least if is_last else at_least * (fields.total - 1)
-        await check_new(request, principal, likely=likely)
-    return None
+            aim.file = await runtime.chunks.find(fields.job)
+            if not aim.file.is_complete:
+                where = (fields.total, fields.index)
+                come = await runtime.joiner.check(aim.file, *where, size.least)
+    if aim.file is None and not is_repeat:
+        await check_new(request, principal)
+        come = 0
+    if come is not None:
+        await aim.foresee(fields, principal.tenant, size, come)
+    return aim
 
 
 class _FirstBytes:
@@ -321,7 +301,7 @@ class _FirstBytes:
 
 
 async def _watched(
-    request: web.Request, body: Body, fields: _Fields, file: Upload | None
+    request: web.Request, body: Body, fields: Fields, file: Upload | None
 ) -> Body:
     """Return the bytes of a first chunk, which end where they show a forbidden file.
 
@@ -329,14 +309,14 @@ async def _watched(
     """
     runtime, principal = request.app[runtime_key], require(request, UPLOAD)
     about = shown_metadata(fields.about)
-    name, kind = _called(fields.about, "")
+    name, kind = called(fields.about, "")
     said = uploads.Said(
         file_name=name, declared_type=kind, raw_metadata=about, digest=""
     )
     if file is not None:
         if file.is_complete:
             return body
-        said = _said(fields, said_of(await runtime.db.find_upload(file.id)))
+        said = said_with(fields, said_of(await runtime.db.find_upload(file.id)))
 
     async def judge(first: bytes) -> None:
         endings = runtime.chunks.endings
@@ -352,7 +332,9 @@ async def _watched(
     return _FirstBytes(body, judge)
 
 
-async def _keep(request: web.Request, principal: Principal, body: Body) -> Upload:
+async def _keep(
+    request: web.Request, principal: Principal, body: Body, aim: _Aim
+) -> Upload:
     """Store the bytes of a chunk as a part; leave nothing behind if that fails."""
     runtime = request.app[runtime_key]
     part = await runtime.chunks.create(
@@ -363,6 +345,7 @@ async def _keep(request: web.Request, principal: Principal, body: Body) -> Uploa
             declared_type="application/octet-stream",
             length=None,
             is_part=True,
+            within=aim.within,
         )
     )
     try:
@@ -379,17 +362,17 @@ async def _keep(request: web.Request, principal: Principal, body: Body) -> Uploa
 async def _place(
     request: web.Request,
     principal: Principal,
-    fields: _Fields,
+    fields: Fields,
     part: Upload,
-    whole: Upload | None,
+    aim: _Aim,
 ) -> web.Response:
     """Put a stored chunk where it belongs, and answer."""
     runtime = request.app[runtime_key]
     try:
-        if whole is None:
-            whole = await _whole(request, principal, fields)
+        whole = aim.file or await _whole(request, principal, fields)
+        await aim.bind(whole.id)
         where = (fields.total, fields.index, part)
-        say = partial(_said, fields)
+        say = partial(said_with, fields)
         place = runtime.joiner.place
         there = None if whole.is_complete else await place(whole, *where, say)
         if there is None:
@@ -410,14 +393,14 @@ async def _place(
     return _answer(runtime, whole.id, there.count, missing)
 
 
-async def _whole(request: web.Request, principal: Principal, fields: _Fields) -> Upload:
+async def _whole(request: web.Request, principal: Principal, fields: Fields) -> Upload:
     """Return the upload that the chunk belongs to; the first chunk creates it."""
     runtime = request.app[runtime_key]
     if fields.job is not None:
         with suppress(UploadNotFound):
             await _check_whole(runtime, principal, fields, fields.job)
             return await runtime.chunks.find(fields.job)
-    name, kind = _called(fields.about, fields.fallback)
+    name, kind = called(fields.about, fields.fallback)
     facts = (fields.total, name, kind, fields.index, fields.pipeline)
     upload = await runtime.chunks.create(
         Announced(
@@ -440,14 +423,8 @@ async def _whole(request: web.Request, principal: Principal, fields: _Fields) ->
     return upload
 
 
-def _called(about: Mapping[str, str], fallback: str) -> tuple[str, str]:
-    """Return the name of a file and its declared type."""
-    name = uploads.clean_name(about.get("filename") or fallback)
-    return name, uploads.declared_type(name, about.get("filetype"))
-
-
 async def _check_whole(
-    runtime: Runtime, principal: Principal, fields: _Fields, job: str
+    runtime: Runtime, principal: Principal, fields: Fields, job: str
 ) -> None:
     row = await runtime.db.find_upload(job)
     is_theirs = (row.owner, row.tenant) == (principal.owner, principal.tenant)
@@ -461,31 +438,7 @@ async def _check_whole(
     if row.state == uploads.UploadState.COMPLETE:
         # its digest is the file's own, whoever has said it: `_check_digest` compares it
         said = replace(said, digest="")
-    _said(fields, said)
-
-
-def _said(fields: _Fields, before: uploads.Said) -> uploads.Said:
-    """Return what is said of the file with this chunk as well.
-
-    Raises:
-        InvalidParameter: it contradicts what was said before.
-    """
-    known = read_metadata(before.raw_metadata)
-    for name, value in fields.about.items():
-        if known.get(name, value) != value:
-            accepted = f"{known[name]!r}, as with another chunk"
-            raise InvalidParameter(ABOUT[name], value, accepted=accepted)
-    digest = "" if fields.digest is None else str(fields.digest)
-    if fields.digest is not None and before.digest not in {"", digest}:
-        accepted = "the one that came with another chunk"
-        raise InvalidParameter("sha256", fields.digest.value.hex(), accepted=accepted)
-    said = replace(before, digest=before.digest or digest)
-    about = {**fields.about, **known}
-    if about == known:
-        return said
-    name, kind = _called(about, before.file_name)
-    raw = shown_metadata(about)
-    return replace(said, file_name=name, declared_type=kind, raw_metadata=raw)
+    said_with(fields, said)
 
 
 async def _check_digest(
@@ -505,7 +458,7 @@ async def _check_digest(
 
 
 async def _compare(
-    request: web.Request, whole: Upload, fields: _Fields, part: Upload
+    request: web.Request, whole: Upload, fields: Fields, part: Upload
 ) -> None:
     """Return if a chunk repeats what is in the complete file.
 

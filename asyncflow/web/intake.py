@@ -122,18 +122,15 @@ async def admit_form(request: web.Request, principal: Principal) -> None:
         await check_new(request, principal)
 
 
-async def check_new(
-    request: web.Request, principal: Principal, *, likely: int = 0
-) -> None:
+async def check_new(request: web.Request, principal: Principal) -> None:
     """Return if an upload may begin now, as far as is known before its body.
 
     Raises:
-        ShuttingDown, BacklogFull, TooManyUploads, DiskFull, QuotaExceeded: not now.
+        ShuttingDown, BacklogFull, TooManyUploads: not now.
     """
-    client, tenant = client_of(request, principal), principal.tenant
-    lane = lane_of(tenant, principal.owner, client)
-    admission = request.app[runtime_key].admission
-    await admission.check_new(client, lane, tenant=tenant, likely=likely)
+    client = client_of(request, principal)
+    lane = lane_of(principal.tenant, principal.owner, client)
+    await request.app[runtime_key].admission.check_new(client, lane)
 
 
 async def admit_chunk(request: web.Request, principal: Principal) -> bool:
@@ -151,7 +148,9 @@ async def admit_chunk(request: web.Request, principal: Principal) -> bool:
         # its bytes are base64
         length = length * 3 // 4
     admission = request.app[runtime_key].admission
-    await admission.check_form(length, tenant=tenant, is_repeat=is_repeat)
+    await admission.check_form(
+        length, tenant=tenant, is_repeat=is_repeat, is_chunk=True
+    )
     return is_repeat
 
 

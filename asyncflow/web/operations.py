@@ -7,7 +7,8 @@ from asyncflow import errors
 from asyncflow.jobs import JobState
 from asyncflow.views import JobView
 from asyncflow.web.adminoperations import OPERATOR
-from asyncflow.web.chunked import MAX_CHUNKS, ChunkAnswer
+from asyncflow.web.chunked import ChunkAnswer
+from asyncflow.web.chunkfields import MAX_CHUNKS
 from asyncflow.web.jobs import MAX_PAGE, CancelAnswer, JobsPage, RetryAnswer
 from asyncflow.web.multipart import UploadAnswer, UploadAnswers
 from asyncflow.web.openapi import BYTES, STREAM, Answer, Operation, Parameter
