@@ -114,14 +114,16 @@ class Admission:
         length: int | None,
         declared_type: str,
         counted: int = 0,
+        shared: int = 0,
         tenant: str = "",
         client: str = "",
         lane: str | None = None,
     ) -> AsyncIterator[Reservation]:
         """Hold what an upload takes that may start; give back what is left at the end.
 
-        *counted*: how many bytes of it the database counts already; *lane*: whose work
-        it is; None: it belongs to what was taken before.
+        *counted*: how many bytes of it the database counts already; *shared*: how many
+        take no room of their own; *lane*: whose work it is; None: it belongs to what
+        was taken before.
 
         Raises:
             ShuttingDown, BacklogFull, DiskFull, QuotaExceeded, TooManyUploads: not now.
@@ -134,7 +136,8 @@ class Admission:
             if lane is not None:
                 self.check_backlog(lane)
             await self._check_crowded(client)
-            await self._hold(held, (length or 0) - counted, length or 0)
+            size = length or 0
+            await self._hold(held, size - counted, size - shared)
         try:
             yield held
         except TooManyUploads as refused:

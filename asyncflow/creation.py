@@ -77,6 +77,7 @@ class Creation:
         async with self._admission.admitted(
             length=said.length,
             counted=said.counted,
+            shared=said.shared,
             declared_type=said.declared_type,
             tenant=said.tenant,
             client=said.client,

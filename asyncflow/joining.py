@@ -48,7 +48,7 @@ from asyncflow.errors import (
     UploadGone,
     UploadNotFound,
 )
-from asyncflow.store.base import Interrupted, Store
+from asyncflow.store.base import CanJoin, Interrupted, Store
 from asyncflow.store.digests import digest_of
 from asyncflow.turns import Announced, Upload, said_of
 from asyncflow.views import ErrorView
@@ -199,7 +199,9 @@ class Joiner:
         if len(known) < len(rows):
             return said
         own = {row.id: row.length or 0 for row in rows if not row.is_taken}
-        return replace(said, length=sum(known), counted=sum(own.values()))
+        shared = self._store.shareable(known) if isinstance(self._store, CanJoin) else 0
+        said = replace(said, length=sum(known), counted=sum(own.values()))
+        return replace(said, shared=shared)
 
     async def _part(self, said: Announced, part: str) -> UploadRow:
         try:

@@ -141,6 +141,8 @@ class Announced:
     places: tuple[str, ...] = ()
     #: how many of its bytes count in quotas already, as those of its parts
     counted: int = 0
+    #: and how many take no room on the disk beside them
+    shared: int = 0
     #: what the file holds of which it is a chunk
     within: Reservation | None = None
     concat: str = ""

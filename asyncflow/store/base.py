@@ -192,6 +192,10 @@ class CanJoin(Protocol):
     And that can take back the end of a blob, with the room that it had.
     """
 
+    def shareable(self, sizes: Sequence[int]) -> int:
+        """Return how many bytes `share` shares of whole blobs of these *sizes*."""
+        ...
+
     async def share(self, key: str, wholes: Sequence[Piece]) -> int:
         """Let the blob *key* begin with the first of *wholes*, as far as it can.
 

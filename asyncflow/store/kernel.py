@@ -10,7 +10,7 @@ import errno
 import os
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 _KEEP_SIZE = 1
 _RANGE_WRITE = 2
@@ -143,6 +143,35 @@ def share_whole(source: int, target: int, at: int) -> bool:
         return False
     # struct file_clone_range: descriptor, offset, length (0: to the end), offset there
     return _share(target, _FICLONERANGE, struct.pack("=qQQQ", source, 0, 0, at))
+
+
+def shareable(sizes: Sequence[int]) -> int:
+    """Return how far files of these *sizes* follow each other with shared blocks."""
+    at = 0
+    for size in sizes:
+        if size and at % _BLOCK_BYTES:
+            break
+        at += size
+    return at
+
+
+def shares_blocks(folder: int) -> bool:
+    """Tell whether files of a folder can share blocks: two without a name try it."""
+    if not sys.platform.startswith("linux"):
+        return False
+    opened: list[int] = []
+    try:
+        for _ in range(2):
+            flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+            opened.append(os.open(".", flags, 0o600, dir_fd=folder))
+        source, target = opened
+        os.pwrite(source, b"x", 0)
+        return _share(target, _FICLONE, source)
+    except OSError:
+        return False
+    finally:
+        for fd in opened:
+            os.close(fd)
 
 
 def copy(

@@ -70,6 +70,7 @@ class LocalStore:
         # also where nobody closes the store
         self._let_go = weakref.finalize(self, os.close, self._root_fd)
         self._fsync = fsync
+        self._shares = kernel.shares_blocks(self._root_fd)
         self._writers = Threads(threads, "store-write", _be_nice)
         self._readers = Threads(threads, "store-look")
         self._bursts = Threads(BURST_THREADS, "store-burst", _be_nice)
@@ -135,6 +136,10 @@ class LocalStore:
     ) -> int:
         """Store the whole file behind *source_fd*; return its length in bytes."""
         return await self._writers.do(self._put, key, source_fd, is_over)
+
+    def shareable(self, sizes: Sequence[int]) -> int:
+        """Return how many bytes `share` shares of whole blobs of these *sizes*."""
+        return kernel.shareable(sizes) if self._shares else 0
 
     async def share(self, key: str, wholes: Sequence[Piece]) -> int:
         """Let the blob begin with *wholes* as far as blocks can be shared."""

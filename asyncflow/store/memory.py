@@ -63,6 +63,10 @@ class MemoryStore:
         self._add(key, data)
         return len(data)
 
+    def shareable(self, sizes: Sequence[int]) -> int:  # noqa: ARG002
+        """Return that none are shared."""
+        return 0
+
     async def share(self, key: str, wholes: Sequence[Piece]) -> int:  # noqa: ARG002
         """Share nothing: bytes in memory are in one blob each."""
         self._find(key)
