@@ -9,6 +9,8 @@ Rules
   or ends as SlowBody; time in which nobody reads does not count.
 - Time in which the server itself stood still counts against nobody.
 - What arrived before a body broke off is handed out first, then the reason is raised.
+- A body that is all there has ended well, whatever comes behind it: a client that has
+  gone, or somebody who says stop.
 - A large body may be taken from aiohttp: then `burst` tells how to move it. The one who
   made the reader closes it.
 """
@@ -86,7 +88,7 @@ class BodyReader:
         self.received = 0
 
     def stop(self, error: Exception) -> None:
-        """Hand out what has arrived, then raise *error*, to a waiting read too."""
+        """Hand out what has arrived, then raise *error*, unless that was all."""
         self._stopped = error
         self._content.set_exception(error)
         if self._taken is not None:
@@ -228,7 +230,7 @@ class BodyReader:
             await send_interim(self._request, 100, "Continue", {})
 
     async def _gather(self) -> bytes:
-        if self._content.at_eof() and self._content.exception() is None:
+        if self._content.at_eof():
             return b""
         first = self._content.read_nowait() or await self._wait()
         if len(first) >= self._piece_bytes or self._content.is_eof():
@@ -265,14 +267,20 @@ class BodyReader:
         return data
 
     def _salvage(self, error: Exception, cause: Exception | None = None) -> bytes:
-        """Return what still lies in aiohttp's buffer; *error* is for the next read."""
-        self._broken = error
-        content = self._content
+        """Return what still lies in aiohttp's buffer.
+
+        *error* is for the next read, unless these bytes are the body's last.
+        """
+        content, data = self._content, b""
         # `read_nowait` would raise instead: the bytes are there, but out of reach; and
         # a request without a body has no buffer at all
-        if isinstance(content, EmptyStreamReader) or not content._buffer:  # noqa: SLF001 -- see `site.check_aiohttp`
-            raise error from cause
-        return content._read_nowait(-1)  # noqa: SLF001 -- as above
+        if not isinstance(content, EmptyStreamReader):
+            data = content._read_nowait(-1)  # noqa: SLF001 -- see `site.check_aiohttp`
+        if not content.at_eof():
+            self._broken = error
+            if not data:
+                raise error from cause
+        return data
 
     def _check_length(self) -> None:
         length = self._request.content_length
@@ -290,12 +298,12 @@ class BytesBody:
         self._stopped: Exception | None = None
 
     def stop(self, error: Exception) -> None:
-        """Make the next read raise *error*."""
+        """Make the next read raise *error*, unless all has been read."""
         self._stopped = error
 
     async def read(self) -> bytes:
         """Return all bytes, then b""."""
-        if self._stopped is not None:
+        if self._stopped is not None and self._data:
             raise self._stopped
         data, self._data = self._data, b""
         return data

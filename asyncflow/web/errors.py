@@ -59,7 +59,8 @@ STATUS: Mapping[type[AsyncflowError], int] = {
     errors.SlowBody: 408,
     errors.SlowHead: 408,
     errors.OffsetMismatch: 409,
-    errors.UploadPreempted: 409,
+    # what clients take for final: on 409 two of them would stop each other for ever
+    errors.UploadPreempted: 400,
     errors.JobNotRetryable: 409,
     errors.StepNotFound: 404,
     errors.StepNotRetryable: 409,

@@ -63,6 +63,27 @@ if (mode === 'deferred') {
     }),
     whole(),
   )
+} else if (mode === 'twice') {
+  // in two places at once: the second begins while the first one sends
+  const large = Buffer.alloc(256 << 20)
+  const retryDelays = [0, 0, 0, 0, 0]
+  url = await new Promise((resolve, reject) => {
+    let second = null
+    const onProgress = (sent, self) => {
+      if (sent === 0 || second !== null) return
+      const there = { retryDelays, uploadUrl: self.url }
+      second = run((that, done) => ({ ...finished(that, done), ...there }), large)
+      second.then(resolve, reject)
+    }
+    run(
+      (self, done) => ({
+        ...finished(self, done),
+        retryDelays,
+        onProgress: (sent) => onProgress(sent, self()),
+      }),
+      large,
+    ).catch(() => heard.push('the first one gave up'))
+  })
 } else {
   url = await run(finished, whole())
 }

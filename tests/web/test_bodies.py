@@ -230,12 +230,12 @@ async def test_a_reader_that_is_stopped_raises_what_it_was_given(
     assert taker.reader is not None
     taker.reader.stop(UploadPreempted())
     answer = await wire.answer()
-    assert (answer.status, answer.code) == (409, "upload_preempted")
+    assert (answer.status, answer.code) == (400, "upload_preempted")
     assert answer.headers["connection"] == "close"
 
 
 @pytest.mark.parametrize("coding", ["Content-Length: 0", "X-No-Body: at all"])
-async def test_a_reader_of_an_empty_body_is_stopped_with_what_it_was_given(
+async def test_a_body_that_is_all_there_is_not_stopped(
     serve: Serve, dial: Dial, coding: str
 ) -> None:
     def stopped(request: web.Request) -> BodyReader:
@@ -245,8 +245,29 @@ async def test_a_reader_of_an_empty_body_is_stopped_with_what_it_was_given(
 
     wire = await dial(await serve(Taker(stopped).app()))
     await wire.send(post(coding))
-    answer = await wire.answer()
-    assert (answer.status, answer.code) == (409, "upload_preempted")
+    assert (await wire.answer()).status == 200
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+async def test_who_is_gone_after_the_last_byte_has_sent_it_all(
+    serve: Serve, dial: Dial, *, is_chunked: bool
+) -> None:
+    taker = Taker()
+    taker.may_read.clear()
+    wire = await dial(await serve(taker.app()))
+    if is_chunked:
+        await wire.send(post("Transfer-Encoding: chunked"))
+        await wire.send(chunked(b"words") + b"0\r\n\r\n")
+    else:
+        await wire.send(post("Content-Length: 5") + b"words")
+    await until(lambda: taker.request is not None)
+    assert taker.request is not None
+    protocol = taker.request.protocol
+    wire.end_sending()
+    await until(lambda: not protocol.connected)
+    taker.may_read.set()
+    assert await taker.ended is None
+    assert bytes(taker.kept) == b"words"
 
 
 def stand_still() -> None:

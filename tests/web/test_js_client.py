@@ -123,6 +123,19 @@ def test_a_method_that_something_in_between_does_not_know(
 
 
 @pytest.mark.parametrize("protocol", DRAFTS)
+def test_a_file_that_is_sent_in_two_places_at_once(
+    server: ServerProcess, client: Path, protocol: str
+) -> None:
+    told = run(server, client, "twice", protocol=protocol)
+    job = str(told["url"]).rpartition("/")[2]
+    assert server.status(job)["uploadedBytes"] == 256 << 20
+    # who comes later sends it; the other one does not fight for it
+    assert ["PATCH", 400] in told["heard"]
+    assert "the first one gave up" in told["heard"]
+    assert len([one for one in told["heard"] if one[0] == "HEAD"]) == 1
+
+
+@pytest.mark.parametrize("protocol", DRAFTS)
 def test_a_file_that_is_given_up(
     server: ServerProcess, client: Path, protocol: str
 ) -> None:

@@ -598,4 +598,4 @@ def test_a_newcomer_in_one_dialect_stops_who_fills_in_the_other(
         until(lambda: server.status(upload)["uploadedBytes"] == HALF)
         assert look_tus(server, upload).headers["upload-offset"] == str(HALF)
         stopped = line.answer()
-        assert (stopped.status, code_of(stopped)) == (409, "upload_preempted")
+        assert (stopped.status, code_of(stopped)) == (400, "upload_preempted")

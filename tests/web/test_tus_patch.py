@@ -253,7 +253,7 @@ def test_head_stops_a_hanging_patch_and_tells_its_bytes(
         until(lambda: received(server, upload) == HALF)
         assert offset_of(server, upload) == HALF
         stopped = hanging.answer()
-        assert (stopped.status, code_of(stopped)) == (409, "upload_preempted")
+        assert (stopped.status, code_of(stopped)) == (400, "upload_preempted")
 
 
 def test_a_second_patch_goes_on_where_a_hanging_one_stopped(
