@@ -4,25 +4,35 @@ Rules
 - The tests of a file run one after the other in one process: what they share is made
   once, and no two of them meet. Those of the files in `APART` share nothing.
 - What takes long begins first: begun last, it would run on when all else is over.
-- There is one process more than there are cores: tests mostly wait for servers.
+- There are two processes for each core: tests wait more than they compute.
 """
 
-import os
 from collections import Counter
 
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
-#: files and folders that take long, longest first
+from asyncflow import capacity
+
+#: processes: each has all tests loaded, and a browser at times
+MOST = 16
+#: files that take long; those that compute between those that wait
 LONGEST = (
     "tests/crash/test_kills.py",
-    "tests/crash/test_points.py",
     "tests/packaging/test_wheel.py",
-    "tests/faults",
-    "tests/browser",
-    "tests/poison",
-    "tests/openapi",
+    "tests/crash/test_points.py",
+    "tests/browser/test_admin_page.py",
+    "tests/packaging/test_backup.py",
+    "tests/faults/test_few_descriptors.py",
+    "tests/browser/test_upload_page.py",
+    "tests/faults/test_stopping.py",
+    "tests/faults/test_full_disk.py",
+    "tests/browser/test_silent_networks.py",
+    "tests/tasks/test_own_modules.py",
+    "tests/tasks/test_endings.py",
+    "tests/cli/test_demo.py",
+    "tests/web/test_retention.py",
 )
 #: files whose tests may run in several processes at once
 APART = frozenset({"tests/crash/test_points.py"})
@@ -30,7 +40,7 @@ APART = frozenset({"tests/crash/test_points.py"})
 
 def count() -> int:
     """Return how many processes run tests."""
-    return (os.cpu_count() or 1) + 1
+    return min(2 * capacity.default_size(), MOST)
 
 
 def turn(nodeid: str) -> int:
