@@ -386,6 +386,8 @@ async def _place(
         await runtime.chunks.endings.abandon(part.id, error)
         raise
     if there.is_all:
+        # nothing more comes of it
+        runtime.admission.prospects.end(whole.id)
         whole = await runtime.joiner.settle(whole.id)
     if whole.is_complete:
         await _check_digest(request, whole.id, fields.digest)

@@ -117,16 +117,16 @@ def status(server: ServerProcess) -> str:
     return Path(f"/proc/{server.pid}/status").read_text()
 
 
-@pytest.mark.needs("strace")
-@pytest.mark.parametrize("moves", [1, 3])
-def test_a_server_that_is_killed_while_it_joins_loses_no_byte(
-    make: Make, evidence: Evidence, small_disk: Path, moves: int
+TOTAL = 9
+CHUNKS = [bytes_of((3 if n < TOTAL - 1 else 1) * MIB, n) for n in range(TOTAL)]
+
+
+def kill_while_it_joins(
+    server: ServerProcess, evidence: Evidence, job: str, moves: int
 ) -> None:
-    server = make(data_dir=small_disk, fill_level="95")
-    job, total = str(uuid.uuid4()), 9
-    chunks = [bytes_of((3 if n < 8 else 1) * MIB, n) for n in range(total)]
-    for n in range(total - 1):
-        assert send(server, job, n, total, chunks[n]).status == 200
+    """Send CHUNKS, and kill the server once so many windows of them have moved."""
+    for n in range(TOTAL - 1):
+        assert send(server, job, n, TOTAL, CHUNKS[n]).status == 200
 
     marks: set[int] = set()
 
@@ -136,25 +136,67 @@ def test_a_server_that_is_killed_while_it_joins_loses_no_byte(
 
     def last() -> None:
         with suppress(OSError):
-            send(server, job, total - 1, total, chunks[-1])
+            send(server, job, TOTAL - 1, TOTAL, CHUNKS[-1])
 
     with slow_cuts(server):
         sender = threading.Thread(target=last)
         sender.start()
         watch.until(lambda: moved() >= moves)
         # what its part has no longer is in the file
-        other = send(server, job, total - 1, total, bytes(MIB))
+        other = send(server, job, TOTAL - 1, TOTAL, bytes(MIB))
         assert (other.status, other.json["code"]) == (409, "chunk_conflict")
         server.kill()
         server.wait()
     sender.join()
     assert evidence.ask("SELECT state FROM job WHERE is_part=0") == [("UPLOADING",)]
 
+
+@pytest.mark.needs("strace")
+@pytest.mark.parametrize("moves", [1, 3])
+def test_a_server_that_is_killed_while_it_joins_loses_no_byte(
+    make: Make, evidence: Evidence, small_disk: Path, moves: int
+) -> None:
+    server = make(data_dir=small_disk, fill_level="95")
+    job = str(uuid.uuid4())
+    kill_while_it_joins(server, evidence, job, moves)
+
     server.start()
 
-    assert original(server, job) == b"".join(chunks)
-    assert send(server, job, total - 1, total, chunks[-1]).status == 202
+    assert original(server, job) == b"".join(CHUNKS)
+    assert send(server, job, TOTAL - 1, TOTAL, CHUNKS[-1]).status == 202
     watch.until(lambda: not evidence.ask("SELECT 1 FROM trash"))
+    assert server.stop() == 0
+    evidence.check()
+
+
+@pytest.mark.needs("strace")
+def test_a_join_that_has_begun_to_move_waits_for_room_and_goes_on_by_itself(
+    make: Make, evidence: Evidence, small_disk: Path
+) -> None:
+    job = str(uuid.uuid4())
+    first = make(data_dir=small_disk, fill_level="95")
+    kill_while_it_joins(first, evidence, job, moves=2)
+    mark = "SELECT min(joined) FROM upload WHERE joined IS NOT NULL"
+    begun = evidence.ask(mark)
+
+    # there is no room for what is to be moved next, however often it starts
+    limited = ("prlimit", f"--fsize={2 * MIB}:unlimited")
+    server = make(data_dir=small_disk, fill_level="95", wrap=limited)
+    for _ in range(2):
+        watch.until(lambda: stuck(server) == {job: "disk_full"})
+        found = server.status(job)
+        assert (found["status"], found["error"]["code"]) == ("UPLOADING", "disk_full")
+        assert "all bytes have come" in found["error"]["detail"]
+        watch.until(lambda: "joins" in watch.alerts(server))
+        assert evidence.ask(mark) == begun
+        assert server.stop() == 0
+        server.start()
+
+    watch.until(lambda: stuck(server) == {job: "disk_full"})
+    everything = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, everything)
+    assert original(server, job) == b"".join(CHUNKS)
+    watch.until(lambda: "joins" not in watch.alerts(server))
     assert server.stop() == 0
     evidence.check()
 
