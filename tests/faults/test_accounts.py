@@ -11,6 +11,7 @@ from hypothesis.strategies import integers, lists, sampled_from, tuples
 from asyncflow.admission import ROOM_EVERY_BYTES, Admission, Rules
 from asyncflow.db.records import Usage
 from asyncflow.errors import LengthMismatch, QuotaExceeded, ServerBusy, UploadGone
+from asyncflow.prospects import Prospect
 from asyncflow.quotas import Quotas
 from asyncflow.store.base import Space
 
@@ -262,3 +263,119 @@ async def test_who_asks_while_others_are_looked_at_is_told_by_the_next_look() ->
         with pytest.raises(QuotaExceeded):
             quotas.check(2, name)
     assert [sorted(one) for one in counted.asked] == [["a"], ["a", "b"]]
+
+
+CHUNK_STEPS = tuples(
+    sampled_from(["begin", "leave", "break", "keep", "end"]),
+    integers(min_value=1, max_value=12),
+)
+
+
+class Chunked:
+    """What one file has got of which chunks come."""
+
+    def __init__(self, name: str, admission: Admission, counted: Counted) -> None:
+        self.name = name
+        self.parts = 0
+        self.requests: list[Prospect] = []
+        self._admission = admission
+        self._counted = counted.by_tenant
+
+    async def begin(self, units: int) -> None:
+        """Begin a request that foresees so much."""
+        with suppress(ServerBusy, QuotaExceeded):
+            self.requests.append(await self._foresee(units * UNIT))
+            self._admission.prospects.bind(self.requests[-1], self.name)
+
+    async def _foresee(self, size: int) -> Prospect:
+        most = 2 * size
+        return await self._admission.foresee(
+            self.name, self.name, least=size, most=most
+        )
+
+    def leave(self) -> None:
+        """End a request."""
+        if self.requests:
+            self._admission.prospects.leave(self.requests.pop())
+
+    async def chunk(self, units: int, *, is_kept: bool) -> None:
+        """Fill a part, as far as there is room."""
+        self.parts += 1
+        part, at = f"{self.name}/{self.parts}", 0
+        within = self.requests[-1].held if self.requests else None
+        self._admission.found(part, self.name, 0, within)
+        with suppress(ServerBusy, QuotaExceeded):
+            await self._admission.grow(part, 0, more=None)
+            for _ in range(units):
+                await self._admission.take(part, at + UNIT)
+                at += UNIT
+                await self._admission.go_on(part, at)
+        self._admission.rest(part, at)
+        if is_kept:
+            self._counted[self.name] += at
+            self._admission.counted(part, self.name, at)
+        else:
+            self._admission.forget(part)
+        assert sum(self._counted.values()) <= MOST
+
+    async def live(self, steps: list[tuple[str, int]]) -> None:
+        """Do one step after the other, and end."""
+        for step, units in steps:
+            match step:
+                case "begin":
+                    await self.begin(units)
+                case "leave":
+                    self.leave()
+                case "end":
+                    self._admission.forget(self.name)
+                case _:
+                    await self.chunk(units, is_kept=step == "keep")
+        while self.requests:
+            self.leave()
+        self._admission.forget(self.name)
+
+
+@settings(max_examples=100, deadline=None)
+@given(lists(lists(CHUNK_STEPS, max_size=12), min_size=2, max_size=2))
+def test_files_of_chunks_never_hold_more_than_there_is_and_nothing_at_the_end(
+    lives: list[list[tuple[str, int]]],
+) -> None:
+    async def run() -> None:
+        rules = Rules(
+            max_bytes=10 * MOST,
+            allowed_types=(),
+            fill_level=100,
+            quota_bytes=MOST,
+            tenant_quota_bytes=MOST,
+        )
+        counted = Counted(a=0, b=0)
+        admission = Admission(rules, space=nothing_is_stored, usage=counted.usage)
+        files = [Chunked(name, admission, counted) for name in "ab"]
+        await asyncio.gather(
+            *(one.live(steps) for one, steps in zip(files, lives, strict=True))
+        )
+        left = MOST - sum(counted.by_tenant.values())
+        async with admission.admitted(length=left, declared_type="text/plain"):
+            pass
+
+    asyncio.run(run())
+
+
+async def test_what_a_broken_chunk_had_goes_back_to_its_file() -> None:
+    rules = Rules(max_bytes=MOST, allowed_types=(), fill_level=100, quota_bytes=MOST)
+    admission = Admission(rules, space=nothing_is_stored)
+    one = await admission.foresee("a", "", least=MOST, most=MOST)
+    admission.prospects.bind(one, "a")
+    for _ in range(2):
+        admission.found("part", "", 0, one.held)
+        await admission.grow("part", 0, more=None)
+        await admission.take("part", UNIT)
+        await admission.go_on("part", UNIT)
+        admission.rest("part", UNIT)
+        admission.forget("part")
+        with pytest.raises(QuotaExceeded):
+            await admission.foresee("b", "", least=UNIT, most=UNIT)
+    admission.prospects.leave(one)
+    admission.forget("a")
+    async with admission.admitted(length=MOST, declared_type="text/plain"):
+        pass
