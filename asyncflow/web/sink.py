@@ -8,6 +8,8 @@ Rules
   who finds none left gets along with a small one.
 - What arrived before the connection was lost is handed out first. So the transport
   keeps hardly anything that is not deciphered: with the connection it would be gone.
+- The loop is woken for `WAKE_BYTES`, as long as surely so many are to come; but nobody
+  waits in vain for what lies in the socket.
 
 Theory of operation
 -------------------
@@ -16,6 +18,10 @@ deciphers, puts bytes straight into the buffer that one of the store's threads w
 to the file. On the usual way they would be copied and allocated anew three times
 more: for the parser, for the stream, for the reader. What else a protocol hears goes on
 to aiohttp's, which gets the connection back.
+
+A packet of a slow network holds a thousand bytes or two. To wake the loop, ask the
+kernel and begin to decipher costs far more than to decipher them, so they gather in
+the kernel (SO_RCVLOWAT). When a wait ends for another reason, `hurry` gets them.
 """
 
 import asyncio
@@ -24,9 +30,14 @@ from typing import Final, Protocol, cast, runtime_checkable
 
 from aiohttp import web
 
-from asyncflow.web.taken import LOOK_EVERY_S, Portion, Taken
-
-KIB: Final = 1024
+from asyncflow.web.taken import (
+    KIB,
+    LOOK_EVERY_S,
+    WAKE_BYTES,
+    LowWater,
+    Portion,
+    Taken,
+)
 
 BUFFER_BYTES: Final = 1024 * KIB
 SMALL_BYTES: Final = 32 * KIB
@@ -34,6 +45,8 @@ SMALL_BYTES: Final = 32 * KIB
 BUFFERS: Final = 8
 #: kept while nobody uses them
 KEPT: Final = 2
+#: more than a transport ever has taken from the socket and not handed out
+AHEAD_BYTES: Final = 512 * KIB
 
 
 class Buffers:
@@ -87,6 +100,8 @@ class Sink(asyncio.BufferedProtocol):
         self._buffers = buffers
         self._wake = wake
         self._buffer: bytearray | None = None
+        self._low_water = LowWater(transport.get_extra_info("socket"))
+        self._hurries = False
         #: bytes that lie in the buffer
         self.have = 0
         #: why nothing more comes
@@ -101,9 +116,29 @@ class Sink(asyncio.BufferedProtocol):
 
     def go_on(self) -> None:
         """Let bytes come, if there is a place for them."""
-        is_full = self._buffer is not None and self.have == len(self._buffer)
-        if self._coming and not is_full and not self._transport.is_closing():
+        self._hurries = False
+        if self._may_read:
+            if self._will_bring_enough:
+                self._low_water.set(WAKE_BYTES)
             self._transport.resume_reading()
+
+    def hurry(self) -> bool:
+        """Let come what is too little to wake for; tell whether there is any."""
+        low = self._low_water
+        self._hurries = self._may_read and low.mark > 1 and low.waiting > 0
+        if self._hurries:
+            low.set(1)
+        return self._hurries
+
+    @property
+    def _may_read(self) -> bool:
+        is_full = self._buffer is not None and self.have == len(self._buffer)
+        return self._coming > 0 and not is_full and not self._transport.is_closing()
+
+    @property
+    def _will_bring_enough(self) -> bool:
+        # a part of what is to come may be on its way through the transport
+        return self._coming > WAKE_BYTES + AHEAD_BYTES
 
     def _rest(self) -> None:
         # a transport that is closed may have nothing left to be told
@@ -125,6 +160,7 @@ class Sink(asyncio.BufferedProtocol):
     def leave(self) -> None:
         """Let the connection be its handler's again, which reads when it wants to."""
         self._coming = 0
+        self._low_water.set(1)
         self._rest()
         if not self._transport.is_closing():
             self._secret.set_read_buffer_limits()
@@ -148,8 +184,12 @@ class Sink(asyncio.BufferedProtocol):
             return
         self.have += nbytes
         self._coming -= nbytes
+        if not self._will_bring_enough:
+            self._low_water.set(1)
         if self._coming == 0 or self.have == len(self._buffer or b""):
             self._rest()
+            self._wake.set()
+        elif self._hurries:
             self._wake.set()
 
     def eof_received(self) -> bool | None:
@@ -204,11 +244,16 @@ class Sunk(Taken):
         sink = self._open
         sink.go_on()
         if not sink.lost:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_EVERY_S):
-                    await self._wake.wait()
-        self._wake.clear()
+            await self._woken()
+            if sink.hurry():
+                await self._woken()
         return sink.have > 0 or sink.lost is not None
+
+    async def _woken(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_EVERY_S):
+                await self._wake.wait()
+        self._wake.clear()
 
     def burst(self) -> Portion:
         """Return the next burst; `settle` it before the one after."""

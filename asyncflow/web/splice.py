@@ -15,7 +15,6 @@ idle upload costs neither a thread nor memory. A burst then runs on one of the s
 threads: splice moves pages from the socket into a pipe and from there into the file.
 """
 
-import array
 import asyncio
 import contextlib
 import errno
@@ -23,21 +22,25 @@ import fcntl
 import os
 import select
 import socket
-import termios
 from collections.abc import Iterator
 from typing import Final
 
 from aiohttp import web
 
-from asyncflow.web.taken import LOOK_EVERY_S, Portion, Taken
+from asyncflow.web.taken import (
+    KIB,
+    LOOK_EVERY_S,
+    WAKE_BYTES,
+    LowWater,
+    Portion,
+    Taken,
+    waiting,
+)
 
-KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
 #: so long may somebody who stops this upload have to wait
 BURST_BYTES: Final = 16 * MIB
-#: the loop is woken for this much, not for every packet
-WAKE_BYTES: Final = 256 * KIB
 #: a fast sender's next bytes come sooner than a turn of the loop
 LINGER_MS: Final = 3
 LINGER_AFTER: Final = MIB
@@ -48,7 +51,6 @@ READ_BYTES: Final = 64 * KIB
 PIPES: Final = 2
 
 _SET_PIPE_SIZE: Final = getattr(fcntl, "F_SETPIPE_SZ", 1031)
-_LOW_WATER: Final = 1
 
 
 class Pipes:
@@ -70,7 +72,7 @@ class Pipes:
         except BaseException:
             _close(pipe)
             raise
-        if len(self._idle) < self._limit and _waiting(pipe[0]) == 0:
+        if len(self._idle) < self._limit and waiting(pipe[0]) == 0:
             self._idle.append(pipe)
         else:
             _close(pipe)
@@ -91,13 +93,6 @@ def _new_pipe() -> tuple[int, int]:
 def _close(pipe: tuple[int, int]) -> None:
     for end in pipe:
         os.close(end)
-
-
-def _waiting(fd: int) -> int:
-    """Return how many bytes can be read from *fd* now."""
-    count = array.array("i", [0])
-    fcntl.ioctl(fd, termios.FIONREAD, count)
-    return count[0]
 
 
 class SpliceBurst(Portion):
@@ -175,17 +170,17 @@ class Spliced(Taken):
         super().__init__(request, transport, first)
         self._pipes = pipes
         self._sock = sock
-        self._lowat = _LOW_WATER
+        self._low_water = LowWater(sock)
         self._is_readable = False
         transport.pause_reading()
 
     @property
     def has_bytes(self) -> bool:
         """Whether a burst would move something."""
-        return bool(self._first) or _waiting(self._sock.fileno()) > 0
+        return bool(self._first) or waiting(self._sock.fileno()) > 0
 
     async def _arrived(self) -> bool:
-        self._set_lowat(min(WAKE_BYTES, self.left))
+        self._low_water.set(min(WAKE_BYTES, self.left))
         loop = asyncio.get_running_loop()
         loop.add_reader(self._sock.fileno(), self._readable)
         try:
@@ -226,11 +221,5 @@ class Spliced(Taken):
 
     def _let_go(self) -> None:
         if self._sock.fileno() >= 0:
-            with contextlib.suppress(OSError):  # the connection may be gone
-                self._set_lowat(_LOW_WATER)
+            self._low_water.set(1)
             self._sock.close()
-
-    def _set_lowat(self, count: int) -> None:
-        if count != self._lowat:
-            self._lowat = count
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)

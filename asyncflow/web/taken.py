@@ -17,10 +17,15 @@ was never touched. How bytes get from the connection into a file is the business
 those who inherit: `asyncflow.web.splice`, `asyncflow.web.sink`.
 """
 
+import array
 import asyncio
+import contextlib
+import fcntl
 import os
+import socket
+import termios
 from abc import ABC, abstractmethod
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from aiohttp import web
 from aiohttp.http import HttpRequestParser
@@ -29,8 +34,12 @@ from aiohttp.web_protocol import RequestPayloadError
 
 from asyncflow.store.kernel import write_all
 
+KIB: Final = 1024
+
 #: progress of a slow sender is looked at so often, and its bytes are kept
 LOOK_EVERY_S: Final = 0.25
+#: the loop is woken for this much, not for every packet
+WAKE_BYTES: Final = 256 * KIB
 
 _OF_HANDLER: Final = (
     "_max_msg_queue_size",
@@ -49,6 +58,50 @@ def missing(handler: object, stream: object = StreamReader) -> list[str]:
     lacks = [name for name in _OF_HANDLER if not hasattr(handler, name)]
     lacks += [name for name in _OF_STREAM if not hasattr(stream, name)]
     return lacks
+
+
+class Watched(Protocol):
+    """What sockets have, and what transports show instead of them."""
+
+    def fileno(self) -> int:
+        """Return the descriptor; -1: it is closed."""
+        ...
+
+    def setsockopt(self, level: int, name: int, value: int, /) -> None:
+        """Set an option."""
+        ...
+
+
+class LowWater:
+    """For how many bytes in the socket the loop is woken; at first for each one.
+
+    Where the connection is gone it changes nothing, and finds nothing.
+    """
+
+    def __init__(self, sock: Watched) -> None:
+        self._sock = sock
+        self.mark = 1
+
+    def set(self, mark: int) -> None:
+        """Wake for *mark* bytes, at once if they are there."""
+        if mark != self.mark:
+            with contextlib.suppress(OSError):
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, mark)
+                self.mark = mark
+
+    @property
+    def waiting(self) -> int:
+        """How many bytes lie in the socket now."""
+        with contextlib.suppress(OSError):
+            return waiting(self._sock.fileno())
+        return 0
+
+
+def waiting(fd: int) -> int:
+    """Return how many bytes can be read from *fd* now."""
+    count = array.array("i", [0])
+    fcntl.ioctl(fd, termios.FIONREAD, count)
+    return count[0]
 
 
 class Portion:

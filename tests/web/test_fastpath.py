@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 import trustme
@@ -15,9 +16,9 @@ from asyncflow.store.local import LocalStore
 from asyncflow.web.fastpath import FastPath
 from asyncflow.web.limits import GuardedHandler
 from asyncflow.web.rehearsal import rehearse
-from asyncflow.web.sink import BUFFER_BYTES, BUFFERS, SMALL_BYTES, Buffers
+from asyncflow.web.sink import BUFFER_BYTES, BUFFERS, SMALL_BYTES, Buffers, Sink
 from asyncflow.web.splice import Pipes, SpliceBurst
-from asyncflow.web.taken import Taken, missing
+from asyncflow.web.taken import Taken, missing, waiting
 from tests.web.keeper import GET, KIB, MIB, Keeper, no_descriptor, put, some_bytes
 from tests.web.wire import Dial, Serve, until
 
@@ -346,6 +347,57 @@ async def test_many_bodies_at_once_get_along_with_few_buffers(
         assert (await wire.answer()).status == 200
     assert fast.taken == len(wires)
     assert {keeper.kept(n) for n in range(1, len(wires) + 1)} == {data}
+
+
+class Counting(Sink):
+    """A sink that counts how often it hears of bytes."""
+
+    heard = 0
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.heard += 1
+        super().buffer_updated(nbytes)
+
+
+async def test_small_pieces_gather_in_the_kernel_until_somebody_hurries(
+    authority: trustme.CA,
+) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    met: asyncio.Future[asyncio.Transport] = asyncio.Future()
+
+    class Meeting(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            met.set_result(cast("asyncio.Transport", transport))
+
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Meeting, "127.0.0.1", ssl=context)
+    port = server.sockets[0].getsockname()[1]
+    _reader, writer = await asyncio.open_connection(
+        "127.0.0.1", port, ssl=trusting, server_hostname="localhost"
+    )
+    transport = await met
+    sink = Counting(transport, 10 * MIB, Buffers(), asyncio.Event())
+    sink.go_on()
+    sent = b""
+    for number in range(100):
+        sent += (piece := some_bytes(2 * KIB, str(number)))
+        writer.write(piece)
+        await writer.drain()
+    fd = transport.get_extra_info("socket").fileno()
+    await until(lambda: waiting(fd) >= len(sent))
+    assert sink.heard == 0
+
+    assert sink.hurry()
+    await until(lambda: sink.have == len(sent))
+    assert bytes(sink.view()) == sent
+    assert not sink.hurry()
+    for one in (transport, writer.transport):
+        one.abort()
+    server.close()
+    await server.wait_closed()
 
 
 def test_buffers_are_few_and_used_again() -> None:
