@@ -11,6 +11,10 @@ Who fills a part holds it open and locked (flock) from before it is measured unt
 in its place or given up, and reads and writes it by that one descriptor: so no other
 program can cut it, or put it in its place before it is whole.
 
+Where the file system knows no locks, nobody can tell whether a part is being filled:
+each download fills one of its own there, under a name that no other has. It is not
+continued by a later one, and goes with a download that does not come to its end.
+
 What is found under these names without our note is somebody else's: it is neither read
 nor cut nor removed, and no link is followed. Bytes are written only below a note, so
 that what an earlier download left is always known.
@@ -22,6 +26,7 @@ import hashlib
 import os
 import re
 import stat
+import uuid
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,6 +36,8 @@ _PART, _NOTE = ".asyncflow-part", ".asyncflow-part.note"
 #: how our notes begin; the version follows, or nothing where it promises nothing
 _OURS = "part of an asyncflow download\n"
 _HASH_DIGITS = 16
+#: how file systems answer that know no locks
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS})
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 # what curl and browsers create with: who may read it is for the umask to say
 _MODE = 0o666
@@ -47,6 +54,8 @@ class Part:
         self._path = _beside(target, _PART)
         self._note_path = _beside(target, _NOTE)
         self._place: int | None = None
+        #: nobody else knows of it, also not later
+        self._is_private = False
 
     def open(self) -> None:
         """Take the part, or begin one.
@@ -55,14 +64,33 @@ class Part:
         """
         _check_target(self._target)
         place = None
-        while place is None:
-            place = _locked(self._path)
+        try:
+            while place is None:
+                place = _locked(self._path)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            self._open_private()
+            return
         self._place = place
         try:
             self._check_ours()
         except OSError:
             self._let_go()
             raise
+
+    def _open_private(self) -> None:
+        with suppress(OSError):
+            if self._path.lstat().st_size == 0:
+                # made to be locked
+                self._path.unlink()
+        token = uuid.uuid4().hex
+        self._path = _beside(self._target, f".{token}{_PART}")
+        self._note_path = _beside(self._target, f".{token}{_NOTE}")
+        self._is_private = True
+        self._place = os.open(
+            self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, _MODE
+        )
 
     def _check_ours(self) -> None:
         """Raise OSError if what lies here is not known to be of an earlier download."""
@@ -80,7 +108,7 @@ class Part:
         if self._place is None:
             return
         try:
-            if self.held() == 0:
+            if self._is_private or self.held() == 0:
                 # without bytes first: they never lie here without their note
                 os.ftruncate(self._place, 0)
                 self._note_path.unlink(missing_ok=True)
@@ -170,9 +198,10 @@ def _check_target(target: Path) -> None:
 
 def _beside(target: Path, end: str) -> Path:
     most, name = longest_in(target.parent), f".{target.name}"
-    if size_of(f"{name}{_NOTE}") > most:
+    longest = max(len(_NOTE), len(end))
+    if size_of(name) + longest > most:
         told = hashlib.sha256(os.fsencode(name)).hexdigest()[:_HASH_DIGITS]
-        name = fitted(name, f"~{told}", most=most - len(_NOTE))
+        name = fitted(name, f"~{told}", most=most - longest)
     return target.parent / f"{name}{end}"
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -157,3 +158,22 @@ async def test_a_task_is_submitted_and_gives_its_result(tmp_path: Path) -> None:
         assert result["echo"] == {"for": "you"}
         event = await client.publish("order.paid", {"order": 7})
         assert (await client.wait(event)).status == "COMPLETED"
+
+
+@pytest.mark.needs("strace")
+async def test_a_file_system_without_locks_gets_whole_files_and_nothing_beside_them(
+    tmp_path: Path,
+) -> None:
+    data = os.urandom(300_000)
+    async with serving(tmp_path / "data") as child, Client(child.url) as client:
+        job = await client.upload(data, name="some.bin")
+        await client.wait(job)
+        command = ["strace", "-f", "-qq", "-o", os.devnull, "-e", "trace=flock"]
+        command += ["-e", "inject=flock:error=ENOLCK", sys.executable, "-m"]
+        command += ["asyncflow", "download", job, "--url", child.url]
+        command += ["--only", "original", "--to", str(tmp_path / "out")]
+        # two at once: the later one may find the file
+        both = [await asyncio.create_subprocess_exec(*command) for _ in range(2)]
+        assert 0 in [await one.wait() for one in both]
+    (found,) = (tmp_path / "out").iterdir()
+    assert (found.name, found.read_bytes()) == ("some.bin", data)
