@@ -15,7 +15,7 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final, Protocol, TypeVar, cast, runtime_checkable
 
 from asyncflow import uploads
@@ -393,11 +393,15 @@ async def even_if_cancelled(work: Coroutine[None, None, T]) -> T:
     However often it is asked for: who stops waiting at the second one lets bytes land
     behind the back of whoever comes next.
     """
-    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
+        # a future of its own takes the cancellation, and the work goes on
+        over = loop.create_future()
+        task.add_done_callback(partial(_wake, over))
         try:
-            await asyncio.wait([task])
+            await over
         except asyncio.CancelledError as asked:
             cancelled = asked
     if cancelled is None:
@@ -405,3 +409,8 @@ async def even_if_cancelled(work: Coroutine[None, None, T]) -> T:
     with suppress(Exception):  # retrieved: the cancellation is what is told
         task.result()
     raise cancelled
+
+
+def _wake(over: asyncio.Future[None], _task: object) -> None:
+    if not over.done():
+        over.set_result(None)
