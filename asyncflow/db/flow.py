@@ -20,7 +20,7 @@ import msgspec
 from asyncflow import events, jobs, uploads
 from asyncflow.db.queries import load
 from asyncflow.db.records import Change
-from asyncflow.db.rows import step_view
+from asyncflow.db.rows import ready_step, step_view
 from asyncflow.jobs import (
     ACCEPTED,
     TERMINAL_EVENTS,
@@ -73,9 +73,8 @@ class Tracker:
     def change(self) -> Change:
         """Bump the job's version and return what changed."""
         args = {"job": self.job}
-        if not self.is_closed:
-            self.db.execute(SQL["touch_job"], args)
-        row = self.db.execute(SQL["job_version"], args).fetchone()
+        query = SQL["job_version" if self.is_closed else "touch_job"]
+        row = self.db.execute(query, args).fetchone()
         seen = [view or self._view(step) for step, view in self._steps.items()]
         return Change(
             job_id=self.pid,
@@ -142,18 +141,22 @@ def _open_step(
     }
     # A consumer has one step in a job. Only a retry can cause it a second time: what
     # it works on was not there before, and is now.
-    known = track.db.execute(SQL["step_of_consumer"], args).fetchone()
+    is_first = track.begins and entry.consumer not in track.ring
+    known = None
+    if not is_first:
+        known = track.db.execute(SQL["step_of_consumer"], args).fetchone()
     if known is None:
         step = insert_step(track, seq, entry, run, run_at=now)
+        track.touch(step, ready_step(entry, now))
     elif StepState(known["state"]).is_final and (
         afresh or known["state"] != StepState.DONE
     ):
         step = known["id"]
         give_up_files(track, step, known["token"])
         track.db.execute(SQL["cause_again"], {**args, "step": step})
+        track.touch(step)
     else:
         return False
-    track.touch(step)
     track.ring.add(entry.consumer)
     return True
 

@@ -32,10 +32,6 @@ def create(db: sqlite3.Connection, new: NewUpload) -> tuple[str, Change | None]:
         there = new.id
     if there is not None:
         return there, None
-    if new.client:
-        held = db.execute(SQL["open_of_client"], {"client": new.client}).fetchone()
-        if held["n"] >= new.client_limit:
-            raise TooManyUploads(new.client_limit)
     job = _insert(db, new)
     for n, part in enumerate(new.places):
         db.execute(SQL["insert_place"], {"final": job, "n": n, "part": part})
@@ -109,8 +105,12 @@ def _insert(db: sqlite3.Connection, new: NewUpload) -> int:
             "priority": new.priority,
             "pipeline": new.pipeline,
             "request": new.request,
+            "client": new.client,
+            "client_limit": new.client_limit,
         },
     )
+    if not added.rowcount:
+        raise TooManyUploads(new.client_limit)
     job = added.lastrowid or 0
     db.execute(
         SQL["insert_upload"],
@@ -153,6 +153,7 @@ def accept(
     done = db.execute(SQL["complete_upload"], {"job": row["id"], "size": size})
     if done.rowcount == 0:
         return None
+    begun = [entry for entry in gates if entry.on == UPLOADED]
     db.execute(
         SQL["job_uploaded"],
         {
@@ -160,6 +161,8 @@ def accept(
             "size": size,
             "plan": _encode(gates).decode(),
             "turn": flow.take_turn(db, row["lane"]),
+            "open": len(begun),
+            "gates": sum(entry.gate for entry in begun),
             "now": now,
         },
     )
@@ -168,11 +171,11 @@ def accept(
     if row["parts"] is not None:
         until = now + uploads.KEEP_PARTS_MS
         track.trash = release_parts(db, row["id"], until, served=True)
-    opened, gated = flow.write_event(track, 1, UPLOADED, gates, now=now)
-    flow.count_steps(track, opened, gated)
+    _, gated = flow.write_event(track, 1, UPLOADED, begun, now=now)
     if not gated:
         flow.pass_gates(track, 1, gates, now)
-    flow.end_if_over(track, 1, now)
+    if not begun:
+        flow.end_if_over(track, 1, now)
     return track.change()
 
 

@@ -58,6 +58,12 @@ def step_view(  # noqa: PLR0917 -- the columns of a row, in its order
     )
 
 
+def ready_step(entry: PlanEntry, now: int) -> StepView:
+    """Return a step that has just become ready as people see it."""
+    required = int(entry.required)
+    return step_view(entry.consumer, StepState.READY, 0, required, None, None, None, now)
+
+
 def upload_row(row: sqlite3.Row) -> UploadRow:
     """Return an upload."""
     return UploadRow(

@@ -10,7 +10,7 @@ WHERE id = :job;
 UPDATE job SET open = open + :open, gates = gates + :gates WHERE id = :job;
 
 -- name: touch_job
-UPDATE job SET version = version + 1 WHERE id = :job;
+UPDATE job SET version = version + 1 WHERE id = :job RETURNING version, kind, state;
 
 -- name: job_version
 SELECT version, kind, state FROM job WHERE id = :job;

@@ -1,9 +1,11 @@
 -- name: insert_job
--- A job is born with its upload.
+-- A job is born with its upload, unless its client has too many open already.
 INSERT INTO job(pid, is_part, owner, tenant, state, file_name, declared_type, size,
   metadata, created, lane, priority, pipeline, request)
-VALUES(:id, :is_part, :owner, :tenant, 'UPLOADING', :file_name, :declared_type, :length,
-  :metadata, :now, :lane, :priority, :pipeline, :request);
+SELECT :id, :is_part, :owner, :tenant, 'UPLOADING', :file_name, :declared_type, :length,
+  :metadata, :now, :lane, :priority, :pipeline, :request
+WHERE :client = '' OR :client_limit >
+  (SELECT count(*) FROM upload WHERE state = 'receiving' AND client = :client);
 
 -- name: insert_upload
 INSERT INTO upload(job_id, key, length, metadata, state, expires, client, dialect, parts,
@@ -45,7 +47,7 @@ WHERE job_id = :job AND state = 'receiving';
 
 -- name: job_uploaded
 UPDATE job SET state = 'PENDING', size = :size, uploaded = :now, plan = :plan,
-  turn = :turn, open = 0, gates = 0, version = version + 1 WHERE id = :job;
+  turn = :turn, open = :open, gates = :gates, version = version + 1 WHERE id = :job;
 
 -- name: set_length
 -- Once: a length that is known does not change.
