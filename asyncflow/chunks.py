@@ -24,9 +24,9 @@ end in `asyncflow.endings`, how far they are in `asyncflow.offsets`.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import structlog
+from msgspec.structs import replace
 
 from asyncflow import uploads
 from asyncflow.admission import Admission

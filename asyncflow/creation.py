@@ -11,7 +11,7 @@ Rules
   then the client comes back to it, and others may use it by now.
 """
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from asyncflow.admission import Admission
 from asyncflow.db.base import Database

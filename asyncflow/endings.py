@@ -10,8 +10,9 @@ Rules
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from typing import Final, Protocol
+
+from msgspec.structs import replace
 
 from asyncflow import uploads
 from asyncflow.admission import Admission

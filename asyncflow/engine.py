@@ -210,7 +210,7 @@ class Engine:
         if chosen is None:
             raise UnknownPipeline(unknown("pipeline", name, self.pipelines.names))
         return await self._db.create_upload(
-            replace(
+            msgspec.structs.replace(
                 new,
                 pipeline=name,
                 priority=chosen.priority,
@@ -455,7 +455,8 @@ class Engine:
     async def _submit(self, new: Submission) -> str:
         queue = self.waiting if new.run_at is None else self.delayed
         with queue.coming(new.lane):
-            return await self._db.submit(replace(new, request=request_of_now()))
+            request = request_of_now()
+            return await self._db.submit(msgspec.structs.replace(new, request=request))
 
     async def announce(self, kind: str, data: Mapping[str, object]) -> None:
         """Write an event of the server's own, if some consumer listens to it."""

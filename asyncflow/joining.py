@@ -22,10 +22,11 @@ Rules
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
+from msgspec.structs import replace
 
 from asyncflow import uploads
 from asyncflow.admission import Admission

@@ -14,9 +14,10 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Final, Protocol, TypeVar, cast, runtime_checkable
+
+import msgspec
 
 from asyncflow import uploads
 from asyncflow.db.records import NewUpload, Once, UploadRow
@@ -87,8 +88,7 @@ def _no_digests() -> Sequence[uploads.Checksum]:
     return ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claims:
+class Claims(msgspec.Struct, frozen=True, kw_only=True):
     """What a request says that the bytes are.
 
     *part*: the checksums of its body; *is_certain*: there is one, and until all have
@@ -115,8 +115,7 @@ class Claims:
 NO_CLAIMS: Final = Claims()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Announced:
+class Announced(msgspec.Struct, frozen=True, kw_only=True):
     """What a client says about a file before it sends it.
 
     *id*: its own choice of an id; *is_part*: it only holds bytes for another upload;
@@ -129,7 +128,7 @@ class Announced:
     file_name: str
     declared_type: str
     length: int | None
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = {}
     raw_metadata: str = ""
     #: who is counted for it while it is open; empty: nobody
     client: str = ""
@@ -195,8 +194,7 @@ def said_of(row: UploadRow) -> uploads.Said:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Upload:
+class Upload(msgspec.Struct, frozen=True, kw_only=True):
     """An upload as its client may know it. `expires` is None once it is a job.
 
     *is_known*: it was there, or complete, before the request came that tells of it.

@@ -147,7 +147,7 @@ def _open_step(
         known = track.db.execute(SQL["step_of_consumer"], args).fetchone()
     if known is None:
         step = insert_step(track, seq, entry, run, run_at=now)
-        track.touch(step, ready_step(entry, now))
+        track.touch(step, ready_step(entry))
     elif StepState(known["state"]).is_final and (
         afresh or known["state"] != StepState.DONE
     ):

@@ -4,6 +4,8 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import msgspec
+
 from asyncflow.jobs import JobKind, JobState, PlanEntry, Verdict
 from asyncflow.uploads import UploadState
 from asyncflow.views import JobView, StepView
@@ -17,8 +19,7 @@ class Once:
     fingerprint: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewUpload:
+class NewUpload(msgspec.Struct, frozen=True, kw_only=True):
     """An upload about to be created; its job gets the same id.
 
     *is_part*: it only holds bytes for another upload and has no job that anybody sees.
@@ -84,8 +85,7 @@ class NewUpload:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """A task, or an application event of type *name*, about to become a job.
 
     *payload* is JSON. *run_at*: its first steps wait until then.
@@ -107,8 +107,7 @@ class Submission:
     request: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UploadRow:
+class UploadRow(msgspec.Struct, frozen=True, kw_only=True):
     """An upload as stored. `state` is receiving, complete or ended."""
 
     seq: int
@@ -161,8 +160,7 @@ class Place:
     is_taken: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class Change(msgspec.Struct, frozen=True, kw_only=True):
     """What a committed operation changed about one job."""
 
     job_id: str
@@ -188,8 +186,7 @@ class Change:
     begins: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claimed:
+class Claimed(msgspec.Struct, frozen=True, kw_only=True):
     """A step that is ours until its lease ends, with all that running it needs.
 
     *key* is where the file's bytes are, None for a job without a file; *payload* is the

@@ -58,10 +58,11 @@ def step_view(  # noqa: PLR0917 -- the columns of a row, in its order
     )
 
 
-def ready_step(entry: PlanEntry, now: int) -> StepView:
+def ready_step(entry: PlanEntry) -> StepView:
     """Return a step that has just become ready as people see it."""
-    required = int(entry.required)
-    return step_view(entry.consumer, StepState.READY, 0, required, None, None, None, now)
+    return StepView(
+        name=entry.consumer, status=StepState.READY, required=entry.required
+    )
 
 
 def upload_row(row: sqlite3.Row) -> UploadRow:

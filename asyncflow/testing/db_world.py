@@ -6,8 +6,10 @@ moves only when a test says so.
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec.structs import replace
 
 from asyncflow import uploads
 from asyncflow.db.base import Database

@@ -8,10 +8,10 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from asyncflow.admission import Admission, Rules
 from asyncflow.assembly import Assembly, seated

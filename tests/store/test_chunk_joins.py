@@ -1,14 +1,15 @@
 """Files that come in chunks, and what becomes of those."""
 
 import asyncio
+import dataclasses
 import hashlib
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from asyncflow.errors import (
     DatabaseUnavailable,
@@ -183,7 +184,7 @@ async def test_what_two_chunks_say_at_once_does_not_contradict_itself(
     def say(digest: str, before: Said) -> Said:
         if before.digest not in {"", digest}:
             raise InvalidParameter("sha256", digest, accepted="the other one")
-        return replace(before, digest=digest)
+        return dataclasses.replace(before, digest=digest)
 
     at_once = [chunk(place, whole, 2, n, partial(say, f"sha256:0{n}")) for n in (0, 1)]
     ends = await asyncio.gather(*at_once, return_exceptions=True)

@@ -1,10 +1,10 @@
 """Uploads whose blobs cannot be created."""
 
 import uuid
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from asyncflow.errors import AsyncflowError, DiskFull, ServerBusy, StoreError
 from asyncflow.store.memory import MemoryStore

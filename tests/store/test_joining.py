@@ -2,11 +2,11 @@
 
 import asyncio
 import uuid
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from asyncflow.db.records import Once
 from asyncflow.errors import (
