@@ -186,7 +186,7 @@ class Chunks:
 
     async def _end_turn(self, upload_id: str, turn: Turn, offset: int) -> None:
         try:
-            if turn.offset > offset:
+            if turn.offset > offset and self.lookup.needs_time(turn.expires):
                 # who was cut off in the middle shall have the time to come back
                 await even_if_cancelled(self._extend(upload_id, turn))
         finally:

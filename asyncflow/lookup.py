@@ -152,16 +152,22 @@ class Lookup:
         # A request that fills it keeps it alive; a whole one is only not accepted yet.
         return upload_id in self._turns or self._endings.awaits(upload_id)
 
+    def needs_time(self, expires: int | None) -> bool:
+        """Tell whether half of the time is gone; None: it is not looked at."""
+        return (
+            expires is not None and expires - self._clock.now() <= self.expiry_ms // 2
+        )
+
     async def keep_alive(self, upload_id: str, expires: int | None) -> int | None:
         """Give an upload more time once half of it is gone; return when it is over.
 
         What waits for a part, and that one's other parts, live as long.
         """
-        now = self._clock.now()
-        if expires is None or expires - now > self.expiry_ms // 2:
+        if not self.needs_time(expires):
             return expires
-        await self._db.extend_upload(upload_id, now + self.expiry_ms)
-        return now + self.expiry_ms
+        later = self._clock.now() + self.expiry_ms
+        await self._db.extend_upload(upload_id, later)
+        return later
 
     async def expire(self, limit: int = 100) -> int:
         """End uploads that nobody finished in time; return how many."""

@@ -10,7 +10,6 @@ until they were looked at again, for the last look may be older; whatever fails 
 back what it holds.
 """
 
-from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Protocol
 
@@ -33,8 +32,8 @@ class Ledger:
     """Sums of what is granted, by name, that the last look elsewhere did not show."""
 
     def __init__(self) -> None:
-        self._held: Counter[str] = Counter()
-        self._passed: Counter[str] = Counter()
+        self._held: dict[str, int] = {}
+        self._passed: dict[str, int] = {}
         #: of all names
         self.total = 0
 
@@ -50,7 +49,7 @@ class Ledger:
 
     def of(self, name: str) -> int:
         """Return the sum of one name."""
-        return self._held[name] + self._passed[name]
+        return self._held.get(name, 0) + self._passed.get(name, 0)
 
     def begin_look(self, names: Collection[str] | None = None) -> Mapping[str, int]:
         """Return what a look elsewhere that begins now will show, of *names* or all."""
@@ -65,11 +64,13 @@ class Ledger:
             _add(self._passed, name, -amount)
 
 
-def _add(sums: Counter[str], name: str, amount: int) -> None:
-    sums[name] += amount
-    if not sums[name]:
+def _add(sums: dict[str, int], name: str, amount: int) -> None:
+    total = sums.get(name, 0) + amount
+    if total:
+        sums[name] = total
+    else:
         # whoever holds nothing has no share in the memory either
-        del sums[name]
+        sums.pop(name, None)
 
 
 class Reservation:

@@ -106,8 +106,8 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             DigestConflict: they do.
         """
-        digests = self.whole()
-        if known and digests and known not in map(str, digests):
+        digests = self.whole() if known else ()
+        if digests and known not in map(str, digests):
             algorithm = uploads.Checksum.parse(known).algorithm
             raise DigestConflict(f"a digest by {algorithm} was announced, not this one")
 

@@ -88,7 +88,8 @@ def new_id(now_ms: int, random: bytes) -> str:
     high, low = tail >> 68, tail & ((1 << 62) - 1)
     value = (now_ms & ((1 << 48) - 1)) << 80
     value |= 7 << 76 | (high & 0xFFF) << 64 | 2 << 62 | low
-    return str(uuid.UUID(int=value))
+    hexa = f"{value:032x}"
+    return f"{hexa[:8]}-{hexa[8:12]}-{hexa[12:16]}-{hexa[16:20]}-{hexa[20:]}"
 
 
 def is_id(text: str) -> bool:

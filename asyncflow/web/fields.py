@@ -42,7 +42,9 @@ def integer(headers: CIMultiDictProxy[str], name: str) -> int | None:
 
 
 def _dictionary(headers: CIMultiDictProxy[str], name: str) -> dict[str, object]:
-    value = ", ".join(headers.getall(name, []))
+    if name not in headers:
+        return {}
+    value = ", ".join(headers.getall(name))
     try:
         found = http_sf.parse(value.encode("ascii"), tltype="dictionary")
     except ValueError:

@@ -8,6 +8,7 @@ import hashlib
 import re
 from dataclasses import replace
 from email.utils import formatdate
+from functools import lru_cache
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -218,8 +219,14 @@ def headers_of(upload: Upload) -> dict[str, str]:
     if not upload.is_part:
         headers[JOB_ID] = upload.id
     if upload.expires is not None:
-        headers["Upload-Expires"] = formatdate(upload.expires / 1000, usegmt=True)
+        headers["Upload-Expires"] = _date(upload.expires // 1000)
     return headers
+
+
+@lru_cache(maxsize=64)
+def _date(seconds: int) -> str:
+    """Return a moment as HTTP has it; what is created together expires together."""
+    return formatdate(seconds, usegmt=True)
 
 
 def location(request: web.Request, runtime: Runtime, found: str) -> str:

@@ -30,6 +30,8 @@ log = structlog.stdlib.get_logger(__name__)
 
 #: something began that goes on without its client
 BEGINNINGS: Final = frozenset({201, 202})
+REFUSED: Final = HTTPStatus.BAD_REQUEST.value
+FAILED: Final = HTTPStatus.INTERNAL_SERVER_ERROR.value
 #: the server is busy, full or stopping: said on purpose, no fault of ours
 REFUSALS: Final = frozenset({503, 507})
 #: the client asked for what no server of this kind does
@@ -44,7 +46,7 @@ def observed(
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         began = clock()
-        status = HTTPStatus.INTERNAL_SERVER_ERROR.value
+        status = FAILED
         job = None
         try:
             response = await handler(request)
@@ -96,8 +98,8 @@ def _note(
 def _level(status: int, job: str | None) -> int:
     if status in REFUSALS:
         return logging.WARNING
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR and status != NOT_IMPLEMENTED:
+    if status >= FAILED and status != NOT_IMPLEMENTED:
         return logging.ERROR
-    if status >= HTTPStatus.BAD_REQUEST or (job and status in BEGINNINGS):
+    if status >= REFUSED or (job and status in BEGINNINGS):
         return logging.INFO
     return logging.DEBUG

@@ -19,6 +19,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -78,8 +79,13 @@ def peer_of(request: web.BaseRequest) -> str | None:
     Every IPv6 host has a /64 at least, and can choose any address in it.
     """
     address = address_of(request)
+    return None if address is None else _peer(address)
+
+
+@lru_cache(maxsize=1024)
+def _peer(address: str) -> str:
     try:
-        found = _plain(ipaddress.ip_address(address or ""))
+        found = _plain(ipaddress.ip_address(address))
     except ValueError:
         return address
     if isinstance(found, ipaddress.IPv6Address):
