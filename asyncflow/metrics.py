@@ -12,7 +12,7 @@ Rules
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, cast
+from typing import Any, Final, Literal
 
 import structlog
 from prometheus_client import (
@@ -308,7 +308,7 @@ class Metric:
         # by the declaration: to ask what a child is an instance of is slow
         if self.spec.kind == "histogram":
             raise TypeError(f"{self.spec.name} is a histogram")
-        cast("Counter | Gauge", self._child(labels)).inc(by)
+        self._child(labels).inc(by)
 
     def dec(self, *labels: str, by: float = 1.0) -> None:
         """Take from a gauge."""
@@ -322,7 +322,7 @@ class Metric:
         """Put one value into a histogram."""
         if self.spec.kind != "histogram":
             raise TypeError(f"{self.spec.name} is not a histogram")
-        cast("Histogram", self._child(labels)).observe(value)
+        self._child(labels).observe(value)
 
     def clear(self) -> None:
         """Forget all values of a gauge with labels, before it is set anew."""
@@ -332,18 +332,17 @@ class Metric:
     def _gauge(self, labels: tuple[str, ...]) -> Gauge:
         if self.spec.kind != "gauge":
             raise TypeError(f"{self.spec.name} is not a gauge")
-        return cast("Gauge", self._child(labels))
+        child: Gauge = self._child(labels)
+        return child
 
-    def _child(self, labels: tuple[str, ...]) -> Counter | Gauge | Histogram:
+    def _child(self, labels: tuple[str, ...]) -> Any:
         child = self._children.get(labels)
         return self._add_child(labels) if child is None else child
 
     def _add_child(self, labels: tuple[str, ...]) -> Counter | Gauge | Histogram:
-        pairs = list(zip(labels, self._seen, strict=True))
-        if not pairs:
-            return self._metric
+        pairs = zip(labels, self._seen, strict=True)
         bounded = tuple(_bounded(value, seen) for value, seen in pairs)
-        child = self._metric.labels(*bounded)
+        child = self._metric.labels(*bounded) if bounded else self._metric
         self._children[bounded] = child
         return child
 
