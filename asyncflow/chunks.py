@@ -93,6 +93,7 @@ class Chunks:
             store=store,
             clock=engine.clock,
             turns=self._turns,
+            admission=admission,
             offsets=offsets,
             endings=self.endings,
             expiry_ms=int(expiry_s * 1000),
@@ -112,6 +113,7 @@ class Chunks:
             admission=admission,
             offsets=offsets,
             endings=self.endings,
+            make_blob=self.lookup.make_blob,
             on_move=self._moved,
         )
 
