@@ -499,7 +499,9 @@ class Runtime:
                 row = await self.db.find_upload(job_id)
             except UploadNotFound:
                 raise JobNotFound from None
-            return self.hub.with_uploaded(view, *await self.joiner.arrived(row))
+            return self.hub.with_uploaded(
+                view, *await self.joiner.gathering.arrived(row)
+            )
         steps = (*view.steps, *self._to_come(view))
         left = [step for step in steps if not step.status.is_final]
         to_begin = [one.name for one in left if one.status is not StepState.RUNNING]

@@ -35,7 +35,7 @@ from asyncflow.errors import (
     UploadGone,
     UploadNotFound,
 )
-from asyncflow.joining import said_expressly
+from asyncflow.gathering import said_expressly
 from asyncflow.prospects import Prospect
 from asyncflow.reservations import Reservation
 from asyncflow.runtime import Runtime
@@ -270,7 +270,9 @@ async def _aim(
             aim.file = await runtime.chunks.find(fields.job)
             if not aim.file.is_complete:
                 where = (fields.total, fields.index)
-                come = await runtime.joiner.check(aim.file, *where, size.least)
+                come = await runtime.joiner.gathering.check(
+                    aim.file, *where, size.least
+                )
     if aim.file is None and not is_repeat:
         await check_new(request, principal)
         come = 0
@@ -324,7 +326,7 @@ async def _watched(
             endings.judge_early(said_expressly(said), first)
         except ClientError as refused:
             whole = file or await _whole(request, principal, fields)
-            if await runtime.joiner.has(whole, fields.total, 0):
+            if await runtime.joiner.gathering.has(whole, fields.total, 0):
                 return  # it is another chunk, and no part of the file
             await endings.refuse(whole.id, refused)
             raise
@@ -373,7 +375,7 @@ async def _place(
         await aim.bind(whole.id)
         where = (fields.total, fields.index, part)
         say = partial(said_with, fields)
-        place = runtime.joiner.place
+        place = runtime.joiner.gathering.place
         there = None if whole.is_complete else await place(whole, *where, say)
         if there is None:
             whole = await runtime.chunks.find(whole.id)

@@ -371,7 +371,7 @@ async def arriving(request: web.Request) -> web.Response:
             job_id=row.id,
             file_name=row.file_name,
             length=row.length,
-            received=(await runtime.joiner.arrived(row))[0],
+            received=(await runtime.joiner.gathering.arrived(row))[0],
             dialect=row.dialect,
             tenant=row.tenant,
             is_part=row.is_part,

@@ -17,8 +17,9 @@ from asyncflow.engine import Engine
 from asyncflow.errors import (
     DiskFull,
 )
+from asyncflow.gathering import Received, Say, say_nothing
 from asyncflow.jobs import Limits
-from asyncflow.joining import JOINS, Joiner, Received, Say, say_nothing
+from asyncflow.joining import JOINS, Joiner
 from asyncflow.progress import Hub
 from asyncflow.store.base import Piece, Store, Writer
 from asyncflow.store.memory import MemoryStore
@@ -257,4 +258,4 @@ async def chunk(
     part = await place.chunks.create(said)
     body = Body(b"12345")
     part = await place.chunks.append(part.id, 0, body, length=5, ends=Ends.WITH_BODY)
-    return await place.joiner.place(whole, total, n, part, say)
+    return await place.joiner.gathering.place(whole, total, n, part, say)

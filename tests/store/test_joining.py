@@ -14,7 +14,8 @@ from asyncflow.errors import (
     PartNotUsable,
     QuotaExceeded,
 )
-from asyncflow.joining import AGAIN_MS, JOINS, Received
+from asyncflow.gathering import Received
+from asyncflow.joining import AGAIN_MS, JOINS
 from asyncflow.store.base import CanJoin
 from asyncflow.store.memory import MemoryStore
 from asyncflow.uploads import raw_key
