@@ -187,7 +187,7 @@ def test_a_newcomer_takes_a_checked_chunk_back(server: ServerProcess) -> None:
         line.send(DATA[:100])
         until(lambda: server.status(upload)["uploadedBytes"] == 100)
         assert offset_of(server, upload) == 0
-        assert line.answer().status == 409
+        assert code_of(line.answer()) == "upload_preempted"
     assert rows(
         server,
         "SELECT checked_from FROM upload JOIN job ON id=job_id WHERE pid=?",
