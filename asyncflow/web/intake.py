@@ -88,6 +88,11 @@ def digests_of(request: web.Request) -> Claims:
     return Claims(part=part, is_certain=bool(told), whole=whole)
 
 
+def digest_of_file(request: web.Request) -> Checksum | None:
+    """Return the digest that is said of the whole file before its bytes come."""
+    return next(iter(fields.digests(request.headers, "Repr-Digest")), None)
+
+
 def refuse_range(request: web.Request) -> None:
     """Refuse a part of a file where a whole one is taken (RFC 9110 section 14.5)."""
     if hdrs.CONTENT_RANGE not in request.headers:

@@ -53,6 +53,7 @@ from asyncflow.web.intake import (
     body_length,
     chosen,
     client_of,
+    digest_of_file,
     digests_of,
     form_body,
     key_of_file,
@@ -133,7 +134,7 @@ async def _raw(request: web.Request, name: str | None) -> web.Response:
     if total is not None and length not in {total, None if total else 0}:
         shown = "unknown" if length is None else f"{length} bytes"
         raise LengthMismatch(f"Upload-Length is {total}, but the body's is {shown}")
-    shown = uploads.clean_name(name)
+    shown, digest = uploads.clean_name(name), digest_of_file(request)
     said = Announced(
         owner=principal.owner,
         tenant=principal.tenant,
@@ -141,8 +142,9 @@ async def _raw(request: web.Request, name: str | None) -> web.Response:
         declared_type=uploads.declared_type(shown, request.content_type),
         length=total if length is None else length,
         client=client_of(request, principal),
-        once=once_of(request, shown, length, request.content_type, pipeline),
+        once=once_of(request, shown, length, request.content_type, pipeline, digest),
         metadata=chosen(pipeline),
+        digest=digest,
     )
     if said.length == 0:
         # it is complete once it is created

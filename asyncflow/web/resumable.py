@@ -42,6 +42,7 @@ from asyncflow.web.intake import (
     body_length,
     chosen,
     client_of,
+    digest_of_file,
     digests_of,
     fill,
     headers_of,
@@ -183,7 +184,7 @@ def _announced(
     kind = request.headers.get(hdrs.CONTENT_TYPE)
     if uploads.clean_type(kind) == PARTIAL:
         kind = None
-    digest = next(iter(fields.digests(request.headers, "Repr-Digest")), None)
+    digest = digest_of_file(request)
     return Announced(
         owner=principal.owner,
         tenant=principal.tenant,
