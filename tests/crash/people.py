@@ -20,7 +20,7 @@ from tests.server_process import ServerProcess
 CHUNK = "application/offset+octet-stream"
 #: what a client of a crashed server meets
 LOST = (OSError, http.client.HTTPException)
-GIVE_UP_S = 60.0
+GIVE_UP_S = 120.0
 
 
 def photo(rng: random.Random, width: int, height: int) -> bytes:

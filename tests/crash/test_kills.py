@@ -22,7 +22,7 @@ KILLS = int(os.environ.get("ASYNCFLOW_KILLS", "40"))
 SEED = int(os.environ.get("ASYNCFLOW_SEED", random.randrange(1_000_000)))
 PEOPLE = 3
 #: how long what a killed server started may live on
-ORPHANS_S = 2.0
+ORPHANS_S = 10.0
 
 
 class Killer:

@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "tests" / "tasks" / "work_to_do.py"
 LOST = (OSError, http.client.HTTPException)
 CHUNK = "application/offset+octet-stream"
-GIVE_UP_S = 60.0
+GIVE_UP_S = 120.0
 TIMES = int(os.environ.get("ASYNCFLOW_TIMES", "2"))
 #: what happens once in the life of the server under test
 ONCE = {"retry during replay", "shutdown"}
@@ -177,7 +177,7 @@ class Client:
         return self.ask("POST", f"/admin/{path}", body, Authorization=bearer)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("point", "nth"),
     [(point, n) for point in POINTS for n in range(1, _times(point) + 1)],

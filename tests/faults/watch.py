@@ -72,7 +72,7 @@ def is_alive(pid: int) -> bool:
     return False
 
 
-def until_gone(family: Iterable[int], timeout: float = 2.0) -> None:
+def until_gone(family: Iterable[int], timeout: float = 10.0) -> None:
     """Return once none of these processes runs any more."""
     until(lambda: not any(map(is_alive, family)), timeout)
 

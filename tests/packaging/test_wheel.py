@@ -21,7 +21,7 @@ def build(source: Path, kind: str, target: Path) -> Path:
         cwd=source,
         check=True,
         capture_output=True,
-        timeout=60,
+        timeout=120,
     )
     (made,) = target.iterdir()
     return made
@@ -160,7 +160,7 @@ def run(
         check=False,
         cwd=here,
         env={"PATH": os.defpath, "HOME": str(here), **env},
-        timeout=60,
+        timeout=120,
     )
 
 
