@@ -157,6 +157,15 @@ class Client:
             assert answer.status == (200 if n < 2 else 202), answer.body
         return job
 
+    def ways(self, count: int, *, turned: bool) -> list[Callable[[bytes], str]]:
+        """Return how files go up, *count* by tus; *turned*, others meet the point."""
+        ways: list[Callable[[bytes], str]] = [self.upload] * count
+        others: list[Callable[[bytes], str]] = [
+            *[self.upload_as_drafted] * 2,
+            *[self.upload_in_chunks] * 2,
+        ]
+        return others + ways if turned else ways + others
+
     def submit(self, path: str, **said: object) -> str:
         said["idempotencyKey"] = f"{random.random()}"
         body = json.dumps(said).encode()
@@ -204,12 +213,7 @@ def test_a_server_killed_at(point: str, nth: int, tmp_path: Path) -> None:
             # it met the point while it started
             client.revive()
         count = max(3, nth)
-        ways = [client.upload] * count
-        ways += [client.upload_as_drafted] * 2
-        ways += [client.upload_in_chunks] * 2
-        if nth % 2 == 0:
-            # so that another dialect meets the point
-            ways = ways[count:] + ways[:count]
+        ways = client.ways(count, turned=nth % 2 == 0)
         files = [photo() for _ in ways]
         sent = {send(data): data for send, data in zip(ways, files, strict=True)}
         tasks = [client.submit("/tasks", name="add", payload=[n]) for n in range(count)]

@@ -141,7 +141,7 @@ def grandchildren(work):
             time.sleep(60)
         os._exit(0)
     os.wait()
-    time.sleep(20)
+    time.sleep(50)
 
 
 @task("files", attempts=1)

@@ -327,8 +327,7 @@ def test_with_the_last_byte_of_what_was_announced_as_the_last_it_is_complete(
     upload = id_of(create(server, b"", ("Upload-Length", str(len(DATA)))))
     with Line(server) as line:
         line.head(
-            "PATCH",
-            f"/files/{upload}",
+            *("PATCH", f"/files/{upload}"),
             *said(None, complete=True),
             *(PARTIAL, ("Upload-Offset", "0")),
             length=len(DATA),
