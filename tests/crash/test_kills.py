@@ -14,7 +14,7 @@ import pytest
 
 from asyncflow import processes
 from tests.crash.evidence import Evidence, check_picture
-from tests.crash.people import Person
+from tests.crash.people import GIVE_UP_S, Person
 from tests.faults import probe, watch
 from tests.server_process import ServerProcess
 
@@ -60,7 +60,7 @@ def say(line: str) -> None:
     sys.stdout.write(f"{line}\n")
 
 
-@pytest.mark.timeout(90 + 8 * KILLS)
+@pytest.mark.timeout(300 + 8 * KILLS)
 def test_nothing_accepted_is_lost_or_done_twice(tmp_path: Path) -> None:
     say(f"ASYNCFLOW_SEED={SEED} ASYNCFLOW_KILLS={KILLS}")
     rng = random.Random(SEED)
@@ -83,7 +83,7 @@ def test_nothing_accepted_is_lost_or_done_twice(tmp_path: Path) -> None:
             killer.round()
         stop.set()
         for thread in threads:
-            thread.join(60)
+            thread.join(2 * GIVE_UP_S)
         for person in people:
             if person.failure is not None:
                 raise person.failure
