@@ -142,7 +142,7 @@ async def _raw(request: web.Request, name: str | None) -> web.Response:
         declared_type=uploads.declared_type(shown, request.content_type),
         length=total if length is None else length,
         client=client_of(request, principal),
-        once=once_of(request, shown, length, request.content_type, pipeline, digest),
+        once=once_of(request, shown, length, request.content_type, pipeline),
         metadata=chosen(pipeline),
         digest=digest,
     )
