@@ -10,7 +10,8 @@ copy is the backup; if it does, bytes are missing, and the backup says so.
 
 Rules
 -----
-- Unfinished uploads are left out: nobody was told that their bytes are safe.
+- Unfinished uploads are left out: nobody was told that their bytes are safe. Those that
+  are only to be put together are named, for somebody may have been told.
 - `backup.json` is written last; a folder without it is no backup.
 - The database comes into a restored folder last, under the lock of a server.
 """
@@ -30,6 +31,7 @@ import msgspec
 from asyncflow import __version__
 from asyncflow.db.snapshot import (
     NamedBlob,
+    Unjoined,
     check_schema,
     copy_database,
     named_blobs,
@@ -55,6 +57,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     `deleted`: blobs that people deleted while the backup ran; they are not in it.
     `missing`: keys that rows name although their bytes were not there, or not whole.
+    `unjoined`: files whose bytes have all come, in parts; they are not in it.
     """
 
     version: str
@@ -63,6 +66,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     bytes: int
     deleted: int
     missing: tuple[str, ...]
+    unjoined: tuple[Unjoined, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +120,7 @@ async def _copy_all(
     copied: dict[str, int] = {}
     suspects: set[str] = set()
     for _ in range(ROUNDS):
-        wanted = await asyncio.to_thread(_snapshot, data_dir, target)
+        wanted, unjoined = await asyncio.to_thread(_snapshot, data_dir, target)
         named = {blob.key for blob in wanted}
         todo = [blob for blob in wanted if blob.key not in copied]
         absent = await _copy_blobs(todo, source, copies, copied, told)
@@ -137,16 +141,19 @@ async def _copy_all(
         bytes=sum(size for key, size in copied.items() if key in named),
         deleted=len(stale | (suspects - lost)),
         missing=tuple(sorted(lost)),
+        unjoined=unjoined,
     )
 
 
-def _snapshot(data_dir: Path, target: Path) -> list[NamedBlob]:
+def _snapshot(
+    data_dir: Path, target: Path
+) -> tuple[list[NamedBlob], tuple[Unjoined, ...]]:
     fresh = target / f"{DATABASE}.new"
     fresh.unlink(missing_ok=True)
-    copy_database(data_dir / DATABASE, fresh)
+    unjoined = copy_database(data_dir / DATABASE, fresh)
     fresh.chmod(0o600)
     fresh.replace(target / DATABASE)
-    return list(named_blobs(target / DATABASE))
+    return list(named_blobs(target / DATABASE)), unjoined
 
 
 async def _copy_blobs(

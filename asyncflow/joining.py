@@ -11,6 +11,9 @@ Rules
 - One that fails is tried again, whatever the reason, ever more rarely, and meanwhile
   its status and an alert say why. Only where bytes are gone it ends, and all that was
   to be made of them.
+- That is the server's own matter: who has created an upload, or brought its last part,
+  hears of it as of one that is not put together yet. Told of an error, a client would
+  send the file again, and have it twice.
 - Once all parts are complete, no time limit ends what is joined of them, nor them.
 - What waits for a part that ends, ends with it. A part that no client can name, and
   that has a place, ends only with its upload: not because its request fails after that.
@@ -20,7 +23,6 @@ Rules
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -113,6 +115,7 @@ class Joiner:
             PartNotUsable: one of them is not there, or is no part of this owner's.
             TypeMismatch, TypeNotAllowed: so does no file begin that is taken.
             ClientError, ServerBusy: as `Chunks.create` says.
+            UploadGone, DigestMismatch: as `settle` says; it has ended.
         """
         if said.once is not None:
             # before its parts are looked at, which may have gone since
@@ -122,7 +125,14 @@ class Joiner:
         # one at a time: two files of the same parts do not both count in their place
         async with self._creating:
             whole = await self._chunks.create(await self._of_parts(said, parts))
-        return await self.settle(whole.id)
+        try:
+            return await self.settle(whole.id)
+        except ClientError:
+            raise
+        except AsyncflowError:
+            # its client must learn where it is, and does not come back to have it seen
+            self._unseen.add(parts[0])
+            return whole
 
     async def _of_parts(self, said: Announced, parts: Sequence[str]) -> Announced:
         """Return what is said of an upload that its parts, named, say as well."""
@@ -173,12 +183,13 @@ class Joiner:
     async def settle(self, final: str) -> Upload:
         """Complete a joined upload if all its parts are; return it as it is then.
 
-        It may take longer than a client should wait: then it is not complete yet.
+        It may take longer than a client should wait, or fail for now and go on by
+        itself, as `why` tells: then it is not complete yet.
 
         Raises:
             UploadGone: a part has ended before, or was lost, and the upload with it.
-            TypeMismatch, TypeNotAllowed, DigestMismatch: it has been refused and ended.
-            DiskFull, QuotaExceeded: it has no room now; the parts are kept.
+            UploadTooLarge, TypeMismatch, TypeNotAllowed, DigestMismatch: it has been
+                refused and ended.
         """
         upload = await self._chunks.find(final)
         if upload.is_complete or self.gathering.lacks_some(final):
@@ -191,8 +202,8 @@ class Joiner:
         await asyncio.wait([join], timeout=PATIENCE_S)
         if not join.done():
             return upload
-        with suppress(Interrupted):  # the next start makes it
-            join.result()
+        if isinstance(error := join.exception(), ClientError):
+            raise error
         return await self._chunks.find(final)
 
     async def _places_if_whole(self, row: UploadRow) -> Sequence[Place]:
@@ -240,8 +251,15 @@ class Joiner:
             return  # the next start makes it
         why = _why(error)
         if before is None:
-            # once, and not at every try
-            log.warning("join.failed", upload=final, error=why.code, why=repr(error))
+            # once, and not at every try; what is a fault, with where it happened
+            trace = None if isinstance(error, ServerBusy) else error
+            log.warning(
+                "join.failed",
+                upload=final,
+                error=why.code,
+                why=repr(error),
+                exc_info=trace,
+            )
         needs_room = isinstance(error, DiskFull | QuotaExceeded)
         most = ROOM_AGAIN_MOST_MS if needs_room else AGAIN_MOST_MS
         wait = AGAIN_MS if before is None else min(2 * before.wait, most)

@@ -54,8 +54,9 @@ class Damaged(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 def backup(*, dest: Path, data_dir: Path | None, as_json: bool, quiet: bool) -> int:
     """Copy all that a server keeps to the new folder DEST, also while it runs.
 
-    Unfinished uploads are left out: their clients begin again. Ends with 1 if bytes
-    that a row names are missing; the rest is backed up all the same.
+    Unfinished uploads are left out: their clients begin again. Files whose bytes have
+    all come, but that are not put together yet, are left out and named. Ends with 1 if
+    bytes that a row names are missing; the rest is backed up all the same.
     """
     taken_at = datetime.now(UTC).isoformat(timespec="seconds")
     try:
@@ -73,6 +74,12 @@ def backup(*, dest: Path, data_dir: Path | None, as_json: bool, quiet: bool) -> 
     if made.deleted:
         text += f"\n{made.deleted} files were deleted meanwhile and left out"
     Output(as_json=as_json, quiet=quiet).document(made, text)
+    for one in made.unjoined[:SHOWN]:
+        name = clean(f"job {one.job_id}, {one.name}", keep_lines=False)
+        click.echo(f"not put together yet: {name}", err=True)
+    if made.unjoined:
+        text = f"{len(made.unjoined)} files are not in it, though all their bytes have"
+        click.echo(f"{text} come: take a backup again when they are jobs", err=True)
     for key in made.missing[:SHOWN]:
         click.echo(f"missing: {key}", err=True)
     if made.missing:

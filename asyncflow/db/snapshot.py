@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from asyncflow.db.queries import load, migrations
 from asyncflow.errors import BackupError
 
@@ -35,10 +37,18 @@ class NamedBlob:
     sha256: str | None
 
 
-def copy_database(source: Path, target: Path) -> None:
+class Unjoined(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A file whose bytes have all come, and that is not put together yet."""
+
+    job_id: str
+    name: str
+
+
+def copy_database(source: Path, target: Path) -> tuple[Unjoined, ...]:
     """Copy *source*, as it is at one moment, to the new file *target*.
 
-    Unfinished uploads and the list of removed bytes are left out.
+    Unfinished uploads and the list of removed bytes are left out. Return those of them
+    whose bytes have all come.
 
     Raises:
         BackupError: there is no database to copy, or it cannot be read.
@@ -50,10 +60,15 @@ def copy_database(source: Path, target: Path) -> None:
             reader.backup(writer, pages=PAGES, sleep=PAUSE_S)
     with _told(target), contextlib.closing(_writer(target)) as writer:
         writer.execute("BEGIN IMMEDIATE")
+        unjoined = tuple(
+            Unjoined(job_id=job, name=name)
+            for job, name in writer.execute(SQL["unjoined"])
+        )
         writer.execute(SQL["forget_unfinished"])
         writer.execute(SQL["forget_trash"])
         writer.execute("COMMIT")
         writer.execute("PRAGMA journal_mode=DELETE")
+    return unjoined
 
 
 def check_schema(path: Path) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tests.faults import watch
 from tests.faults.conftest import ROOM, Make
 from tests.server_process import Answer, ServerProcess
 from tests.web.chunks import chunk_form
+from tests.web.live import TUS, Line, create, look, patch
 
 MIB = 1 << 20
 #: parts that are given up, and bytes
@@ -100,11 +101,21 @@ def test_one_chunk_that_is_larger_than_the_room_beside_it_becomes_a_job(
     evidence.check()
 
 
-@contextmanager
-def slow_cuts(server: ServerProcess) -> Iterator[None]:
+def slow_cuts(server: ServerProcess) -> AbstractContextManager[None]:
     """Let the server wait before it takes anything out of a part."""
+    return injected(server, "ftruncate", "delay_enter=400000")
+
+
+def copies_meet(server: ServerProcess, error: str) -> AbstractContextManager[None]:
+    """Let the disk refuse what is copied from file to file."""
+    return injected(server, "copy_file_range", f"error={error}")
+
+
+@contextmanager
+def injected(server: ServerProcess, call: str, what: str) -> Iterator[None]:
+    """Let something happen at every system call of one kind."""
     command = ["strace", "-f", "-qq", "-p", str(server.pid), "-o", os.devnull]
-    command += ["-e", "trace=ftruncate", "-e", "inject=ftruncate:delay_enter=400000"]
+    command += ["-e", f"trace={call}", "-e", f"inject={call}:{what}"]
     with subprocess.Popen(command) as tracer:
         watch.until(lambda: "TracerPid:\t0" not in status(server))
         try:
@@ -209,7 +220,7 @@ def test_a_file_that_cannot_be_put_together_says_why_and_goes_on_by_itself(
     chunks = [bytes_of(MIB, n) for n in range(total)]
     with watch.limit(server, resource.RLIMIT_FSIZE, 2 * MIB):
         answers = [send(server, job, n, total, chunks[n]) for n in range(total)]
-        assert [one.status for one in answers] == [200, 200, 507]
+        assert [one.status for one in answers] == [200, 200, 202]
 
         found = server.status(job)
         assert (found["status"], found["progress"]) == ("UPLOADING", 100.0)
@@ -224,6 +235,39 @@ def test_a_file_that_cannot_be_put_together_says_why_and_goes_on_by_itself(
     watch.until(lambda: "joins" not in watch.alerts(server))
     assert server.stop() == 0
     evidence.check()
+
+
+@pytest.mark.needs("strace")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can trace a running server")
+@pytest.mark.parametrize(("error", "code"), [("ENOSPC", "disk_full"), ("EIO", "store")])
+def test_a_tus_upload_that_cannot_be_put_together_is_told_and_made_once(
+    make: Make, evidence: Evidence, error: str, code: str
+) -> None:
+    server = make()
+    parts = [tus_part(server, bytes_of(MIB, n)) for n in range(2)]
+    concat = ("Upload-Concat", "final;" + " ".join(parts))
+    with copies_meet(server, error):
+        with Line(server) as line:
+            told = line.ask("POST", "/files/", TUS, concat)
+        assert told.status == 201
+        assert "upload-offset" not in told.headers
+        job = told.headers["asyncflow-job-id"]
+        assert told.headers["location"].endswith(job)
+        found = look(server, job)
+        assert (found.status, "upload-offset" in found.headers) == (200, False)
+        assert server.status(job)["error"]["code"] == code
+        assert stuck(server) == {job: code}
+
+    assert original(server, job) == bytes_of(MIB, 0) + bytes_of(MIB, 1)
+    assert evidence.ask("SELECT count(*) FROM job WHERE is_part = 0") == [(1,)]
+    assert server.stop() == 0
+    evidence.check()
+
+
+def tus_part(server: ServerProcess, data: bytes) -> str:
+    part = create(server, len(data), ("Upload-Concat", "partial"))
+    assert patch(server, part, 0, data).status == 204
+    return part
 
 
 def test_a_file_that_cannot_be_put_together_is_given_up_by_who_deletes_it(

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.server_process import ServerProcess, serving
+from tests.server_process import Answer, ServerProcess, serving
 
 
 def picture(shade: int) -> bytes:
@@ -163,16 +163,21 @@ def test_an_unfinished_upload_is_left_out_of_a_backup(tmp_path: Path) -> None:
         assert gone.status == 404
 
 
+def send_chunk(server: ServerProcess, job: str, index: int, **said: str) -> Answer:
+    """Send one of two chunks."""
+    body = {"jobId": job, "chunkIndex": index, "totalChunks": 2, "chunk": "aGVsbG8="}
+    return server.request(
+        "POST",
+        "/upload/chunked",
+        json.dumps(body | said).encode(),
+        Content_Type="application/json",
+    )
+
+
 def test_parts_of_unfinished_files_are_left_out_of_a_backup(tmp_path: Path) -> None:
     with serving(tmp_path / "data") as server:
         job = str(uuid.uuid4())
-        body = {"jobId": job, "chunkIndex": 0, "totalChunks": 2, "chunk": "aGVsbG8="}
-        sent = server.request(
-            "POST",
-            "/upload/chunked",
-            json.dumps(body).encode(),
-            Content_Type="application/json",
-        )
+        sent = send_chunk(server, job, 0)
         assert sent.status == 200, sent.body
         named = server.request(
             "POST",
@@ -195,6 +200,28 @@ def test_parts_of_unfinished_files_are_left_out_of_a_backup(tmp_path: Path) -> N
     with closing(sqlite3.connect(tmp_path / "again" / "asyncflow.db")) as db:
         left = "SELECT (SELECT count(*) FROM upload), (SELECT sum(bytes) FROM usage)"
         assert db.execute(left).fetchone() in {(0, 0), (0, None)}
+
+
+def test_a_backup_names_the_files_that_are_not_put_together_yet(
+    tmp_path: Path,
+) -> None:
+    argv = ("backup", tmp_path / "copy", "--data-dir", tmp_path / "data", "--json")
+    job = str(uuid.uuid4())
+    with serving(tmp_path / "data") as server:
+        assert send_chunk(server, job, 0, fileName="movie.bin").status == 200
+        (part,) = [p for p in blobs(tmp_path / "data") if p.stat().st_size]
+        away = tmp_path / "away"
+        part.rename(away)
+        # the store follows no link: the bytes cannot be read, and are not gone
+        part.symlink_to(away)
+        assert send_chunk(server, job, 1).status == 202
+        made = asyncflow(*argv, here=tmp_path)
+    told = json.loads(made.stdout)
+    assert told["unjoined"] == [{"jobId": job, "name": "movie.bin"}]
+    assert json.loads((tmp_path / "copy" / "backup.json").read_text()) == told
+    assert f"not put together yet: job {job}, movie.bin" in made.stderr
+    assert "1 files are not in it" in made.stderr
+    assert made.returncode == 0
 
 
 def test_a_stopped_server_is_backed_up_as_well(folder: Path, tmp_path: Path) -> None:

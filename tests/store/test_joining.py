@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from asyncflow.db.records import Once
 from asyncflow.errors import (
-    DiskFull,
+    DatabaseUnavailable,
     PartNotUsable,
     QuotaExceeded,
 )
@@ -105,11 +105,13 @@ async def test_what_is_joined_of_parts_without_lengths_must_fit_the_quota(
         small = await place.join(*[part] * 2)
         await place.chunks.append(part, 0, Body(bytes(50)), length=50, total=50)
 
-        with pytest.raises(QuotaExceeded):
-            await place.joiner.settle(large.id)
+        assert not (await place.joiner.settle(large.id)).is_complete
 
         assert (await place.joiner.settle(small.id)).length == 100
         assert not await place.is_complete(large.id)
+        why = place.joiner.why(large.id)
+        assert why is not None
+        assert why.code == QuotaExceeded.code
 
 
 async def test_what_had_no_room_is_joined_later_and_tried_more_and_more_rarely(
@@ -120,8 +122,7 @@ async def test_what_had_no_room_is_joined_later_and_tried_more_and_more_rarely(
         part = await place.begin()
         whole = (await place.join(part)).id
         await place.chunks.append(part, 0, Body(b"hello"), length=5)
-        with pytest.raises(DiskFull):
-            await place.joiner.settle(whole)
+        assert not (await place.joiner.settle(whole)).is_complete
         tried_at = []
         for step in range(40):
             tried = store.tries
@@ -137,6 +138,32 @@ async def test_what_had_no_room_is_joined_later_and_tried_more_and_more_rarely(
 
         store.is_full = False
         assert (await place.joiner.settle(whole)).is_complete
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+async def test_what_cannot_be_looked_at_once_it_is_there_is_told_and_joined_later(
+    place: Place, parts: int
+) -> None:
+    async def fail() -> None:
+        raise DatabaseUnavailable
+
+    named = [await place.part(b"hello") for _ in range(parts)]
+    place.db.before = fail()
+    made = await place.join(*named)
+    assert not made.is_complete
+    await place.joiner.again()
+    assert (await place.joiner.settle(made.id)).length == 5 * parts
+
+
+async def test_a_repeat_of_what_has_no_room_names_the_same_upload(
+    tmp_path: Path,
+) -> None:
+    said = replace(SAID, concat="final", once=Once(key="a-key", fingerprint="same"))
+    async with place_on(tmp_path, Full()) as place:
+        part = await place.part(b"hello")
+        made = await place.joiner.create(said, [part])
+        again = await place.joiner.create(said, [part])
+        assert (again.id, again.is_complete, again.is_known) == (made.id, False, True)
 
 
 async def test_what_keeps_a_part_alive_keeps_what_waits_for_it_and_its_neighbours(

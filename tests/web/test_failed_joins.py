@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 from tests.server_process import Answer, ServerProcess, serving
-from tests.web.live import code_of, failures, kept, rows, until
+from tests.web.live import (
+    TUS,
+    Line,
+    code_of,
+    create,
+    failures,
+    kept,
+    patch,
+    rows,
+    until,
+)
 
 
 @pytest.fixture
@@ -45,13 +55,31 @@ def test_a_join_that_failed_is_made_again_without_being_asked_for(
         path.rename(away)
         # the store follows no link: the bytes cannot be read, and are not gone
         path.symlink_to(away)
-        assert send(server, job, 1, b"two").status == 500
-        assert server.status(job)["status"] == "UPLOADING"
+        assert send(server, job, 1, b"two").status == 202
+        found = server.status(job)
+        assert (found["status"], found["error"]["code"]) == ("UPLOADING", "store")
         path.unlink()
         away.rename(path)
         assert server.finished(job)["status"] == "COMPLETED"
         found = server.request("GET", f"/jobs/{job}/files/original")
         assert found.body == b"onetwo"
+
+
+def test_a_tus_upload_of_which_a_part_was_lost_is_refused_and_ends(
+    tmp_path: Path,
+) -> None:
+    with serving(tmp_path / "data") as server:
+        parts = [create(server, 3, ("Upload-Concat", "partial")) for _ in range(2)]
+        for part in parts:
+            assert patch(server, part, 0, b"one").status == 204
+        (lost,) = (server.data_dir / "store").rglob(parts[1])
+        lost.unlink()
+        concat = ("Upload-Concat", "final;" + " ".join(parts))
+        with Line(server) as line:
+            answer = line.ask("POST", "/files/", TUS, concat)
+        assert (answer.status, code_of(answer)) == (410, "upload_gone")
+        ended = "SELECT state, json_extract(error, '$.code') FROM job WHERE is_part = 0"
+        assert rows(server, ended) == [("CANCELLED", "part_lost")]
 
 
 def test_a_file_of_which_a_chunk_was_lost_ends_and_says_so(

@@ -8,6 +8,12 @@ UNION ALL
 SELECT j.pid, d.name, d.key, d.size, nullif(d.sha256, '')
 FROM derivative d JOIN job j ON j.id = d.job_id;
 
+-- name: unjoined
+-- Files that somebody may have been told are safe, and that are not put together yet.
+SELECT j.pid AS job, j.file_name AS name FROM upload u JOIN job j ON j.id = u.job_id
+WHERE u.state = 'receiving' AND u.parts IS NOT NULL AND u.expires IS NULL
+ORDER BY j.id;
+
 -- name: hold_snapshot
 -- The first read opens the snapshot that a transaction sees to its end.
 SELECT count(*) FROM sqlite_schema;
