@@ -23,6 +23,7 @@ import msgspec
 from bench.machine import pinned
 
 _PIECE: Final = 1 << 20
+_SMALL_PIECE: Final = 4 << 10
 _BOUNDARY: Final = "----a-boundary-that-no-file-holds"
 _STACK_BYTES: Final = 256 << 10
 _TIMEOUT_S: Final = 120
@@ -31,7 +32,8 @@ _TIMEOUT_S: Final = 120
 class Order(msgspec.Struct, frozen=True, kw_only=True):
     """*clients* at once send the file *path* *each* times.
 
-    *kind*: `tus` (create, then PATCH), `put` or `form`; *base* is where to.
+    *kind*: `tus` (create, then PATCH), `put` or `form`; *base* is where to;
+    *bytes_per_s*: in small pieces at this pace, as a network brings them.
     """
 
     port: int
@@ -41,6 +43,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     clients: int = 1
     each: int = 1
     tls: bool = False
+    bytes_per_s: float | None = None
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,6 +140,9 @@ class _Client:
         self._line.endheaders()
 
     def _body(self) -> None:
+        if self._order.bytes_per_s is not None:
+            self._paced_body(self._order.bytes_per_s)
+            return
         sock = self._line.sock
         at = 0
         while at < self._size:
@@ -146,6 +152,13 @@ class _Client:
                 at += len(piece)
             else:
                 at += _sendfile(sock, self._file, at, self._size - at)
+
+    def _paced_body(self, bytes_per_s: float) -> None:
+        began = time.perf_counter()
+        for at in range(0, self._size, _SMALL_PIECE):
+            late = began + at / bytes_per_s - time.perf_counter()
+            time.sleep(max(0.0, late))
+            self._line.sock.sendall(os.pread(self._file, _SMALL_PIECE, at))
 
     def _answer(self, *wanted: int) -> "_Answer":
         found = self._line.getresponse()
