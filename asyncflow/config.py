@@ -9,33 +9,15 @@ Rules
 - Only the edge of the program loads settings; everything else takes plain values.
 """
 
-import difflib
 import ipaddress
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Final
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    PrivateAttr,
-    SecretStr,
-    ValidationError,
-)
-from pydantic_settings import (
-    BaseSettings,
-    DotEnvSettingsSource,
-    EnvSettingsSource,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
-
+from asyncflow import kinds
 from asyncflow.errors import BadSettings
 from asyncflow.notation import (
     DAY,
@@ -45,93 +27,276 @@ from asyncflow.notation import (
     LANGUAGE,
     MEDIA_TYPE,
     MODULE,
+    NODE,
     TOKEN,
-    all_match,
-    check_base_url,
-    check_host,
     check_networks,
     check_origins,
-    check_path,
-    parse_bytes,
-    parse_number,
-    parse_seconds,
-    shown_bytes,
-    shown_seconds,
-    split_words,
 )
 
 PREFIX = "ASYNCFLOW_"
 TOML = "asyncflow.toml"
 DOTENV = ".env"
 DEFAULT = "default"
-SECRETS = frozenset({"token"})
-
-Number = Annotated[int, BeforeValidator(parse_number)]
-Bytes = Annotated[int, BeforeValidator(parse_bytes)]
-Seconds = Annotated[float, BeforeValidator(parse_seconds)]
-File = Annotated[Path, BeforeValidator(check_path)]
-Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_words)]
-Hosts = Annotated[Words, AfterValidator(all_match(HOST))]
-Origins = Annotated[Words, AfterValidator(check_origins)]
-Networks = Annotated[Words, AfterValidator(check_networks)]
-Modules = Annotated[Words, AfterValidator(all_match(MODULE))]
-Languages = Annotated[Words, AfterValidator(all_match(LANGUAGE))]
-MediaTypes = Annotated[Words, AfterValidator(all_match(MEDIA_TYPE))]
 
 
-def _check_token(value: SecretStr) -> SecretStr:
-    if not TOKEN.fullmatch(value.get_secret_value()):
-        raise ValueError("not a token")
-    return value
+@dataclass(frozen=True, slots=True, kw_only=True, init=False)
+class Settings:
+    """All settings, immutable. Constructing one reads nothing; `load` does.
 
+    `origins` says where each of them came from, None: from a program. `files` are those
+    that may hold settings.
+    """
 
-SIZE = "bytes, such as 5GiB, 200MB or 4096"
-LONGEST_S = 3650 * DAY
-SPAN = "a duration above 0 and up to 3650d, such as 24h, 1h30m, 90s or 90 (seconds)"
-
-
-def _setting(default: object, kind: str, meaning: str, accepts: str, **at: Any) -> Any:
-    return Field(
-        default,
-        description=meaning,
-        json_schema_extra={"kind": kind, "accepts": accepts},
-        **at,
+    host: Annotated[
+        str, kinds.host("address to listen on", "an address or a host name")
+    ] = "127.0.0.1"
+    port: Annotated[
+        int, kinds.number("TCP port to listen on; 0 picks a free one", 0, 65535)
+    ] = 8080
+    data_dir: Annotated[
+        Path,
+        kinds.place(
+            "folder for everything the server keeps", "a path", is_optional=False
+        ),
+    ] = Path("data")
+    workers: Annotated[
+        int, kinds.number("processes that work on files; 0: one per core", 0, 1024)
+    ] = 0
+    workers_min: Annotated[
+        int,
+        kinds.number(
+            "of those, processes that are kept also when there is nothing to do",
+            1,
+            1024,
+        ),
+    ] = 1
+    processors: Annotated[
+        tuple[str, ...],
+        kinds.words(
+            "modules of your own whose processors the workers load; installed, or in"
+            " the folder where the server starts",
+            "names of Python modules such as my_processors, separated by commas",
+            MODULE,
+        ),
+    ] = ()
+    pipelines: Annotated[
+        Path | None,
+        kinds.place(
+            "file that says which consumers a file meets, and how they work",
+            "a file in TOML, as docs/howto/shape-pipelines.md describes it",
+        ),
+    ] = None
+    token: Annotated[
+        kinds.Secret | None,
+        kinds.secret(
+            "secret that every request must carry; unset: only listing and admin need"
+            " the one in <data-dir>/token",
+            "8 or more visible ASCII characters",
+            TOKEN,
+        ),
+    ] = None
+    public_url: Annotated[
+        str | None,
+        kinds.base_url(
+            "address under which clients reach the server; unset: links are relative",
+            "an http or https address without a query, such as https://files.example.org",
+        ),
+    ] = None
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        kinds.words(
+            "further names that a Host header may hold",
+            "host names without a port, separated by commas",
+            HOST,
+        ),
+    ] = ()
+    allowed_origins: Annotated[
+        tuple[str, ...],
+        kinds.words(
+            "origins of web pages that may use the server from a browser (CORS)",
+            "origins such as https://app.example.org, separated by commas",
+            check_origins,
+        ),
+    ] = ()
+    allow_public: Annotated[
+        bool,
+        kinds.switch(
+            "listen where others can reach the server although no token is set"
+        ),
+    ] = False
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        kinds.words(
+            "reverse proxies that are believed when they say who the client is"
+            " (X-Forwarded-For, -Proto, -Host, Forwarded)",
+            "addresses or networks such as 127.0.0.1 or 10.0.0.0/8, separated by"
+            " commas",
+            check_networks,
+        ),
+    ] = ()
+    tls_cert: Annotated[
+        Path | None,
+        kinds.place(
+            "certificate, with its chain, to serve https by, read again when it is"
+            " renewed; unset: http",
+            "a file in PEM form; then tls_key too",
+        ),
+    ] = None
+    tls_key: Annotated[
+        Path | None,
+        kinds.place("private key of tls_cert", "a file in PEM form; then tls_cert too"),
+    ] = None
+    max_upload_bytes: Annotated[
+        int, kinds.size("size of the largest file taken", 1)
+    ] = 5 * GIB
+    allowed_types: Annotated[
+        tuple[str, ...],
+        kinds.words(
+            "media types taken, * and ? as wildcards; empty: all",
+            "media types such as image/*, separated by commas",
+            MEDIA_TYPE,
+        ),
+    ] = ()
+    max_pixels: Annotated[
+        int,
+        kinds.number(
+            "pixels of a picture, all frames of an animation together; of a page of a"
+            " TIFF",
+            1,
+            10**12,
+        ),
+    ] = 100_000_000
+    max_pages: Annotated[int, kinds.number("pages of a PDF or TIFF", 1, 10**6)] = 2000
+    text_engine: Annotated[
+        str, kinds.choice("program that reads text", "auto", "tesserocr", "pytesseract")
+    ] = "auto"
+    text_languages: Annotated[
+        tuple[str, ...],
+        kinds.words(
+            "languages that text is read in; their data must be installed",
+            "codes of three letters such as eng,deu",
+            LANGUAGE,
+        ),
+    ] = ("eng",)
+    text_images: Annotated[
+        str,
+        kinds.choice(
+            "whether pictures are read; auto: those that look like pages",
+            "auto",
+            "always",
+            "never",
+        ),
+    ] = "auto"
+    backlog_limit: Annotated[
+        int,
+        kinds.number(
+            "waiting steps above which new work is refused, and of delayed tasks as"
+            " many; one client, owner or tenant has at most four fifths of either",
+            1,
+            10**9,
+        ),
+    ] = 10_000
+    fill_level: Annotated[
+        int,
+        kinds.number(
+            "percent of the disk in use above which new files are refused", 1, 100
+        ),
+    ] = 90
+    open_uploads: Annotated[
+        int, kinds.number("unfinished uploads that one client may have", 1, 10**9)
+    ] = 1000
+    quota_bytes: Annotated[
+        int,
+        kinds.size(
+            "bytes that may be stored, results included; 0: as many as the disk takes"
+        ),
+    ] = 0
+    tenant_quota_bytes: Annotated[
+        int, kinds.size("bytes that may be stored for one tenant; 0: any")
+    ] = 0
+    keep_originals: Annotated[
+        float,
+        kinds.age(
+            "after a job's end its original is removed, its results stay; 0: never"
+        ),
+    ] = 0.0
+    keep_jobs: Annotated[
+        float, kinds.age("after its end a job is removed with all its files; 0: never")
+    ] = 0.0
+    sweep_every: Annotated[
+        float, kinds.span("how often bytes that no job names are removed")
+    ] = DAY
+    upload_expiry: Annotated[
+        float, kinds.span("after this an unfinished upload is removed")
+    ] = DAY
+    tenant_running: Annotated[
+        int, kinds.number("steps of one tenant that may run at once; 0: any", 0, 10**6)
+    ] = 0
+    node: Annotated[
+        str,
+        kinds.word(
+            "name of this server among those of one database that differ in their code",
+            "1 to 100 letters, digits, dots, dashes and underscores",
+            NODE,
+        ),
+    ] = "local"
+    attempts: Annotated[
+        int, kinds.number("tries at a step before it is dead", 1, 100)
+    ] = 3
+    lease: Annotated[
+        float, kinds.span("time a step stays claimed without a heartbeat")
+    ] = 30.0
+    load_timeout: Annotated[
+        float, kinds.span("longest time for a worker to load the modules of processors")
+    ] = 60.0
+    wall_image: Annotated[float, kinds.span("longest time for one picture")] = 60.0
+    slot_memory_bytes: Annotated[
+        int, kinds.size("memory of one worker process; 0: its share of the machine")
+    ] = 0
+    worker_runs: Annotated[
+        int,
+        kinds.number(
+            "runs after which a worker makes room for a new one", 1, 1_000_000
+        ),
+    ] = 20_000
+    header_timeout: Annotated[
+        float, kinds.span("longest time for the head of a request")
+    ] = 10.0
+    idle_timeout: Annotated[
+        float, kinds.span("after this an idle connection is closed")
+    ] = 75.0
+    body_min_rate: Annotated[
+        int, kinds.size("bytes a second that a body must bring, over 30 s; 0: any")
+    ] = KIB
+    grace: Annotated[
+        float, kinds.span("time for running work when the server is stopped")
+    ] = 30.0
+    max_connections: Annotated[
+        int, kinds.number("connections open at once", 1, 10**6)
+    ] = 10_000
+    max_sockets: Annotated[
+        int, kinds.number("WebSockets and event streams open at once", 1, 10**6)
+    ] = 10_000
+    log_level: Annotated[
+        str,
+        kinds.choice(
+            "least severity that is logged", "debug", "info", "warning", "error"
+        ),
+    ] = "info"
+    log_format: Annotated[
+        str,
+        kinds.choice(
+            "form of the log; auto: for people on a terminal, else JSON",
+            "auto",
+            "console",
+            "json",
+        ),
+    ] = "auto"
+    loop: Annotated[str, kinds.choice("event loop to run on", "uvloop", "asyncio")] = (
+        "uvloop"
     )
-
-
-def _number(default: int, meaning: str, least: int, most: int) -> Any:
-    accepts = f"a whole number from {least} to {most}"
-    return _setting(default, "number", meaning, accepts, ge=least, le=most)
-
-
-def _bytes(default: int, meaning: str, least: int = 0) -> Any:
-    accepts = f"{SIZE}, at least {least}"
-    return _setting(default, "size", meaning, accepts, ge=least)
-
-
-def _span(default: float, meaning: str) -> Any:
-    bounds = {"gt": 0, "le": LONGEST_S, "allow_inf_nan": False}
-    return _setting(default, "duration", meaning, SPAN, **bounds)
-
-
-def _age(meaning: str) -> Any:
-    accepts = "0, or a duration up to 3650d, such as 30d, 24h or 90 (seconds)"
-    bounds = {"ge": 0, "le": LONGEST_S, "allow_inf_nan": False}
-    return _setting(0.0, "duration", meaning, accepts, **bounds)
-
-
-def _choice(default: str, meaning: str, *others: str) -> Any:
-    return _setting(default, "choice", meaning, "one of " + ", ".join(others))
-
-
-class Settings(BaseSettings):
-    """All settings, immutable. Constructing one reads nothing; `load` does."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True
-    )
-    _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
-    _files: tuple[Path, ...] = PrivateAttr(default=())
+    origins: Mapping[str, str] | None = field(default=None, compare=False, repr=False)
+    files: tuple[Path, ...] = field(default=(), compare=False, repr=False)
 
     def __init__(
         self,
@@ -140,210 +305,29 @@ class Settings(BaseSettings):
         files: tuple[Path, ...] = (),
         **values: Any,
     ) -> None:
-        """Take settings by keyword; *origins* says where each of them came from.
-
-        *files* are those that may hold settings.
+        """Take settings by keyword; those that are not given have their defaults.
 
         Raises:
             BadSettings: with one line for each thing that is wrong.
         """
-        try:
-            super().__init__(**values)
-        except ValidationError as bad:
-            lines = [_sentence(error, origins) for error in bad.errors()]
-            # without its cause, which says the same in other words
-            raise BadSettings("\n".join(lines)) from None
-        self._origins = origins or {}
-        self._files = files
-
-    host: Annotated[str, AfterValidator(check_host)] = _setting(
-        "127.0.0.1", "text", "address to listen on", "an address or a host name"
-    )
-    port: Number = _number(8080, "TCP port to listen on; 0 picks a free one", 0, 65535)
-    data_dir: Annotated[Path, BeforeValidator(check_path)] = _setting(
-        Path("data"), "path", "folder for everything the server keeps", "a path"
-    )
-    workers: Number = _number(
-        0, "processes that work on files; 0: one per core", 0, 1024
-    )
-    workers_min: Number = _number(
-        1, "of those, processes that are kept also when there is nothing to do", 1, 1024
-    )
-    processors: Modules = _setting(
-        (),
-        "list",
-        "modules of your own whose processors the workers load; installed, or in the"
-        " folder where the server starts",
-        "names of Python modules such as my_processors, separated by commas",
-    )
-    pipelines: File | None = _setting(
-        None,
-        "path",
-        "file that says which consumers a file meets, and how they work",
-        "a file in TOML, as docs/howto/shape-pipelines.md describes it",
-    )
-    token: Annotated[SecretStr, AfterValidator(_check_token)] | None = _setting(
-        None,
-        "secret",
-        "secret that every request must carry; unset: only listing and admin need the"
-        " one in <data-dir>/token",
-        "8 or more visible ASCII characters",
-    )
-    public_url: Annotated[str, AfterValidator(check_base_url)] | None = _setting(
-        None,
-        "text",
-        "address under which clients reach the server; unset: links are relative",
-        "an http or https address without a query, such as https://files.example.org",
-    )
-    allowed_hosts: Hosts = _setting(
-        (),
-        "list",
-        "further names that a Host header may hold",
-        "host names without a port, separated by commas",
-    )
-    allowed_origins: Origins = _setting(
-        (),
-        "list",
-        "origins of web pages that may use the server from a browser (CORS)",
-        "origins such as https://app.example.org, separated by commas",
-    )
-    allow_public: bool = _setting(
-        False,  # noqa: FBT003 -- the default of a switch
-        "switch",
-        "listen where others can reach the server although no token is set",
-        "true or false",
-    )
-    trusted_proxies: Networks = _setting(
-        (),
-        "list",
-        "reverse proxies that are believed when they say who the client is"
-        " (X-Forwarded-For, -Proto, -Host, Forwarded)",
-        "addresses or networks such as 127.0.0.1 or 10.0.0.0/8, separated by commas",
-    )
-    tls_cert: File | None = _setting(
-        None,
-        "path",
-        "certificate, with its chain, to serve https by, read again when it is renewed;"
-        " unset: http",
-        "a file in PEM form; then tls_key too",
-    )
-    tls_key: File | None = _setting(
-        None, "path", "private key of tls_cert", "a file in PEM form; then tls_cert too"
-    )
-    max_upload_bytes: Bytes = _bytes(5 * GIB, "size of the largest file taken", 1)
-    allowed_types: MediaTypes = _setting(
-        (),
-        "list",
-        "media types taken, * and ? as wildcards; empty: all",
-        "media types such as image/*, separated by commas",
-    )
-    max_pixels: Number = _number(
-        100_000_000,
-        "pixels of a picture, all frames of an animation together; of a page of a TIFF",
-        1,
-        10**12,
-    )
-    max_pages: Number = _number(2000, "pages of a PDF or TIFF", 1, 10**6)
-    text_engine: Literal["auto", "tesserocr", "pytesseract"] = _choice(
-        "auto", "program that reads text", "auto", "tesserocr", "pytesseract"
-    )
-    text_languages: Languages = _setting(
-        ("eng",),
-        "list",
-        "languages that text is read in; their data must be installed",
-        "codes of three letters such as eng,deu",
-    )
-    text_images: Literal["auto", "always", "never"] = _choice(
-        "auto",
-        "whether pictures are read; auto: those that look like pages",
-        "auto",
-        "always",
-        "never",
-    )
-    backlog_limit: Number = _number(
-        10_000,
-        "waiting steps above which new work is refused, and of delayed tasks as many;"
-        " one client, owner or tenant has at most four fifths of either",
-        1,
-        10**9,
-    )
-    fill_level: Number = _number(
-        90, "percent of the disk in use above which new files are refused", 1, 100
-    )
-    open_uploads: Number = _number(
-        1000, "unfinished uploads that one client may have", 1, 10**9
-    )
-    quota_bytes: Bytes = _bytes(
-        0, "bytes that may be stored, results included; 0: as many as the disk takes"
-    )
-    tenant_quota_bytes: Bytes = _bytes(
-        0, "bytes that may be stored for one tenant; 0: any"
-    )
-    keep_originals: Seconds = _age(
-        "after a job's end its original is removed, its results stay; 0: never"
-    )
-    keep_jobs: Seconds = _age(
-        "after its end a job is removed with all its files; 0: never"
-    )
-    sweep_every: Seconds = _span(DAY, "how often bytes that no job names are removed")
-    upload_expiry: Seconds = _span(DAY, "after this an unfinished upload is removed")
-    tenant_running: Number = _number(
-        0, "steps of one tenant that may run at once; 0: any", 0, 10**6
-    )
-    node: str = _setting(
-        "local",
-        "text",
-        "name of this server among those of one database that differ in their code",
-        "1 to 100 letters, digits, dots, dashes and underscores",
-        pattern=r"^[A-Za-z0-9._-]{1,100}$",
-    )
-    attempts: Number = _number(3, "tries at a step before it is dead", 1, 100)
-    lease: Seconds = _span(30.0, "time a step stays claimed without a heartbeat")
-    load_timeout: Seconds = _span(
-        60.0, "longest time for a worker to load the modules of processors"
-    )
-    wall_image: Seconds = _span(60.0, "longest time for one picture")
-    slot_memory_bytes: Bytes = _bytes(
-        0, "memory of one worker process; 0: its share of the machine"
-    )
-    worker_runs: Number = _number(
-        20_000, "runs after which a worker makes room for a new one", 1, 1_000_000
-    )
-    header_timeout: Seconds = _span(10.0, "longest time for the head of a request")
-    idle_timeout: Seconds = _span(75.0, "after this an idle connection is closed")
-    body_min_rate: Bytes = _bytes(
-        KIB, "bytes a second that a body must bring, over 30 s; 0: any"
-    )
-    grace: Seconds = _span(30.0, "time for running work when the server is stopped")
-    max_connections: Number = _number(10_000, "connections open at once", 1, 10**6)
-    max_sockets: Number = _number(
-        10_000, "WebSockets and event streams open at once", 1, 10**6
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = _choice(
-        "info", "least severity that is logged", "debug", "info", "warning", "error"
-    )
-    log_format: Literal["auto", "console", "json"] = _choice(
-        "auto",
-        "form of the log; auto: for people on a terminal, else JSON",
-        "auto",
-        "console",
-        "json",
-    )
-    loop: Literal["uvloop", "asyncio"] = _choice(
-        "uvloop", "event loop to run on", "uvloop", "asyncio"
-    )
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take only what is passed in: `load` reads the sources and notes origins."""
-        return (init_settings,)
+        keep = object.__setattr__  # what is frozen is set like this, once
+        keep(self, "origins", origins)
+        keep(self, "files", files)
+        wrong = []
+        for name, (kind, default) in _DECLARED.items():
+            try:
+                value = kind.read(values[name]) if name in values else default
+            except kinds.NotAccepted as bad:
+                wrong.append(_sentence(name, kind, bad.value, origins))
+            else:
+                keep(self, name, value)
+        for name in [name for name in values if name not in _DECLARED]:
+            where = (
+                "the arguments" if origins is None else origins.get(name, "the flags")
+            )
+            wrong.append(_unknown(name, where))
+        if wrong:
+            raise BadSettings("\n".join(wrong))
 
     @property
     def is_public(self) -> bool:
@@ -359,18 +343,27 @@ class Settings(BaseSettings):
     def private(self) -> tuple[Path, ...]:
         """The files and folders that are nobody's business but the server's."""
         key = () if self.tls_key is None else (self.tls_key,)
-        return (self.data_dir, *self._files, *key)
+        return (self.data_dir, *self.files, *key)
 
     def show(self) -> tuple["Shown", ...]:
         """Return every setting with its value as text and where it came from."""
+        origins = self.origins or {}
         return tuple(
             Shown(
-                name=one.name,
-                value=_text(one.name, one.kind, getattr(self, one.name)),
-                origin=self._origins.get(one.name, DEFAULT),
+                name=name,
+                value=kind.shown(getattr(self, name)),
+                origin=origins.get(name, DEFAULT),
             )
-            for one in declared()
+            for name, (kind, _) in _DECLARED.items()
         )
+
+
+#: name -> its kind and its default
+_DECLARED: Final[Mapping[str, tuple[kinds.Kind, Any]]] = {
+    one.name: (one.type.__metadata__[0], one.default)
+    for one in fields(Settings)
+    if hasattr(one.type, "__metadata__")
+}
 
 
 # ----- what is declared, for the command line and the documentation
@@ -405,37 +398,17 @@ class Shown:
 
 def declared() -> Iterator[Declared]:
     """Yield every setting, in the order of the documentation."""
-    for name, field in Settings.model_fields.items():
-        facts = field.json_schema_extra
-        assert isinstance(facts, dict)  # noqa: S101 -- _setting made it
+    for name, (kind, default) in _DECLARED.items():
         yield Declared(
             name=name,
             env=PREFIX + name.upper(),
             flag="--" + name.replace("_", "-"),
-            kind=str(facts["kind"]),
-            default=_text(name, str(facts["kind"]), field.default),
-            accepts=str(facts["accepts"]),
-            help=field.description or "",
-            choices=(get_args(field.annotation) if facts["kind"] == "choice" else ()),
+            kind=kind.name,
+            default=kind.shown(default),
+            accepts=kind.accepts,
+            help=kind.meaning,
+            choices=kind.choices,
         )
-
-
-def _text(name: str, kind: str, value: Any) -> str:
-    if value is None or value == ():
-        return ""
-    if name in SECRETS:
-        return "(hidden)"
-    match kind:
-        case "size":
-            return shown_bytes(value)
-        case "duration":
-            return shown_seconds(value)
-        case "list":
-            return ",".join(value)
-        case "switch":
-            return "true" if value else "false"
-        case _:
-            return str(value)
 
 
 # ----- reading the sources
@@ -450,7 +423,7 @@ def load(
     """Read all sources and return the settings in force.
 
     *flags* maps names to values (None: not given); *env* is `os.environ` and *cwd* the
-    current folder unless given. A relative `data_dir` is taken from *cwd*.
+    current folder unless given. Relative paths are taken from *cwd*.
 
     Raises:
         BadSettings: with one line for each thing that is wrong.
@@ -460,14 +433,8 @@ def load(
     given.add_files(here)
     given.add_variables(os.environ if env is None else env, here)
     given.add_flags(flags or {})
+    given.place(here)
     problems = given.problems
-    folder = given.values.setdefault("data_dir", "data")
-    if folder and isinstance(folder, str | Path) and "\0" not in str(folder):
-        given.values["data_dir"] = here / Path(folder).expanduser()
-    for name in ("pipelines", "tls_cert", "tls_key"):
-        file = given.values.get(name)
-        if isinstance(file, str | Path) and file and "\0" not in str(file):
-            given.values[name] = here / Path(file).expanduser()
     try:
         files = tuple(given.files)
         settings = Settings(origins=given.origins, files=files, **given.values)
@@ -492,28 +459,31 @@ class _Given:
     def add_files(self, here: Path) -> None:
         """Take `asyncflow.toml`, then `.env`, from the folder *here*."""
         self.files += [here / TOML, here / DOTENV]
-        if (here / TOML).is_dir():
-            self.problems.append(f"{TOML} is a folder; accepted: a file, or none")
+        toml = self._toml(here / TOML)
+        known = {k.lower(): v for k, v in toml.items() if k.lower() in _DECLARED}
+        self._take(known, TOML)
+        self.problems += [_unknown(k, TOML) for k in toml if k.lower() not in known]
         try:
-            toml = TomlConfigSettingsSource(Settings, here / TOML)()
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as bad:
-            self.problems.append(f"{TOML} cannot be read: {bad}")
-            toml = {}
-        known = Settings.model_fields.keys()
-        self.problems += [_unknown(key, TOML) for key in toml.keys() - known]
-        self._take({k: v for k, v in toml.items() if k in known}, TOML)
-        try:
-            dotenv = DotEnvSettingsSource(Settings, env_file=here / DOTENV)
+            variables = _variables(here / DOTENV)
         except (OSError, UnicodeDecodeError) as bad:
             self.problems.append(f"{DOTENV} cannot be read: {bad}")
         else:
-            names = {k.upper(): v for k, v in dotenv.env_vars.items() if v}
-            self._take_variables(names, here, DOTENV)
+            self._take_variables(variables, here, DOTENV)
+
+    def _toml(self, path: Path) -> Mapping[str, object]:
+        if path.is_dir():
+            self.problems.append(f"{TOML} is a folder; accepted: a file, or none")
+        if not path.is_file():
+            return {}
+        try:
+            return tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as bad:
+            self.problems.append(f"{TOML} cannot be read: {bad}")
+            return {}
 
     def add_variables(self, env: Mapping[str, str], here: Path) -> None:
         """Take the `ASYNCFLOW_*` variables; an empty one counts as not given."""
-        named = {k.upper(): v for k, v in env.items() if v}
-        self._take_variables(named, here, "")
+        self._take_variables(env, here, "")
 
     def add_flags(self, flags: Mapping[str, object]) -> None:
         """Take the flags; None and an empty list count as not given."""
@@ -522,27 +492,42 @@ class _Given:
                 self.values[name] = value
                 self.origins[name] = "--" + name.replace("_", "-")
 
+    def place(self, here: Path) -> None:
+        """Take relative paths from *here*, that of the default folder too."""
+        for name, (kind, default) in _DECLARED.items():
+            path = self.values.get(name, default)
+            is_usable = isinstance(path, str | Path) and path and "\0" not in str(path)
+            if kind.name != "path" or not is_usable:
+                continue
+            try:
+                self.values[name] = here / Path(path).expanduser()
+            except RuntimeError:  # of ~somebody
+                self.problems.append(
+                    f"{name} is {str(path)!r}, and nobody is called so"
+                )
+
     def _take(self, values: Mapping[str, object], origin: str) -> None:
         self.values |= values
         for name in values:
             self.origins[name] = origin or PREFIX + name.upper()
 
-    def _take_variables(self, env: Mapping[str, str], here: Path, origin: str) -> None:
-        source = EnvSettingsSource(Settings)
-        source.env_vars = {name.lower(): value for name, value in env.items()}
-        self._take(source(), origin)
-        self._take_secret_files(env, here)
-        for name in env:
-            near = _near(name.removeprefix(PREFIX).lower())
-            known = name.removesuffix("_FILE").removeprefix(PREFIX).lower()
-            if name.startswith(PREFIX) and near and known not in Settings.model_fields:
+    def _take_variables(
+        self, env: Mapping[str, str | None], here: Path, origin: str
+    ) -> None:
+        found = {name.upper(): value for name, value in env.items() if value}
+        found = {k: v for k, v in found.items() if k.startswith(PREFIX)}
+        named = {k.removeprefix(PREFIX).lower(): v for k, v in found.items()}
+        self._take({k: v for k, v in named.items() if k in _DECLARED}, origin)
+        self._take_secret_files(found, here)
+        for name in named:
+            if name.removesuffix("_file") not in _DECLARED and _near(name):
                 where = origin or "the environment"
-                self.problems.append(_unknown(name, where))
+                self.problems.append(_unknown(PREFIX + name.upper(), where))
 
     def _take_secret_files(self, env: Mapping[str, str], here: Path) -> None:
-        for name in SECRETS:
+        for name, (kind, _) in _DECLARED.items():
             twin = f"{PREFIX}{name.upper()}_FILE"
-            if twin not in env:
+            if kind.name != "secret" or twin not in env:
                 continue
             if PREFIX + name.upper() in env:
                 self.problems.append(f"{name} and {twin} are both given; accepted: one")
@@ -556,9 +541,20 @@ class _Given:
                 self.values[name], self.origins[name] = secret, twin
 
 
+def _variables(path: Path) -> Mapping[str, str | None]:
+    """Return what the file *path* sets, if there is one; it may be a pipe, too."""
+    if not (path.is_file() or path.is_fifo()):
+        return {}
+    from dotenv import dotenv_values  # noqa: PLC0415 -- most servers have no such file
+
+    return dotenv_values(path, encoding="utf-8")
+
+
 def _near(key: str) -> str | None:
+    import difflib  # noqa: PLC0415 -- only who mistypes a name needs it
+
     close = difflib.get_close_matches(
-        key.replace("-", "_"), Settings.model_fields, n=1, cutoff=0.75
+        key.replace("-", "_"), _DECLARED, n=1, cutoff=0.75
     )
     return close[0] if close else None
 
@@ -572,17 +568,12 @@ def _unknown(key: str, where: str) -> str:
     return f"{key} in {where} is no setting{hint}"
 
 
-def _sentence(error: Any, origins: Mapping[str, str] | None) -> str:
-    name = str(error["loc"][0])
-    field = Settings.model_fields.get(name)
-    if field is None:
-        where = "the arguments" if origins is None else origins.get(name, "the flags")
-        return _unknown(name, where)
-    facts = field.json_schema_extra
-    accepts = facts["accepts"] if isinstance(facts, dict) else ""
-    value = "(hidden)" if name in SECRETS else repr(error["input"])
+def _sentence(
+    name: str, kind: kinds.Kind, value: object, origins: Mapping[str, str] | None
+) -> str:
+    told = kinds.HIDDEN if kind.name == "secret" else repr(value)
     where = "" if origins is None else f" (from {origins.get(name, DEFAULT)})"
-    return f"{name} is {value}{where}; accepted: {accepts}"
+    return f"{name} is {told}{where}; accepted: {kind.accepts}"
 
 
 def _conflicts(settings: Settings) -> Iterator[str]:

@@ -11,6 +11,7 @@ Rules
   needs the token, for we do not know which address is listened on.
 """
 
+import dataclasses
 import os
 import re
 from collections.abc import AsyncIterator
@@ -110,7 +111,7 @@ def _build(
     if settings is None:
         settings = load({}, env=os.environ, cwd=Path.cwd())
     # the workers' folder is another one
-    settings = settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
+    settings = dataclasses.replace(settings, data_dir=settings.data_dir.absolute())
     secrets = []
     if authenticate is None:
         who = access(settings)

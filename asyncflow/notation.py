@@ -36,6 +36,7 @@ MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 LANGUAGE = re.compile(r"[a-z]{3}(_[A-Za-z]+)?")
 MEDIA_TYPE = re.compile(r"\*|[A-Za-z0-9!#$&^_.+*?-]+/[A-Za-z0-9!#$&^_.+*?-]+")
 TOKEN = re.compile(r"[!-~]{8,}")
+NODE = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
 def parse_number(value: object) -> object:

@@ -12,7 +12,7 @@ from asyncflow.cli import main
 from asyncflow.cli.app import COMMANDS
 from tests.client.small_server import SmallServer, job
 
-HEAVY = ("aiohttp", "asyncio", "msgspec", "pydantic", "pyvips", "rich", "sqlite3")
+HEAVY = ("aiohttp", "asyncio", "msgspec", "pyvips", "rich", "sqlite3")
 
 
 def command(name: str) -> click.Command:

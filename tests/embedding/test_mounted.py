@@ -1,6 +1,7 @@
 """A server below a prefix of somebody else's application."""
 
 import asyncio
+import dataclasses
 import gzip
 import os
 import re
@@ -14,6 +15,7 @@ from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 
 import asyncflow
 from asyncflow.errors import DataDirInUse, StartError
+from asyncflow.kinds import Secret
 from asyncflow.processes import children
 from asyncflow.web.auth import TokenAuth
 from tests.embedding.asking import TUS, ended, put
@@ -125,8 +127,7 @@ async def test_refusals_below_the_prefix_are_problem_documents(mount: Mount) -> 
 async def test_supervisors_ask_without_a_token_below_the_prefix(
     settings: asyncflow.Settings,
 ) -> None:
-    secret = settings.model_copy(update={"token": "a-secret-of-the-test"})
-    strict = asyncflow.Settings(**secret.model_dump())
+    strict = dataclasses.replace(settings, token=Secret("a-secret-of-the-test"))
     app = web.Application()
     asyncflow.setup(app, prefix="/deep/down", settings=strict)
     async with TestClient(TestServer(app)) as host:
@@ -167,9 +168,9 @@ async def test_supervisors_ask_without_a_token_below_the_prefix(
 async def test_who_comes_by_a_proxy_is_not_this_machine_unless_that_is_certain(
     settings: asyncflow.Settings, trusted: str, headers: dict[str, str], status: int
 ) -> None:
-    proxied = settings.model_copy(update={"trusted_proxies": (trusted,)})
     app = web.Application()
-    asyncflow.setup(app, settings=asyncflow.Settings(**proxied.model_dump()))
+    proxied = dataclasses.replace(settings, trusted_proxies=(trusted,))
+    asyncflow.setup(app, settings=proxied)
     async with TestClient(TestServer(app)) as host:
         sent = await host.put("/uploads/upload/a.txt", data=b"hi", headers=headers)
         assert sent.status == status
@@ -252,7 +253,7 @@ def test_a_prefix_is_taken_once(settings: asyncflow.Settings, tmp_path: Path) ->
     app = web.Application()
     app.router.add_get("/a", hello)
     asyncflow.setup(app, prefix="/a", settings=settings)
-    other = settings.model_copy(update={"data_dir": tmp_path / "other"})
+    other = dataclasses.replace(settings, data_dir=tmp_path / "other")
     with pytest.raises(ValueError, match="has already"):
         asyncflow.setup(app, prefix="/a", settings=other)
     assert not (tmp_path / "other").exists()

@@ -1,6 +1,7 @@
 """Everybody has their own jobs, and none of anybody else's."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -146,7 +147,7 @@ class TestOpenUploads:
 
     @pytest.fixture
     def settings(self, settings: asyncflow.Settings) -> asyncflow.Settings:
-        return settings.model_copy(update={"open_uploads": 2})
+        return dataclasses.replace(settings, open_uploads=2)
 
     @pytest.mark.parametrize("stranger", STRANGERS)
     async def test_people_are_counted_by_their_names(

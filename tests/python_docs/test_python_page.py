@@ -104,7 +104,7 @@ def test_the_command_line_uses_the_public_client_only() -> None:
 def test_loading_the_package_loads_nothing_heavy() -> None:
     code = "import sys, asyncflow; print(*sys.modules)"
     loaded = set(run(ROOT, "-c", code).split())
-    assert loaded & {"aiohttp", "pydantic", "asyncio", "sqlite3"} == set()
+    assert loaded & {"aiohttp", "asyncflow.config", "asyncio", "sqlite3"} == set()
 
 
 def test_a_name_that_is_not_there_is_refused() -> None:
