@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from asyncflow import __version__, logs, sandbox
+from asyncflow import __version__, heap, logs, sandbox
 from asyncflow.capacity import connections_within, files_needed, raise_file_limit
 from asyncflow.config import Settings
 from asyncflow.errors import ShuttingDown, StartError
@@ -212,6 +212,7 @@ def run(settings: Settings) -> int:
     )
     logs.adopt_libraries()
     sandbox.forbid_inspection()
+    heap.share()
     sys.setswitchinterval(SWITCH_S)
     _find_modules_here(settings)
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
@@ -250,10 +251,12 @@ def _collect_less() -> None:
     """Keep the garbage collector from looking at what lives as long as the server.
 
     It would walk through all modules and routes again and again. What is left for it
-    are cycles, which are rare here: it may come less often.
+    are cycles, which are rare here: it may come less often. And what only the start
+    needed is given back.
     """
     gc.collect()
     gc.freeze()
+    heap.give_back()
     gc.set_threshold(GARBAGE, 20, 20)
 
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import sys
 from pathlib import Path
 
 import click
@@ -10,7 +11,6 @@ import click
 from asyncflow.cli.flags import ADDRESS_IN_USE, SettingsRefused, given, setting_flags
 from asyncflow.config import load
 from asyncflow.errors import AsyncflowError, BadSettings
-from asyncflow.server import run
 
 
 @click.command(params=setting_flags())
@@ -25,6 +25,9 @@ def serve(**values: object) -> int:
         settings = load(given(values), env=os.environ, cwd=Path.cwd())
     except BadSettings as error:
         raise SettingsRefused(error.detail) from error
+    _load_structlog_alone()
+    from asyncflow.server import run  # noqa: PLC0415 -- it loads structlog
+
     try:
         return run(settings)
     except BadSettings as error:
@@ -38,6 +41,22 @@ def serve(**values: object) -> int:
         if error.errno == errno.EADDRINUSE:
             raise click.ClickException(ADDRESS_IN_USE) from error
         raise click.ClickException(_in_words(error)) from error
+
+
+def _load_structlog_alone() -> None:
+    """Load structlog without rich, which it takes for its own tracebacks if it can.
+
+    Ours are plain, so the server would keep four MiB that nothing uses. A module whose
+    place is taken by None cannot be imported (the Python reference, section 5.3.1).
+    """
+    is_free = "rich" not in sys.modules
+    if is_free:
+        sys.modules["rich"] = None  # type: ignore[assignment]
+    try:
+        import structlog  # noqa: F401, PLC0415
+    finally:
+        if is_free:
+            del sys.modules["rich"]
 
 
 def _in_words(error: OSError) -> str:

@@ -12,7 +12,8 @@ from asyncflow.web.limits import GuardedHandler
 
 KIB: Final = 1024
 
-HEAD_BYTES: Final = 16 * KIB
+#: a head is a few hundred bytes; of a body behind it this much is in memory unasked
+HEAD_BYTES: Final = 4 * KIB
 BODY_BYTES: Final = 256 * KIB
 
 

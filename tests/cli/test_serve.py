@@ -170,3 +170,24 @@ def test_a_language_that_cannot_be_read_is_said_at_once_and_to_clients(
     assert said == "  text      missing: data to read xyz\n"
     (step,) = [one for one in job["steps"] if one["name"] == "text"]
     assert step["status"] == "skipped"
+
+
+def test_a_server_does_not_load_what_only_people_look_at(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    program = (
+        "import sys\n"
+        "from asyncflow.cli import main\n"
+        f"main(['serve', '--port', '0', '--data-dir', {str(tmp_path / 'file')!r}])\n"
+        "print({'asyncflow.server', 'structlog', 'rich'} & {*sys.modules})\n"
+        "import rich.console\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": ":".join(sys.path)},
+    )
+
+    assert set(re.findall(r"[\w.]+", done.stdout)) == {"asyncflow.server", "structlog"}
