@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.server_process import Answer, ServerProcess
-from tests.web.live import Line, code_of, create, healthy_server, until
+from tests.web.live import Line, code_of, create, healthy_server, patch, until
 
 TUS: Mapping[str, Any] = {"Tus_Resumable": "1.0.0"}
 OCTETS: Mapping[str, Any] = {"Content_Type": "application/offset+octet-stream"}
@@ -62,6 +62,7 @@ def test_a_job_is_removed_after_its_time_with_all_its_files(
         job = server.upload("a.jpg", photo)
         server.finished(job)
         unfinished = create(server, 10)
+        assert patch(server, unfinished, 0, b"hello").status == 204
 
         until(lambda: server.request("GET", f"/status/{job}").status == 404)
         until(lambda: len(kept(tmp_path, "raw")) == 1)
