@@ -99,8 +99,6 @@ class Admission:
         self._room = Ledger()
         #: of uploads whose length nobody has said: the database does not count these
         self._unmeasured: dict[str, Reservation] = {}
-        #: room for blobs that come with their bytes: the disk does not show it yet
-        self._expected: dict[str, Reservation] = {}
         self.prospects = Prospects(self._new, self._hold_both)
         #: what the disk was like when it was looked at
         self._last: Space | None = None
@@ -415,30 +413,9 @@ class Admission:
     def forget(self, upload_id: str) -> None:
         """Take note that an upload has ended."""
         self.prospects.end(upload_id)
-        for known in (self._unmeasured, self._expected):
-            if (held := known.pop(upload_id, None)) is not None:
-                held.release()
-
-    # ----- blobs that come with their bytes
-
-    def expect(self, upload_id: str, length: int) -> None:
-        """Hold room for an upload of *length* bytes until its blob is made."""
-        held = self._expected[upload_id] = self._new("")
-        held.hold(0, length)
-
-    def expects(self, upload_id: str) -> bool:
-        """Tell whether the blob of an upload is still to be made."""
-        return upload_id in self._expected
-
-    @contextmanager
-    def arriving(self, upload_id: str) -> Iterator[None]:
-        """Hold the room of a blob until it is made, or could not be."""
-        held = self._expected.pop(upload_id, None)
-        try:
-            yield
-        finally:
-            if held is not None:
-                held.stored()
+        held = self._unmeasured.pop(upload_id, None)
+        if held is not None:
+            held.release()
 
     # ----- what is held
 

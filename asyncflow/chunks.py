@@ -93,7 +93,6 @@ class Chunks:
             store=store,
             clock=engine.clock,
             turns=self._turns,
-            admission=admission,
             offsets=offsets,
             endings=self.endings,
             expiry_ms=int(expiry_s * 1000),
@@ -113,7 +112,6 @@ class Chunks:
             admission=admission,
             offsets=offsets,
             endings=self.endings,
-            make_blob=self.lookup.make_blob,
             on_move=self._moved,
         )
 

@@ -5,8 +5,6 @@ Rules
 - The row comes first: a blob without one would never be found again.
 - What an upload may take is held from before its row exists until database and disk
   count it.
-- The blob of a small upload comes with its bytes: to create it empty, durably, would
-  cost as much once more.
 - A request that is repeated under its Idempotency-Key waits for the first, and gets
   what that one created; so does another request for the same chosen id.
 - An upload that could not get its blob ends again, unless its client has chosen its id:
@@ -23,7 +21,7 @@ from asyncflow.engine import Engine
 from asyncflow.errors import AsyncflowError, BlobExists, ClientError
 from asyncflow.lookup import Lookup, is_whole
 from asyncflow.offsets import Offsets
-from asyncflow.store.base import WHOLE_BYTES, CanAppendWhole, Store
+from asyncflow.store.base import Store
 from asyncflow.turns import Announced, Repeats, Upload
 
 
@@ -49,7 +47,6 @@ class Creation:
         self._endings = endings
         self._lookup = lookup
         self._repeats = Repeats()
-        self._takes_wholes = isinstance(store, CanAppendWhole)
 
     async def create(self, said: Announced) -> Upload:
         """Create an empty upload, bytes reserved; a known length of 0 completes it.
@@ -101,8 +98,7 @@ class Creation:
                 return replace(await self._lookup.find(made), is_known=True)
             row = await self._create_blob(new)
             held.counted()
-            if not self._admission.expects(new.id):
-                held.stored()
+            held.stored()
         if row is None:
             # Another request for the same upload was here first: it has the turn.
             return Upload.of(await self._lookup.open(made), 0, is_known=True)
@@ -126,10 +122,6 @@ class Creation:
     async def _create_blob(self, new: NewUpload) -> UploadRow | None:
         """Create the blob of a new row; return the row, None: the blob is there."""
         length = None if new.parts is not None else new.length
-        if length is not None and self._comes_whole(new, length):
-            self._admission.expect(new.id, length)
-            self._offsets.note(new.key, 0)
-            return new.as_stored()
         try:
             await self._store.create(new.key, length=length)
         except BlobExists:
@@ -148,11 +140,3 @@ class Creation:
             # ended long ago, or by who knows the id as well: keep no bytes
             await self._store.delete(new.key)
             raise
-
-    def _comes_whole(self, new: NewUpload, length: int) -> bool:
-        """Tell whether the blob may come with its bytes.
-
-        Not if others may bring them as well.
-        """
-        is_ours = not (new.chosen or new.is_part)
-        return self._takes_wholes and is_ours and 0 < length <= WHOLE_BYTES

@@ -6,13 +6,13 @@ Rules
 - The blob's length is the offset, except that bytes of a body with a checksum count
   only once it has been seen to be right: until then the row says where it begins.
 - A small body that is there as a whole is written, synced and closed on one turn of a
-  thread, and is the blob's beginning if it has none; others move as they come.
+  thread; others move as they come.
 - A file that is plainly not what it was declared to be is refused as soon as its first
   bytes are there.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from typing import Final
 
 from asyncflow import uploads
 from asyncflow.admission import Admission
@@ -20,7 +20,6 @@ from asyncflow.db.base import Database
 from asyncflow.db.records import UploadRow
 from asyncflow.endings import Endings
 from asyncflow.errors import (
-    BlobNotFound,
     ChecksumMismatch,
     ClientError,
     DiskFull,
@@ -30,14 +29,15 @@ from asyncflow.errors import (
     UploadTooLarge,
 )
 from asyncflow.offsets import Offsets
-from asyncflow.store.base import WHOLE_BYTES, CanAppendWhole, Store, Writer
+from asyncflow.store.base import CanAppendWhole, Store, Writer
 from asyncflow.store.digests import digest_of
 from asyncflow.turns import Claims, Ends, Head, Turn, even_if_cancelled
 
+#: so much of a body may wait in memory: what the connection itself may hold
+SMALL_BYTES: Final = 256 << 10
+
 #: hears of bytes that are in the blob; may say that no more are to come
 OnMove = Callable[[UploadRow, Turn], Awaitable[None]]
-#: creates the blob of an upload that has none yet
-MakeBlob = Callable[[UploadRow], Awaitable[None]]
 
 
 class Filling:
@@ -51,7 +51,6 @@ class Filling:
         admission: Admission,
         offsets: Offsets,
         endings: Endings,
-        make_blob: MakeBlob,
         on_move: OnMove,
     ) -> None:
         self._db = db
@@ -60,7 +59,6 @@ class Filling:
         self._admission = admission
         self._offsets = offsets
         self._endings = endings
-        self._make_blob = make_blob
         self._on_move = on_move
 
     async def fill(
@@ -117,7 +115,6 @@ class Filling:
         ends: Ends,
     ) -> int:
         """Write a body whose bytes count only if their checksums are right."""
-        await self._begin(row)
         if row.checked_from != offset:
             await self._db.set_checked_from(row.id, offset)
         try:
@@ -162,12 +159,11 @@ class Filling:
         """Write a body, whatever its checksum; return the offset behind it."""
         turn.offset = offset
         data = b""
-        if self._whole is not None and length is not None and length <= WHOLE_BYTES:
+        if self._whole is not None and length is not None and length <= SMALL_BYTES:
             data = await turn.body.read()
             # one that is too long is cut off at its limit
             if 0 < len(data) == length <= self._limit(row) - offset:
                 return await self._write_whole(self._whole, row, turn, data, ends)
-        await self._begin(row)
         writer = await self._store.append(row.key, offset)
         try:
             await self._move(row, turn, writer, data, ends)
@@ -176,10 +172,6 @@ class Filling:
                 self._offsets.make_durable(row.key, writer, offset)
             )
         return at
-
-    async def _begin(self, row: UploadRow) -> None:
-        if self._admission.expects(row.id):
-            await self._make_blob(row)
 
     async def _write_whole(
         self, store: CanAppendWhole, row: UploadRow, turn: Turn, data: bytes, ends: Ends
@@ -199,14 +191,9 @@ class Filling:
     ) -> None:
         offsets, start = self._offsets, turn.offset
         try:
-            if self._admission.expects(row.id):
-                with self._admission.arriving(row.id):
-                    turn.offset = await offsets.begin(store, row.key, body)
-            else:
-                turn.offset = await offsets.append(store, row.key, start, body)
+            turn.offset = await offsets.append(store, row.key, start, body)
         except DiskFull:
-            with suppress(BlobNotFound):  # there was no room for its name either
-                turn.offset = await offsets.of(row.key)
+            turn.offset = await offsets.of(row.key)
             raise
         await self._on_move(row, turn)
 

@@ -279,7 +279,7 @@ class Joiner:
         )
         try:
             async with joined:
-                await self._chunks.lookup.make_blob(row)
+                await self._chunks.lookup.make_blob(row, length=None)
                 await self._assembly.put_together(row, places, lambda: self._stops)
         except BlobNotFound:
             await self._chunks.find(row.id)  # unless it was ended meanwhile

@@ -12,7 +12,6 @@ Rules
 """
 
 from asyncflow import uploads
-from asyncflow.admission import Admission
 from asyncflow.chance import Clock
 from asyncflow.db.base import Database
 from asyncflow.db.records import Change, UploadRow
@@ -41,7 +40,6 @@ class Lookup:
         store: Store,
         clock: Clock,
         turns: Turns,
-        admission: Admission,
         offsets: Offsets,
         endings: Endings,
         expiry_ms: int,
@@ -50,7 +48,6 @@ class Lookup:
         self._store = store
         self._clock = clock
         self._turns = turns
-        self._admission = admission
         self._offsets = offsets
         self._endings = endings
         self.expiry_ms = expiry_ms
@@ -106,24 +103,20 @@ class Lookup:
         try:
             size = await self._offsets.of(row.key)
         except BlobNotFound:
-            await self.make_blob(row)
+            await self.make_blob(row, length=row.length)
             return 0
         return uploads.offset_of(size, length=row.length, checked_from=row.checked_from)
 
-    async def make_blob(self, row: UploadRow) -> None:
-        """Create the blob of an upload whose bytes do not come as a whole.
-
-        Or one that is missing because the server died between the row and it.
+    async def make_blob(self, row: UploadRow, *, length: int | None) -> None:
+        """Create the blob that is missing if the server died between the row and it.
 
         Raises:
             UploadNotFound, UploadGone: the upload has ended meanwhile.
         """
-        length = None if row.parts is not None else row.length
         try:
-            with self._admission.arriving(row.id):
-                await self._store.create(row.key, length=length)
+            await self._store.create(row.key, length=length)
         except BlobExists:
-            return  # its creator was only slower than we
+            return  # or its creator was only slower than we
         try:
             await self.open(row.id)
         except ClientError:

@@ -16,7 +16,7 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Final
 
-from asyncflow.errors import BlobNotFound, StoreError, StoreUnavailable
+from asyncflow.errors import StoreError, StoreUnavailable
 from asyncflow.store.base import CanAppendWhole, Store, Writer
 
 #: blobs whose durable length is remembered
@@ -84,18 +84,6 @@ class Offsets:
         self.note(key, writer.offset)
         return writer.offset
 
-    async def begin(self, store: CanAppendWhole, key: str, data: bytes) -> int:
-        """Create a blob that holds *data*, durably; return the offset behind it.
-
-        Raises:
-            StoreUnavailable: bytes were lost; the blob is empty, or not there.
-            DiskFull: `of` tells how many got in.
-        """
-        self._durable.pop(key, None)
-        await self._surely(store.create_whole(key, data), key, 0)
-        self.note(key, len(data))
-        return len(data)
-
     async def append(
         self, store: CanAppendWhole, key: str, start: int, data: bytes
     ) -> int:
@@ -130,12 +118,7 @@ class Offsets:
         async with self._mending:
             if key not in self._doubtful:
                 return
-            try:
-                sure = min(self._doubtful[key], await self._store.size(key))
-            except BlobNotFound:
-                # nothing of it is there that anybody could doubt
-                del self._doubtful[key]
-                raise
+            sure = min(self._doubtful[key], await self._store.size(key))
             writer = await self._store.append(key, sure)
             with suppress(StoreError):  # a lost cut is no lost byte
                 await writer.finish()

@@ -13,10 +13,7 @@ Rules
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol, runtime_checkable
-
-#: so much of a blob may be there as a whole: what a connection itself may hold
-WHOLE_BYTES: Final = 256 << 10
+from typing import Protocol, runtime_checkable
 
 
 class Interrupted(Exception):
@@ -154,19 +151,7 @@ class Store(Protocol):
 
 @runtime_checkable
 class CanAppendWhole(Protocol):
-    """A store for which a small append is one thing instead of three.
-
-    And so is a small blob that is there as a whole.
-    """
-
-    async def create_whole(self, key: str, data: bytes) -> None:
-        """Create a blob that holds *data*.
-
-        It and its existence are durable on return. Raise BlobExists if the key is
-        taken, DiskFull if there was no room, StoreUnavailable as a writer's `sync`
-        does; then what got in is durable, if the blob is there at all.
-        """
-        ...
+    """A store for which a small append is one thing instead of three."""
 
     async def append_whole(self, key: str, offset: int, data: bytes) -> None:
         """Append all of *data* at *offset*, cutting off anything behind it.

@@ -55,7 +55,6 @@ REMEMBERED = 10_000
 
 _SAFE = os.O_CLOEXEC | os.O_NOFOLLOW
 _FOLDER = _SAFE | os.O_DIRECTORY | os.O_RDONLY
-_NEW = _SAFE | os.O_CREAT | os.O_EXCL | os.O_WRONLY
 
 
 class LocalStore:
@@ -101,10 +100,6 @@ class LocalStore:
         return LocalWriter(
             fd, offset, self._writers, bursts=self._bursts, fsync=self._fsync
         )
-
-    async def create_whole(self, key: str, data: bytes) -> None:
-        """Create a file that holds *data*, and sync it, on one turn of a thread."""
-        await self._writers.do(self._create_whole, key, data)
 
     async def append_whole(self, key: str, offset: int, data: bytes) -> None:
         """Append *data* at *offset* and sync it, on one turn of a thread."""
@@ -299,7 +294,8 @@ class LocalStore:
     def _new_file(self, key: str) -> Iterator[int]:
         """Give a new file, durable by name at the end; after an error, none."""
         with explained(key), self._folder(key, make=True) as (folder, name):
-            fd = os.open(name, _NEW, 0o600, dir_fd=folder)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE
+            fd = os.open(name, flags, 0o600, dir_fd=folder)
             try:
                 yield fd
                 self._sync_folder(folder)
@@ -334,17 +330,6 @@ class LocalStore:
                 os.close(fd)
                 raise
             return fd
-
-    def _create_whole(self, key: str, data: bytes) -> None:
-        with explained(key), self._folder(key, make=True) as (folder, name):
-            fd = os.open(name, _NEW, 0o600, dir_fd=folder)
-            try:
-                kernel.write_all(fd, data, 0)
-            finally:
-                # bytes first: a name alone would say that there are none
-                _sync_and_close(fd, fsync=self._fsync)
-                with lossless(key):
-                    self._sync_folder(folder)
 
     def _append_whole(self, key: str, offset: int, data: bytes) -> None:
         fd = self._open_at(key, offset)

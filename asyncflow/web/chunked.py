@@ -219,6 +219,8 @@ async def _form(request: web.Request, principal: Principal) -> web.Response:
 
 async def _read_form(request: web.Request, principal: Principal, got: _Got) -> Upload:
     is_repeat = await admit_chunk(request, principal)
+    # now: once it has been read, it is told as none
+    most = body_length(request) or 0
     body = form_body(request)
     checked = digested(request, body)
     form = FormReader(checked or body, request.headers[hdrs.CONTENT_TYPE])
@@ -230,7 +232,6 @@ async def _read_form(request: web.Request, principal: Principal, got: _Got) -> U
             bytes_of_chunk: Body = part
             if got.says_which:
                 fields = fields_of(got.said)
-                most = body_length(request) or 0
                 size = _Size(least=max(0, most - FORM_BYTES), most=most)
                 got.aim = await _aim(
                     request, principal, fields, size, is_repeat=is_repeat
@@ -273,6 +274,9 @@ async def _aim(
                 come = await runtime.joiner.gathering.check(
                     aim.file, *where, size.least
                 )
+                if come is None:
+                    # a repeat asks for nothing new, and takes its room from the file's
+                    size, come = _Size(least=0, most=0), 0
     if aim.file is None and not is_repeat:
         await check_new(request, principal)
         come = 0

@@ -72,6 +72,10 @@ class Watched(Protocol):
         ...
 
 
+#: what the loops' sockets raise once they are closed: the descriptor is -1 then
+_GONE: Final = (OSError, ValueError)
+
+
 class LowWater:
     """For how many bytes in the socket the loop is woken; at first for each one.
 
@@ -85,14 +89,14 @@ class LowWater:
     def set(self, mark: int) -> None:
         """Wake for *mark* bytes, at once if they are there."""
         if mark != self.mark:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(*_GONE):
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, mark)
                 self.mark = mark
 
     @property
     def waiting(self) -> int:
         """How many bytes lie in the socket now."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(*_GONE):
             return waiting(self._sock.fileno())
         return 0
 

@@ -29,8 +29,6 @@ async def main():
     with open(sys.argv[0], "rb") as source:
         await store.put("processed/abcd/1-1/a", source.fileno())
     told("put")
-    await store.create_whole("raw/efgh", b"y" * 1000)
-    told("whole")
     await store.close()
 
 asyncio.run(main())
@@ -102,14 +100,6 @@ def test_nothing_is_told_before_it_is_on_stable_storage(calls: list[str]) -> Non
         r"openat\([^\n]*O_EXCL",
         r"fdatasync\([^\n]*/1-1/a>\) += 0",
         r"fsync\([^\n]*/cd/abcd/1-1>\) += 0",
-    )
-    whole = between(calls, "put", "whole")
-    assert in_order(
-        whole,
-        r"openat\([^\n]*O_EXCL",
-        r"pwrite64\([^\n]*raw/gh/efgh",
-        r"fdatasync\([^\n]*/raw/gh/efgh>\) += 0",
-        r"fsync\([^\n]*/raw/gh>\) += 0",
     )
 
 

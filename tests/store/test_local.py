@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncflow.errors import BlobExists, BlobNotFound, DiskFull, ServerBusy, StoreError
+from asyncflow.errors import BlobNotFound, DiskFull, ServerBusy, StoreError
 from asyncflow.store import kernel
 from asyncflow.store.local import NICE, LocalStore
 from asyncflow.testing.store_suite import RAW, SMALL, extend, fill, read_all
@@ -305,24 +305,6 @@ async def test_a_small_append_is_one_turn_of_one_thread(store: LocalStore) -> No
     with pytest.raises(BlobNotFound):
         await store.append_whole("raw/0189c5f0a1ff", 0, b"nowhere")
     assert open_descriptors() == before
-
-
-async def test_a_small_blob_is_created_with_its_bytes(store: LocalStore) -> None:
-    before = open_descriptors()
-    await store.create_whole(RAW, b"all of it")
-    assert await read_all(store, RAW) == b"all of it"
-    with pytest.raises(BlobExists):
-        await store.create_whole(RAW, b"another")
-    assert await read_all(store, RAW) == b"all of it"
-    assert open_descriptors() == before
-
-
-async def test_a_small_blob_without_room_keeps_what_got_in(
-    store: LocalStore, small_files: int
-) -> None:
-    with pytest.raises(DiskFull):
-        await store.create_whole(RAW, bytes(small_files + 1))
-    assert await store.size(RAW) == small_files
 
 
 async def test_a_small_append_without_room_keeps_what_got_in(

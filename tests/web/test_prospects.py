@@ -108,6 +108,32 @@ def test_a_chunk_that_is_sent_again_after_it_broke_off_finds_its_room(
     assert original(server, job) == PIECE * 10
 
 
+def test_a_chunk_that_is_sent_again_finds_its_room_in_what_its_file_holds(
+    server: ServerProcess, job: str
+) -> None:
+    # the answer to the first request was lost, perhaps
+    for index in range(8):
+        for _ in range(2):
+            answer = send(server, index, PIECE, total=9, jobId=job)
+            assert answer.status == 200, answer.body
+    assert send(server, 8, PIECE, total=9, jobId=job).status == 202
+    assert original(server, job) == PIECE * 9
+
+
+def test_small_chunks_hold_room_for_their_file_too(
+    server: ServerProcess, job: str
+) -> None:
+    # such a form is there as a whole before it is looked at
+    small, other = PIECE[:100_000], str(uuid.uuid4())
+    assert send(server, 0, small, total=90, jobId=job).status == 200
+    late = send(server, 0, PIECE, total=6, jobId=other)
+    assert (late.status, code_of(late)) == (507, "quota_exceeded")
+    for index in range(1, 90):
+        status = send(server, index, small, total=90, jobId=job).status
+        assert status == (200 if index < 89 else 202)
+    assert original(server, job) == small * 90
+
+
 def test_a_restart_forgets_what_was_foreseen_and_the_next_chunk_foresees_it_again(
     server: ServerProcess, job: str
 ) -> None:

@@ -96,6 +96,20 @@ def test_the_cookie_is_only_for_https(
     assert "secure" in answer.headers["Set-Cookie"].lower()
 
 
+def test_who_breaks_off_a_large_file_is_a_client_that_has_gone(
+    server: ServerProcess, authority: trustme.CA
+) -> None:
+    line = dial(server, authority)
+    line.putrequest("PUT", "/upload/gone.bin")
+    line.putheader("Content-Length", str(3 << 20))
+    line.endheaders()
+    line.send(bytes(1 << 20))
+    line.close()
+
+    until(lambda: '"status": 499' in server.log())
+    assert "http.unexpected" not in server.log()
+
+
 def test_plain_http_is_not_spoken(server: ServerProcess) -> None:
     line = http.client.HTTPConnection("127.0.0.1", int(server.url.rpartition(":")[2]))
     line.request("GET", "/livez")
