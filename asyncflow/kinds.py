@@ -30,6 +30,8 @@ from asyncflow.notation import (
 )
 
 SIZE = "bytes, such as 5GiB, 200MB or 4096"
+#: sums of some of them still fit where the database keeps its numbers
+MOST_BYTES = 1 << 60
 LONGEST_S = 3650 * DAY
 SPAN = "a duration above 0 and up to 3650d, such as 24h, 1h30m, 90s or 90 (seconds)"
 AGE = "0, or a duration up to 3650d, such as 30d, 24h or 90 (seconds)"
@@ -127,13 +129,13 @@ def number(meaning: str, least: int, most: int) -> Kind:
 
 
 def size(meaning: str, least: int = 0) -> Kind:
-    """Return the kind of a number of bytes, at least *least*."""
+    """Return the kind of a number of bytes, from *least* to `MOST_BYTES`."""
     return Kind(
         name="size",
         meaning=meaning,
-        accepts=f"{SIZE}, at least {least}",
+        accepts=f"{SIZE}, from {least} to 1048576TiB",
         parse=lambda given: _whole(parse_bytes(given)),
-        fits=lambda value: value >= least,
+        fits=lambda value: least <= value <= MOST_BYTES,
         text=shown_bytes,
     )
 

@@ -165,6 +165,7 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
         ("allow_public", "perhaps"),
         ("max_upload_bytes", "0"),
         ("max_upload_bytes", "5 gigs"),
+        ("quota_bytes", "1048577TiB"),
         ("allowed_types", "jpeg"),
         ("fill_level", "0"),
         ("upload_expiry", "0"),
